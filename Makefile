@@ -1,0 +1,58 @@
+# The commands of the project; `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NODES ?= 1000
+PEER ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-unit test-cluster test-node lint format bench crds lock clean
+
+help: ## Show this list.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+venv: $(BIN)/gpuid-operator ## Make .venv with the locked dependencies and the project itself.
+
+$(BIN)/gpuid-operator: requirements/dev.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpuid-operator needs Python 3.11 or newer: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+demo: venv ## A local cluster of 20 simulated GPU nodes with the operator, and what it shows.
+	$(BIN)/gpuid-operator demo $(DEMO_ARGS)
+
+test: lint test-unit test-cluster test-node ## Everything that CI requires.
+
+test-unit: venv ## Tests without a server.
+	$(BIN)/pytest tests/unit $(PYTEST_ARGS)
+
+test-cluster: venv ## Tests on a real API server with simulated nodes.
+	$(BIN)/pytest tests/cluster $(PYTEST_ARGS)
+
+test-node: venv ## Tests on a real kubelet with real containers (root, containerd).
+	$(BIN)/pytest tests/node $(PYTEST_ARGS)
+
+lint: venv ## Style, types, and who may import whom.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: venv ## Let ruff format the code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: venv ## Cold start at NODES=1000, beside a bare exec loop and, with PEER=…, another program.
+	$(BIN)/python -m tests.bench.coldstart --nodes $(NODES) $(if $(PEER),--peer $(PEER))
+
+crds: venv ## Write crds/*.yaml from the models.
+	$(BIN)/gpuid-operator crds --write crds
+
+lock: venv ## Resolve the dependencies anew into requirements/.
+	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --universal --no-header --python-version 3.11 pyproject.toml -o requirements/runtime.txt
+	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --universal --no-header --python-version 3.11 --extra dev -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
+
+clean: ## Remove what was made here (not the cache of built binaries).
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

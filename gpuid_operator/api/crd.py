@@ -1,0 +1,211 @@
+"""CustomResourceDefinitions, generated from the pydantic models (their one source).
+
+`gpuid-operator crds` prints them; `crds/*.yaml` holds the same and a test fails when it is stale.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from gpuid_operator.api import inventory, policy, sinks
+from gpuid_operator.api.meta import (
+    GROUP,
+    INVENTORY_KIND,
+    INVENTORY_PLURAL,
+    POLICY_KIND,
+    POLICY_PLURAL,
+    VERSION,
+)
+
+_RULES: Final[dict[str, list[dict[str, str]]]] = {
+    model.__name__: rules for model, rules in {**sinks.RULES, **policy.RULES}.items()
+}
+
+# Lists that server-side apply merges by a key, so that two writers can own different items.
+# All others are atomic: managedFields of a map over 500 history entries would outgrow the object.
+_LIST_MAPS: Final = {
+    "sinks": "name",
+    "checks": "name",
+    "conditions": "type",
+}
+
+_KEPT: Final = frozenset(
+    {"type", "format", "description", "pattern", "enum", "minimum", "maximum"}
+    | {"minLength", "maxLength", "minItems", "maxItems", "maxProperties", "required"}
+)
+
+_INVENTORY_COLUMNS: Final = [
+    {"name": "GPUs", "type": "integer", "jsonPath": ".status.gpuCount"},
+    {"name": "Product", "type": "string", "jsonPath": ".status.product"},
+    {"name": "Driver", "type": "string", "jsonPath": ".status.driverVersion"},
+    {"name": "State", "type": "string", "jsonPath": ".status.state"},
+    {
+        "name": "Ready",
+        "type": "string",
+        "jsonPath": '.status.conditions[?(@.type=="Ready")].status',
+    },
+    {
+        "name": "Healthy",
+        "type": "string",
+        "jsonPath": '.status.conditions[?(@.type=="Healthy")].status',
+    },
+    {
+        "name": "Delivered",
+        "type": "string",
+        "jsonPath": '.status.conditions[?(@.type=="Delivered")].status',
+    },
+    {"name": "Last Read", "type": "date", "jsonPath": ".status.lastReadTime"},
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    {"name": "Machine", "type": "string", "jsonPath": ".status.node.machine", "priority": 1},
+    {"name": "Chassis", "type": "string", "jsonPath": ".status.chassis", "priority": 1},
+    {"name": "Serials", "type": "string", "jsonPath": ".status.serials", "priority": 1},
+    {"name": "Policy", "type": "string", "jsonPath": ".status.policy", "priority": 1},
+]
+
+_POLICY_COLUMNS: Final = [
+    {"name": "Priority", "type": "integer", "jsonPath": ".spec.priority"},
+    {"name": "Nodes", "type": "integer", "jsonPath": ".status.matchedNodes"},
+    {
+        "name": "Ready",
+        "type": "string",
+        "jsonPath": '.status.conditions[?(@.type=="Ready")].status',
+    },
+    {
+        "name": "Conflict",
+        "type": "string",
+        "jsonPath": '.status.conditions[?(@.type=="Conflict")].status',
+    },
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+]
+
+
+def crd_manifests() -> list[dict[str, Any]]:
+    """Both CustomResourceDefinitions as JSON values, in the order in which to apply them."""
+    return [
+        _manifest(
+            kind=INVENTORY_KIND,
+            plural=INVENTORY_PLURAL,
+            short="gpuinv",
+            columns=_INVENTORY_COLUMNS,
+            description="The GPUs behind one node: their identity now, and its history."
+            " Named as the node; written by gpuid-operator.",
+            spec=inventory.InventorySpec,
+            status=inventory.InventoryStatus,
+        ),
+        _manifest(
+            kind=POLICY_KIND,
+            plural=POLICY_PLURAL,
+            short="gpupol",
+            columns=_POLICY_COLUMNS,
+            description="How the inventories of a set of nodes are kept and delivered.",
+            spec=policy.PolicySpec,
+            status=policy.PolicyStatus,
+        ),
+    ]
+
+
+def _manifest(
+    *,
+    kind: str,
+    plural: str,
+    short: str,
+    columns: list[dict[str, Any]],
+    description: str,
+    spec: type[BaseModel],
+    status: type[BaseModel],
+) -> dict[str, Any]:
+    schema = {
+        "type": "object",
+        "description": description,
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": _schema(spec),
+            "status": _schema(status),
+        },
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Cluster",
+            "names": {
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": plural,
+                "singular": kind.lower(),
+                "shortNames": [short],
+                "categories": ["gpuid"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": schema},
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": columns,
+                }
+            ],
+        },
+    }
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    """A model's structural schema: no $ref, no default, no null, every field described."""
+    whole = model.model_json_schema(by_alias=True, mode="serialization")
+    return _structural(whole, definitions=whole.get("$defs", {}), name=model.__name__, field="")
+
+
+def _structural(
+    node: dict[str, Any], *, definitions: dict[str, Any], name: str, field: str
+) -> dict[str, Any]:
+    if "$ref" in node:
+        name = node["$ref"].rsplit("/", 1)[1]
+        node = definitions[name] | {key: value for key, value in node.items() if key != "$ref"}
+    if "anyOf" in node:
+        # Optional fields: in a CRD a field that is not required is simply absent, never null.
+        (choice,) = [item for item in node["anyOf"] if item.get("type") != "null"]
+        outer = {key: value for key, value in node.items() if key != "anyOf"}
+        return _structural({**choice, **outer}, definitions=definitions, name=name, field=field)
+    result = {key: value for key, value in node.items() if key in _KEPT}
+    if "description" in result:
+        result["description"] = " ".join(inspect.cleandoc(result["description"]).split())
+    required = [key for key in result.pop("required", []) if _is_required(node, key)]
+    if required:
+        result["required"] = required
+    if "properties" in node:
+        result["properties"] = {
+            key: _structural(value, definitions=definitions, name="", field=key)
+            for key, value in node["properties"].items()
+        }
+        if name in _RULES:
+            result["x-kubernetes-validations"] = _RULES[name]
+    if isinstance(node.get("additionalProperties"), dict):
+        result["additionalProperties"] = _structural(
+            node["additionalProperties"], definitions=definitions, name="", field=""
+        )
+    if node.get("type") == "integer":
+        result.setdefault("format", "int64")
+    if node.get("type") == "array":
+        result["items"] = _structural(node["items"], definitions=definitions, name="", field="")
+        item_fields = result["items"].get("properties", {})
+        key = _LIST_MAPS.get(field)
+        if key and key in item_fields:
+            result["x-kubernetes-list-type"] = "map"
+            result["x-kubernetes-list-map-keys"] = [key]
+        else:
+            result["x-kubernetes-list-type"] = "atomic"
+    return result
+
+
+def _is_required(node: dict[str, Any], key: str) -> bool:
+    """Whether a field must be given: in serialization mode fields with defaults count as required,
+    but a CRD that required them would refuse what older versions wrote."""
+    return "default" not in node["properties"].get(key, {})

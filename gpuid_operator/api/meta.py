@@ -1,0 +1,43 @@
+"""Names that the outside world sees: the API group, label prefixes, annotations, field managers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "gpuid.github.com"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+INVENTORY_KIND: Final = "GPUInventory"
+INVENTORY_PLURAL: Final = "gpuinventories"
+POLICY_KIND: Final = "GPUInventoryPolicy"
+POLICY_PLURAL: Final = "gpuinventorypolicies"
+
+REQUESTED_AT: Final = f"{GROUP}/requestedAt"
+"""Annotation of a GPUInventory that users write: any new token asks for a read."""
+
+SERIAL_LABEL: Final = f"serial.{GROUP}"
+UUID_LABEL: Final = f"uuid.{GROUP}"
+CHASSIS_LABEL: Final = f"chassis.{GROUP}"
+"""Prefixes of the look-up labels of a GPUInventory; the name after the slash is the identifier."""
+
+LOOKUP_PREFIXES: Final = (SERIAL_LABEL, UUID_LABEL, CHASSIS_LABEL)
+
+MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+MANAGER: Final = "gpuid-operator"
+"""Field manager of the inventory instance, and the value of the managed-by label."""
+
+SINK_SECRET_LABEL: Final = f"{GROUP}/sink"
+ALLOWED_HOSTS_ANNOTATION: Final = f"{GROUP}/allowed-hosts"
+
+GPU_RESOURCE: Final = "nvidia.com/gpu"
+"""The extended resource whose capacity tells that a node has GPUs."""
+
+MAX_GPUS: Final = 64
+MAX_HISTORY: Final = 500
+MAX_SINKS: Final = 16
+MAX_CHECKS: Final = 16
+MAX_CHECK_OUTPUT: Final = 4096
+"""Bytes of stdout, and of stderr, that a check keeps in status."""
+MAX_FROM_TO: Final = 128
+MAX_MESSAGE: Final = 256

@@ -1,0 +1,100 @@
+"""Value types that several models share: durations as Go writes them, and times as Kubernetes does."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic.alias_generators import to_camel
+
+_UNITS: Final = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+}
+_TERM: Final = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
+DURATION_PATTERN: Final = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read a Go duration such as `1m30s` or `500ms`; `0` alone is allowed, as in Go.
+
+    Raises ValueError, with what is allowed, for anything else, a negative duration included.
+    """
+    text = text.strip()
+    if text == "0":
+        return timedelta(0)
+    seconds, end = 0.0, 0
+    for term in _TERM.finditer(text):
+        if term.start() != end:
+            break
+        seconds += float(term[1]) * _UNITS[term[2]]
+        end = term.end()
+    if not text or end != len(text):
+        raise ValueError("a duration such as 30s, 1m30s, 500ms or 24h")
+    try:
+        return timedelta(seconds=seconds)
+    except OverflowError as error:
+        raise ValueError("a duration of at most 999999999 days") from error
+
+
+def format_duration(value: timedelta) -> str:
+    """Write a duration in the form that `parse_duration` reads: `24h`, `1m30s`, `1.5s`."""
+    milliseconds = round(value.total_seconds() * 1000)
+    parts = []
+    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        count, milliseconds = divmod(milliseconds, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+def format_time(value: datetime) -> str:
+    """Write a time as the Kubernetes API does (RFC 3339, UTC, whole seconds)."""
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _duration(value: Any) -> Any:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def _whole_seconds(value: datetime) -> datetime:
+    return value.astimezone(UTC).replace(microsecond=0)
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration),
+    PlainSerializer(format_duration, return_type=str),
+    Field(json_schema_extra={"type": "string", "pattern": DURATION_PATTERN, "maxLength": 32}),
+]
+"""A length of time, in JSON a Go duration string."""
+
+Time = Annotated[
+    datetime,
+    AfterValidator(_whole_seconds),
+    PlainSerializer(format_time, return_type=str),
+]
+"""A moment, in JSON RFC 3339 in UTC; whole seconds, since that is what metav1.Time keeps."""
+
+
+class Model(BaseModel):
+    """Base of all API models: immutable, camelCase in JSON, tolerant of fields of newer versions."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        populate_by_name=True,
+        alias_generator=to_camel,
+        use_attribute_docstrings=True,
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        """The object as JSON values, without absent fields (an absent fact is an absent field)."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
