@@ -20,8 +20,8 @@ from gpuid_operator.api.meta import (
     VERSION,
 )
 
-_RULES: Final[dict[str, list[dict[str, str]]]] = {
-    model.__name__: rules for model, rules in {**sinks.RULES, **policy.RULES}.items()
+_RULES: Final = {
+    model.__name__: rules for model, rules in (*sinks.RULES.items(), *policy.RULES.items())
 }
 
 # Lists that server-side apply merges by a key, so that two writers can own different items.
@@ -37,7 +37,7 @@ _KEPT: Final = frozenset(
     | {"minLength", "maxLength", "minItems", "maxItems", "maxProperties", "required"}
 )
 
-_INVENTORY_COLUMNS: Final = [
+_INVENTORY_COLUMNS: Final[list[dict[str, Any]]] = [
     {"name": "GPUs", "type": "integer", "jsonPath": ".status.gpuCount"},
     {"name": "Product", "type": "string", "jsonPath": ".status.product"},
     {"name": "Driver", "type": "string", "jsonPath": ".status.driverVersion"},
@@ -65,7 +65,7 @@ _INVENTORY_COLUMNS: Final = [
     {"name": "Policy", "type": "string", "jsonPath": ".status.policy", "priority": 1},
 ]
 
-_POLICY_COLUMNS: Final = [
+_POLICY_COLUMNS: Final[list[dict[str, Any]]] = [
     {"name": "Priority", "type": "integer", "jsonPath": ".spec.priority"},
     {"name": "Nodes", "type": "integer", "jsonPath": ".status.matchedNodes"},
     {

@@ -125,7 +125,7 @@ class GPU(Model):
     serial: Text | None = None
     """Serial number of the board (nvidia-smi: serial); GPUs of one board share it."""
     pci_address: Text | None = None
-    """Domain:bus:device.function, upper-case hexadecimal, 8-digit domain (nvidia-smi: pci_bus_id)."""
+    """Domain:bus:device.function, upper-case, 8-digit domain (nvidia-smi: pci_bus_id)."""
     index: int | None = None
     """Position in the output of nvidia-smi, from 0 (its -i option)."""
     product: Text | None = None
@@ -310,7 +310,7 @@ class InventoryStatus(Model):
     driver_version: Text | None = None
     """Version of the kernel driver (nvidia-smi: driver_version, from R615 kmd_version)."""
     cuda_version: Text | None = None
-    """CUDA version that the driver supports (nvidia-smi: cuda_version, from R615 cuda_umd_version)."""
+    """CUDA version of the driver (nvidia-smi: cuda_version, from R615 cuda_umd_version)."""
     product: Annotated[str | None, Field(max_length=512)] = None
     """Products of the GPUs, unique, joined by a comma."""
     gpu_count: int | None = None

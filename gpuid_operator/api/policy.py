@@ -136,10 +136,11 @@ class Policy(Model):
         )
 
 
-RULES: Final = {
+RULES: Final[dict[type[Model], list[dict[str, str]]]] = {
     LabelRequirement: [
         {
-            "rule": "(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)",
+            "rule": "(self.operator in ['In', 'NotIn'])"
+            " == (has(self.values) && size(self.values) > 0)",
             "message": "operators In and NotIn need values; Exists and DoesNotExist take none",
         }
     ],

@@ -87,7 +87,7 @@ class Batch(Model):
 
 
 class StdoutSink(Model):
-    """One JSON line per record in the operator's own log; it has no settings: write `stdout: {}`."""
+    """One JSON line per record in the operator's log; without settings: write `stdout: {}`."""
 
 
 class HTTPSink(Model):
@@ -220,7 +220,7 @@ class Sink(Model):
 
 
 # CEL rules of the models above, by model; the CRD generator puts them into the schema.
-RULES: Final = {
+RULES: Final[dict[type[Model], list[dict[str, str]]]] = {
     Sink: [_ONE_OF_RULE],
     HTTPSink: [_HTTPS_RULE],
     S3Sink: [_ENDPOINT_RULE],

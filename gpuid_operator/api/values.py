@@ -1,4 +1,4 @@
-"""Value types that several models share: durations as Go writes them, and times as Kubernetes does."""
+"""Value types that models share: durations as Go writes them, times as Kubernetes does."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ Time = Annotated[
 
 
 class Model(BaseModel):
-    """Base of all API models: immutable, camelCase in JSON, tolerant of fields of newer versions."""
+    """Base of all API models: immutable, camelCase in JSON, unknown fields ignored."""
 
     model_config = ConfigDict(
         frozen=True,
