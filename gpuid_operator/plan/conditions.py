@@ -1,0 +1,157 @@
+"""The conditions of a GPUInventory: what each says, and when it last turned."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from gpuid_operator.api.inventory import (
+    GPU,
+    CheckStatus,
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    GPUState,
+    HistoryEntry,
+    HistoryType,
+    SinkStatus,
+)
+from gpuid_operator.plan.diff import shorten
+
+MAX_CONDITION_MESSAGE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a condition says at this moment."""
+
+    status: ConditionStatus
+    reason: str
+    message: str = ""
+
+
+def find(conditions: Sequence[Condition] | None, kind: ConditionType) -> Condition | None:
+    return next((item for item in conditions or () if item.type == kind), None)
+
+
+def updated(
+    conditions: Sequence[Condition] | None,
+    verdicts: dict[ConditionType, Verdict | None],
+    *,
+    now: datetime,
+    generation: int,
+) -> list[Condition]:
+    """The conditions with new verdicts; None takes one away. The time moves with `status` only."""
+    merged = {item.type: item for item in conditions or ()}
+    for kind, verdict in verdicts.items():
+        before = merged.pop(kind.value, None)
+        if verdict is None:
+            continue
+        same = before is not None and before.status is verdict.status
+        merged[kind.value] = Condition(
+            type=kind.value,
+            status=verdict.status,
+            reason=verdict.reason,
+            message=shorten(verdict.message, MAX_CONDITION_MESSAGE),
+            observed_generation=generation,
+            last_transition_time=before.last_transition_time if before and same else now,
+        )
+    order = [kind.value for kind in ConditionType]
+    return sorted(merged.values(), key=lambda item: order.index(item.type))
+
+
+def healthy(gpus: Sequence[GPU] | None) -> Verdict:
+    """Whether each GPU is fit for use, as far as nvidia-smi tells."""
+    if gpus is None:
+        return Verdict(ConditionStatus.UNKNOWN, "NotRead", "no good read yet")
+    troubles = [
+        f"{gpu.uuid or gpu.pci_address}: {trouble}" for gpu in gpus for trouble in _troubles(gpu)
+    ]
+    if troubles:
+        return Verdict(ConditionStatus.FALSE, "GPUUnhealthy", "; ".join(troubles))
+    unread = [gpu.uuid or gpu.pci_address or "" for gpu in gpus if gpu.state is GPUState.UNKNOWN]
+    if unread:
+        return Verdict(
+            ConditionStatus.UNKNOWN, "GPUUnreadable", f"could not be read: {', '.join(unread)}"
+        )
+    return Verdict(ConditionStatus.TRUE, "GPUsHealthy", "")
+
+
+def _troubles(gpu: GPU) -> list[str]:
+    troubles = []
+    if gpu.state is GPUState.LOST:
+        troubles.append("lost")
+    elif gpu.state is GPUState.RESET_REQUIRED:
+        troubles.append("needs a reset")
+    health = gpu.health
+    if health is not None:
+        if health.recovery_action not in (None, "None"):
+            troubles.append(f"recovery action {health.recovery_action}")
+        if health.remapped_rows_failed:
+            troubles.append("row remap failed")
+        if health.remapped_rows_pending:
+            troubles.append("row remap pending")
+        if health.retired_pages_pending:
+            troubles.append("page retirement pending")
+    return troubles
+
+
+def delivered(
+    sinks: Sequence[SinkStatus] | None, history: Sequence[HistoryEntry] | None
+) -> Verdict:
+    """Whether every sink has everything."""
+    waiting = [sink for sink in sinks or () if sink.pending]
+    if not sinks:
+        return Verdict(ConditionStatus.TRUE, "NoSinks", "no sink is configured")
+    if not waiting:
+        return Verdict(ConditionStatus.TRUE, "Delivered", "")
+    failing = [sink for sink in waiting if sink.last_error]
+    words = [
+        f"sink {sink.name}: {sink.pending} pending"
+        + (f": {sink.last_error}" if sink.last_error else "")
+        for sink in failing or waiting
+    ]
+    oldest = min(sink.delivered_sequence for sink in waiting)
+    dropped = next(
+        (
+            entry
+            for entry in history or ()
+            if entry.type is HistoryType.DROPPED and entry.sequence > oldest
+        ),
+        None,
+    )
+    if dropped is not None:
+        return Verdict(
+            ConditionStatus.FALSE, "Overflow", "; ".join([dropped.message or "", *words])
+        )
+    reason = _delivery_reason(failing) if failing else "Pending"
+    return Verdict(ConditionStatus.FALSE, reason, "; ".join(words))
+
+
+_REASON: Final = re.compile(r"([A-Z][A-Za-z]+): ")
+
+
+def _delivery_reason(failing: Sequence[SinkStatus]) -> str:
+    """The reason that the errors begin with, where they agree."""
+    found = [_REASON.match(sink.last_error or "") for sink in failing]
+    reasons = {match[1] for match in found if match}
+    return reasons.pop() if len(reasons) == 1 and all(found) else "DeliveryFailed"
+
+
+def checks_passed(checks: Sequence[CheckStatus] | None) -> Verdict | None:
+    """Whether each check passed at its last run; None where there are no checks."""
+    done = [check for check in checks or () if check.passed is not None]
+    if not done:
+        return None
+    failed = [check for check in done if not check.passed]
+    if failed:
+        words = [
+            f"{check.name}: "
+            + ("did not end" if check.exit_code is None else f"exit code {check.exit_code}")
+            for check in failed
+        ]
+        return Verdict(ConditionStatus.FALSE, "ChecksFailed", "; ".join(words))
+    return Verdict(ConditionStatus.TRUE, "ChecksPassed", "")

@@ -1,0 +1,209 @@
+"""What happened between two reads of a node, as entries of its history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from gpuid_operator.api.inventory import (
+    GPU,
+    GPUHealth,
+    GPUState,
+    HistoryEntry,
+    HistoryType,
+    NodeInfo,
+    Seen,
+)
+from gpuid_operator.api.meta import MAX_FROM_TO, MAX_MESSAGE
+from gpuid_operator.plan.identity import Match
+
+# The facts whose change under one UUID is `GPUChanged`, with the words for people.
+_IDENTITY_FACTS = (
+    ("serial", "serial"),
+    ("vbios", "VBIOS version"),
+    ("board_part_number", "board part number"),
+    ("gpu_part_number", "GPU part number"),
+)
+
+
+@dataclass(slots=True)
+class Scribe:
+    """Writes entries in sequence, each with the circumstances that they share."""
+
+    sequence: int
+    """Number of the newest entry so far."""
+    now: datetime
+    machine: str | None = None
+    source: str | None = None
+    driver: str | None = None
+
+    def entry(self, kind: HistoryType, gpu: GPU | None = None, **facts: Any) -> HistoryEntry:
+        """The next entry, about one GPU or, without one, about the node as a whole."""
+        self.sequence += 1
+        if gpu is not None:
+            facts = {
+                "uuid": gpu.uuid,
+                "serial": gpu.serial,
+                "pci_address": gpu.pci_address,
+                "chassis": gpu.chassis_serial,
+                "product": gpu.product,
+            } | facts
+        for name, limit in (("from_", MAX_FROM_TO), ("to", MAX_FROM_TO), ("message", MAX_MESSAGE)):
+            if facts.get(name) is not None:
+                facts[name] = shorten(facts[name], limit)
+        return HistoryEntry(
+            sequence=self.sequence,
+            time=self.now,
+            type=kind,
+            machine=self.machine,
+            source=self.source,
+            driver=self.driver,
+            **facts,
+        )
+
+
+def shorten(text: str, limit: int) -> str:
+    """The text within `limit` characters, an ellipsis at its end where it was cut."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def machine_change(before: NodeInfo | None, now: NodeInfo) -> tuple[str, str] | None:
+    """(from, to) when the node name stands for another machine or another Node object."""
+    if before is None:
+        return None
+    if before.provider_id != now.provider_id and before.provider_id and now.provider_id:
+        return before.machine, now.machine
+    if before.uid != now.uid and before.uid and now.uid:
+        return f"node {before.uid}", f"node {now.uid}"
+    return None
+
+
+def rebooted(before: NodeInfo | None, now: NodeInfo) -> bool:
+    """Whether what was there before may be gone without further proof: another machine, or a
+    boot since, at which hardware may have been changed."""
+    if before is None:
+        return False
+    return machine_change(before, now) is not None or (
+        before.boot_id != now.boot_id and bool(before.boot_id and now.boot_id)
+    )
+
+
+def gpu_entries(scribe: Scribe, *, found: Match, driver_changed: bool) -> Iterator[HistoryEntry]:
+    """Entries for the GPUs of a read: removed, then those still there, then added, in PCI order.
+
+    `found.missing` must hold only those whose removal is certain. With `driver_changed`, a fact
+    that appears or vanishes is the driver's doing and no change of the GPU.
+    """
+    for gpu in found.missing:
+        yield removed(scribe, gpu)
+    for before, now in found.kept:
+        yield from _kept(scribe, before=before, now=now, driver_changed=driver_changed)
+    for gpu in found.added:
+        yield scribe.entry(HistoryType.GPU_ADDED, gpu)
+        if gpu.state is GPUState.LOST:
+            yield _lost(scribe, gpu)
+
+
+def removed(scribe: Scribe, gpu: GPU) -> HistoryEntry:
+    return scribe.entry(HistoryType.GPU_REMOVED, gpu)
+
+
+def _lost(scribe: Scribe, gpu: GPU) -> HistoryEntry:
+    return scribe.entry(
+        HistoryType.GPU_LOST, gpu, message="nvidia-smi says that the GPU is lost; it stays listed"
+    )
+
+
+def _kept(scribe: Scribe, *, before: GPU, now: GPU, driver_changed: bool) -> Iterator[HistoryEntry]:
+    if before.pci_address != now.pci_address and before.pci_address and now.pci_address:
+        yield scribe.entry(
+            HistoryType.GPU_MOVED,
+            now,
+            from_=before.pci_address,
+            to=now.pci_address,
+            message=f"moved from PCI address {before.pci_address} to {now.pci_address}",
+        )
+    elif before.slot != now.slot and before.slot is not None and now.slot is not None:
+        yield scribe.entry(
+            HistoryType.GPU_MOVED,
+            now,
+            from_=str(before.slot),
+            to=str(now.slot),
+            message=f"moved from slot {before.slot} to slot {now.slot}",
+        )
+    unknown = before.uuid is None and before.serial is None
+    if unknown and (now.uuid or now.serial):
+        # Lost or unreadable when it was first seen; only now can anyone be told what it is.
+        yield scribe.entry(
+            HistoryType.GPU_ADDED, now, message="its identity could not be read until now"
+        )
+    for fact, words in () if unknown else _IDENTITY_FACTS:
+        old, new = getattr(before, fact), getattr(now, fact)
+        if old == new or (driver_changed and (old is None or new is None)):
+            continue
+        yield scribe.entry(
+            HistoryType.GPU_CHANGED,
+            now,
+            from_=old,
+            to=new,
+            message=f"{words} changed from {old or 'none'} to {new or 'none'}",
+        )
+    if before.state is not now.state and GPUState.LOST in (before.state, now.state):
+        if now.state is GPUState.LOST:
+            yield _lost(scribe, now)
+        else:
+            yield scribe.entry(
+                HistoryType.GPU_RECOVERED, now, from_=before.state.value, to=now.state.value
+            )
+    old_health, new_health = _health_change(before, now, driver_changed=driver_changed)
+    if new_health:
+        yield scribe.entry(
+            HistoryType.HEALTH_CHANGED,
+            now,
+            from_=old_health,
+            to=new_health,
+            message=f"health changed from {old_health} to {new_health}",
+        )
+
+
+def _health_change(before: GPU, now: GPU, *, driver_changed: bool) -> tuple[str, str]:
+    """What of a GPU's health changed, before and now; empty when nothing did."""
+    old, new = _health_facts(before), _health_facts(now)
+    if GPUState.LOST in (before.state, now.state):
+        # GPULost and GPURecovered say it; of a lost GPU nothing else is known.
+        old.pop("state"), new.pop("state")
+    changed = [
+        name
+        for name in new
+        if old[name] != new[name]
+        and not (driver_changed and (old[name] is None or new[name] is None))
+    ]
+    return (
+        ", ".join(f"{name}={_word(old[name])}" for name in changed),
+        ", ".join(f"{name}={_word(new[name])}" for name in changed),
+    )
+
+
+def _health_facts(gpu: GPU) -> dict[str, Any]:
+    health = gpu.health or GPUHealth()
+    return {"state": gpu.state.value} | {
+        (field.alias or name): getattr(health, name)
+        for name, field in GPUHealth.model_fields.items()
+    }
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def sighting(scribe: Scribe, gpus: Sequence[GPU]) -> HistoryEntry:
+    """The `Sighted` entry: each pair of chassis and serial that is there, once, sorted."""
+    pairs = sorted({(gpu.chassis_serial or "", gpu.serial or "") for gpu in gpus})
+    return scribe.entry(
+        HistoryType.SIGHTED,
+        seen=[Seen(chassis=chassis or None, serial=serial or None) for chassis, serial in pairs],
+    )

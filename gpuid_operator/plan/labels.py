@@ -1,0 +1,139 @@
+"""Labels: look-ups on GPUInventory, and those on Nodes that users of gpuid know."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from gpuid_operator.api.inventory import (
+    HistoryEntry,
+    HistoryType,
+    InventoryState,
+    InventoryStatus,
+)
+from gpuid_operator.api.meta import (
+    CHASSIS_LABEL,
+    GROUP,
+    LOOKUP_PREFIXES,
+    SERIAL_LABEL,
+    UUID_LABEL,
+)
+
+PRESENT: Final = "present"
+PAST: Final = "past"
+MAX_PAST: Final = 100
+"""Most look-up labels of identifiers that are not there any more."""
+
+MISSING: Final = "na"
+"""What gpuid writes where there is no value."""
+
+Pair = tuple[str | None, str | None]
+"""(chassis serial, GPU serial) of one GPU."""
+
+_OTHER: Final = re.compile(r"[^A-Za-z0-9._-]")
+_ENDS: Final = "._-"
+_NODE_PREFIX: Final = f"{GROUP}/"
+_OURS: Final = re.compile(
+    re.escape(_NODE_PREFIX) + r"(chassis|chassis-count|chassis-\d+|gpu-\d+|chassis-\d+-gpu-\d+)"
+)
+
+
+def label_text(value: str | None) -> str:
+    """A value within what Kubernetes allows in label names and values; empty when nothing is left.
+
+    Other characters than `[A-Za-z0-9._-]` become `-`, at most 63, alphanumeric at both ends.
+    """
+    return _OTHER.sub("-", value or "").strip(_ENDS)[:63].rstrip(_ENDS)
+
+
+def lookup_labels(status: InventoryStatus) -> dict[str, str]:
+    """The look-up labels of an inventory: `present` for what is there, `past` for what was.
+
+    Past identifiers come from the history, newest first, at most MAX_PAST of them.
+    """
+    here: dict[str, None] = {}
+    for gpu in status.gpus or ():
+        here.update(_keys(gpu.uuid, gpu.serial, gpu.chassis_serial))
+    past: dict[str, None] = {}
+    if status.state is InventoryState.DEPARTED:
+        past, here = here, {}
+    for entry in reversed(status.history or ()):
+        past.update(_entry_keys(entry))
+    left = [name for name in past if name not in here][:MAX_PAST]
+    return dict.fromkeys(here, PRESENT) | dict.fromkeys(left, PAST)
+
+
+def _entry_keys(entry: HistoryEntry) -> dict[str, None]:
+    keys = _keys(entry.uuid, entry.serial, entry.chassis)
+    if entry.type is HistoryType.GPU_CHANGED and entry.to == entry.serial:
+        keys |= _keys(None, entry.from_, None)
+    return keys
+
+
+def _keys(uuid: str | None, serial: str | None, chassis: str | None) -> dict[str, None]:
+    named = ((UUID_LABEL, uuid), (SERIAL_LABEL, serial), (CHASSIS_LABEL, chassis))
+    return {f"{prefix}/{text}": None for prefix, value in named if (text := label_text(value))}
+
+
+def lookup_changes(current: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str | None]:
+    """What to merge into an inventory's labels; None removes. Other prefixes are left alone."""
+    stale = {
+        name: None
+        for name in current
+        if name.partition("/")[0] in LOOKUP_PREFIXES and name not in wanted
+    }
+    return stale | {name: value for name, value in wanted.items() if current.get(name) != value}
+
+
+def node_labels(pairs: Iterable[Pair]) -> dict[str, str]:
+    """gpuid's labels for a Node that has GPUs with these chassis and serials.
+
+        chassis known | labels
+        --------------|------------------------------------------------------------
+        none          | gpu-J
+        one           | chassis, chassis-count, gpu-J
+        several       | chassis-I, chassis-count, chassis-I-gpu-J; gpu-J for GPUs without one
+
+    Serials are sorted and unique within their chassis; I and J count from 0.
+    """
+    by_chassis: dict[str, set[str]] = {}
+    for chassis, serial in pairs:
+        by_chassis.setdefault(_value(chassis), set()).add(_value(serial))
+    loose = by_chassis.pop(MISSING, set())
+    labels: dict[str, str] = {}
+    if by_chassis:
+        labels["chassis-count"] = str(len(by_chassis))
+    if len(by_chassis) == 1:
+        ((chassis, serials),) = by_chassis.items()
+        labels["chassis"] = chassis
+        loose |= serials
+    else:
+        for i, (chassis, serials) in enumerate(sorted(by_chassis.items())):
+            labels[f"chassis-{i}"] = chassis
+            labels |= {f"chassis-{i}-gpu-{j}": s for j, s in enumerate(sorted(serials))}
+    labels |= {f"gpu-{j}": serial for j, serial in enumerate(sorted(loose))}
+    return {f"{_NODE_PREFIX}{name}": value for name, value in labels.items()}
+
+
+def _value(value: str | None) -> str:
+    text = label_text(value)
+    return MISSING if text in ("", "N-A") else text
+
+
+def node_label_changes(
+    current: Mapping[str, str], pairs: Sequence[Pair], *, enabled: bool
+) -> dict[str, str | None]:
+    """What to merge into a Node's labels; None removes.
+
+    All labels under our prefix that should not be there go, whoever wrote them; when node labels
+    are turned off, those go that we would have written.
+    """
+    wanted = node_labels(pairs) if enabled else {}
+    stale = {
+        name: None
+        for name in current
+        if name not in wanted
+        and (name.startswith(_NODE_PREFIX) if enabled else _OURS.fullmatch(name))
+    }
+    return stale | {name: value for name, value in wanted.items() if current.get(name) != value}

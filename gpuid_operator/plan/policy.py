@@ -1,0 +1,148 @@
+"""Which policy rules a node, and what is in force there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+from gpuid_operator.api.inventory import InventorySpec
+from gpuid_operator.api.policy import (
+    Check,
+    LabelRequirement,
+    LabelSelector,
+    Policy,
+    PolicySpec,
+    SelectorOperator,
+)
+from gpuid_operator.api.sinks import Sink
+from gpuid_operator.plan.outbox import Outlet
+from gpuid_operator.plan.status import Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Force:
+    """What is in force for a node."""
+
+    policy: str
+    """Name of the ruling policy, empty for the built-in one."""
+    suspended: bool
+    read_interval: timedelta
+    sighting_interval: timedelta
+    node_labels: bool
+    retention: timedelta
+    sinks: tuple[Sink, ...]
+    builtin_sinks: frozenset[str]
+    """Names of those sinks that come from the operator's environment, with its credentials."""
+    checks: tuple[Check, ...]
+
+    def terms(self, generation: int) -> Terms:
+        """The part of it that the status depends on."""
+        return Terms(
+            policy=self.policy,
+            generation=generation,
+            outlets=tuple(map(outlet, self.sinks)),
+            sighting_interval=self.sighting_interval,
+            suspended=self.suspended,
+        )
+
+
+def outlet(sink: Sink) -> Outlet:
+    return Outlet(name=sink.name, type=sink.type.value, sightings=sink.sightings)
+
+
+def selects(selector: LabelSelector | None, labels: Mapping[str, str]) -> bool:
+    """Whether a label selector matches; an absent or empty one matches everything."""
+    if selector is None:
+        return True
+    return all(
+        labels.get(name) == value for name, value in (selector.match_labels or {}).items()
+    ) and all(_holds(item, labels) for item in selector.match_expressions or ())
+
+
+def _holds(item: LabelRequirement, labels: Mapping[str, str]) -> bool:
+    """As in Kubernetes: NotIn holds where the label is absent, too."""
+    value = labels.get(item.key)
+    match item.operator:
+        case SelectorOperator.EXISTS:
+            return value is not None
+        case SelectorOperator.DOES_NOT_EXIST:
+            return value is None
+        case SelectorOperator.IN:
+            return value is not None and value in (item.values or ())
+        case SelectorOperator.NOT_IN:
+            return value is None or value not in (item.values or ())
+
+
+def selector_text(selector: LabelSelector) -> str:
+    """The selector as the API server's `labelSelector` parameter takes it; canonical."""
+    terms = [f"{name}={value}" for name, value in sorted((selector.match_labels or {}).items())]
+    for item in selector.match_expressions or ():
+        values = f"({','.join(sorted(item.values or ()))})"
+        match item.operator:
+            case SelectorOperator.EXISTS:
+                terms.append(item.key)
+            case SelectorOperator.DOES_NOT_EXIST:
+                terms.append(f"!{item.key}")
+            case SelectorOperator.IN:
+                terms.append(f"{item.key} in {values}")
+            case SelectorOperator.NOT_IN:
+                terms.append(f"{item.key} notin {values}")
+    return ",".join(terms)
+
+
+def ranked(policies: Iterable[Policy]) -> list[Policy]:
+    """Policies in the order of their say: highest priority, then oldest, then first by name."""
+    return sorted(policies, key=lambda p: (-(p.spec.priority or 0), p.created, p.name))
+
+
+def ruling(policies_ranked: Sequence[Policy], labels: Mapping[str, str]) -> list[Policy]:
+    """The matching policies of the highest priority that matches; the first of them rules, the
+    others are in conflict with it."""
+    matching = [policy for policy in policies_ranked if selects(policy.spec.node_selector, labels)]
+    if not matching:
+        return []
+    top = matching[0].spec.priority or 0
+    return [policy for policy in matching if (policy.spec.priority or 0) == top]
+
+
+T = TypeVar("T")
+
+
+def _first(mine: T | None, default: T | None, fallback: T) -> T:
+    if mine is not None:
+        return mine
+    return fallback if default is None else default
+
+
+def in_force(
+    policy: Policy | None,
+    *,
+    builtin: PolicySpec,
+    spec: InventorySpec,
+    suspended: bool = False,
+) -> Force:
+    """Policy, built-in policy and the inventory's own spec as one.
+
+    `builtin` has every field but the selector; `suspended` is the operator's SUSPEND.
+    """
+    own = policy.spec if policy else PolicySpec()
+    sinks = {sink.name: sink for sink in _first(own.sinks, builtin.sinks, [])}
+    from_environment = frozenset() if own.sinks is not None else frozenset(sinks)
+    mine = {sink.name: sink for sink in spec.sinks or ()}
+    return Force(
+        policy=policy.name if policy else "",
+        suspended=bool(
+            suspended or own.suspend or spec.suspend or (own.suspend is None and builtin.suspend)
+        ),
+        read_interval=_first(own.read_interval, builtin.read_interval, timedelta(hours=24)),
+        sighting_interval=_first(
+            own.sighting_interval, builtin.sighting_interval, timedelta(hours=24)
+        ),
+        node_labels=_first(own.node_labels, builtin.node_labels, True),
+        retention=_first(own.retention, builtin.retention, timedelta(hours=720)),
+        sinks=tuple((sinks | mine).values()),
+        builtin_sinks=from_environment - mine.keys(),
+        checks=tuple(_first(own.checks, builtin.checks, [])),
+    )

@@ -1,0 +1,413 @@
+"""The next status of a node's inventory: pure functions from what was known and what was seen.
+
+Each takes the previous status and returns the next one whole, with the entries that it adds to the
+history, so that facts and their history are committed in one write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from gpuid_operator.api.inventory import (
+    GPU,
+    CheckStatus,
+    ConditionStatus,
+    ConditionType,
+    HistoryEntry,
+    HistoryType,
+    InventoryState,
+    InventoryStatus,
+    NodeInfo,
+    Source,
+)
+from gpuid_operator.plan import conditions, history, outbox
+from gpuid_operator.plan.conditions import Verdict
+from gpuid_operator.plan.diff import (
+    Scribe,
+    gpu_entries,
+    machine_change,
+    rebooted,
+    removed,
+    shorten,
+    sighting,
+)
+from gpuid_operator.plan.failure import FailureReason
+from gpuid_operator.plan.identity import Key, Match, key, match
+from gpuid_operator.plan.outbox import Outlet
+from gpuid_operator.plan.smi import Reading
+
+CONFIRMATION: Final = timedelta(seconds=10)
+"""A GPU that a good read does not have is removed when a second one agrees, this much later."""
+
+MAX_PRODUCT: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is in force for a node: the ruling policy and the inventory's own spec, as one."""
+
+    policy: str = ""
+    """Name of the ruling policy, empty for the built-in one."""
+    generation: int = 0
+    """Generation of the inventory's spec."""
+    outlets: tuple[Outlet, ...] = ()
+    sighting_interval: timedelta = timedelta(hours=24)
+    suspended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Suspects:
+    """GPUs that a good read did not have and whose removal waits for a second one."""
+
+    keys: frozenset[Key]
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The next status, and what it adds to the history."""
+
+    status: InventoryStatus
+    entries: tuple[HistoryEntry, ...] = ()
+    suspects: Suspects | None = None
+    dropped: int = field(default=0)
+    """Entries that gave way before every sink had them."""
+
+
+def after_read(
+    previous: InventoryStatus,
+    reading: Reading,
+    *,
+    source: Source,
+    node: NodeInfo,
+    now: datetime,
+    terms: Terms,
+    request: str | None = None,
+    suspects: Suspects | None = None,
+) -> Outcome:
+    """The status after a good read.
+
+    `request` is the token whose read this was. While a GPU's absence waits for a second read, it
+    stays as last known, and `source` and `lastReadTime` do not advance.
+    """
+    first = previous.gpus is None
+    returned = previous.state is InventoryState.DEPARTED
+    # Of a node that returns nothing is taken for granted: its GPUs left with it.
+    before: Sequence[GPU] = () if returned else previous.gpus or ()
+    found = match(before, reading.gpus)
+    absent, doubted = _sort_missing(
+        found,
+        certain=rebooted(previous.node, node),
+        reading=reading,
+        suspects=suspects,
+        now=now,
+    )
+    gpus = sorted(
+        (*(gpu for _, gpu in found.kept), *found.added, *doubted),
+        key=lambda gpu: (gpu.pci_address or "", gpu.uuid or ""),
+    )
+    scribe = Scribe(
+        sequence=previous.sequence,
+        now=now,
+        machine=node.machine,
+        source=f"{source.namespace}/{source.pod}",
+        driver=reading.driver_version,
+    )
+    driver = (previous.driver_version, reading.driver_version)
+    driver_changed = driver[0] != driver[1] and not first
+    entries = []
+    if returned:
+        entries.append(_returned(scribe, previous, node))
+    elif moved := machine_change(previous.node, node):
+        entries.append(
+            scribe.entry(
+                HistoryType.MACHINE_CHANGED,
+                from_=moved[0],
+                to=moved[1],
+                message=f"the node name now stands for {moved[1]}, before for {moved[0]}",
+            )
+        )
+    if driver_changed and not returned and None not in driver:
+        entries.append(scribe.entry(HistoryType.DRIVER_CHANGED, from_=driver[0], to=driver[1]))
+    certain = Match(kept=found.kept, added=found.added, missing=tuple(absent))
+    entries.extend(gpu_entries(scribe, found=certain, driver_changed=driver_changed))
+    new_container = not doubted and (
+        previous.source is None or previous.source.container_id != source.container_id
+    )
+    if gpus and (
+        new_container
+        or any(entry.type in history.IDENTITY for entry in entries)
+        or _sighting_due(previous, terms.sighting_interval, now)
+    ):
+        entries.append(sighting(scribe, gpus))
+    facts: dict[str, Any] = {
+        "state": InventoryState.PRESENT,
+        "node": node,
+        "driver_version": reading.driver_version,
+        "cuda_version": reading.cuda_version,
+        "gpus": gpus,
+        **summary(gpus),
+    }
+    if not doubted:
+        facts |= {"source": source, "last_read_time": now}
+    if request is not None:
+        facts["last_handled_request"] = request
+    outcome = _commit(
+        previous,
+        facts,
+        entries,
+        scribe=scribe,
+        terms=terms,
+        verdicts={
+            ConditionType.READY: _ready(terms),
+            ConditionType.HEALTHY: conditions.healthy(gpus),
+        },
+    )
+    if not doubted:
+        return outcome
+    keys = frozenset(map(key, doubted))
+    since = suspects.since if suspects and keys <= suspects.keys else now
+    return Outcome(outcome.status, outcome.entries, Suspects(keys, since), outcome.dropped)
+
+
+def _sort_missing(
+    found: Match,
+    *,
+    certain: bool,
+    reading: Reading,
+    suspects: Suspects | None,
+    now: datetime,
+) -> tuple[list[GPU], list[GPU]]:
+    """Those of the missing GPUs that are gone, and those of which a second read has to tell."""
+    occupied = {gpu.pci_address: key(gpu) for gpu in reading.gpus if gpu.pci_address}
+    confirmed = suspects.keys if suspects and now - suspects.since >= CONFIRMATION else frozenset()
+    absent, doubted = [], []
+    for gpu in found.missing:
+        gone = certain or gpu.pci_address in occupied or key(gpu) in confirmed
+        (absent if gone else doubted).append(gpu)
+    return absent, doubted
+
+
+def _returned(scribe: Scribe, previous: InventoryStatus, node: NodeInfo) -> HistoryEntry:
+    machine = previous.node.machine if previous.node else None
+    changed = machine not in (None, node.machine)
+    return scribe.entry(
+        HistoryType.NODE_RETURNED,
+        from_=machine if changed else None,
+        to=node.machine if changed else None,
+    )
+
+
+def _sighting_due(previous: InventoryStatus, interval: timedelta, now: datetime) -> bool:
+    last = next(
+        (e.time for e in reversed(previous.history or ()) if e.type is HistoryType.SIGHTED), None
+    )
+    return last is None or (interval > timedelta(0) and now - last >= interval)
+
+
+def _ready(terms: Terms) -> Verdict:
+    if terms.suspended:
+        return Verdict(ConditionStatus.TRUE, "Suspended", "reads are suspended")
+    return Verdict(ConditionStatus.TRUE, "ReadOK", "")
+
+
+def summary(gpus: Sequence[GPU]) -> dict[str, Any]:
+    """The fields of status that sum up its GPUs."""
+    return {
+        "gpu_count": len(gpus),
+        "product": shorten(", ".join(_unique(gpu.product for gpu in gpus)), MAX_PRODUCT) or None,
+        "serials": _unique(gpu.serial for gpu in gpus),
+        "chassis": _unique(gpu.chassis_serial for gpu in gpus),
+    }
+
+
+def _unique(values: Iterable[str | None]) -> list[str]:
+    return sorted({value for value in values if value})
+
+
+def after_failure(
+    previous: InventoryStatus,
+    *,
+    reason: FailureReason,
+    message: str,
+    node: NodeInfo | None,
+    now: datetime,
+    terms: Terms,
+    request: str | None = None,
+) -> Outcome:
+    """The status after a read that failed, or that had no pod to read from: the last good facts,
+    and `Ready=False`."""
+    facts: dict[str, Any] = {}
+    if previous.state is None:
+        facts["state"] = InventoryState.PRESENT
+    if previous.node is None and node is not None:
+        # Known facts of the node move with good reads only: by them a read tells that the machine
+        # behind the name is another one.
+        facts["node"] = node
+    if request is not None:
+        facts["last_handled_request"] = request
+    verdicts: dict[ConditionType, Verdict | None] = {
+        ConditionType.READY: Verdict(ConditionStatus.FALSE, reason.value, message)
+    }
+    if previous.gpus is None:
+        verdicts[ConditionType.HEALTHY] = conditions.healthy(None)
+    return _commit(
+        previous, facts, [], scribe=_scribe(previous, now), terms=terms, verdicts=verdicts
+    )
+
+
+def after_departure(previous: InventoryStatus, *, now: datetime, terms: Terms) -> Outcome:
+    """The status once node and pod are gone; `gpus` stay as last known."""
+    if previous.state is InventoryState.DEPARTED:
+        return Outcome(previous)
+    scribe = _scribe(previous, now)
+    entries = [removed(scribe, gpu) for gpu in previous.gpus or ()]
+    entries.append(scribe.entry(HistoryType.NODE_DEPARTED))
+    gone = "the node is gone; its GPUs are listed as last known"
+    return _commit(
+        previous,
+        {"state": InventoryState.DEPARTED},
+        entries,
+        scribe=scribe,
+        terms=terms,
+        verdicts={
+            ConditionType.READY: Verdict(
+                ConditionStatus.FALSE, FailureReason.NODE_NOT_FOUND.value, gone
+            ),
+            ConditionType.HEALTHY: Verdict(ConditionStatus.UNKNOWN, "NodeDeparted", gone),
+        },
+    )
+
+
+def reconsidered(previous: InventoryStatus, *, now: datetime, terms: Terms) -> Outcome:
+    """The status under the terms in force now, without a read: policy, sinks, suspension."""
+    verdicts: dict[ConditionType, Verdict | None] = {}
+    ready = conditions.find(previous.conditions, ConditionType.READY)
+    if ready is not None and terms.suspended != (ready.reason == "Suspended"):
+        # Suspension keeps the condition's status. The reason of a failure comes back with the
+        # next read, which is due as soon as the suspension ends.
+        reason, message = (
+            ("Suspended", "reads are suspended") if terms.suspended else ("ReadOK", "")
+        )
+        if not terms.suspended and ready.status is ConditionStatus.FALSE:
+            reason, message = "Resumed", "was not ready when it was suspended; a read is due"
+        verdicts[ConditionType.READY] = Verdict(ready.status, reason, message)
+    return _commit(previous, {}, [], scribe=_scribe(previous, now), terms=terms, verdicts=verdicts)
+
+
+def acknowledged(
+    previous: InventoryStatus, outlet: Outlet, *, upto: int, now: datetime, terms: Terms
+) -> Outcome:
+    """The status once a sink has taken every entry up to `upto`."""
+    settled = outbox.settle(
+        previous.sinks, previous.history or (), outlets=terms.outlets, sequence=previous.sequence
+    )
+    sinks = outbox.acknowledged(settled, name=outlet.name, type_=outlet.type, upto=upto, now=now)
+    return _commit(
+        previous, {"sinks": sinks}, [], scribe=_scribe(previous, now), terms=terms, verdicts={}
+    )
+
+
+def delivery_failed(
+    previous: InventoryStatus, outlet: Outlet, *, error: str, now: datetime, terms: Terms
+) -> Outcome:
+    """The status after a sink did not take what is pending."""
+    settled = outbox.settle(
+        previous.sinks, previous.history or (), outlets=terms.outlets, sequence=previous.sequence
+    )
+    sinks = outbox.failing(settled, name=outlet.name, type_=outlet.type, error=error, now=now)
+    return _commit(
+        previous, {"sinks": sinks}, [], scribe=_scribe(previous, now), terms=terms, verdicts={}
+    )
+
+
+def _scribe(previous: InventoryStatus, now: datetime) -> Scribe:
+    """A scribe for entries that no read gave: what they tell is as last known."""
+    source = previous.source
+    return Scribe(
+        sequence=previous.sequence,
+        now=now,
+        machine=previous.node.machine if previous.node else None,
+        source=f"{source.namespace}/{source.pod}" if source else None,
+        driver=previous.driver_version,
+    )
+
+
+def with_checks(
+    previous: InventoryStatus,
+    checks: Sequence[CheckStatus],
+    entries: Sequence[HistoryEntry],
+    *,
+    scribe: Scribe,
+    terms: Terms,
+) -> Outcome:
+    """The status with new results of checks and the entries that they gave."""
+    return _commit(
+        previous, {"checks": list(checks)}, entries, scribe=scribe, terms=terms, verdicts={}
+    )
+
+
+def _commit(
+    previous: InventoryStatus,
+    facts: dict[str, Any],
+    entries: Sequence[HistoryEntry],
+    *,
+    scribe: Scribe,
+    terms: Terms,
+    verdicts: dict[ConditionType, Verdict | None],
+) -> Outcome:
+    """Bring everything together that follows from facts and entries: the history within its
+    bounds, the cursors, the conditions."""
+    sinks = facts.get("sinks", previous.sinks)
+    entries = list(entries)
+    log = [*(previous.history or ()), *entries]
+    state = facts.get("state", previous.state)
+    settled = outbox.settle(sinks, log, outlets=terms.outlets, sequence=scribe.sequence)
+    cursors = [sink.delivered_sequence for sink in settled]
+    waiting = outbox.undelivered(log, terms.outlets, cursors)
+    kept = history.bounded(
+        log,
+        gpus=facts.get("gpus", previous.gpus) or (),
+        present=state is not InventoryState.DEPARTED,
+        waiting=waiting,
+        scribe=scribe,
+    )
+    dropped = 0
+    if kept and kept[-1].sequence > (log[-1].sequence if log else 0):
+        entries.append(kept[-1])
+        left = {entry.sequence for entry in kept}
+        dropped = sum(
+            1
+            for entry in log
+            if entry.sequence not in left
+            and entry.sequence in waiting
+            and entry.type is not HistoryType.DROPPED
+        )
+        settled = outbox.settle(settled, kept, outlets=terms.outlets, sequence=scribe.sequence)
+    changes = [entry.time for entry in entries if entry.type is not HistoryType.SIGHTED]
+    now = scribe.now
+    update = facts | {
+        "observed_generation": terms.generation,
+        "policy": terms.policy,
+        "sequence": scribe.sequence,
+        "history": kept,
+        "sinks": settled,
+        "conditions": conditions.updated(
+            previous.conditions,
+            verdicts
+            | {
+                ConditionType.DELIVERED: conditions.delivered(settled, kept),
+                ConditionType.CHECKS_PASSED: conditions.checks_passed(
+                    facts.get("checks", previous.checks)
+                ),
+            },
+            now=now,
+            generation=terms.generation,
+        ),
+    }
+    if changes:
+        update["last_change_time"] = changes[-1]
+    return Outcome(previous.model_copy(update=update), tuple(entries), dropped=dropped)
