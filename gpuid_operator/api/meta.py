@@ -29,6 +29,8 @@ MANAGER: Final = "gpuid-operator"
 
 SINK_SECRET_LABEL: Final = f"{GROUP}/sink"
 ALLOWED_HOSTS_ANNOTATION: Final = f"{GROUP}/allowed-hosts"
+ENVIRONMENT_SECRET: Final = "environment"
+"""Name of the Secret by which the built-in policy's sink refers to environment variables."""
 
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 """The extended resource whose capacity tells that a node has GPUs."""

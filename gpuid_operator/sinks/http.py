@@ -1,0 +1,205 @@
+"""http: POST of records as a JSON array or as a batch of CloudEvents 1.0."""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+import orjson
+from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
+
+from gpuid_operator.api.meta import MANAGER
+from gpuid_operator.api.record import Record
+from gpuid_operator.api.sinks import HTTPFormat, HTTPSink, SecretKeyRef
+from gpuid_operator.sinks.base import RecordsRefused, Refused, SinkError, Unavailable, scrub
+from gpuid_operator.sinks.http_client import Answer, HTTPClient, describe
+from gpuid_operator.sinks.secrets import SecretSource
+
+_DEFAULT_TIMEOUT: Final = 30.0
+_EVENT_TYPE: Final = "com.github.gpuid"
+_SIGNED_PREFIX: Final = "whsec_"
+
+_RECORDS_REFUSED: Final = frozenset({400, 413, 422})
+_TEMPORARY: Final = frozenset({408, 409, 421, 425, 429})
+_CREDENTIALS_REFUSED: Final = frozenset({401, 403})
+
+_OWN_HEADERS: Final = frozenset(
+    {"authorization", "content-type", "idempotency-key", "host", "user-agent", "content-length"}
+    | {"content-encoding", "transfer-encoding", "connection", "expect", "te", "trailer", "upgrade"}
+    | {"webhook-id", "webhook-timestamp", "webhook-signature", "proxy-authorization", "cookie"}
+)
+_TOKEN: Final = frozenset(
+    "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class HTTPSender:
+    """Sends batches to one URL. Secrets are asked for with each batch, so a new value is used at
+    once."""
+
+    def __init__(
+        self,
+        spec: HTTPSink,
+        *,
+        secrets: SecretSource,
+        client: HTTPClient,
+        now: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        self._spec = spec
+        self._secrets = secrets
+        self._client = client
+        self._now = now
+        self._host = urlsplit(spec.url).hostname
+        self._timeout = spec.timeout.total_seconds() if spec.timeout else _DEFAULT_TIMEOUT
+        self._tls: tuple[str, ssl.SSLContext] | None = None
+
+    async def send(self, records: Sequence[Record]) -> None:
+        token = await self._secret(self._spec.token_secret_ref)
+        signing_key = await self._secret(self._spec.signing_secret_ref)
+        authorities = await self._secret(self._spec.ca_secret_ref)
+        key = idempotency_key(records)
+        if self._spec.format is HTTPFormat.CLOUDEVENTS:
+            content_type, values = "application/cloudevents-batch+json", [*map(_event, records)]
+        else:
+            content_type, values = "application/json", [record.to_json() for record in records]
+        body = orjson.dumps(values)
+        headers = _user_headers(self._spec.headers or {}) | {
+            "Content-Type": content_type,
+            "Idempotency-Key": key,
+            "User-Agent": MANAGER,
+        }
+        if token is not None:
+            headers["Authorization"] = f"Bearer {_header_value(token, 'the token')}"
+        if signing_key is not None:
+            headers |= _signature(signing_key, message_id=key, time=self._now(), body=body)
+        answer = await self._client.post(
+            self._spec.url,
+            body=body,
+            headers=headers,
+            timeout=self._timeout,
+            tls=None if authorities is None else self._context(authorities),
+        )
+        if 200 <= answer.status < 300:
+            return
+        if answer.status in _CREDENTIALS_REFUSED:
+            self._secrets.invalidate()
+        raise refusal(
+            answer,
+            tried=describe(self._spec.url),
+            secrets=[secret for secret in (token, signing_key) if secret],
+            now=self._now(),
+        )
+
+    async def close(self) -> None:
+        """Nothing to do: the client is shared."""
+
+    async def _secret(self, ref: SecretKeyRef | None) -> str | None:
+        return None if ref is None else await self._secrets.get(ref, host=self._host)
+
+    def _context(self, authorities: str) -> ssl.SSLContext:
+        if self._tls is None or self._tls[0] != authorities:
+            try:
+                context = ssl.create_default_context(cadata=authorities)
+            except (ssl.SSLError, ValueError) as error:
+                raise Refused("caSecretRef holds no PEM certificate: write one there") from error
+            self._tls = (authorities, context)
+        return self._tls[1]
+
+
+def idempotency_key(records: Sequence[Record]) -> str:
+    """The same for the same records in the same order, however often they are sent."""
+    return hashlib.sha256("\n".join(record.id for record in records).encode()).hexdigest()
+
+
+def refusal(answer: Answer, *, tried: str, secrets: Sequence[str], now: datetime) -> SinkError:
+    """The error that an answer other than 2xx stands for.
+
+    | status                               |                                        |
+    |--------------------------------------|----------------------------------------|
+    | 400, 413, 422                        | RecordsRefused                         |
+    | 408, 409, 421, 425, 429, 5xx         | Unavailable, with Retry-After          |
+    | others: 3xx, 401, 403, 404, 410, …   | Refused (410: a consumer says to stop) |
+    """
+    said = scrub(answer.text, secrets, truncated=answer.truncated)
+    if 300 <= answer.status < 400:
+        said = "redirects are not followed; set url to the address that it leads to"
+    message = f"{tried}: {answer.status} {answer.phrase}" + (f": {said}" if said else "")
+    retry_after = _seconds(answer.retry_after, now=now)
+    if answer.status in _RECORDS_REFUSED:
+        return RecordsRefused(message, retry_after=retry_after)
+    if answer.status in _TEMPORARY or answer.status >= 500:
+        return Unavailable(message, retry_after=retry_after)
+    return Refused(message, retry_after=retry_after)
+
+
+def _event(record: Record) -> dict[str, Any]:
+    """A CloudEvent 1.0; `source` and `id` together are unique, as its specification demands."""
+    data = record.to_json()
+    return {
+        "specversion": "1.0",
+        "id": record.id,
+        "source": f"/{MANAGER}/{quote(record.cluster, safe='')}",
+        "type": f"{_EVENT_TYPE}.{record.event}",
+        "subject": record.node,
+        "time": data["time"],
+        "datacontenttype": "application/json",
+        "data": data,
+    }
+
+
+def _signature(key: str, *, message_id: str, time: datetime, body: bytes) -> dict[str, str]:
+    """The three headers of Standard Webhooks; the key as it is, or base64 behind `whsec_`."""
+    try:
+        webhook = Webhook(key if key.startswith(_SIGNED_PREFIX) else key.encode())
+    except (EmptyWebhookSecretError, ValueError) as error:
+        raise Refused(
+            "signingSecretRef holds no usable key: write any text, or base64 behind whsec_"
+        ) from error
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(time.timestamp())),
+        "webhook-signature": webhook.sign(message_id, time, body.decode()),
+    }
+
+
+def _user_headers(headers: dict[str, str]) -> dict[str, str]:
+    for name, value in headers.items():
+        if not name or not _TOKEN.issuperset(name):
+            raise Refused(f"headers: {name!r} is not the name of an HTTP header")
+        if name.lower() in _OWN_HEADERS:
+            raise Refused(
+                f"headers: {name} is set by the operator; leave it out"
+                " (credentials: tokenSecretRef, signingSecretRef)"
+            )
+        _header_value(value, f"headers: the value of {name}")
+    return dict(headers)
+
+
+def _header_value(value: str, what: str) -> str:
+    if not value or not value.isascii() or not value.isprintable():
+        raise Refused(f"{what} must be printable ASCII on one line, and not empty")
+    return value
+
+
+def _seconds(retry_after: str | None, *, now: datetime) -> float | None:
+    """Retry-After, a number of seconds or an HTTP date, as seconds from now; None if neither."""
+    if retry_after is None:
+        return None
+    if retry_after.strip().isascii() and retry_after.strip().isdigit():
+        return float(retry_after)
+    try:
+        moment = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - now).total_seconds())

@@ -1,0 +1,45 @@
+"""The table of sinks: which implementation serves which type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from gpuid_operator.api import sinks as api
+from gpuid_operator.sinks.base import Sink
+from gpuid_operator.sinks.http import HTTPSender
+from gpuid_operator.sinks.http_client import HTTPClient
+from gpuid_operator.sinks.secrets import SecretSource
+from gpuid_operator.sinks.stdout import RecordWriter, StdoutSender
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkContext:
+    """What all sinks of a process share; whoever makes it closes `http`."""
+
+    http: HTTPClient
+    write_record: RecordWriter
+
+
+def open_sink(spec: api.Sink, *, secrets: SecretSource, context: SinkContext) -> Sink:
+    """The sink of a spec. It does no I/O before its first `send`.
+
+    `secrets` is EnvironmentSecrets for the built-in policy's sink, KubernetesSecrets for others.
+    """
+    return _OPENERS[spec.type](spec, secrets, context)
+
+
+def _stdout(_spec: api.Sink, _secrets: SecretSource, context: SinkContext) -> Sink:
+    return StdoutSender(context.write_record)
+
+
+def _http(spec: api.Sink, secrets: SecretSource, context: SinkContext) -> Sink:
+    assert spec.http is not None  # noqa: S101 - that is what its type says
+    return HTTPSender(spec.http, secrets=secrets, client=context.http)
+
+
+_OPENERS: Final[dict[api.SinkType, Callable[[api.Sink, SecretSource, SinkContext], Sink]]] = {
+    api.SinkType.STDOUT: _stdout,
+    api.SinkType.HTTP: _http,
+}

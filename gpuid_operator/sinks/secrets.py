@@ -1,0 +1,153 @@
+"""Where sinks get their credentials: Secrets of the operator's namespace, or its environment.
+
+Whoever may write a sink must not be able to carry any secret anywhere. So a Secret has to say that
+it is for sinks, and may say for which hosts; and the environment serves the built-in policy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from gpuid_operator.api.meta import (
+    ALLOWED_HOSTS_ANNOTATION,
+    ENVIRONMENT_SECRET,
+    SINK_SECRET_LABEL,
+)
+from gpuid_operator.api.sinks import SecretKeyRef, SecretRef
+from gpuid_operator.sinks.base import SecretMissing, SecretNotAllowed, SinkError, Unavailable
+
+MAX_AGE: Final = 60.0
+"""Seconds after which a Secret in use is read again."""
+
+_AWS_PREFIX: Final = "AWS_"
+
+
+class SecretSource(Protocol):
+    """Hands out the values of Secrets. `host` is where the value will be sent."""
+
+    async def get(self, ref: SecretKeyRef, *, host: str | None) -> str:
+        """One value. Raises SecretMissing, SecretNotAllowed, Unavailable."""
+
+    async def get_all(self, ref: SecretRef, *, host: str | None) -> dict[str, str]:
+        """All values. Raises SecretMissing, SecretNotAllowed, Unavailable."""
+
+    def invalidate(self) -> None:
+        """Read again at the next `get`: a sink has refused what it was given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecretData:
+    """What of a Kubernetes Secret matters here; `data` is decoded already."""
+
+    data: Mapping[str, bytes] = field(repr=False)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+class KubernetesSecrets:
+    """Secrets of the operator's own namespace, each read again after a minute.
+
+    `read` returns a Secret by name, or None when there is none; what it raises becomes Unavailable
+    unless an older value is at hand. `now` is a monotonic clock in seconds.
+    """
+
+    def __init__(
+        self, read: Callable[[str], Awaitable[SecretData | None]], now: Callable[[], float]
+    ) -> None:
+        self._read = read
+        self._now = now
+        self._cache: dict[str, tuple[float, SecretData | None]] = {}
+
+    async def get(self, ref: SecretKeyRef, *, host: str | None) -> str:
+        secret = await self._secret(ref.name, host)
+        if ref.key not in secret.data:
+            raise SecretMissing(f"Secret {ref.name} has no key {ref.key}: add it")
+        return _text(secret.data[ref.key], name=ref.name, key=ref.key)
+
+    async def get_all(self, ref: SecretRef, *, host: str | None) -> dict[str, str]:
+        secret = await self._secret(ref.name, host)
+        return {key: _text(value, name=ref.name, key=key) for key, value in secret.data.items()}
+
+    def invalidate(self) -> None:
+        self._cache = {name: (float("-inf"), secret) for name, (_, secret) in self._cache.items()}
+
+    async def _secret(self, name: str, host: str | None) -> SecretData:
+        secret = await self._cached(name)
+        if secret is None:
+            raise SecretMissing(f"Secret {name} is not in the operator's namespace: create it")
+        if secret.labels.get(SINK_SECRET_LABEL) != "true":
+            raise SecretNotAllowed(
+                f"Secret {name} is not meant for sinks:"
+                f' give it the label {SINK_SECRET_LABEL}: "true"'
+            )
+        allowed = secret.annotations.get(ALLOWED_HOSTS_ANNOTATION)
+        if allowed is not None and not _is_allowed(host, allowed):
+            raise SecretNotAllowed(
+                f"Secret {name} may not be sent to {host or 'this sink'}:"
+                f" its annotation {ALLOWED_HOSTS_ANNOTATION} does not name that host"
+            )
+        return secret
+
+    async def _cached(self, name: str) -> SecretData | None:
+        known = self._cache.get(name)
+        if known and self._now() - known[0] < MAX_AGE:
+            return known[1]
+        began = self._now()
+        try:
+            secret = await self._read(name)
+        except SinkError:
+            raise
+        except Exception as error:
+            if known and known[1] is not None:
+                return known[1]
+            raise Unavailable(f"read Secret {name}: {error}") from error
+        self._cache[name] = (began, secret)
+        return secret
+
+
+class EnvironmentSecrets:
+    """Environment variables, as Secret `environment`: for the sink of the built-in policy alone.
+
+    Never hand it to a sink of a policy or an inventory: those are written by users, and whatever is
+    in the operator's environment would be theirs.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    async def get(self, ref: SecretKeyRef, *, host: str | None) -> str:
+        _expect_environment(ref.name)
+        if ref.key not in self._environ:
+            raise SecretMissing(f"environment variable {ref.key} is not set")
+        return self._environ[ref.key]
+
+    async def get_all(self, ref: SecretRef, *, host: str | None) -> dict[str, str]:
+        _expect_environment(ref.name)
+        return {key: value for key, value in self._environ.items() if key.startswith(_AWS_PREFIX)}
+
+    def invalidate(self) -> None:
+        """Nothing to do: the environment of a process does not change."""
+
+
+def _expect_environment(name: str) -> None:
+    if name != ENVIRONMENT_SECRET:
+        raise SecretMissing(f"the built-in policy reads its environment, not Secret {name}")
+
+
+def _text(value: bytes, *, name: str, key: str) -> str:
+    try:
+        # A line end at the end is what `--from-file` and editors add; no credential has one.
+        return value.decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise SecretMissing(f"key {key} of Secret {name} is not UTF-8 text: write it anew") from (
+            error
+        )
+
+
+def _is_allowed(host: str | None, allowed: str) -> bool:
+    if host is None:
+        return False
+    wanted = {name.strip().strip("[]").rstrip(".").lower() for name in allowed.split(",")}
+    return host.strip("[]").rstrip(".").lower() in wanted - {""}
