@@ -1,0 +1,108 @@
+"""A small synchronous client of the API server, enough to make and change the cluster's objects.
+
+The product's own client is not used: what the local cluster sets up must not depend on the code
+that is tested with it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode, urlsplit
+
+from gpuid_operator.localcluster.errors import ApiError
+
+MERGE: Final = "application/merge-patch+json"
+STRATEGIC: Final = "application/strategic-merge-patch+json"
+_PARALLEL: Final = 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request: `path` begins with `/api`, `body` is sent as JSON."""
+
+    method: str
+    path: str
+    body: Any = None
+    content_type: str = "application/json"
+    tolerate: tuple[int, ...] = ()
+    """Error statuses that are as good as success (409 for what exists, 404 for what is gone)."""
+
+
+class ApiClient:
+    """Requests to one API server with a bearer token."""
+
+    def __init__(self, *, server: str, token: str, ca_file: Path) -> None:
+        self._address = urlsplit(server).netloc
+        self._server = server
+        self._token = token
+        self._ca_file = ca_file
+        self._context: ssl.SSLContext | None = None
+
+    def get(self, path: str, **query: str) -> Any:
+        return self.send(Request("GET", path + ("?" + urlencode(query) if query else "")))
+
+    def send(self, request: Request, *, timeout: float = 30) -> Any:
+        """The answer's JSON; None for a tolerated error."""
+        with closing(self._connect(timeout)) as connection:
+            return self._exchange(connection, request)
+
+    def send_all(self, requests: Iterable[Request]) -> None:
+        """Send many requests over a few kept connections; the first error ends it."""
+        queue = iter(requests)
+        lock = threading.Lock()
+
+        def take() -> Iterator[Request]:
+            while True:
+                with lock:
+                    request = next(queue, None)
+                if request is None:
+                    return
+                yield request
+
+        def work() -> None:
+            with closing(self._connect(60)) as connection:
+                for request in take():
+                    self._exchange(connection, request)
+
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            for future in [pool.submit(work) for _ in range(_PARALLEL)]:
+                future.result()
+
+    def _connect(self, timeout: float) -> http.client.HTTPSConnection:
+        if self._context is None:
+            self._context = ssl.create_default_context(cafile=str(self._ca_file))
+        return http.client.HTTPSConnection(self._address, timeout=timeout, context=self._context)
+
+    def _exchange(self, connection: http.client.HTTPSConnection, request: Request) -> Any:
+        body = None if request.body is None else json.dumps(request.body)
+        headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = request.content_type
+        connection.request(request.method, request.path, body=body, headers=headers)
+        response = connection.getresponse()
+        content = response.read()
+        if response.status < 400:
+            return json.loads(content) if content[:1] in (b"{", b"[") else content.decode()
+        if response.status in request.tolerate:
+            return None
+        raise ApiError(
+            response.status,
+            f"{request.method} {self._server}{request.path} answered {response.status} "
+            f"{response.reason}: {_message(content)}",
+        )
+
+
+def _message(content: bytes) -> str:
+    try:
+        return str(json.loads(content)["message"])
+    except (ValueError, KeyError, TypeError):
+        return content[:500].decode(errors="replace")
