@@ -1,0 +1,87 @@
+"""Which error an answer of the API server means, or the lack of one."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, Final
+
+import aiohttp
+import orjson
+
+from gpuid_operator.kube.credentials import Credentials
+from gpuid_operator.kube.errors import (
+    AlreadyExists,
+    ApiError,
+    ApiUnreachable,
+    Conflict,
+    Forbidden,
+    Gone,
+    Invalid,
+    NotFound,
+    ServerError,
+    TooManyRequests,
+    Unauthorized,
+)
+
+_BY_STATUS: Final[dict[int, type[ApiError]]] = {
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    410: Gone,
+    422: Invalid,
+    429: TooManyRequests,
+}
+
+_WHAT_TO_DO: Final[dict[type[ApiError], str]] = {
+    Unauthorized: "renew the credentials (kubeconfig, exec plugin, service account token)",
+    Forbidden: "grant the operator's service account this right",
+    Conflict: "read the object again and repeat",
+    TooManyRequests: "lower QPS, or give the operator a larger share of the API server's priority",
+    ServerError: "see the API server's log; it is tried again",
+}
+
+
+def refusal(*, method: str, path: str, response: aiohttp.ClientResponse, answer: bytes) -> ApiError:
+    """The error for an answer above 299; `answer` is its body, as a rule a Status object."""
+    body: Any
+    try:
+        body = orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        body = answer[:512].decode("utf-8", "replace").strip()
+    if not isinstance(body, dict):
+        body = {"message": body}
+    status = response.status
+    reason = str(body.get("reason") or "")
+    said = str(body.get("message") or "")[:1024]
+    kind = _BY_STATUS.get(status, ServerError if status >= 500 else ApiError)
+    if reason == "AlreadyExists":
+        kind = AlreadyExists
+    message = f"{method} {path}: the API server answered {status} {reason or response.reason or ''}"
+    if said:
+        message += f": {said}"
+    if todo := _WHAT_TO_DO.get(kind):
+        message += f" ({todo})"
+    error = kind(message, status=status, reason=reason, server_message=said)
+    with suppress(KeyError, ValueError):
+        error.retry_after = float(response.headers["Retry-After"])
+    return error
+
+
+def unreachable(
+    *, method: str, path: str, credentials: Credentials, error: Exception
+) -> ApiUnreachable:
+    """The error for a connection that failed or broke off."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            todo = "the CA in the kubeconfig is not the one of this server"
+        case aiohttp.ClientConnectorDNSError():
+            todo = "its name cannot be resolved: check the server's address in the kubeconfig"
+        case aiohttp.ClientConnectorError():
+            todo = "nothing accepts connections there: check that the API server runs"
+        case _:
+            todo = "the connection broke off; it is tried again"
+    said = str(error) or type(error).__name__
+    return ApiUnreachable(
+        f"{method} {path}: no answer from the API server {credentials.server}: {said} ({todo})"
+    )

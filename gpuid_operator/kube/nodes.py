@@ -1,0 +1,88 @@
+"""Node objects: the few facts that are kept of their 25 KB, and the labels written to them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gpuid_operator.api.meta import GPU_RESOURCE
+from gpuid_operator.kube.client import MERGE_PATCH, ONLY_METADATA, KubeClient, item
+
+_NODES: Final = "/api/v1/nodes"
+_PAGE: Final = 100
+"""Nodes per page: some 2.5 MB of JSON, and while it is taken apart four times that."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What the operator needs to know of a Node."""
+
+    name: str
+    uid: str
+    provider_id: str | None
+    """spec.providerID: the virtual machine."""
+    boot_id: str | None
+    """status.nodeInfo.bootID: another one after each boot."""
+    resource_version: str
+    labels: dict[str, str]
+    gpu_capacity: int | None
+    """status.capacity of nvidia.com/gpu; None where the node does not name it."""
+
+    @classmethod
+    def from_node(cls, node: Mapping[str, Any]) -> NodeFacts:
+        """Read an API object."""
+        meta = node["metadata"]
+        status = node.get("status") or {}
+        capacity = (status.get("capacity") or {}).get(GPU_RESOURCE)
+        return cls(
+            name=meta["name"],
+            uid=meta["uid"],
+            provider_id=(node.get("spec") or {}).get("providerID") or None,
+            boot_id=(status.get("nodeInfo") or {}).get("bootID") or None,
+            resource_version=meta["resourceVersion"],
+            labels=meta.get("labels") or {},
+            gpu_capacity=_count(capacity),
+        )
+
+
+async def get_node(client: KubeClient, name: str) -> NodeFacts:
+    """One node. Raises NotFound, and as `KubeClient.request`."""
+    return NodeFacts.from_node(await client.request("GET", item(_NODES, name)))
+
+
+async def list_nodes(
+    client: KubeClient, *, selector: str = "", limit: int = _PAGE
+) -> AsyncIterator[NodeFacts]:
+    """All nodes that a label selector matches, read in pages of `limit`.
+
+    Raises ListExpired, and as `KubeClient.request`.
+    """
+    params = {"labelSelector": selector} if selector else {}
+    async for page in client.pages(_NODES, params=params, limit=limit):
+        for node in page["items"]:
+            yield NodeFacts.from_node(node)
+
+
+async def patch_node_labels(
+    client: KubeClient, facts: NodeFacts, changes: Mapping[str, str | None]
+) -> str:
+    """Set the labels of a node, remove those whose value is None; the new resourceVersion.
+
+    Raises Conflict when the node changed since `facts` were read, and as `KubeClient.request`.
+    """
+    meta = {"resourceVersion": facts.resource_version, "labels": dict(changes)}
+    answer = await client.request(
+        "PATCH",
+        item(_NODES, facts.name),
+        body={"metadata": meta},
+        content_type=MERGE_PATCH,
+        accept=ONLY_METADATA,
+    )
+    version: str = answer["metadata"]["resourceVersion"]
+    return version
+
+
+def _count(quantity: str | None) -> int | None:
+    # Extended resources are whole numbers; anything else is nothing that could be counted.
+    return int(quantity) if quantity is not None and quantity.isdecimal() else None

@@ -1,0 +1,127 @@
+"""WebSockets to the API server: open within a block, gone after it, refused in its own words."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+from urllib.parse import urlencode
+
+import aiohttp
+from yarl import URL
+
+from gpuid_operator.kube.answers import refusal, unreachable
+from gpuid_operator.kube.credentials import Credentials, FreshCredentials
+
+_HEARTBEAT: Final = 20.0
+"""Seconds between pings: a peer that vanished without a word is noticed half of that later."""
+
+
+class WebSockets:
+    """Opens WebSockets; apart from the pool for requests, since each consumes its connection."""
+
+    def __init__(self, credentials: FreshCredentials, *, headers: Mapping[str, str]) -> None:
+        self._credentials = credentials
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(),
+            middlewares=(_refusal_with_its_body,),
+        )
+
+    async def close(self) -> None:
+        """End what is still open."""
+        await self._session.close()
+
+    @asynccontextmanager
+    async def open(
+        self,
+        path: str,
+        *,
+        params: Sequence[tuple[str, str]],
+        protocols: tuple[str, ...],
+        max_message: int,
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """A WebSocket for the block; after it the connection is cut, whatever the peer does.
+
+        `max_message` in bytes. Sets no time-out: wrap the block in one. Raises ApiError where the
+        server refuses the handshake, and ApiUnreachable.
+        """
+        target = f"{path}?{urlencode(params)}"
+        credentials, tls = await self._credentials.get()
+        try:
+            try:
+                socket = await self._open(target, credentials, tls, protocols, max_message)
+            except _RefusedError as refused:
+                if refused.response.status != 401 or not await self._credentials.renew_rejected(
+                    credentials
+                ):
+                    raise
+                credentials, tls = await self._credentials.get()
+                socket = await self._open(target, credentials, tls, protocols, max_message)
+        except _RefusedError as refused:
+            raise refusal(
+                method="GET", path=path, response=refused.response, answer=refused.body
+            ) from None
+        except TimeoutError:
+            raise
+        except (aiohttp.ClientError, OSError) as lost:
+            raise unreachable(
+                method="GET", path=path, credentials=credentials, error=lost
+            ) from lost
+        try:
+            yield socket
+        finally:
+            if not socket.closed:
+                await _cut(socket)
+
+    async def _open(
+        self,
+        target: str,
+        credentials: Credentials,
+        tls: ssl.SSLContext | bool,
+        protocols: tuple[str, ...],
+        max_message: int,
+    ) -> aiohttp.ClientWebSocketResponse:
+        return await self._session.ws_connect(
+            URL(credentials.server + target, encoded=True),
+            protocols=protocols,
+            headers=self._credentials.headers,
+            ssl=tls,
+            server_hostname=credentials.server_name,
+            proxy=credentials.proxy,
+            heartbeat=_HEARTBEAT,
+            max_msg_size=max_message,
+            compress=0,
+        )
+
+
+class _RefusedError(Exception):
+    """A handshake that was answered otherwise than with 101."""
+
+    def __init__(self, response: aiohttp.ClientResponse, body: bytes) -> None:
+        super().__init__(response.status)
+        self.response = response
+        self.body = body
+
+
+async def _refusal_with_its_body(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep the body of a refused handshake, which ws_connect throws away: it says why."""
+    response = await handler(request)
+    if response.status == 101:
+        return response
+    body = await response.content.read(65_536)
+    response.close()
+    raise _RefusedError(response, body)
+
+
+async def _cut(socket: aiohttp.ClientWebSocketResponse) -> None:
+    """End a socket now: `close` would wait for a peer that may hang, or read on in a flood."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            await socket.close()
