@@ -19,6 +19,7 @@ from gpuid_operator.api.sinks import HTTPFormat, HTTPSink, SecretKeyRef
 from gpuid_operator.sinks.base import RecordsRefused, Refused, SinkError, Unavailable, scrub
 from gpuid_operator.sinks.http_client import Answer, HTTPClient, describe
 from gpuid_operator.sinks.secrets import SecretSource
+from gpuid_operator.telemetry.log import register_secret
 
 _DEFAULT_TIMEOUT: Final = 30.0
 _EVENT_TYPE: Final = "com.github.gpuid"
@@ -66,6 +67,9 @@ class HTTPSender:
         token = await self._secret(self._spec.token_secret_ref)
         signing_key = await self._secret(self._spec.signing_secret_ref)
         authorities = await self._secret(self._spec.ca_secret_ref)
+        secrets = [secret for secret in (token, signing_key) if secret]
+        for secret in secrets:
+            register_secret(secret)
         key = idempotency_key(records)
         if self._spec.format is HTTPFormat.CLOUDEVENTS:
             content_type, values = "application/cloudevents-batch+json", [*map(_event, records)]
@@ -95,7 +99,7 @@ class HTTPSender:
         raise refusal(
             answer,
             tried=describe(self._spec.url),
-            secrets=[secret for secret in (token, signing_key) if secret],
+            secrets=secrets,
             now=self._now(),
         )
 

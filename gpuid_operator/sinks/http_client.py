@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 from collections.abc import Mapping
@@ -28,7 +29,6 @@ class Answer:
     status: int
     phrase: str
     retry_after: str | None
-    location: str | None
     text: str
     truncated: bool
 
@@ -70,7 +70,6 @@ class HTTPClient:
                     status=response.status,
                     phrase=response.reason or "",
                     retry_after=response.headers.get("Retry-After"),
-                    location=response.headers.get("Location"),
                     text=text,
                     truncated=truncated,
                 )
@@ -82,9 +81,10 @@ class HTTPClient:
                 " set caSecretRef, or repair the certificate"
             ) from error
         except aiohttp.ClientConnectorError as error:
-            if _FORBIDDEN_ADDRESS in str(error):
+            cause = error.os_error
+            if _FORBIDDEN_ADDRESS in str(cause):
                 raise refusal(error.host) from error
-            raise Unavailable(f"{tried}: no connection: {error.strerror or error}") from error
+            raise Unavailable(f"{tried}: no connection: {cause.strerror or cause}") from error
         except TimeoutError as error:
             raise Unavailable(f"{tried}: no answer within {timeout:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -120,7 +120,7 @@ def _guarded_socket(info: tuple[Any, ...]) -> socket.socket:
     name can resolve differently in between."""
     family, kind, protocol, _, sockaddr = info
     if is_forbidden(str(sockaddr[0])):
-        raise OSError(_FORBIDDEN_ADDRESS)
+        raise OSError(errno.EACCES, _FORBIDDEN_ADDRESS)
     return socket.socket(family=family, type=kind, proto=protocol)
 
 

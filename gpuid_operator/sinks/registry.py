@@ -19,7 +19,7 @@ class SinkContext:
     """What all sinks of a process share; whoever makes it closes `http`."""
 
     http: HTTPClient
-    write_record: RecordWriter
+    write_records: RecordWriter
 
 
 def open_sink(spec: api.Sink, *, secrets: SecretSource, context: SinkContext) -> Sink:
@@ -31,7 +31,7 @@ def open_sink(spec: api.Sink, *, secrets: SecretSource, context: SinkContext) ->
 
 
 def _stdout(_spec: api.Sink, _secrets: SecretSource, context: SinkContext) -> Sink:
-    return StdoutSender(context.write_record)
+    return StdoutSender(context.write_records)
 
 
 def _http(spec: api.Sink, secrets: SecretSource, context: SinkContext) -> Sink:

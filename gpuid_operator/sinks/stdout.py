@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from gpuid_operator.api.record import Record
 from gpuid_operator.sinks.base import Unavailable
 
-RecordWriter = Callable[[dict[str, Any]], None]
-"""Writes one record as a log line; given by whoever owns the log."""
+RecordWriter = Callable[[Iterable[Mapping[str, object]]], None]
+"""Writes records as log lines, all or none; given by whoever owns the log. May raise OSError."""
 
 
 class StdoutSender:
-    """Hands every record to the log, which writes it whatever its level and format."""
+    """Hands records to the log, which writes them whatever its level and format."""
 
-    def __init__(self, write_record: RecordWriter) -> None:
-        self._write_record = write_record
+    def __init__(self, write_records: RecordWriter) -> None:
+        self._write_records = write_records
 
     async def send(self, records: Sequence[Record]) -> None:
         try:
-            for record in records:
-                self._write_record(record.to_json())
+            self._write_records([record.to_json() for record in records])
         except OSError as error:
             raise Unavailable(f"write to standard output: {error}") from error
 

@@ -1,0 +1,401 @@
+"""The http sink against a real HTTP server that fails on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from aiohttp import web
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from gpuid_operator.api.record import Record
+from gpuid_operator.api.sinks import SecretKeyRef, SecretRef, Sink
+from gpuid_operator.sinks.addresses import is_forbidden, resolve
+from gpuid_operator.sinks.base import (
+    AddressNotAllowed,
+    RecordsRefused,
+    Refused,
+    SecretMissing,
+    SinkError,
+    Unavailable,
+)
+from gpuid_operator.sinks.http_client import HTTPClient
+from gpuid_operator.sinks.registry import SinkContext, open_sink
+
+TOKEN = "a-token-that-nobody-may-see"
+TOKEN_REF = {"tokenSecretRef": {"name": "cmdb", "key": "token"}}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Secrets:
+    """A source whose values a test can change; it counts how often it was told to read again."""
+
+    def __init__(self, **values: str) -> None:
+        self.values = values
+        self.hosts: set[str | None] = set()
+        self.invalidated = 0
+
+    async def get(self, ref: SecretKeyRef, *, host: str | None) -> str:
+        self.hosts.add(host)
+        if ref.key not in self.values:
+            raise SecretMissing(f"Secret {ref.name} has no key {ref.key}: add it")
+        return self.values[ref.key]
+
+    async def get_all(self, ref: SecretRef, *, host: str | None) -> dict[str, str]:
+        raise NotImplementedError
+
+    def invalidate(self) -> None:
+        self.invalidated += 1
+
+
+@dataclass
+class Server:
+    """What a server was sent."""
+
+    url: str = ""
+    requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return self.requests[-1][0]
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.requests[-1][1])
+
+
+@asynccontextmanager
+async def _serving(
+    answer: web.StreamResponse | Handler | int = 200, *, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Server]:
+    server = Server()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        server.requests.append(({k.lower(): v for k, v in request.headers.items()}, body))
+        if isinstance(answer, int):
+            return web.Response(status=answer)
+        return answer if isinstance(answer, web.StreamResponse) else await answer(request)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.01)
+    await runner.setup()
+    site = web.TCPSite(runner, "localhost" if tls else "127.0.0.1", 0, ssl_context=tls)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    server.url = f"https://localhost:{port}/" if tls else f"http://{host}:{port}/hook?key=hidden"
+    try:
+        yield server
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def _sink(url: str, secrets: Secrets | None = None, **fields: Any) -> AsyncIterator[Any]:
+    client = HTTPClient()
+    spec = Sink.model_validate({"name": "cmdb", "http": {"url": url, "insecure": True, **fields}})
+    context = SinkContext(http=client, write_records=lambda _records: None)
+    sink = open_sink(spec, secrets=secrets or Secrets(), context=context)
+    try:
+        yield sink
+    finally:
+        await sink.close()
+        await client.close()
+
+
+def _records(count: int = 2) -> list[Record]:
+    return [
+        Record(
+            id=f"uid.{n}.1",
+            event="GPUAdded",
+            cluster="prod/eu",
+            node="gpu-1",
+            machine="i-1",
+            source="ns/pod",
+            chassis="unknown",
+            gpu=str(n),
+            time=datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC),
+            sequence=n,
+        )
+        for n in range(1, count + 1)
+    ]
+
+
+async def _failure(answer: web.StreamResponse | Handler | int, **fields: Any) -> SinkError:
+    async with _serving(answer) as server, _sink(server.url, **fields) as sink:
+        with pytest.raises(SinkError) as caught:
+            await sink.send(_records())
+    return caught.value
+
+
+async def test_json_is_an_array_of_records() -> None:
+    secrets = Secrets(token=TOKEN)
+    async with (
+        _serving() as server,
+        _sink(server.url, secrets, headers={"X-Team": "fleet"}, **TOKEN_REF) as sink,
+    ):
+        await sink.send(_records())
+        await sink.send(_records())
+        first, second = (headers["idempotency-key"] for headers, _ in server.requests)
+        await sink.send(_records(3))
+    assert first == second != server.headers["idempotency-key"]
+    assert server.body == [record.to_json() for record in _records(3)]
+    assert server.headers["content-type"] == "application/json"
+    assert server.headers["authorization"] == f"Bearer {TOKEN}"
+    assert server.headers["x-team"] == "fleet"
+    assert server.headers["user-agent"] == "gpuid-operator"
+    assert "webhook-signature" not in server.headers
+    assert secrets.hosts == {"127.0.0.1"}
+
+
+async def test_cloudevents_are_a_batch() -> None:
+    async with _serving(202) as server, _sink(server.url, format="cloudevents") as sink:
+        await sink.send(_records())
+    assert server.headers["content-type"] == "application/cloudevents-batch+json"
+    assert server.body[0] == {
+        "specversion": "1.0",
+        "id": "uid.1.1",
+        "source": "/gpuid-operator/prod%2Feu",
+        "type": "com.github.gpuid.GPUAdded",
+        "subject": "gpu-1",
+        "time": "2026-06-07T10:30:45Z",
+        "datacontenttype": "application/json",
+        "data": _records()[0].to_json(),
+    }
+    assert len(server.body) == 2
+
+
+@pytest.mark.parametrize("key", ["plain text key", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
+async def test_the_signature_is_that_of_standard_webhooks(key: str) -> None:
+    secrets = Secrets(signing=key)
+    reference = {"signingSecretRef": {"name": "cmdb", "key": "signing"}}
+    async with _serving() as server, _sink(server.url, secrets, **reference) as sink:
+        await sink.send(_records())
+    verifier = Webhook(key if key.startswith("whsec_") else key.encode())
+    headers, body = server.requests[0]
+    assert verifier.verify(body, headers) == [record.to_json() for record in _records()]
+    assert headers["webhook-id"] == headers["idempotency-key"]
+    with pytest.raises(WebhookVerificationError):
+        verifier.verify(body + b" ", headers)
+
+
+async def test_an_unusable_signing_key_is_refused_before_anything_is_sent() -> None:
+    reference = {"signingSecretRef": {"name": "cmdb", "key": "signing"}}
+    async with _serving() as server:
+        for key in ("whsec_", "whsec_a"):
+            async with _sink(server.url, Secrets(signing=key), **reference) as sink:
+                with pytest.raises(Refused, match="signingSecretRef"):
+                    await sink.send(_records())
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        *((status, RecordsRefused) for status in (400, 413, 422)),
+        *((status, Refused) for status in (401, 403, 404, 405, 410, 415)),
+        *((status, Unavailable) for status in (408, 409, 425, 429, 500, 502, 503, 504)),
+    ],
+)
+async def test_what_a_status_means(status: int, error: type[SinkError]) -> None:
+    failure = await _failure(web.Response(status=status, text="no\nsuch thing"))
+    assert type(failure) is error
+    assert f": {status} " in failure.message
+    assert failure.message.endswith("no such thing")
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    async with _serving() as other:
+        failure = await _failure(web.Response(status=307, headers={"Location": other.url}))
+    assert other.requests == []
+    assert type(failure) is Refused
+    assert "redirects are not followed" in failure.message
+
+
+async def test_a_refused_token_is_read_again() -> None:
+    secrets = Secrets(token=TOKEN)
+
+    async def handle(request: web.Request) -> web.Response:
+        good = request.headers["Authorization"] == "Bearer rotated"
+        return web.Response(status=200 if good else 401, text=request.headers["Authorization"])
+
+    async with _serving(handle) as server, _sink(server.url, secrets, **TOKEN_REF) as sink:
+        with pytest.raises(Refused) as caught:
+            await sink.send(_records())
+        assert TOKEN not in caught.value.message
+        assert "Bearer [secret]" in caught.value.message
+        assert secrets.invalidated == 1
+        secrets.values["token"] = "rotated"
+        await sink.send(_records())
+
+
+async def test_a_missing_secret_stops_this_sink_with_its_name() -> None:
+    async with _serving() as server, _sink(server.url, **TOKEN_REF) as sink:
+        with pytest.raises(SecretMissing, match="Secret cmdb has no key token"):
+            await sink.send(_records())
+    assert server.requests == []
+
+
+async def test_retry_after_in_seconds_and_as_a_date() -> None:
+    failure = await _failure(web.Response(status=429, headers={"Retry-After": "17"}))
+    assert failure.retry_after == 17
+    moment = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    failure = await _failure(web.Response(status=503, headers={"Retry-After": moment}))
+    assert failure.retry_after is not None
+    assert 0 < failure.retry_after <= 3600
+    for unreadable in ("soon", "-5", "Wed, 99 Foo", ""):
+        failure = await _failure(web.Response(status=503, headers={"Retry-After": unreadable}))
+        assert failure.retry_after is None
+    moment = format_datetime(datetime.now(UTC) - timedelta(hours=1))
+    failure = await _failure(web.Response(status=503, headers={"Retry-After": moment}))
+    assert failure.retry_after == 0
+
+
+async def test_a_server_that_says_nothing_is_given_up() -> None:
+    async def hang(_request: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    failure = await _failure(hang, timeout="200ms")
+    assert type(failure) is Unavailable
+    assert "no answer within 0.2 s" in failure.message
+
+
+async def test_a_connection_that_ends_early_is_temporary() -> None:
+    async def drop(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    failure = await _failure(drop)
+    assert type(failure) is Unavailable
+    async with _serving() as server:
+        gone = server.url
+    async with _sink(gone) as sink:
+        with pytest.raises(Unavailable, match="no connection") as caught:
+            await sink.send(_records())
+    assert "hidden" not in caught.value.message
+
+
+async def test_an_endless_answer_is_cut() -> None:
+    async def pour(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=500)
+        await response.prepare(request)
+        while True:
+            await response.write(b"x" * 65536)
+
+    failure = await _failure(pour)
+    assert type(failure) is Unavailable
+    assert len(failure.message) == 512
+
+
+async def test_no_cookie_comes_back() -> None:
+    async def answer(_request: web.Request) -> web.Response:
+        response = web.Response()
+        response.set_cookie("session", "1")
+        return response
+
+    async with _serving(answer) as server, _sink(server.url) as sink:
+        await sink.send(_records())
+        await sink.send(_records())
+    assert "cookie" not in server.headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"authorization": "Basic x"}, "set by the operator"),
+        ({"Idempotency-Key": "x"}, "set by the operator"),
+        ({"content-TYPE": "x"}, "set by the operator"),
+        ({"Webhook-Id": "x"}, "set by the operator"),
+        ({"X Y": "x"}, "not the name of an HTTP header"),
+        ({"X-Y": "a\r\nX-Z: b"}, "printable ASCII on one line"),
+    ],
+)
+async def test_headers_that_are_not_the_users(headers: dict[str, str], words: str) -> None:
+    async with _serving() as server, _sink(server.url, headers=headers) as sink:
+        with pytest.raises(Refused, match=words):
+            await sink.send(_records())
+    assert server.requests == []
+
+
+async def test_a_token_of_two_lines_is_refused_unseen() -> None:
+    secrets = Secrets(token=f"{TOKEN}\r\nX-Injected: 1")
+    async with _serving() as server, _sink(server.url, secrets, **TOKEN_REF) as sink:
+        with pytest.raises(Refused, match="the token must be printable") as caught:
+            await sink.send(_records())
+    assert TOKEN not in str(caught.value)
+
+
+async def test_tls_with_an_authority_of_ones_own(certificates: Any) -> None:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificates.certificate, certificates.key)
+    reference = {"caSecretRef": {"name": "cmdb", "key": "ca"}}
+    secrets = Secrets(ca=certificates.authority)
+    async with _serving(tls=tls) as server:
+        async with _sink(server.url, secrets, **reference) as sink:
+            await sink.send(_records())
+            await sink.send(_records())
+            secrets.values["ca"] = "not a certificate"
+            with pytest.raises(Refused, match="caSecretRef holds no PEM certificate"):
+                await sink.send(_records())
+        async with _sink(server.url) as sink:
+            with pytest.raises(Refused, match="certificate is not trusted"):
+                await sink.send(_records())
+        async with _sink(server.url.replace("localhost", "127.0.0.1"), secrets) as sink:
+            with pytest.raises(SinkError):
+                await sink.send(_records())
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254",
+        "0xa9.0xfe.0xa9.0xfe",
+        "[::ffff:169.254.169.254]",
+        "[fe80::1]",
+        "[fd00:ec2::254]",
+    ],
+)
+async def test_link_local_addresses_are_refused_however_written(host: str) -> None:
+    async with _sink(f"http://{host}/latest/meta-data") as sink:
+        with pytest.raises(AddressNotAllowed, match="link-local") as caught:
+            await sink.send(_records())
+    assert caught.value.reason == "AddressNotAllowed"
+
+
+async def test_a_name_is_judged_by_what_it_resolves_to() -> None:
+    assert await resolve("localhost", 80)
+    with pytest.raises(AddressNotAllowed):
+        await resolve("169.254.1.1", 80)
+    with pytest.raises(Unavailable, match="look up"):
+        await resolve("no-such-host.invalid", 80)
+
+
+@pytest.mark.parametrize(
+    ("address", "forbidden"),
+    [
+        ("169.254.0.1", True),
+        ("fe80::1%eth0", True),
+        ("64:ff9b::a9fe:a9fe", True),
+        ("2002:a9fe:a9fe::1", True),
+        ("168.63.129.16", True),
+        ("169.253.255.255", False),
+        ("10.0.0.1", False),
+        ("::1", False),
+        ("fd00:ec3::1", False),
+        ("2606:4700::1111", False),
+    ],
+)
+def test_forbidden_addresses(address: str, forbidden: bool) -> None:
+    assert is_forbidden(address) is forbidden
