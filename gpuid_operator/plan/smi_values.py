@@ -1,0 +1,88 @@
+"""Single values of `nvidia-smi -q -x`: what is missing, what is a number, what is an address."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+MAX_TEXT: Final = 128
+"""Characters that a fact of the inventory may have."""
+
+_MISSING: Final = frozenset(
+    {
+        "",
+        "n/a",
+        "requested functionality has been deprecated",
+        # What NVML's error strings leave in place of a value.
+        "err!",
+        "function not found",
+        "gpu is inaccessible",
+        "gpu is lost",
+        "gpu requires reset",
+        "insufficient permissions",
+        "not found",
+        "not supported",
+        "timeout",
+        "unknown error",
+    }
+)
+_MISSING_STARTS: Final = ("gpu is lost", "gpu requires reset", "gpu is inaccessible")
+_LONGEST_MISSING: Final = max(map(len, _MISSING)) + 2
+_REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+_PCI: Final = re.compile(
+    r"(?:([0-9a-f]{1,8}):)?([0-9a-f]{1,2}):([0-9a-f]{1,2})\.([0-7])", re.IGNORECASE
+)
+
+
+def text_of(raw: str | None) -> str | None:
+    """The value as text, None where nvidia-smi gives none.
+
+    Control characters are removed, and it is cut at `MAX_TEXT` characters. A value with bytes
+    that were not UTF-8 is none: it cannot be told what it was.
+    """
+    if raw is None:
+        return None
+    text = raw.strip()
+    if not text.isprintable():
+        text = "".join(c for c in " ".join(text.split()) if c.isprintable())
+    if len(text) <= _LONGEST_MISSING and text.strip("[]").strip().lower() in _MISSING:
+        return None
+    if text[:4].upper() in ("GPU ", "[GPU") and text.lstrip("[").lower().startswith(
+        _MISSING_STARTS
+    ):
+        return None
+    return None if _REPLACEMENT in text else text[:MAX_TEXT]
+
+
+def identifier(raw: str | None) -> str | None:
+    """A serial, a part number or the UUID of a fabric: as `text_of`, and none when all zeros."""
+    text = text_of(raw)
+    return text if text and text.strip("0-") else None
+
+
+def integer(raw: str | None) -> int | None:
+    """A count or a position, never negative; None for anything else and what int64 cannot hold."""
+    text = raw.strip() if raw else ""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+
+
+def yes_no(raw: str | None) -> bool | None:
+    """`Yes` is True, `No` is False, anything else None."""
+    return {"yes": True, "no": False}.get(raw.strip().lower()) if raw else None
+
+
+def enabled_disabled(raw: str | None) -> str | None:
+    """`Enabled` or `Disabled`, None for anything else."""
+    return {"enabled": "Enabled", "disabled": "Disabled"}.get(raw.strip().lower()) if raw else None
+
+
+def pci_address(raw: str | None) -> str | None:
+    """A PCI address as `00000000:29:00.0`: domain of 8 digits, upper case; None for no address.
+
+    nvidia-smi writes the domain with 8 digits in the XML and with 4 elsewhere, in either case.
+    """
+    match = _PCI.fullmatch(raw.strip()) if raw else None
+    if match is None:
+        return None
+    domain, bus, device, function = match.groups()
+    return f"{(domain or '0').zfill(8)}:{bus.zfill(2)}:{device.zfill(2)}.{function}".upper()
