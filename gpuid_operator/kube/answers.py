@@ -72,16 +72,22 @@ def unreachable(
     *, method: str, path: str, credentials: Credentials, error: Exception
 ) -> ApiUnreachable:
     """The error for a connection that failed or broke off."""
+    said = str(error) or type(error).__name__
     match error:
         case aiohttp.ClientConnectorCertificateError():
+            said = str(error.certificate_error)
             todo = "the CA in the kubeconfig is not the one of this server"
+        case aiohttp.ClientConnectorSSLError():
+            said = str(error.os_error)
+            todo = "no TLS came about: check the server's address in the kubeconfig"
         case aiohttp.ClientConnectorDNSError():
+            said = str(error.os_error)
             todo = "its name cannot be resolved: check the server's address in the kubeconfig"
         case aiohttp.ClientConnectorError():
+            said = str(error.os_error)
             todo = "nothing accepts connections there: check that the API server runs"
         case _:
             todo = "the connection broke off; it is tried again"
-    said = str(error) or type(error).__name__
     return ApiUnreachable(
         f"{method} {path}: no answer from the API server {credentials.server}: {said} ({todo})"
     )

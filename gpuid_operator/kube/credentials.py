@@ -12,7 +12,7 @@ import logging
 import os
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -196,8 +196,11 @@ class KubeConfig:
 class FreshCredentials:
     """Credentials and their TLS context, renewed as they age or are refused."""
 
-    def __init__(self, source: CredentialSource) -> None:
+    def __init__(
+        self, source: CredentialSource, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._source = source
+        self._clock = clock
         self._lock = asyncio.Lock()
         self._reload_at = 0.0
         self._tls_files: tuple[object, ...] = ()
@@ -207,7 +210,7 @@ class FreshCredentials:
 
     async def get(self) -> tuple[Credentials, ssl.SSLContext | bool]:
         """The credentials of the moment. Raises NoCluster only while there never were any."""
-        if self._credentials is None or time.monotonic() >= self._reload_at:
+        if self._credentials is None or self._clock() >= self._reload_at:
             await self._renew(rejected=None)
         assert self._credentials is not None  # noqa: S101 - _renew sets it or raises
         return self._credentials, self._ssl
@@ -220,7 +223,7 @@ class FreshCredentials:
     async def _renew(self, *, rejected: Credentials | None) -> None:
         async with self._lock:
             if rejected is None:
-                if self._credentials is not None and time.monotonic() < self._reload_at:
+                if self._credentials is not None and self._clock() < self._reload_at:
                     return
             elif self._credentials != rejected:
                 return
@@ -232,9 +235,9 @@ class FreshCredentials:
                     raise
                 # A file in the middle of its replacement: the old ones still have some time.
                 _log.warning("credentials could not be renewed: %s", error.message)
-                self._reload_at = time.monotonic() + RELOAD_AFTER / 6
+                self._reload_at = self._clock() + RELOAD_AFTER / 6
             else:
-                self._reload_at = time.monotonic() + RELOAD_AFTER
+                self._reload_at = self._clock() + RELOAD_AFTER
 
     async def _take(self, fresh: Credentials) -> None:
         if fresh.server.startswith("https:"):

@@ -1,0 +1,318 @@
+"""The API client against a server that answers what an API server rarely does.
+
+A fake, since a healthy API server cannot be made to throttle, to break off, or to talk nonsense;
+what a real one answers is tested in tests/cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from gpuid_operator.kube import errors
+from gpuid_operator.kube.client import KubeClient
+from gpuid_operator.kube.credentials import Credentials, FreshCredentials
+
+if TYPE_CHECKING:
+    from tests.conftest import Certificates
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Rotating:
+    """Credentials whose token is another after each renewal."""
+
+    def __init__(self, server: str, *tokens: str, ca_path: str | None = None) -> None:
+        self._server = server
+        self._tokens = list(tokens)
+        self._ca_path = ca_path
+
+    async def load(self, *, rejected: bool) -> Credentials:
+        token = self._tokens.pop(0) if len(self._tokens) > 1 else self._tokens[0]
+        return Credentials(
+            server=self._server, authorization=f"Bearer {token}", ca_path=self._ca_path
+        )
+
+
+class Answers:
+    """Gives one answer after the other, the last one for ever, and keeps what was asked."""
+
+    def __init__(self, *answers: Handler) -> None:
+        self._answers = list(answers)
+        self.asked: list[tuple[str, str, bytes]] = []
+        self.headers: list[dict[str, str]] = []
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append((request.method, request.path_qs, await request.read()))
+        self.headers.append(dict(request.headers))
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        return await answer(request)
+
+
+def status(code: int, *, headers: dict[str, str] | None = None, **body: Any) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.json_response(body, status=code, headers=headers)
+
+    return handler
+
+
+def text(code: int, said: str) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=code, text=said)
+
+    return handler
+
+
+async def broken(request: web.Request) -> web.StreamResponse:
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+async def hanging(request: web.Request) -> web.StreamResponse:
+    await asyncio.Event().wait()
+    return web.Response()
+
+
+@asynccontextmanager
+async def serving(answers: Answers, *tokens: str) -> AsyncIterator[KubeClient]:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answers.handle)
+    async with TestServer(app) as server:
+        source = Rotating(str(server.make_url("")).rstrip("/"), *(tokens or ("sesame",)))
+        async with KubeClient(FreshCredentials(source), qps=1e6, burst=1000) as client:
+            yield client
+
+
+async def test_a_request_and_its_answer_are_json() -> None:
+    answers = Answers(status(200, metadata={"name": "é"}))
+    async with serving(answers) as client:
+        body = await client.request(
+            "PATCH",
+            "/apis/x/y",
+            params={"fieldManager": "a b", "force": "true"},
+            body={"a": [1, None]},
+            content_type="application/merge-patch+json",
+            accept="application/json;as=X",
+        )
+    assert body == {"metadata": {"name": "é"}}
+    assert answers.asked == [("PATCH", "/apis/x/y?fieldManager=a+b&force=true", b'{"a":[1,null]}')]
+    (headers,) = answers.headers
+    assert headers["Authorization"] == "Bearer sesame"
+    assert headers["Content-Type"] == "application/merge-patch+json"
+    assert headers["Accept"] == "application/json;as=X"
+    assert headers["User-Agent"].startswith("gpuid-operator/")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "kind"),
+    [
+        (400, "BadRequest", errors.ApiError),
+        (401, "Unauthorized", errors.Unauthorized),
+        (403, "Forbidden", errors.Forbidden),
+        (404, "NotFound", errors.NotFound),
+        (409, "Conflict", errors.Conflict),
+        (409, "AlreadyExists", errors.AlreadyExists),
+        (410, "Expired", errors.Gone),
+        (422, "Invalid", errors.Invalid),
+        (500, "InternalError", errors.ServerError),
+        (504, "Timeout", errors.ServerError),
+    ],
+)
+async def test_a_refused_write_is_not_repeated_and_is_told_by_kind(
+    code: int, reason: str, kind: type[errors.ApiError]
+) -> None:
+    answers = Answers(status(code, reason=reason, message="because of the weather"))
+    async with serving(answers) as client:
+        with pytest.raises(errors.ApiError) as caught:
+            await client.request("POST", "/apis/x", body={})
+    assert type(caught.value) is kind
+    assert (caught.value.status, caught.value.reason) == (code, reason)
+    assert caught.value.server_message == "because of the weather"
+    assert f"POST /apis/x: the API server answered {code}" in caught.value.message
+    assert "because of the weather" in caught.value.message
+    assert "sesame" not in caught.value.message
+    assert len(answers.asked) == 1
+
+
+async def test_an_error_without_a_status_object_keeps_the_servers_words() -> None:
+    async with serving(Answers(text(404, "404 page not found\n"))) as client:
+        with pytest.raises(errors.NotFound, match="404 page not found"):
+            await client.request("GET", "/apis/x")
+
+
+async def test_what_is_not_json_is_no_answer() -> None:
+    async with serving(Answers(text(200, "<html>login</html>"))) as client:
+        with pytest.raises(errors.ApiUnreachable, match="other than JSON"):
+            await client.request("GET", "/apis/x")
+
+
+async def test_throttling_is_waited_out_for_writes_too() -> None:
+    slow = status(429, headers={"Retry-After": "0"}, reason="TooManyRequests")
+    answers = Answers(slow, slow, status(201, done=True))
+    async with serving(answers) as client:
+        assert await client.request("POST", "/apis/x", body={}) == {"done": True}
+    assert len(answers.asked) == 3
+
+
+async def test_throttling_is_not_waited_out_for_ever() -> None:
+    answers = Answers(status(429, headers={"Retry-After": "0"}))
+    async with serving(answers) as client:
+        with pytest.raises(errors.TooManyRequests, match="lower QPS"):
+            await client.request("GET", "/apis/x")
+    assert len(answers.asked) == 4
+
+
+async def test_no_wait_goes_beyond_the_time_out() -> None:
+    answers = Answers(status(429, headers={"Retry-After": "5"}))
+    async with serving(answers) as client:
+        with pytest.raises(errors.TooManyRequests) as caught:
+            await client.request("GET", "/apis/x", timeout=2)
+    assert len(answers.asked) == 1
+    assert caught.value.retry_after == 5
+
+
+@pytest.mark.parametrize("first", [broken, status(503), status(500)])
+async def test_a_read_is_tried_again(first: Handler) -> None:
+    # Twice broken: one of them may be repeated by aiohttp itself, which this does not rely on.
+    answers = Answers(first, first, status(200, ok=True))
+    async with serving(answers) as client:
+        assert await client.request("GET", "/apis/x") == {"ok": True}
+
+
+async def test_a_write_whose_answer_is_lost_is_not_repeated() -> None:
+    answers = Answers(broken)
+    async with serving(answers) as client:
+        with pytest.raises(errors.ApiUnreachable, match="broke off"):
+            await client.request("PATCH", "/apis/x", body={})
+    assert len(answers.asked) == 1
+
+
+async def test_a_hung_server_times_out() -> None:
+    async with serving(Answers(hanging)) as client:
+        with pytest.raises(errors.ApiUnreachable, match=r"did not answer within 0\.2 s"):
+            await client.request("GET", "/apis/x", timeout=0.2)
+
+
+async def test_a_refused_token_is_read_again_once() -> None:
+    answers = Answers(status(401, reason="Unauthorized"), status(200, ok=True))
+    async with serving(answers, "old", "new") as client:
+        assert await client.request("POST", "/apis/x", body={}) == {"ok": True}
+    assert [headers["Authorization"] for headers in answers.headers] == ["Bearer old", "Bearer new"]
+
+
+async def test_a_token_that_stays_refused_is_an_error_at_once() -> None:
+    answers = Answers(status(401, reason="Unauthorized"))
+    async with serving(answers) as client:
+        with pytest.raises(errors.Unauthorized, match="renew the credentials"):
+            await client.request("GET", "/apis/x")
+    assert len(answers.asked) == 1
+
+
+async def test_pages_follow_the_continue_token() -> None:
+    answers = Answers(
+        status(200, items=[1, 2], metadata={"continue": "a+b="}),
+        status(200, items=[3], metadata={"continue": ""}),
+    )
+    async with serving(answers) as client:
+        pages = [page["items"] async for page in client.pages("/l", params={"x": "y"}, limit=2)]
+    assert pages == [[1, 2], [3]]
+    assert [path for _, path, _ in answers.asked] == [
+        "/l?x=y&limit=2",
+        "/l?x=y&limit=2&continue=a%2Bb%3D",
+    ]
+
+
+async def test_a_list_that_outlives_its_snapshot_says_so() -> None:
+    answers = Answers(
+        status(200, items=[1], metadata={"continue": "c"}),
+        status(410, reason="Expired", message="The provided continue parameter is too old"),
+    )
+    async with serving(answers) as client:
+        seen = []
+        with pytest.raises(errors.ListExpired, match="too old"):
+            async for page in client.pages("/l"):
+                seen.append(page["items"])
+    assert seen == [[1]]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize(
+    ("server", "says"),
+    [
+        (f"http://127.0.0.1:{free_port()}", "nothing accepts connections"),
+        ("http://no-such-host.invalid:6443", "cannot be resolved"),
+    ],
+)
+async def test_no_server_is_told_with_what_to_do(server: str, says: str) -> None:
+    async with KubeClient(FreshCredentials(Rotating(server, "sesame")), qps=1, burst=9) as client:
+        with pytest.raises(errors.ApiUnreachable, match=says) as caught:
+            await client.request("PATCH", "/apis/x", body={}, timeout=1)
+    assert server in caught.value.message
+
+
+@pytest.fixture
+async def tls_server(certificates: Certificates) -> AsyncIterator[str]:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificates.certificate, certificates.key)
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", Answers(status(200, ok=True)).handle)
+    server = TestServer(app)
+    await server.start_server(ssl=tls)
+    yield f"https://localhost:{server.port}"
+    await server.close()
+
+
+async def test_the_right_ca_verifies_the_server(
+    tls_server: str, certificates: Certificates, tmp_path: Path
+) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_text(certificates.authority)
+    source = Rotating(tls_server, "sesame", ca_path=str(ca))
+    async with KubeClient(FreshCredentials(source), qps=1, burst=1) as client:
+        assert await client.request("GET", "/apis/x") == {"ok": True}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [(("", ""), "the CA in the kubeconfig"), (("https", "http"), "broke off")],
+)
+async def test_tls_that_does_not_come_about_is_told(
+    tls_server: str, change: tuple[str, str], says: str
+) -> None:
+    source = Rotating(tls_server.replace(*change), "sesame")
+    async with KubeClient(FreshCredentials(source), qps=1, burst=1) as client:
+        with pytest.raises(errors.ApiUnreachable, match=says) as caught:
+            await client.request("GET", "/apis/x", timeout=1)
+    assert "object at" not in caught.value.message
+
+
+async def test_requests_wait_for_the_rate_limit_and_unlimited_ones_do_not() -> None:
+    answers = Answers(status(200))
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answers.handle)
+    async with TestServer(app) as server:
+        source = Rotating(str(server.make_url("")).rstrip("/"), "sesame")
+        async with KubeClient(FreshCredentials(source), qps=0.001, burst=1) as client:
+            await client.request("GET", "/first")
+            waiting = asyncio.create_task(client.request("GET", "/second"))
+            for _ in range(3):
+                await client.request("GET", "/lease", limited=False)
+            assert not waiting.done()
+            waiting.cancel()
+    assert [path for _, path, _ in answers.asked] == ["/first", "/lease", "/lease", "/lease"]
