@@ -6,6 +6,12 @@ from dataclasses import dataclass, field
 from typing import Final
 from xml.sax.saxutils import escape
 
+import pytest
+
+from gpuid_operator.api.inventory import GPU
+from gpuid_operator.plan.failure import ReadError
+from gpuid_operator.plan.smi import parse
+
 NA: Final = "N/A"
 
 
@@ -173,6 +179,19 @@ TWO: Final = (
     ),
 )
 """Two GPUs of one board: a serial in common, UUIDs of their own."""
+
+
+def only(stdout: bytes) -> GPU:
+    """The one GPU that the parser finds."""
+    (gpu,) = parse(stdout).gpus
+    return gpu
+
+
+def refusal(stdout: bytes, *, exit_code: int | None = 0, stderr: bytes = b"") -> ReadError:
+    """The error that the parser raises."""
+    with pytest.raises(ReadError) as caught:
+        parse(stdout, exit_code=exit_code, stderr=stderr)
+    return caught.value
 
 
 def _platform(card: Card, generation: Generation) -> str:
