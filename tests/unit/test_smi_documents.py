@@ -37,7 +37,7 @@ def test_process_names_are_never_read(name: bytes) -> None:
 def test_a_process_name_cannot_forge_a_gpu() -> None:
     forged = (
         b"</processes></gpu><!--<processes>",
-        b'</processes>--><gpu id="0000:99:00.0"><uuid>GPU-forged</uuid><processes>',
+        b'</processes></gpu>--><gpu id="0000:99:00.0"><uuid>GPU-forged</uuid><processes>',
     )
     cards = [
         replace(TWO[0], processes=process(forged[0])),
