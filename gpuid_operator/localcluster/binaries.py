@@ -31,6 +31,10 @@ Progress = Callable[[str], None]
 SERVERS: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
 _LINKS: Final = (*SERVERS, "kubelet", "kubectl")
 _MULTICALL: Final = "gpuid-localcluster"
+_SOURCES: Final = {
+    "servers": ("go.mod", "go.sum", "main.go"),
+    "tools": ("go.mod", "go.sum", "simnode/*.go", "pause/*.go"),
+}
 _SAY_EVERY: Final = 10.0
 
 
@@ -70,15 +74,16 @@ class _Cache:
         self._module = module
         self._progress = progress
         self._go = toolchain.find()
-        digest = hashlib.sha256(f"{self._go.version} {platform.machine()}".encode())
-        for source in sorted(module.rglob("*")):
-            if source.suffix in (".go", ".mod", ".sum"):
-                digest.update(f"\0{source.relative_to(module)}\0".encode() + source.read_bytes())
-        self._root = toolchain.cache_directory() / "localcluster" / digest.hexdigest()[:16]
+        self._root = toolchain.cache_directory() / "localcluster"
 
     def folder(self, build: str) -> Path:
         """The folder of a build, built now if need be."""
-        folder = self._root / build
+        digest = hashlib.sha256(f"{self._go.version} {platform.machine()}".encode())
+        for source in sorted(
+            path for pattern in _SOURCES[build] for path in self._module.glob(pattern)
+        ):
+            digest.update(f"\0{source.relative_to(self._module)}\0".encode() + source.read_bytes())
+        folder = self._root / f"{build}-{digest.hexdigest()[:16]}"
         if folder.is_dir():
             return folder
         self._root.mkdir(parents=True, exist_ok=True)
@@ -90,7 +95,7 @@ class _Cache:
     def _build(self, build: str, folder: Path) -> None:
         if self._go.program is None:
             self._go = toolchain.install(self._progress)
-        partial = folder.with_name(f"{build}.partial")
+        partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         flags = "-s -w"

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from gpuid_operator.api.crd import crd_manifests
 from gpuid_operator.localcluster import binaries as programs
-from gpuid_operator.localcluster import controlplane, nodes, processes
+from gpuid_operator.localcluster import controlplane, nodes, processes, realnode
 from gpuid_operator.localcluster.binaries import Binaries
 from gpuid_operator.localcluster.client import ApiClient, Request
 from gpuid_operator.localcluster.controlplane import ControlPlane
@@ -26,6 +26,7 @@ from gpuid_operator.localcluster.errors import LocalClusterError
 from gpuid_operator.localcluster.hardware import Hardware
 from gpuid_operator.localcluster.layout import Layout, State
 from gpuid_operator.localcluster.ports import free_ports
+from gpuid_operator.localcluster.realnode import RealNode
 from gpuid_operator.localcluster.simulation import NodeSpec, Simulation
 from gpuid_operator.localcluster.smi import generate
 from gpuid_operator.localcluster.smi_models import MODELS
@@ -71,20 +72,24 @@ class LocalCluster:
                 f"a cluster runs in {layout.directory} already: end it with 'gpuid-operator "
                 f"cluster down --dir {layout.directory}' or choose another directory"
             )
+        if real_node:
+            realnode.check()
+        layout.claim()
         _clear(layout)
         binaries = programs.resolve(real_node=real_node, progress=progress)
         apiserver, etcd, peer, kwok, simnode = free_ports(5)
+        host = realnode.service_address() if real_node else "127.0.0.1"
         state = State(
-            host="127.0.0.1",
-            service_range="10.96.0.0/24",
-            apiserver_port=apiserver,
+            host=host,
+            service_range=f"{host[:-1]}0/24" if real_node else "10.96.0.0/24",
+            apiserver_port=443 if real_node else apiserver,
             etcd_port=etcd,
             etcd_peer_port=peer,
             kwok_port=kwok,
             simnode_port=simnode,
             gpu=gpu,
             node_object_bytes=node_object_bytes,
-            real_node=None,
+            real_node=realnode.NAME if real_node else None,
         )
         cluster = cls(layout=layout, state=state)
         cluster._binaries = binaries
@@ -235,6 +240,18 @@ class LocalCluster:
         """When the node's nvidia-smi was run (seconds since the epoch), oldest first."""
         return Hardware(self._layout, node).runs()
 
+    @property
+    def real_node_name(self) -> str:
+        """Name of the real node, also the value of its label kubernetes.io/hostname."""
+        if self._state.real_node is None:
+            raise LocalClusterError(f"the cluster in {self.directory} was started without one")
+        return self._state.real_node
+
+    def import_image(self, tar: Path) -> None:
+        """Make an image (as `images.build_image` writes it, or `docker save`) known to the real
+        node; its pods use it with `imagePullPolicy: Never`."""
+        self._real_node.import_image(tar)
+
     def kubectl(
         self,
         *arguments: str,
@@ -264,6 +281,10 @@ class LocalCluster:
     def _simulation(self) -> Simulation:
         return Simulation(layout=self._layout, state=self._state, client=self.client)
 
+    @property
+    def _real_node(self) -> RealNode:
+        return RealNode(layout=self._layout, client=self.client)
+
     def _specs(self, count: int, outputs: Sequence[bytes]) -> Iterator[NodeSpec]:
         gpu = self._state.gpu
         for index in range(count):
@@ -275,7 +296,6 @@ class LocalCluster:
             )
 
     def _start(self, specs: Iterator[NodeSpec], count: int, progress: Progress) -> None:
-        self._layout.directory.mkdir(parents=True, exist_ok=True)
         self._state.save(self._layout)
         progress(f"starting the control plane in {self.directory}")
         self._controlplane.prepare()
@@ -289,6 +309,9 @@ class LocalCluster:
         simulation.create(specs)
         simulation.create_device_plugin()
         simulation.wait_ready(count)
+        if self._state.real_node:
+            progress("starting the real node")
+            self._real_node.start(self._binaries)
         progress(f"ready: {self.server}")
 
     def _install_crds(self) -> None:
@@ -317,6 +340,9 @@ def down(directory: Path) -> None:
     # The data are thrown away, so nothing need be asked to end in order.
     processes.stop(layout, processes.running(layout), grace=0)
     processes.end_marked(layout)
+    realnode.end(layout)
+    if not layout.ours:
+        return
     for path in (layout.etcd, layout.pki, layout.config, layout.bin, layout.run):
         shutil.rmtree(path, ignore_errors=True)
     for path in (layout.kubeconfig, layout.state):

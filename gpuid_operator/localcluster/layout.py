@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from gpuid_operator.localcluster.errors import LocalClusterError
+
 MARKER: Final = "GPUID_LOCALCLUSTER"
 """Environment variable of every process of a cluster; its value is the cluster's directory."""
 
@@ -70,6 +72,25 @@ class Layout:
     @property
     def real_node(self) -> Path:
         return self.directory / "real-node"
+
+    @property
+    def ours(self) -> bool:
+        """Whether a cluster made this directory: nothing is removed from any other."""
+        return self._owner.exists()
+
+    def claim(self) -> None:
+        """Make the directory a cluster's. It must be new, empty or one already."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if not self.ours and any(self.directory.iterdir()):
+            raise LocalClusterError(
+                f"{self.directory} holds other files; a cluster wants a directory of its own, new "
+                "or empty"
+            )
+        self._owner.write_text("This directory belongs to a local cluster of gpuid-operator.\n")
+
+    @property
+    def _owner(self) -> Path:
+        return self.directory / ".gpuid-localcluster"
 
     @property
     def marker(self) -> str:

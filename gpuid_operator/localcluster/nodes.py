@@ -94,13 +94,15 @@ def node(
 
 def _pad(node: dict[str, Any], size: int) -> None:
     """Add images, as the kubelet does, until the object is about this large."""
-    missing = size - len(json.dumps(node)) - 1500  # conditions and addresses come later
-    images = []
-    for index in range(max(0, missing // 330)):
+    missing = size - len(json.dumps(node)) - 2600  # conditions and managed fields come later
+    images: list[dict[str, Any]] = []
+    while missing > 0:
+        index = len(images)
         repository = f"000000000000.dkr.ecr.us-east-1.amazonaws.com/platform/component-{index:03d}"
         digest = hashlib.sha256(repository.encode()).hexdigest()
         names = [f"{repository}@sha256:{digest}", f"{repository}:v1.{index}.0-build.{digest[:40]}"]
         images.append({"names": names, "sizeBytes": 100_000_000 + index})
+        missing -= len(json.dumps(images[-1]))
     node["status"]["images"] = images
 
 

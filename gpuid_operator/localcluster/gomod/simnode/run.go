@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -59,8 +60,8 @@ func (r *runner) ExecInContainer(ctx context.Context, name, _, _ string, command
 	folder := filepath.Join(r.nodes, node)
 	program, err := exec.LookPath(command[0])
 	if err != nil || hidden(folder, command[0]) {
-		return fmt.Errorf("failed to exec in container: failed to start exec: OCI runtime exec failed: exec failed: "+
-			"unable to start container process: exec: %q: executable file not found in $PATH: unknown", command[0])
+		return fmt.Errorf("failed to exec in container: failed to start exec %q: OCI runtime exec failed: exec failed: "+
+			"unable to start container process: exec: %q: executable file not found in $PATH: unknown", rand.Text(), command[0])
 	}
 	process := exec.Command(program, command[1:]...)
 	process.Args[0] = command[0]
