@@ -13,6 +13,7 @@ suspended, or no target pod                  | never
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -34,15 +35,20 @@ def backoff(
     It doubles from `first` to `most`; `chance` in [0, 1) spreads it over the upper half, so that
     nodes that failed together do not come back together.
     """
-    # 2**31 seconds is beyond any bound; a larger exponent would only overflow.
-    ceiling = min(most, first * 2 ** min(failures - 1, 31))
+    ceiling = _doubled(failures, first=first, most=most)
     return ceiling * (0.5 + chance / 2)
 
 
 def full_jitter(failures: int, *, chance: float, first: timedelta, most: timedelta) -> timedelta:
     """The wait after the given number of failures in a row, anywhere between nothing and the
     doubling bound: for senders that share one receiver."""
-    return min(most, first * 2 ** min(failures - 1, 31)) * chance
+    return _doubled(failures, first=first, most=most) * chance
+
+
+def _doubled(failures: int, *, first: timedelta, most: timedelta) -> timedelta:
+    # 2**31 seconds is beyond any bound; a larger exponent would only overflow.
+    doublings: int = 2 ** min(failures - 1, 31)
+    return min(most, first * doublings)
 
 
 def next_interval_read(last: datetime, interval: timedelta, *, node: str) -> datetime | None:
@@ -54,4 +60,53 @@ def next_interval_read(last: datetime, interval: timedelta, *, node: str) -> dat
     if interval <= timedelta(0):
         return None
     share = zlib.crc32(node.encode()) / 2**32
-    return last + interval * (1 + JITTER * share)
+    try:
+        return last + interval * (1 + JITTER * share)
+    except OverflowError:  # beyond the year 9999
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What decides about the next read of a node."""
+
+    running: bool
+    """Whether a target container runs there."""
+    ready_container: str | None
+    """Its containerID, where it is ready, too."""
+    read_container: str | None
+    """The containerID that the last good read was taken from."""
+    last_read: datetime | None
+    ok: bool
+    """Whether the last attempt was good, as far as the status tells."""
+    interval: timedelta
+    suspended: bool
+    request_open: bool
+    """Whether requestedAt has a token that was not handled."""
+    failed_container: str | None = None
+    """The containerID of the failures since the last good read, if there are any."""
+    retry_at: datetime | None = None
+    """The end of their back-off."""
+    hung: bool = False
+    """Whether the last of them was a time-out: the command may still be running."""
+    confirm_at: datetime | None = None
+    """When a second read can tell whether a GPU is gone."""
+
+
+def next_read(situation: Situation, *, node: str, now: datetime) -> datetime | None:
+    """When to read the node next, as the table above says; None for never."""
+    if situation.suspended or not situation.running:
+        return None
+    failing = situation.retry_at is not None
+    current = situation.ready_container
+    if failing and current in (None, situation.failed_container):
+        asked = situation.request_open and not situation.hung
+        return now if asked else situation.retry_at
+    if current is not None and current != situation.read_container:
+        # A removal that waits for its second read has not advanced `source`.
+        return situation.confirm_at or now
+    if situation.request_open or not situation.ok or situation.last_read is None:
+        return now
+    return situation.confirm_at or next_interval_read(
+        situation.last_read, situation.interval, node=node
+    )

@@ -1,0 +1,236 @@
+"""The one writer of inventories: changes of one node become one status write at a time.
+
+Every change is a pure function of the status. Changes that come while a write of their node is
+under way share the next one. Each write carries the resourceVersion that it was decided on; where
+the object is another by now, it is read again and the changes are decided anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol
+
+from gpuid_operator.api.inventory import InventoryStatus
+from gpuid_operator.api.meta import MANAGER
+from gpuid_operator.engine.fleet import Fleet
+from gpuid_operator.engine.held import Held, Inventories
+from gpuid_operator.kube.client import KubeClient
+from gpuid_operator.kube.errors import (
+    AlreadyExists,
+    ApiUnreachable,
+    Conflict,
+    KubeError,
+    NotFound,
+    ServerError,
+    TooManyRequests,
+)
+from gpuid_operator.kube.inventories import (
+    apply_status,
+    create_inventory,
+    get_inventory,
+    patch_inventory_labels,
+)
+from gpuid_operator.plan.labels import lookup_changes, lookup_labels
+from gpuid_operator.plan.schedule import backoff
+from gpuid_operator.plan.status import Outcome, Terms
+from gpuid_operator.telemetry.log import get_logger
+
+_log = get_logger(__name__)
+
+Change = Callable[[InventoryStatus, Terms], Outcome]
+"""A decision: from the status as it is and the terms in force to the next status."""
+
+_ATTEMPTS: Final = 6
+_LONGEST_PAUSE: Final = timedelta(seconds=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one write changed, for those who want to know."""
+
+    name: str
+    uid: str
+    before: InventoryStatus
+    after: InventoryStatus
+    outcomes: tuple[Outcome, ...]
+
+
+class Watcher(Protocol):
+    """Is told of each write after it is done; must not wait for anything."""
+
+    def __call__(self, written: Written, /) -> None: ...
+
+
+@dataclass(slots=True)
+class _Job:
+    change: Change
+    create: bool
+    result: asyncio.Future[Outcome | None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+class Committer:
+    """Writes statuses and look-up labels of inventories."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        inventories: Inventories,
+        fleet: Fleet,
+        clock: Callable[[], datetime],
+        watchers: Sequence[Watcher] = (),
+    ) -> None:
+        self._client = client
+        self._inventories = inventories
+        self._fleet = fleet
+        self._clock = clock
+        self._watchers = list(watchers)
+        self._jobs: dict[str, list[_Job]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell this one, too, of each write."""
+        self._watchers.append(watcher)
+
+    async def commit(self, name: str, change: Change, *, create: bool = False) -> Outcome | None:
+        """Bring a change into the node's inventory and wait until it is written.
+
+        With `create`, an inventory that is missing is created; without, None comes back for it.
+        Raises KubeError when it could not be written; then the caller has to come again.
+        """
+        job = _Job(change, create)
+        self._jobs.setdefault(name, []).append(job)
+        if name not in self._tasks:
+            self._tasks[name] = asyncio.create_task(self._work(name), name=f"commit {name}")
+        return await job.result
+
+    async def finish(self) -> None:
+        """Wait until what was handed over is written."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
+
+    async def _work(self, name: str) -> None:
+        try:
+            while jobs := self._jobs.pop(name, None):
+                try:
+                    results = await self._persist(name, jobs)
+                except Exception as error:
+                    if not isinstance(error, KubeError):
+                        _log.exception("a status could not be written", node=name)
+                    for job in jobs:
+                        if not job.result.done():
+                            job.result.set_exception(error)
+                else:
+                    for job, result in zip(jobs, results, strict=True):
+                        if not job.result.done():
+                            job.result.set_result(result)
+        finally:
+            del self._tasks[name]
+
+    async def _persist(self, name: str, jobs: Sequence[_Job]) -> list[Outcome | None]:
+        """Write, again where the object changed or the server did not answer."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return await self._write(name, jobs)
+            except (Conflict, ApiUnreachable, ServerError, TooManyRequests) as error:
+                if tries == _ATTEMPTS:
+                    raise
+                if not isinstance(error, Conflict):
+                    pause = backoff(tries, chance=random.random(), most=_LONGEST_PAUSE)  # noqa: S311
+                    await asyncio.sleep(pause.total_seconds())
+                # Whether a write without an answer was done is unknown, too: see what is there.
+                await self._refresh(name)
+            except NotFound:
+                # The user deleted it: what was decided on it is void.
+                self._inventories.remove(name)
+                if tries == _ATTEMPTS:
+                    raise
+
+    async def _refresh(self, name: str) -> None:
+        try:
+            self._inventories.put_object(await get_inventory(self._client, name))
+        except NotFound:
+            self._inventories.remove(name)
+        except (ApiUnreachable, ServerError, TooManyRequests) as error:
+            _log.debug("could not look", node=name, error=error.message)
+
+    async def _write(self, name: str, jobs: Sequence[_Job]) -> list[Outcome | None]:
+        held = self._inventories.get(name)
+        if held is None and not any(job.create for job in jobs):
+            return [None] * len(jobs)
+        force = self._fleet.force(name, held)
+        terms = force.terms(held.generation if held else 1)
+        before = status = self._inventories.status(name)
+        outcomes = []
+        for job in jobs:
+            outcome = job.change(status, terms)
+            outcomes.append(outcome)
+            status = outcome.status
+        if held is None:
+            held = await self._create(name, lookup_labels(status))
+        if status != before or not held.sequence:
+            body = status.to_json()
+            version = await apply_status(
+                self._client,
+                name=name,
+                uid=held.uid,
+                resource_version=held.resource_version,
+                status=self._owned(body),
+                manager=MANAGER,
+                force=True,
+            )
+            self._inventories.put_status(name, status, body, resource_version=version)
+            await self._label(name, status)
+            written = Written(name, held.uid, before, status, tuple(outcomes))
+            for watcher in self._watchers:
+                watcher(written)
+        return [*outcomes]
+
+    async def _create(self, name: str, labels: dict[str, str]) -> Held:
+        try:
+            meta = await create_inventory(self._client, name=name, labels=labels)
+        except AlreadyExists:
+            self._inventories.put_object(await get_inventory(self._client, name))
+            raise  # decided on nothing; decide on what is there
+        self._inventories.put_created(name, meta, labels=labels)
+        held = self._inventories.get(name)
+        assert held is not None  # noqa: S101 - put just now, and nothing ran in between
+        return held
+
+    def _owned(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The fields of a status that this instance owns: all of it but other runners' results."""
+        return body
+
+    async def _label(self, name: str, status: InventoryStatus) -> None:
+        """Bring the look-up labels in line. A failure is mended by the next re-sync."""
+        held = self._inventories.get(name)
+        if held is None:
+            return
+        changes = lookup_changes(held.labels, lookup_labels(status))
+        if not changes:
+            return
+        try:
+            version = await patch_inventory_labels(
+                self._client,
+                name=name,
+                resource_version=held.resource_version,
+                changes=changes,
+            )
+        except KubeError as error:
+            _log.warning("look-up labels were not written", node=name, error=error.message)
+            return
+        merged = {**held.labels, **changes}
+        labels = {key: value for key, value in merged.items() if value is not None}
+        self._inventories.put_labels(name, labels, resource_version=version)
+
+    async def repair_labels(self, name: str) -> None:
+        """Write the look-up labels of an inventory if they are not what its status asks for."""
+        await self._label(name, self._inventories.status(name))

@@ -1,0 +1,164 @@
+"""What is known of the cluster: target pods, nodes, policies; and so what is in force where."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gpuid_operator.api.inventory import InventorySpec, NodeInfo
+from gpuid_operator.api.policy import Policy, PolicySpec
+from gpuid_operator.engine.held import Held
+from gpuid_operator.kube.nodes import NodeFacts
+from gpuid_operator.kube.pods import TargetPod
+from gpuid_operator.plan.policy import Force, in_force, ranked, ruling
+from gpuid_operator.plan.target import Target
+
+_NO_SPEC = InventorySpec()
+
+
+@dataclass(frozen=True, slots=True)
+class KnownNode:
+    """A node's facts and when they were fetched, in seconds of the loop's clock."""
+
+    facts: NodeFacts
+    fetched: float
+
+
+class Fleet:
+    """The cluster as last seen. Its methods do no I/O."""
+
+    def __init__(
+        self, *, targets: Sequence[Target], builtin: PolicySpec, suspended: bool = False
+    ) -> None:
+        self.targets = tuple(targets)
+        self.nodes: dict[str, KnownNode] = {}
+        self._builtin = builtin
+        self._suspended = suspended
+        self._policies: dict[str, Policy] = {}
+        self._ranked: list[Policy] = []
+        # Pods by node, by (number of the target, uid).
+        self._pods: dict[str, dict[tuple[int, str], TargetPod]] = {}
+        self._node_of: dict[tuple[int, str], str] = {}
+        self._changed: dict[str, float] = {}
+
+    # Pods
+
+    def put_pod(self, target: int, uid: str, pod: TargetPod | None) -> set[str]:
+        """Take over the state of a pod, None if it is gone; the nodes for which that is news."""
+        key = (target, uid)
+        news = set()
+        before = self._node_of.get(key)
+        if before is not None and (pod is None or pod.node != before):
+            del self._pods[before][key], self._node_of[key]
+            if not self._pods[before]:
+                del self._pods[before]
+            news.add(before)
+        if pod is not None:
+            on_node = self._pods.setdefault(pod.node, {})
+            if on_node.get(key) != pod:
+                on_node[key] = pod
+                self._node_of[key] = pod.node
+                news.add(pod.node)
+        now = asyncio.get_running_loop().time()
+        self._changed.update(dict.fromkeys(news, now))
+        return news
+
+    def pods_of(self, target: int) -> set[str]:
+        """The uids of the pods that are known of a target."""
+        return {uid for number, uid in self._node_of if number == target}
+
+    def target(self, node: str) -> tuple[Target, TargetPod] | None:
+        """Where to read a node: of the first target that has a running pod there, the ready one
+        that started last."""
+        running = [
+            (number, pod)
+            for (number, _), pod in self._pods.get(node, {}).items()
+            if pod.container_id
+        ]
+        if not running:
+            return None
+        first = min(number for number, _ in running)
+        pod = max(
+            (pod for number, pod in running if number == first),
+            key=lambda pod: (pod.ready, pod.started_at.timestamp() if pod.started_at else 0.0),
+        )
+        return self.targets[first], pod
+
+    def waiting_pod(self, node: str) -> TargetPod | None:
+        """A pod of a target that is there but whose container does not run."""
+        return next(iter(self._pods.get(node, {}).values()), None)
+
+    def changed(self, node: str) -> float:
+        """When the node's pods last changed, in seconds of the loop's clock."""
+        return self._changed.get(node, 0.0)
+
+    def nodes_with_pods(self) -> set[str]:
+        return set(self._pods)
+
+    # Nodes
+
+    def put_node(self, facts: NodeFacts) -> None:
+        self.nodes[facts.name] = KnownNode(facts, asyncio.get_running_loop().time())
+
+    def forget_node(self, name: str) -> None:
+        self.nodes.pop(name, None)
+        if name not in self._pods:
+            self._changed.pop(name, None)
+
+    # Policies
+
+    def put_policies(self, policies: Iterable[Policy]) -> None:
+        """Take over all policies there are."""
+        self._policies = {policy.name: policy for policy in policies}
+        self._ranked = ranked(self._policies.values())
+
+    def put_policy(self, policy: Policy) -> bool:
+        """Take over one policy; False when its spec is known already."""
+        before = self._policies.get(policy.name)
+        if before is not None and (before.uid, before.spec) == (policy.uid, policy.spec):
+            self._policies[policy.name] = policy
+            return False
+        self.put_policies([*(self._policies | {policy.name: policy}).values()])
+        return True
+
+    def remove_policy(self, name: str) -> bool:
+        if self._policies.pop(name, None) is None:
+            return False
+        self._ranked = ranked(self._policies.values())
+        return True
+
+    @property
+    def policies(self) -> list[Policy]:
+        """In the order of their say."""
+        return list(self._ranked)
+
+    def ruling(self, name: str) -> list[Policy]:
+        """The policies that claim a node, the ruling one first."""
+        node = self.nodes.get(name)
+        return ruling(self._ranked, node.facts.labels) if node else []
+
+    def force(self, name: str, held: Held | None) -> Force:
+        """What is in force for a node. One that is gone stays under the policy it had last."""
+        if name in self.nodes:
+            policy = next(iter(self.ruling(name)), None)
+        else:
+            policy = self._policies.get(held.policy) if held and held.policy else None
+        return in_force(
+            policy,
+            builtin=self._builtin,
+            spec=held.spec if held else _NO_SPEC,
+            suspended=self._suspended,
+        )
+
+
+def node_info(facts: NodeFacts) -> NodeInfo:
+    """The facts of a Node as the status has them."""
+    provider = facts.provider_id
+    return NodeInfo(
+        name=facts.name,
+        uid=facts.uid,
+        provider_id=provider,
+        machine=(provider or "").rstrip("/").rpartition("/")[2] or "na",
+        boot_id=facts.boot_id,
+    )

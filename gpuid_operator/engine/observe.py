@@ -1,0 +1,107 @@
+"""What the outside is told of each write: metrics, and Events for `kubectl describe`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final
+
+from gpuid_operator.api.inventory import HistoryEntry, HistoryType, InventoryStatus
+from gpuid_operator.api.meta import API_VERSION, INVENTORY_KIND
+from gpuid_operator.engine.commit import Written
+from gpuid_operator.kube.client import KubeClient
+from gpuid_operator.kube.events import EventType, Involved, post_event
+from gpuid_operator.telemetry.log import get_logger
+from gpuid_operator.telemetry.metrics import Metrics
+
+_log = get_logger(__name__)
+
+_WARNINGS: Final = frozenset(
+    {
+        HistoryType.GPU_REMOVED,
+        HistoryType.GPU_LOST,
+        HistoryType.CHECK_FAILED,
+        HistoryType.DROPPED,
+    }
+)
+_MAX_EVENTS: Final = 64
+"""Events under way at a time; more are dropped: nothing may wait for them."""
+
+
+class Observer:
+    """Turns writes into metrics, log lines and Kubernetes Events."""
+
+    def __init__(self, client: KubeClient, metrics: Metrics) -> None:
+        self._client = client
+        self._metrics = metrics
+        self._posting: set[asyncio.Task[None]] = set()
+
+    def __call__(self, written: Written) -> None:
+        self.show(written.name, written.after)
+        entries = [entry for outcome in written.outcomes for entry in outcome.entries]
+        for entry in entries:
+            self._metrics.gpu_changes.labels(entry.type.value).inc()
+        dropped = sum(outcome.dropped for outcome in written.outcomes)
+        if dropped:
+            for sink in written.after.sinks or ():
+                if sink.pending:
+                    self._metrics.records_dropped.labels(sink.name).inc(dropped)
+        if written.before.gpus is None:
+            return  # a first read finds; it changes nothing
+        by_type: dict[HistoryType, list[HistoryEntry]] = defaultdict(list)
+        for entry in entries:
+            if entry.type is not HistoryType.SIGHTED:
+                by_type[entry.type].append(entry)
+        involved = Involved(API_VERSION, INVENTORY_KIND, written.name, written.uid)
+        for kind, group in by_type.items():
+            words = event_message(group)
+            _log.info("hardware changed", node=written.name, change=kind.value, what=words)
+            if len(self._posting) < _MAX_EVENTS:
+                severity = EventType.WARNING if kind in _WARNINGS else EventType.NORMAL
+                task = asyncio.create_task(
+                    post_event(
+                        self._client,
+                        involved=involved,
+                        reason=kind.value,
+                        message=words,
+                        type=severity,
+                    )
+                )
+                self._posting.add(task)
+                task.add_done_callback(self._posting.discard)
+
+    def show(self, name: str, status: InventoryStatus) -> None:
+        """Bring the metrics of a node in line with its status."""
+        self._metrics.set_gpus(name, status.gpus or ())
+        if status.last_read_time is not None:
+            self._metrics.set_last_read(name, status.last_read_time.timestamp())
+
+    async def finish(self) -> None:
+        """Wait for the Events that are under way."""
+        if self._posting:
+            await asyncio.wait(self._posting)
+
+
+def event_message(entries: Sequence[HistoryEntry]) -> str:
+    """One sentence for all entries of one type."""
+    return "; ".join(map(_describe, entries))
+
+
+def _describe(entry: HistoryEntry) -> str:
+    gpu = " ".join(
+        part
+        for part in (
+            entry.product if entry.uuid or entry.serial or entry.pci_address else None,
+            f"serial {entry.serial}" if entry.serial else None,
+            entry.uuid,
+            f"at {entry.pci_address}" if entry.pci_address else None,
+        )
+        if part
+    )
+    words = entry.message or (
+        f"from {entry.from_ or 'none'} to {entry.to or 'none'}" if entry.from_ or entry.to else ""
+    )
+    return ": ".join(part for part in (gpu, words) if part) or (
+        f"machine {entry.machine}" if entry.machine else entry.type.value
+    )

@@ -1,0 +1,361 @@
+"""Reads nodes: decides what is due, runs nvidia-smi, hands what came out to the committer."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from gpuid_operator.api.inventory import InventoryStatus, Source
+from gpuid_operator.engine.commit import Committer
+from gpuid_operator.engine.fleet import Fleet, node_info
+from gpuid_operator.engine.held import Held, Inventories
+from gpuid_operator.engine.node_labels import NodeLabeller
+from gpuid_operator.kube.client import KubeClient
+from gpuid_operator.kube.errors import (
+    CommandNotFound,
+    ExecError,
+    ExecFailed,
+    ExecForbidden,
+    ExecIncomplete,
+    ExecPodGone,
+    ExecTimedOut,
+    ExecTooLarge,
+    KubeError,
+    NotFound,
+)
+from gpuid_operator.kube.exec import ExecResult, pod_exec
+from gpuid_operator.kube.nodes import NodeFacts, get_node
+from gpuid_operator.kube.pods import TargetPod
+from gpuid_operator.plan import status as plan
+from gpuid_operator.plan.failure import FailureReason, ReadError
+from gpuid_operator.plan.schedule import Situation, backoff, next_read
+from gpuid_operator.plan.smi import MAX_OUTPUT_BYTES, Reading, parse
+from gpuid_operator.plan.status import Suspects
+from gpuid_operator.plan.target import GKE_NVIDIA_SMI, NVIDIA_SMI, Target
+from gpuid_operator.telemetry.log import get_logger
+from gpuid_operator.telemetry.metrics import Metrics
+
+_log = get_logger(__name__)
+
+GRACE: Final = timedelta(seconds=60)
+"""How long a node may be without a target pod before that is worth a word: pods are replaced."""
+
+FACTS_AGE: Final = 60.0
+"""Seconds for which a node's facts count as those of the moment, if no pod changed since."""
+
+_GONE_TRIES: Final = 3
+"""Attempts that find the pod gone before that is a failure: the watch brings the next pod."""
+
+_REASONS: Final[dict[type[ExecError], FailureReason]] = {
+    ExecTimedOut: FailureReason.TIMED_OUT,
+    ExecForbidden: FailureReason.FORBIDDEN,
+    ExecPodGone: FailureReason.EXEC_FAILED,
+    CommandNotFound: FailureReason.NVIDIA_SMI_NOT_FOUND,
+    ExecTooLarge: FailureReason.UNPARSABLE,
+    ExecIncomplete: FailureReason.INCOMPLETE,
+    ExecFailed: FailureReason.EXEC_FAILED,
+}
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """The failures of a node since its last good read."""
+
+    count: int = 0
+    container: str | None = None
+    retry_at: datetime | None = None
+    hung: bool = False
+
+
+class Reader:
+    """Brings one node at a time up to date; the queue sees to it that no node is read twice."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        fleet: Fleet,
+        inventories: Inventories,
+        committer: Committer,
+        labeller: NodeLabeller,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+        timeout: timedelta,
+    ) -> None:
+        self._client = client
+        self._fleet = fleet
+        self._inventories = inventories
+        self._committer = committer
+        self._labeller = labeller
+        self._metrics = metrics
+        self._clock = clock
+        self._timeout = timeout.total_seconds()
+        self._troubles: dict[str, _Trouble] = {}
+        self._suspects: dict[str, Suspects] = {}
+
+    def due(self, name: str) -> datetime | None:
+        """When the node is to be read next, as far as is known now."""
+        held = self._inventories.get(name)
+        found = self._fleet.target(name)
+        pod = found[1] if found else None
+        force = self._fleet.force(name, held)
+        trouble = self._troubles.get(name)
+        suspects = self._suspects.get(name)
+        return next_read(
+            Situation(
+                running=pod is not None,
+                ready_container=pod.container_id if pod and pod.ready else None,
+                read_container=held.read_container if held and not held.departed else None,
+                last_read=held.last_read if held else None,
+                ok=held is not None and held.ready,
+                interval=force.read_interval,
+                suspended=force.suspended,
+                request_open=_open_request(held) is not None,
+                failed_container=trouble.container if trouble else None,
+                retry_at=trouble.retry_at if trouble else None,
+                hung=trouble.hung if trouble else False,
+                confirm_at=suspects.since + plan.CONFIRMATION if suspects else None,
+            ),
+            node=name,
+            now=self._clock(),
+        )
+
+    async def process(self, name: str) -> timedelta | None:
+        """Do what is due for the node now; the time until it is to be looked at again.
+
+        Raises KubeError when its inventory could not be written.
+        """
+        found = self._fleet.target(name)
+        if found is None:
+            return await self._without_pod(name)
+        when = self.due(name)
+        if when is not None and when <= self._clock():
+            await self._read(name, *found)
+            when = self.due(name)
+        return None if when is None else when - self._clock()
+
+    def forget(self, name: str) -> None:
+        """Drop what is remembered of a node that is gone."""
+        self._troubles.pop(name, None)
+        self._suspects.pop(name, None)
+
+    async def _read(self, name: str, target: Target, pod: TargetPod) -> None:
+        request = _open_request(self._inventories.get(name))
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            facts = await self._facts(name)
+            result = await self._run(target, pod)
+            reading = parse(result.stdout, exit_code=result.exit_code, stderr=result.stderr)
+        except (ReadError, ExecError) as error:
+            await self._failed(name, pod, _read_error(error), request)
+            return
+        except (KubeError, OSError) as error:
+            # Nothing is known of the node by this, and nothing could be written either.
+            self._trouble(name, pod, hung=False)
+            self._metrics.reads.labels("Unreachable").inc()
+            _log.warning("a node could not be read", node=name, pod=pod.name, error=str(error))
+            return
+        self._metrics.read_seconds.observe(loop.time() - started)
+        self._metrics.reads.labels("Succeeded").inc()
+        await self._succeeded(name, pod, reading, facts, request)
+
+    async def _run(self, target: Target, pod: TargetPod) -> ExecResult:
+        """Execute the target's command, and GKE's own path where the program is not in PATH."""
+        commands = [target.command]
+        if target.command == NVIDIA_SMI:
+            commands.append((GKE_NVIDIA_SMI, *NVIDIA_SMI[1:]))
+        missing: CommandNotFound | None = None
+        for command in commands:
+            try:
+                return await pod_exec(
+                    self._client,
+                    namespace=pod.namespace,
+                    pod=pod.name,
+                    container=pod.container,
+                    command=command,
+                    timeout=self._timeout,
+                    max_bytes=MAX_OUTPUT_BYTES,
+                )
+            except CommandNotFound as error:
+                missing = missing or error
+        assert missing is not None  # noqa: S101 - there is at least one command
+        raise missing
+
+    async def _facts(self, name: str) -> NodeFacts:
+        """The node's facts, fetched since its pods last changed and not long ago.
+
+        They decide whether a missing GPU is gone for certain, so they must not be older than what
+        made the read due.
+        """
+        known = self._fleet.nodes.get(name)
+        now = asyncio.get_running_loop().time()
+        if (
+            known is not None
+            and known.fetched >= self._fleet.changed(name)
+            and now - known.fetched < FACTS_AGE
+        ):
+            return known.facts
+        try:
+            facts = await get_node(self._client, name)
+        except NotFound:
+            self._fleet.forget_node(name)
+            raise ReadError(
+                FailureReason.NODE_NOT_FOUND,
+                f"the pod says that it runs on node {name}, and there is no such Node",
+            ) from None
+        self._fleet.put_node(facts)
+        return facts
+
+    async def _succeeded(
+        self, name: str, pod: TargetPod, reading: Reading, facts: NodeFacts, request: str | None
+    ) -> None:
+        source = Source(
+            namespace=pod.namespace,
+            pod=pod.name,
+            uid=pod.uid,
+            container=pod.container,
+            container_id=pod.container_id,
+        )
+        node, now, suspects = node_info(facts), self._clock(), self._suspects.get(name)
+
+        def change(previous: InventoryStatus, terms: plan.Terms) -> plan.Outcome:
+            return plan.after_read(
+                previous,
+                reading,
+                source=source,
+                node=node,
+                now=now,
+                terms=terms,
+                request=request,
+                suspects=suspects,
+            )
+
+        outcome = await self._committer.commit(name, change, create=True)
+        self._troubles.pop(name, None)
+        self._suspects.pop(name, None)
+        if outcome is not None and outcome.suspects is not None:
+            self._suspects[name] = outcome.suspects
+            _log.info(
+                "a GPU is missing; a second read will tell whether it is gone",
+                node=name,
+                missing=len(outcome.suspects.keys),
+            )
+        await self._labeller.sync(name)
+
+    async def _failed(
+        self, name: str, pod: TargetPod, error: ReadError, request: str | None
+    ) -> None:
+        trouble = self._trouble(name, pod, hung=error.reason is FailureReason.TIMED_OUT)
+        self._metrics.reads.labels(error.reason.value).inc()
+        _log.warning(
+            "a node could not be read",
+            node=name,
+            pod=pod.name,
+            reason=error.reason.value,
+            error=error.message,
+            failures=trouble.count,
+        )
+        if isinstance(error.__cause__, ExecPodGone) and trouble.count < _GONE_TRIES:
+            return
+        await self._commit_failure(name, error, request)
+
+    async def _commit_failure(self, name: str, error: ReadError, request: str | None) -> None:
+        known = self._fleet.nodes.get(name)
+        node = node_info(known.facts) if known else None
+        now = self._clock()
+
+        def change(previous: InventoryStatus, terms: plan.Terms) -> plan.Outcome:
+            return plan.after_failure(
+                previous,
+                reason=error.reason,
+                message=error.message,
+                node=node,
+                now=now,
+                terms=terms,
+                request=request,
+            )
+
+        await self._committer.commit(name, change, create=True)
+
+    def _trouble(self, name: str, pod: TargetPod, *, hung: bool) -> _Trouble:
+        trouble = self._troubles.setdefault(name, _Trouble())
+        if trouble.container != pod.container_id:
+            trouble.count, trouble.container = 0, pod.container_id
+        trouble.count += 1
+        trouble.hung = hung
+        trouble.retry_at = self._clock() + backoff(trouble.count, chance=random.random())  # noqa: S311
+        return trouble
+
+    async def _without_pod(self, name: str) -> timedelta | None:
+        """The node has no running target pod: it may be gone, or never have had one."""
+        held = self._inventories.get(name)
+        if held is not None and held.departed and name not in self._fleet.nodes:
+            return None
+        loop = asyncio.get_running_loop()
+        known = self._fleet.nodes.get(name)
+        if known is None or known.fetched < self._fleet.changed(name):
+            try:
+                self._fleet.put_node(await get_node(self._client, name))
+            except NotFound:
+                await self._departed(name)
+                return None
+        facts = self._fleet.nodes[name].facts
+        if (held is None and not facts.gpu_capacity) or self._fleet.force(name, held).suspended:
+            return None
+        left = GRACE.total_seconds() - (loop.time() - self._fleet.changed(name))
+        if self._fleet.changed(name) and left > 0:
+            return timedelta(seconds=left)
+        await self._commit_failure(name, self._no_target(name), _open_request(held))
+        return None
+
+    def _no_target(self, name: str) -> ReadError:
+        places = "; ".join(
+            f"namespace {target.namespace}, selector {target.selector}"
+            for target in self._fleet.targets
+        )
+        waiting = self._fleet.waiting_pod(name)
+        what = (
+            f"pod {waiting.namespace}/{waiting.name} is there, but its container"
+            f" {waiting.container} does not run"
+            if waiting
+            else f"no pod on this node ({places})"
+        )
+        return ReadError(
+            FailureReason.NO_TARGET_POD,
+            f"{what}; nvidia-smi is run in the device plugin's pods: see NAMESPACE,"
+            " LABEL_SELECTOR and TARGETS of the operator",
+        )
+
+    async def _departed(self, name: str) -> None:
+        held = self._inventories.get(name)
+        self._fleet.forget_node(name)
+        self.forget(name)
+        if held is None or held.departed:
+            return
+        now = self._clock()
+        _log.info("a node is gone", node=name)
+
+        def change(previous: InventoryStatus, terms: plan.Terms) -> plan.Outcome:
+            return plan.after_departure(previous, now=now, terms=terms)
+
+        await self._committer.commit(name, change)
+
+
+def _open_request(held: Held | None) -> str | None:
+    """The token of requestedAt whose read has not ended yet."""
+    if held is None or held.request is None or held.request == held.handled_request:
+        return None
+    return held.request
+
+
+def _read_error(error: ReadError | ExecError) -> ReadError:
+    if isinstance(error, ReadError):
+        return error
+    failure = ReadError(_REASONS[type(error)], error.message)
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,162 @@
+"""The full look at the cluster: at the start, and every ten minutes for what no event told.
+
+An event source never reports what vanished while it was not watching.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+from pydantic import ValidationError
+
+from gpuid_operator.api.policy import Policy
+from gpuid_operator.engine.fleet import Fleet
+from gpuid_operator.engine.held import Held, Inventories
+from gpuid_operator.kube.client import KubeClient
+from gpuid_operator.kube.errors import Conflict, KubeError, ListExpired, NotFound
+from gpuid_operator.kube.inventories import delete_inventory, list_inventories
+from gpuid_operator.kube.nodes import list_nodes
+from gpuid_operator.kube.pods import TargetPod, list_pods
+from gpuid_operator.kube.policies import list_policies
+from gpuid_operator.telemetry.log import get_logger
+
+_log = get_logger(__name__)
+
+PERIOD: Final = timedelta(minutes=10)
+MAX_DEPARTED: Final = 5_000
+"""Inventories of departed nodes that are kept even if `retention` would keep more."""
+
+_ATTEMPTS: Final = 3
+
+
+class Resync:
+    """Lists pods, nodes, inventories and policies into what is known."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        fleet: Fleet,
+        inventories: Inventories,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._client = client
+        self._fleet = fleet
+        self._inventories = inventories
+        self._clock = clock
+
+    async def run(self) -> set[str]:
+        """Look at everything; the names of all nodes that have, or had, anything to do with GPUs.
+
+        Pods come before nodes: the facts of a node are then later than the container seen there.
+        Raises KubeError.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                await self._policies()
+                await self._pods()
+                await self._nodes()
+                await self._objects()
+                break
+            except ListExpired as error:
+                if attempt == _ATTEMPTS:
+                    raise
+                _log.info("a listing took too long; again", error=error.message)
+        with_gpus = {name for name, known in self._fleet.nodes.items() if known.facts.gpu_capacity}
+        return with_gpus | self._fleet.nodes_with_pods() | {held.name for held in self._inventories}
+
+    async def _policies(self) -> None:
+        found = []
+        async for body in list_policies(self._client):
+            policy = read_policy(body)
+            if policy is not None:
+                found.append(policy)
+        self._fleet.put_policies(found)
+
+    async def _pods(self) -> None:
+        for number, target in enumerate(self._fleet.targets):
+            unseen = self._fleet.pods_of(number)
+            async for body in list_pods(
+                self._client, namespace=target.namespace, selector=target.selector
+            ):
+                uid = body["metadata"]["uid"]
+                unseen.discard(uid)
+                pod = TargetPod.from_pod(body, container=target.container)
+                self._fleet.put_pod(number, uid, pod)
+            for uid in unseen:
+                self._fleet.put_pod(number, uid, None)
+
+    async def _nodes(self) -> None:
+        unseen = set(self._fleet.nodes)
+        async for facts in list_nodes(self._client):
+            unseen.discard(facts.name)
+            self._fleet.put_node(facts)
+        for name in unseen:
+            self._fleet.forget_node(name)
+
+    async def _objects(self) -> None:
+        unseen = {held.name: held.uid for held in self._inventories}
+        async for body in list_inventories(self._client):
+            unseen.pop(body["metadata"]["name"], None)
+            self._inventories.put_object(body)
+        for name, uid in unseen.items():
+            self._inventories.remove(name, uid=uid)
+
+    async def expire(self) -> list[str]:
+        """Delete what we created for nodes that left long ago, if every sink has all of it; the
+        names of what was deleted."""
+        departed = sorted(
+            (
+                held
+                for held in self._inventories
+                if held.departed and held.managed and held.name not in self._fleet.nodes
+            ),
+            key=lambda held: held.last_change or self._clock(),
+        )
+        surplus = len(departed) - MAX_DEPARTED
+        deleted = []
+        for number, held in enumerate(departed):
+            if not self._delivered(held) or not (number < surplus or self._is_old(held)):
+                continue
+            try:
+                await delete_inventory(
+                    self._client,
+                    name=held.name,
+                    uid=held.uid,
+                    resource_version=held.resource_version,
+                )
+            except (Conflict, NotFound):
+                continue  # it moved; the next time tells
+            except KubeError as error:
+                _log.warning("an old inventory was not deleted", node=held.name, error=str(error))
+                break
+            self._inventories.remove(held.name, uid=held.uid)
+            deleted.append(held.name)
+            _log.info("the inventory of a departed node was deleted", node=held.name)
+        return deleted
+
+    def _delivered(self, held: Held) -> bool:
+        """Whether no sink in force waits for anything of this inventory."""
+        cursors = {(name, type_): pending for name, type_, _, pending in held.cursors}
+        sinks = self._fleet.force(held.name, held).sinks
+        return all(cursors.get((sink.name, sink.type.value)) == 0 for sink in sinks)
+
+    def _is_old(self, held: Held) -> bool:
+        retention = self._fleet.force(held.name, held).retention
+        return held.last_change is not None and self._clock() - held.last_change >= retention
+
+
+def read_policy(body: dict[str, object]) -> Policy | None:
+    """A policy from its object; None, and a line in the log, for one that cannot be understood.
+
+    The API server refuses such specs; one can be there from before the CRD was tightened.
+    """
+    try:
+        return Policy.from_object(body)
+    except ValidationError as error:
+        meta = body.get("metadata")
+        name = meta.get("name") if isinstance(meta, dict) else None
+        _log.error("a policy cannot be understood and is left out", policy=name, error=str(error))
+        return None
