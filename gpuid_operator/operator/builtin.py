@@ -1,0 +1,99 @@
+"""The built-in policy: what is in force where no GPUInventoryPolicy says otherwise."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from gpuid_operator.api.meta import ENVIRONMENT_SECRET
+from gpuid_operator.api.policy import PolicySpec
+from gpuid_operator.api.sinks import (
+    HTTPFormat,
+    HTTPSink,
+    PostgresSink,
+    Records,
+    S3Format,
+    S3Sink,
+    SecretKeyRef,
+    SecretRef,
+    Sink,
+    SinkType,
+    StdoutSink,
+)
+from gpuid_operator.operator.settings import Settings
+
+SIGHTING_INTERVAL: Final = timedelta(hours=24)
+RETENTION: Final = timedelta(hours=720)
+
+
+def builtin_policy(settings: Settings) -> PolicySpec:
+    """The policy of the environment, with every field filled; its one sink is named by its type.
+
+    Credentials are not in it: it refers to the environment as to a Secret of that name.
+    """
+    return PolicySpec(
+        priority=0,
+        suspend=settings.suspend,
+        read_interval=settings.resync,
+        sighting_interval=SIGHTING_INTERVAL,
+        node_labels=True,
+        retention=RETENTION,
+        sinks=[_sink(settings)],
+        checks=[],
+    )
+
+
+def _sink(settings: Settings) -> Sink:
+    name, records = settings.exporter_type.value, Records.SIGHTINGS
+    match settings.exporter_type:
+        case SinkType.STDOUT:
+            return Sink(name=name, records=records, stdout=StdoutSink())
+        case SinkType.HTTP:
+            return Sink(name=name, records=records, http=_http(settings))
+        case SinkType.POSTGRES:
+            return Sink(name=name, records=records, postgres=_postgres(settings))
+        case SinkType.S3:
+            return Sink(name=name, records=records, s3=_s3(settings))
+
+
+def _http(settings: Settings) -> HTTPSink:
+    url = settings.http_endpoint or ""
+    return HTTPSink(
+        url=url,
+        token_secret_ref=_reference("HTTP_AUTH_TOKEN") if settings.http_auth_token else None,
+        format=HTTPFormat.JSON,
+        timeout=settings.http_timeout,
+        insecure=url.startswith("http://"),
+    )
+
+
+def _postgres(settings: Settings) -> PostgresSink:
+    return PostgresSink(
+        host=settings.postgres_host or "",
+        port=settings.postgres_port,
+        database=settings.postgres_db or "",
+        ssl_mode=settings.postgres_sslmode,
+        user_secret_ref=_reference("POSTGRES_USER"),
+        password_secret_ref=_reference("POSTGRES_PASSWORD"),
+        table=settings.postgres_table,
+        auto_migrate=settings.postgres_auto_migrate,
+    )
+
+
+def _s3(settings: Settings) -> S3Sink:
+    endpoint = settings.aws_endpoint_url_s3 or settings.aws_endpoint_url
+    has_key = settings.aws_access_key_id is not None
+    return S3Sink(
+        bucket=settings.s3_bucket or "",
+        prefix=settings.s3_prefix,
+        region=settings.s3_region,
+        endpoint=endpoint,
+        credentials_secret_ref=SecretRef(name=ENVIRONMENT_SECRET) if has_key else None,
+        format=S3Format.CSV,
+        partition=settings.s3_partition_pattern,
+        insecure=endpoint is not None and endpoint.startswith("http://"),
+    )
+
+
+def _reference(variable: str) -> SecretKeyRef:
+    return SecretKeyRef(name=ENVIRONMENT_SECRET, key=variable)
