@@ -19,6 +19,7 @@ _UNITS: Final = {
     "h": 3600.0,
 }
 _TERM: Final = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
+_PLAIN: Final = re.compile(r"[ !#-%'-;=?-\[\]-~]*")
 DURATION_PATTERN: Final = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
 
 
@@ -64,8 +65,35 @@ def _duration(value: Any) -> Any:
     return parse_duration(value) if isinstance(value, str) else value
 
 
-def _whole_seconds(value: datetime) -> datetime:
+def whole_seconds(value: datetime) -> datetime:
+    """The moment in UTC without its fraction of a second, which metav1.Time does not keep."""
     return value.astimezone(UTC).replace(microsecond=0)
+
+
+def encoded_size(text: str) -> int:
+    """Bytes that a string takes in an object as the API server stores it: JSON as Go's
+    encoding/json writes it, which escapes `<`, `>` and `&`, too. Quotes around it not counted."""
+    if _PLAIN.fullmatch(text):
+        return len(text)
+    return sum(map(_encoded, text))
+
+
+def fitting(text: str, limit: int) -> str:
+    """The longest beginning of a text whose encoded size is at most `limit` bytes."""
+    if encoded_size(text) <= limit:
+        return text
+    end = 0
+    while (limit := limit - _encoded(text[end])) >= 0:
+        end += 1
+    return text[:end]
+
+
+def _encoded(character: str) -> int:
+    if character in '"\\\b\f\n\r\t':
+        return 2
+    if character < " " or character in "<>&\u2028\u2029":
+        return 6
+    return len(character.encode(errors="replace"))
 
 
 Duration = Annotated[
@@ -78,7 +106,7 @@ Duration = Annotated[
 
 Time = Annotated[
     datetime,
-    AfterValidator(_whole_seconds),
+    AfterValidator(whole_seconds),
     PlainSerializer(format_time, return_type=str),
 ]
 """A moment, in JSON RFC 3339 in UTC; whole seconds, since that is what metav1.Time keeps."""

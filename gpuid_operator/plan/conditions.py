@@ -44,8 +44,12 @@ def updated(
     now: datetime,
     generation: int,
 ) -> list[Condition]:
-    """The conditions with new verdicts; None takes one away. The time moves with `status` only."""
-    merged = {item.type: item for item in conditions or ()}
+    """The conditions with new verdicts; None takes one away. The time moves with `status` only.
+
+    Conditions of types that are not ours belong to their writers and stay out of our writes.
+    """
+    order = [kind.value for kind in ConditionType]
+    merged = {item.type: item for item in conditions or () if item.type in order}
     for kind, verdict in verdicts.items():
         before = merged.pop(kind.value, None)
         if verdict is None:
@@ -59,7 +63,6 @@ def updated(
             observed_generation=generation,
             last_transition_time=before.last_transition_time if before and same else now,
         )
-    order = [kind.value for kind in ConditionType]
     return sorted(merged.values(), key=lambda item: order.index(item.type))
 
 
@@ -131,7 +134,7 @@ def delivered(
     return Verdict(ConditionStatus.FALSE, reason, "; ".join(words))
 
 
-_REASON: Final = re.compile(r"([A-Z][A-Za-z]+): ")
+_REASON: Final = re.compile(r"([A-Z][A-Za-z]{1,63}): ")
 
 
 def _delivery_reason(failing: Sequence[SinkStatus]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from gpuid_operator.api.inventory import (
     GPU,
@@ -17,6 +17,7 @@ from gpuid_operator.api.inventory import (
     Seen,
 )
 from gpuid_operator.api.meta import MAX_FROM_TO, MAX_MESSAGE
+from gpuid_operator.api.values import encoded_size, fitting
 from gpuid_operator.plan.identity import Match
 
 # The facts whose change under one UUID is `GPUChanged`, with the words for people.
@@ -26,6 +27,9 @@ _IDENTITY_FACTS = (
     ("board_part_number", "board part number"),
     ("gpu_part_number", "GPU part number"),
 )
+
+
+_ELLIPSIS_SIZE: Final = encoded_size("…")
 
 
 @dataclass(slots=True)
@@ -42,6 +46,7 @@ class Scribe:
     def entry(self, kind: HistoryType, gpu: GPU | None = None, **facts: Any) -> HistoryEntry:
         """The next entry, about one GPU or, without one, about the node as a whole."""
         self.sequence += 1
+        facts.setdefault("machine", self.machine)
         if gpu is not None:
             facts = {
                 "uuid": gpu.uuid,
@@ -57,7 +62,6 @@ class Scribe:
             sequence=self.sequence,
             time=self.now,
             type=kind,
-            machine=self.machine,
             source=self.source,
             driver=self.driver,
             **facts,
@@ -65,8 +69,9 @@ class Scribe:
 
 
 def shorten(text: str, limit: int) -> str:
-    """The text within `limit` characters, an ellipsis at its end where it was cut."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    """The text within `limit` bytes of an object as the API server stores it, and so within as
+    many characters; an ellipsis at its end where it was cut."""
+    return text if encoded_size(text) <= limit else fitting(text, limit - _ELLIPSIS_SIZE) + "…"
 
 
 def machine_change(before: NodeInfo | None, now: NodeInfo) -> tuple[str, str] | None:
@@ -90,14 +95,17 @@ def rebooted(before: NodeInfo | None, now: NodeInfo) -> bool:
     )
 
 
-def gpu_entries(scribe: Scribe, *, found: Match, driver_changed: bool) -> Iterator[HistoryEntry]:
+def gpu_entries(
+    scribe: Scribe, *, found: Match, driver_changed: bool, left: str | None
+) -> Iterator[HistoryEntry]:
     """Entries for the GPUs of a read: removed, then those still there, then added, in PCI order.
 
-    `found.missing` must hold only those whose removal is certain. With `driver_changed`, a fact
-    that appears or vanishes is the driver's doing and no change of the GPU.
+    `found.missing` must hold only those whose removal is certain; `left` is the machine behind
+    which they were. With `driver_changed`, a fact that appears or vanishes is the driver's doing
+    and no change of the GPU.
     """
     for gpu in found.missing:
-        yield removed(scribe, gpu)
+        yield removed(scribe, gpu, machine=left)
     for before, now in found.kept:
         yield from _kept(scribe, before=before, now=now, driver_changed=driver_changed)
     for gpu in found.added:
@@ -106,8 +114,10 @@ def gpu_entries(scribe: Scribe, *, found: Match, driver_changed: bool) -> Iterat
             yield _lost(scribe, gpu)
 
 
-def removed(scribe: Scribe, gpu: GPU) -> HistoryEntry:
-    return scribe.entry(HistoryType.GPU_REMOVED, gpu)
+def removed(scribe: Scribe, gpu: GPU, *, machine: str | None) -> HistoryEntry:
+    """`machine` is the one that it left: that the node name stands for another now is no reason
+    to say that the GPU was ever there."""
+    return scribe.entry(HistoryType.GPU_REMOVED, gpu, machine=machine)
 
 
 def _lost(scribe: Scribe, gpu: GPU) -> HistoryEntry:
@@ -117,6 +127,8 @@ def _lost(scribe: Scribe, gpu: GPU) -> HistoryEntry:
 
 
 def _kept(scribe: Scribe, *, before: GPU, now: GPU, driver_changed: bool) -> Iterator[HistoryEntry]:
+    if before == now:
+        return
     if before.pci_address != now.pci_address and before.pci_address and now.pci_address:
         yield scribe.entry(
             HistoryType.GPU_MOVED,
@@ -133,8 +145,18 @@ def _kept(scribe: Scribe, *, before: GPU, now: GPU, driver_changed: bool) -> Ite
             to=str(now.slot),
             message=f"moved from slot {before.slot} to slot {now.slot}",
         )
+    elif (
+        before.chassis_serial != now.chassis_serial and before.chassis_serial and now.chassis_serial
+    ):
+        yield scribe.entry(
+            HistoryType.GPU_MOVED,
+            now,
+            from_=before.chassis_serial,
+            to=now.chassis_serial,
+            message=f"moved from chassis {before.chassis_serial} to chassis {now.chassis_serial}",
+        )
     unknown = before.uuid is None and before.serial is None
-    if unknown and (now.uuid or now.serial):
+    if before.uuid is None and (now.uuid or (unknown and now.serial)):
         # Lost or unreadable when it was first seen; only now can anyone be told what it is.
         yield scribe.entry(
             HistoryType.GPU_ADDED, now, message="its identity could not be read until now"

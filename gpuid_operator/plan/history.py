@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from gpuid_operator.api.inventory import GPU, HistoryEntry, HistoryType
-from gpuid_operator.api.meta import MAX_HISTORY
+from gpuid_operator.api.meta import MAX_FROM_TO, MAX_HISTORY, MAX_MESSAGE
 from gpuid_operator.plan.diff import Scribe
 from gpuid_operator.plan.identity import Key, key
 
@@ -25,11 +25,20 @@ IDENTITY: Final = frozenset(
 )
 """Types that say which GPU was where; the rest tell how it fared."""
 
+_COUNT: Final = re.compile(r"(\w+)=(\d+)")
+_REST: Final = "Others"
+_NOT_OTHER: Final = IDENTITY | {HistoryType.SIGHTED, HistoryType.DROPPED}
+
 KEPT_IDENTITY: Final = 50
 KEPT_OTHERS: Final = 20
 KEPT_SIGHTED: Final = 5
 KEPT_DEPARTED_UUIDS: Final = 50
 MAX_UNDELIVERED_SIGHTED: Final = 40
+MAX_HISTORY_BYTES: Final = 512 * 1024
+"""Most that the entries may take in the stored object: with 64 GPUs and 16 full checks etcd's
+limit of 1.5 MiB leaves no more. 500 entries of usual length take half of it."""
+SURELY_SMALL: Final = 100
+"""Entries up to which their size need not be measured."""
 
 
 def bounded(
@@ -40,7 +49,7 @@ def bounded(
     waiting: Collection[int],
     scribe: Scribe,
 ) -> list[HistoryEntry]:
-    """The history within its bounds.
+    """The history within its bounds, of number and of size.
 
     `waiting` holds the numbers of the entries that a sink has yet to get. They stay, until there
     are more than fit: then the oldest give way to one `Dropped` entry, which `scribe` numbers.
@@ -59,13 +68,13 @@ def bounded(
     victims = _overflow(kept, anchors=anchors, waiting=waiting)
     if not victims:
         return kept
-    dropped = _dropped(scribe, victims)
+    dropped = _dropped(scribe, victims, waiting=waiting)
     gone = {entry.sequence for entry in victims}
     return [entry for entry in kept if entry.sequence not in gone] + [dropped]
 
 
 def _is_other(entry: HistoryEntry) -> bool:
-    return entry.type not in IDENTITY | {HistoryType.SIGHTED, HistoryType.DROPPED}
+    return entry.type not in _NOT_OTHER
 
 
 def _newest(
@@ -77,12 +86,7 @@ def _newest(
 def _anchors(history: Sequence[HistoryEntry], gpus: Iterable[GPU]) -> set[int]:
     """The newest `GPUAdded` of every GPU that is there: a new sink learns of it from them."""
     added = {key(entry): entry.sequence for entry in history if entry.type is HistoryType.GPU_ADDED}
-    anchors = set()
-    for gpu in gpus:
-        # The UUID of a GPU may have become readable only after it was added.
-        names = (key(gpu), ("serial", gpu.serial or "", gpu.pci_address or ""))
-        anchors |= {added[name] for name in names if name in added}
-    return anchors
+    return {added[name] for name in map(key, gpus) if name in added}
 
 
 def _departures(newest_first: Sequence[HistoryEntry]) -> set[int]:
@@ -106,45 +110,64 @@ def _overflow(
     victims = {
         entry.sequence for entry in sighted[: max(0, len(sighted) - MAX_UNDELIVERED_SIGHTED)]
     }
+    left = [entry for entry in kept if entry.sequence not in victims]
+    count = len(left)
+    size = sum(map(_size, left)) if count > SURELY_SMALL else 0
     # One place is for the Dropped entry itself, which an earlier one vacates.
     earlier = [entry for entry in kept if entry.type is HistoryType.DROPPED]
-    size = len(kept) - len(victims)
-    if size > MAX_HISTORY or (victims and size >= MAX_HISTORY):
-        room = MAX_HISTORY - 1
-        size -= len(earlier)
+    if count > MAX_HISTORY or size > MAX_HISTORY_BYTES or (victims and count == MAX_HISTORY):
+        count -= len(earlier)
         for entry in candidates:
-            if size <= room:
+            if count < MAX_HISTORY and size <= MAX_HISTORY_BYTES:
                 break
             if entry.sequence not in victims and entry.type is not HistoryType.DROPPED:
                 victims.add(entry.sequence)
-                size -= 1
+                count -= 1
+                size -= _size(entry) if size else 0
     if not victims:
         return []
     victims |= {entry.sequence for entry in earlier}
     return [entry for entry in kept if entry.sequence in victims]
 
 
-_COUNT: Final = re.compile(r"(\w+)=(\d+)")
-
-
-def _dropped(scribe: Scribe, victims: Sequence[HistoryEntry]) -> HistoryEntry:
+def _dropped(
+    scribe: Scribe, victims: Sequence[HistoryEntry], *, waiting: Collection[int]
+) -> HistoryEntry:
     """One entry in place of the victims: `from` has the numbers of the first and last that gave
-    way, `to` how many of each type, with those that an earlier `Dropped` counted."""
+    way, `to` how many of each type; an earlier `Dropped` of the same outage is counted in, one
+    that every sink has caught up with is not."""
     counts: Counter[str] = Counter()
-    first, last = victims[0].sequence, victims[-1].sequence
+    span: list[int] = []
     for entry in victims:
-        if entry.type is HistoryType.DROPPED:
-            for name, count in _COUNT.findall(entry.to or ""):
-                counts[name] += int(count)
-            start = (entry.from_ or "").partition("-")[0]
-            first = min(first, int(start)) if start.isdigit() else first
-        else:
+        if entry.type is not HistoryType.DROPPED:
             counts[entry.type.value] += 1
-            last = entry.sequence
-    summary = " ".join(f"{name}={counts[name]}" for name in sorted(counts))
+            span.append(entry.sequence)
+        elif min(waiting) <= entry.sequence:
+            counts.update({name: int(n) for name, n in _COUNT.findall(entry.message or "")})
+            span.extend(int(number) for number in (entry.from_ or "").split("-"))
+    total = f"{counts.total()} entries gave way before every sink had them: "
     return scribe.entry(
         HistoryType.DROPPED,
-        from_=f"{first}-{last}",
-        to=summary,
-        message=f"{counts.total()} entries gave way before every sink had them: {summary}",
+        from_=f"{min(span)}-{max(span)}",
+        to=_summary(counts, MAX_FROM_TO),
+        message=total + _summary(counts, MAX_MESSAGE - len(total)),
     )
+
+
+def _size(entry: HistoryEntry) -> int:
+    """Bytes of an entry as the API server stores it, where `<` is written as `\\u003c`."""
+    text = entry.model_dump_json(by_alias=True, exclude_none=True)
+    return len(text.encode()) + 5 * sum(map(text.count, "<>&"))
+
+
+def _summary(counts: Counter[str], limit: int) -> str:
+    """How many of each type, most first, within `limit` characters; types for which there is no
+    room are counted together."""
+    named = [(name, count) for name, count in counts.most_common() if name != _REST]
+    rest = counts[_REST]
+    while True:
+        parts = [f"{name}={count}" for name, count in named]
+        text = " ".join([*parts, f"{_REST}={rest}"] if rest else parts)
+        if len(text) <= limit:
+            return text
+        rest += named.pop()[1]

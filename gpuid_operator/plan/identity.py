@@ -41,23 +41,26 @@ def match(before: Sequence[GPU], now: Sequence[GPU]) -> Match:
     First by identity; then a GPU that gives no UUID now, or gave none before, is paired with the
     one at its PCI address, if neither serial nor UUID contradict.
     """
-    left = list(before)
+    by_key: dict[Key, list[GPU]] = {}
+    for gpu in before:
+        by_key.setdefault(key(gpu), []).append(gpu)
     pairs: dict[int, GPU] = {}
-    for same in (_same_identity, _same_place):
-        for position, gpu in enumerate(now):
-            old = next((old for old in left if same(old, gpu)), None)
-            if old is not None and position not in pairs:
-                pairs[position] = old
-                left.remove(old)
+    for position, gpu in enumerate(now):
+        if same := by_key.get(key(gpu)):
+            pairs[position] = same.pop(0)
+    left = [gpu for gpus in by_key.values() for gpu in gpus]
+    for position, gpu in enumerate(now) if left else ():
+        if position in pairs:
+            continue
+        old = next((old for old in left if _same_place(old, gpu)), None)
+        if old is not None:
+            pairs[position] = old
+            left.remove(old)
     return Match(
         kept=tuple((pairs[i], _carried(pairs[i], gpu)) for i, gpu in enumerate(now) if i in pairs),
         added=tuple(gpu for i, gpu in enumerate(now) if i not in pairs),
         missing=tuple(left),
     )
-
-
-def _same_identity(before: GPU, now: GPU) -> bool:
-    return key(before) == key(now)
 
 
 def _same_place(before: GPU, now: GPU) -> bool:
@@ -77,11 +80,19 @@ def _carried(before: GPU, now: GPU) -> GPU:
     """What is known of a GPU that was there before.
 
     A GPU that could not be read keeps the facts that were last read, but for its state; one that
-    gives no UUID any more keeps the UUID by which it was recognised.
+    gives no identity any more keeps that by which it was recognised. A body that cannot be read
+    is no proof that a lost GPU is back.
     """
     if now.state is not GPUState.OK:
         read = {name: value for name, value in now if value is not None}
+        if before.state is GPUState.LOST and now.state is GPUState.UNKNOWN:
+            read["state"] = GPUState.LOST
+        if before.health is not None and now.health is not None:
+            known = {name: value for name, value in now.health if value is not None}
+            read["health"] = before.health.model_copy(update=known)
         return before.model_copy(update=read)
     if now.uuid is None and before.uuid is not None:
         return now.model_copy(update={"uuid": before.uuid})
+    if now.uuid is None and now.serial is None and before.serial is not None:
+        return now.model_copy(update={"serial": before.serial})
     return now

@@ -66,7 +66,8 @@ def lookup_labels(status: InventoryStatus) -> dict[str, str]:
 
 def _entry_keys(entry: HistoryEntry) -> dict[str, None]:
     keys = _keys(entry.uuid, entry.serial, entry.chassis)
-    if entry.type is HistoryType.GPU_CHANGED and entry.to == entry.serial:
+    # Of the facts that a GPU may change only its serial is a name by which it is looked for.
+    if entry.type is HistoryType.GPU_CHANGED and entry.serial and entry.to == entry.serial:
         keys |= _keys(None, entry.from_, None)
     return keys
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gpuid_operator.api.inventory import HistoryEntry, HistoryType, InventoryStatus, SinkStatus
+from gpuid_operator.api.values import whole_seconds
 from gpuid_operator.plan.diff import shorten
 
 MAX_ERROR = 512
@@ -91,6 +92,7 @@ def acknowledged(
     sinks: Sequence[SinkStatus] | None, *, name: str, type_: str, upto: int, now: datetime
 ) -> list[SinkStatus]:
     """The cursors after the sink has taken every entry up to `upto`; a cursor never goes back."""
+    now = whole_seconds(now)
     return [
         sink.model_copy(
             update={
@@ -115,6 +117,7 @@ def failing(
     now: datetime,
 ) -> list[SinkStatus]:
     """The cursors after an attempt failed; the same error again changes nothing."""
+    now = whole_seconds(now)
     return [
         sink.model_copy(
             update={"last_error": shorten(error, MAX_ERROR), "since": sink.since or now}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from gpuid_operator.api.values import fitting
+
 MAX_TEXT: Final = 128
-"""Characters that a fact of the inventory may have."""
+"""Characters that a fact of the inventory may have, and bytes that it may take when stored."""
 
 _MISSING: Final = frozenset(
     {
@@ -37,7 +39,7 @@ _PCI: Final = re.compile(
 def text_of(raw: str | None) -> str | None:
     """The value as text, None where nvidia-smi gives none.
 
-    Control characters are removed, and it is cut at `MAX_TEXT` characters. A value with bytes
+    Control characters are removed, and it is cut at `MAX_TEXT` bytes as stored. A value with bytes
     that were not UTF-8 is none: it cannot be told what it was.
     """
     if raw is None:
@@ -51,7 +53,7 @@ def text_of(raw: str | None) -> str | None:
         _MISSING_STARTS
     ):
         return None
-    return None if _REPLACEMENT in text else text[:MAX_TEXT]
+    return None if _REPLACEMENT in text else fitting(text, MAX_TEXT)
 
 
 def identifier(raw: str | None) -> str | None:

@@ -23,6 +23,8 @@ from gpuid_operator.api.inventory import (
     NodeInfo,
     Source,
 )
+from gpuid_operator.api.meta import MAX_GPUS
+from gpuid_operator.api.values import whole_seconds
 from gpuid_operator.plan import conditions, history, outbox
 from gpuid_operator.plan.conditions import Verdict
 from gpuid_operator.plan.diff import (
@@ -43,6 +45,10 @@ CONFIRMATION: Final = timedelta(seconds=10)
 """A GPU that a good read does not have is removed when a second one agrees, this much later."""
 
 MAX_PRODUCT: Final = 512
+MAX_REQUEST: Final = 1024
+
+_SUSPENDED: Final = "Suspended"
+_READS_SUSPENDED: Final = "reads are suspended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,11 @@ class Outcome:
     """Entries that gave way before every sink had them."""
 
 
+def request_token(annotation: str) -> str:
+    """The token of `requestedAt` as `lastHandledRequest` holds it: compare it in this form."""
+    return shorten(annotation, MAX_REQUEST)
+
+
 def after_read(
     previous: InventoryStatus,
     reading: Reading,
@@ -107,7 +118,7 @@ def after_read(
     )
     gpus = sorted(
         (*(gpu for _, gpu in found.kept), *found.added, *doubted),
-        key=lambda gpu: (gpu.pci_address or "", gpu.uuid or ""),
+        key=lambda gpu: (gpu.pci_address is None, gpu.pci_address or "", gpu.uuid or ""),
     )
     scribe = Scribe(
         sequence=previous.sequence,
@@ -133,16 +144,24 @@ def after_read(
     if driver_changed and not returned and None not in driver:
         entries.append(scribe.entry(HistoryType.DRIVER_CHANGED, from_=driver[0], to=driver[1]))
     certain = Match(kept=found.kept, added=found.added, missing=tuple(absent))
-    entries.extend(gpu_entries(scribe, found=certain, driver_changed=driver_changed))
+    entries.extend(
+        gpu_entries(
+            scribe,
+            found=certain,
+            driver_changed=driver_changed,
+            left=previous.node.machine if previous.node else None,
+        )
+    )
     new_container = not doubted and (
         previous.source is None or previous.source.container_id != source.container_id
     )
-    if gpus and (
+    seen = [gpu for gpu in gpus if gpu not in doubted] if doubted else gpus
+    if seen and (
         new_container
         or any(entry.type in history.IDENTITY for entry in entries)
         or _sighting_due(previous, terms.sighting_interval, now)
     ):
-        entries.append(sighting(scribe, gpus))
+        entries.append(sighting(scribe, seen))
     facts: dict[str, Any] = {
         "state": InventoryState.PRESENT,
         "node": node,
@@ -152,9 +171,9 @@ def after_read(
         **summary(gpus),
     }
     if not doubted:
-        facts |= {"source": source, "last_read_time": now}
+        facts |= {"source": source, "last_read_time": whole_seconds(now)}
     if request is not None:
-        facts["last_handled_request"] = request
+        facts["last_handled_request"] = request_token(request)
     outcome = _commit(
         previous,
         facts,
@@ -181,12 +200,23 @@ def _sort_missing(
     suspects: Suspects | None,
     now: datetime,
 ) -> tuple[list[GPU], list[GPU]]:
-    """Those of the missing GPUs that are gone, and those of which a second read has to tell."""
-    occupied = {gpu.pci_address: key(gpu) for gpu in reading.gpus if gpu.pci_address}
+    """Those of the missing GPUs that are gone, and those of which a second read has to tell.
+
+    another machine, Node or boot         | gone
+    another GPU at its PCI address        | gone
+    missing in a read 10 s ago, too       | gone
+    no place among the most GPUs of a node| gone
+    otherwise                             | in doubt
+    """
+    occupied = {gpu.pci_address for gpu in reading.gpus if gpu.pci_address}
+    room = MAX_GPUS - len(reading.gpus)
     confirmed = suspects.keys if suspects and now - suspects.since >= CONFIRMATION else frozenset()
-    absent, doubted = [], []
+    absent: list[GPU] = []
+    doubted: list[GPU] = []
     for gpu in found.missing:
-        gone = certain or gpu.pci_address in occupied or key(gpu) in confirmed
+        gone = (
+            certain or gpu.pci_address in occupied or key(gpu) in confirmed or len(doubted) >= room
+        )
         (absent if gone else doubted).append(gpu)
     return absent, doubted
 
@@ -210,8 +240,15 @@ def _sighting_due(previous: InventoryStatus, interval: timedelta, now: datetime)
 
 def _ready(terms: Terms) -> Verdict:
     if terms.suspended:
-        return Verdict(ConditionStatus.TRUE, "Suspended", "reads are suspended")
+        return Verdict(ConditionStatus.TRUE, _SUSPENDED, _READS_SUSPENDED)
     return Verdict(ConditionStatus.TRUE, "ReadOK", "")
+
+
+def _suspended(previous: InventoryStatus) -> Verdict:
+    """Suspension keeps the status of `Ready`, whatever comes in from reads under way."""
+    ready = conditions.find(previous.conditions, ConditionType.READY)
+    status = ready.status if ready else ConditionStatus.UNKNOWN
+    return Verdict(status, _SUSPENDED, _READS_SUSPENDED)
 
 
 def summary(gpus: Sequence[GPU]) -> dict[str, Any]:
@@ -248,9 +285,11 @@ def after_failure(
         # behind the name is another one.
         facts["node"] = node
     if request is not None:
-        facts["last_handled_request"] = request
+        facts["last_handled_request"] = request_token(request)
     verdicts: dict[ConditionType, Verdict | None] = {
-        ConditionType.READY: Verdict(ConditionStatus.FALSE, reason.value, message)
+        ConditionType.READY: _suspended(previous)
+        if terms.suspended
+        else Verdict(ConditionStatus.FALSE, reason.value, message)
     }
     if previous.gpus is None:
         verdicts[ConditionType.HEALTHY] = conditions.healthy(None)
@@ -264,7 +303,7 @@ def after_departure(previous: InventoryStatus, *, now: datetime, terms: Terms) -
     if previous.state is InventoryState.DEPARTED:
         return Outcome(previous)
     scribe = _scribe(previous, now)
-    entries = [removed(scribe, gpu) for gpu in previous.gpus or ()]
+    entries = [removed(scribe, gpu, machine=scribe.machine) for gpu in previous.gpus or ()]
     entries.append(scribe.entry(HistoryType.NODE_DEPARTED))
     gone = "the node is gone; its GPUs are listed as last known"
     return _commit(
@@ -286,15 +325,19 @@ def reconsidered(previous: InventoryStatus, *, now: datetime, terms: Terms) -> O
     """The status under the terms in force now, without a read: policy, sinks, suspension."""
     verdicts: dict[ConditionType, Verdict | None] = {}
     ready = conditions.find(previous.conditions, ConditionType.READY)
-    if ready is not None and terms.suspended != (ready.reason == "Suspended"):
-        # Suspension keeps the condition's status. The reason of a failure comes back with the
-        # next read, which is due as soon as the suspension ends.
-        reason, message = (
-            ("Suspended", "reads are suspended") if terms.suspended else ("ReadOK", "")
+    if previous.state is InventoryState.DEPARTED:
+        pass  # There is nothing to read, suspended or not.
+    elif terms.suspended:
+        verdicts[ConditionType.READY] = _suspended(previous)
+    elif ready is not None and ready.reason == _SUSPENDED:
+        # The reason of a failure comes back with the next read, which is due now.
+        verdicts[ConditionType.READY] = (
+            _ready(terms)
+            if ready.status is ConditionStatus.TRUE
+            else Verdict(
+                ready.status, "Resumed", "was not ready when it was suspended; a read is due"
+            )
         )
-        if not terms.suspended and ready.status is ConditionStatus.FALSE:
-            reason, message = "Resumed", "was not ready when it was suspended; a read is due"
-        verdicts[ConditionType.READY] = Verdict(ready.status, reason, message)
     return _commit(previous, {}, [], scribe=_scribe(previous, now), terms=terms, verdicts=verdicts)
 
 
@@ -305,7 +348,13 @@ def acknowledged(
     settled = outbox.settle(
         previous.sinks, previous.history or (), outlets=terms.outlets, sequence=previous.sequence
     )
-    sinks = outbox.acknowledged(settled, name=outlet.name, type_=outlet.type, upto=upto, now=now)
+    sinks = outbox.acknowledged(
+        settled,
+        name=outlet.name,
+        type_=outlet.type,
+        upto=min(upto, previous.sequence),
+        now=now,
+    )
     return _commit(
         previous, {"sinks": sinks}, [], scribe=_scribe(previous, now), terms=terms, verdicts={}
     )

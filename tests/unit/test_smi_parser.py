@@ -231,7 +231,7 @@ def test_values_are_clipped_and_printable() -> None:
     gpu = only(output(Card(product="A" * 500, virtualization="a\u0085\tb\u200bc", vbios="é" * 200)))
     assert gpu.product == "A" * 128
     assert gpu.virtualization == "a bc"
-    assert gpu.vbios == "é" * 128
+    assert gpu.vbios == "é" * 64  # of two bytes each
 
 
 def test_only_a_whole_value_is_a_value() -> None:
