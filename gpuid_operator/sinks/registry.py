@@ -39,7 +39,26 @@ def _http(spec: api.Sink, secrets: SecretSource, context: SinkContext) -> Sink:
     return HTTPSender(spec.http, secrets=secrets, client=context.http)
 
 
+# The libraries of these two take tens of megabytes: who does not use them does not load them.
+
+
+def _postgres(spec: api.Sink, secrets: SecretSource, _context: SinkContext) -> Sink:
+    from gpuid_operator.sinks.postgres import PostgresSender
+
+    assert spec.postgres is not None  # noqa: S101
+    return PostgresSender(spec.postgres, secrets=secrets)
+
+
+def _s3(spec: api.Sink, secrets: SecretSource, _context: SinkContext) -> Sink:
+    from gpuid_operator.sinks.s3 import S3Sender
+
+    assert spec.s3 is not None  # noqa: S101
+    return S3Sender(spec.s3, secrets=secrets)
+
+
 _OPENERS: Final[dict[api.SinkType, Callable[[api.Sink, SecretSource, SinkContext], Sink]]] = {
     api.SinkType.STDOUT: _stdout,
     api.SinkType.HTTP: _http,
+    api.SinkType.POSTGRES: _postgres,
+    api.SinkType.S3: _s3,
 }

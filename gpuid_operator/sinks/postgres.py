@@ -1,0 +1,258 @@
+"""postgres: rows of a table that has gpuid's columns and more."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import asyncpg
+
+from gpuid_operator.api.meta import MANAGER
+from gpuid_operator.api.record import Record
+from gpuid_operator.api.sinks import PostgresSink, SecretKeyRef, SSLMode
+from gpuid_operator.sinks import postgres_schema as schema
+from gpuid_operator.sinks.addresses import resolve
+from gpuid_operator.sinks.base import (
+    MAX_MESSAGE,
+    RecordsRefused,
+    Refused,
+    SinkError,
+    Unavailable,
+    scrub,
+)
+from gpuid_operator.sinks.secrets import SecretSource
+from gpuid_operator.telemetry.log import register_secret
+
+_DEFAULT_PORT: Final = 5432
+_DEFAULT_TABLE: Final = "serials"
+_CONNECT_TIMEOUT: Final = 10.0
+_BATCH_TIMEOUT: Final = 60.0
+_MIGRATION_TIMEOUT: Final = 600.0
+_LOCK: Final = 0x67707569  # "gpui": two instances must not migrate at the same time
+
+# Classes of SQLSTATE: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_CREDENTIALS: Final = ("28",)
+_SINK: Final = ("28", "3D", "3F", "42", "0L", "0P")
+_RECORDS: Final = ("22", "23")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Credentials:
+    user: str
+    password: str
+    authorities: str | None
+
+
+class PostgresSender:
+    """Inserts each batch in one transaction, over a connection of its own.
+
+    Batches are seldom, a second apart at the least: a new connection costs some milliseconds and
+    needs no care for dead ones, changed passwords and fail-overs.
+    """
+
+    def __init__(self, spec: PostgresSink, *, secrets: SecretSource) -> None:
+        self._spec = spec
+        self._secrets = secrets
+        self._port = spec.port or _DEFAULT_PORT
+        self._table = spec.table or _DEFAULT_TABLE
+        self._insert: str | None = None
+
+    async def send(self, records: Sequence[Record]) -> None:
+        namespace, name = schema.split_name(self._table)
+        credentials = await self._credentials()
+        addresses = await resolve(self._spec.host, self._port)
+        try:
+            async with self._connected(addresses, credentials) as connection:
+                if self._insert is None:
+                    found = await self._ready(connection, namespace=namespace, name=name)
+                    self._insert = schema.insert_statement(schema.quoted(found, name))
+                async with asyncio.timeout(_BATCH_TIMEOUT), connection.transaction():
+                    await connection.execute(schema.CREATE_BATCH)
+                    await connection.copy_records_to_table(
+                        "gpuid_batch",
+                        schema_name="pg_temp",
+                        columns=("position", *schema.WRITTEN_COLUMNS),
+                        records=[(n, *_row(record)) for n, record in enumerate(records)],
+                    )
+                    await connection.execute(self._insert)
+        except SinkError:
+            self._insert = None
+            raise
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+            self._insert = None
+            raise self._judge(error, credentials) from error
+
+    async def close(self) -> None:
+        """Nothing to do: no connection outlives its batch."""
+
+    @asynccontextmanager
+    async def _connected(
+        self, addresses: list[str], credentials: _Credentials
+    ) -> AsyncIterator[Any]:
+        """A connection to one of these addresses; the environment of the process plays no part."""
+        connection = await asyncpg.connect(
+            host=addresses,
+            port=self._port,
+            user=credentials.user,
+            password=credentials.password,
+            database=self._spec.database,
+            ssl=self._tls(credentials.authorities),
+            direct_tls=False,
+            target_session_attrs="any",
+            timeout=_CONNECT_TIMEOUT,
+            # Poolers that give each transaction another server know no prepared statements.
+            statement_cache_size=0,
+            server_settings={"application_name": MANAGER},
+        )
+        try:
+            yield connection
+            await connection.close(timeout=_CONNECT_TIMEOUT)
+        finally:
+            connection.terminate()
+
+    def _tls(self, authorities: str | None) -> ssl.SSLContext | str | bool:
+        """libpq's sslmode, with the system's authorities where the sink gives none."""
+        mode = self._spec.ssl_mode or SSLMode.REQUIRE
+        if mode is SSLMode.DISABLE:
+            return False
+        if mode in (SSLMode.ALLOW, SSLMode.PREFER):
+            return mode.value
+        context = _NamedContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.server_name = self._spec.host
+        context.check_hostname = mode is SSLMode.VERIFY_FULL
+        if authorities is not None:
+            try:
+                context.load_verify_locations(cadata=authorities)
+            except (ssl.SSLError, ValueError) as error:
+                raise Refused("caSecretRef holds no PEM certificate: write one there") from error
+        elif mode is SSLMode.REQUIRE:
+            context.verify_mode = ssl.CERT_NONE
+        else:
+            context.load_default_certs()
+        return context
+
+    async def _ready(self, connection: Any, *, namespace: str | None, name: str) -> str:
+        """See that the table is what it has to be, or make it so; its schema.
+
+        Raises Refused, with the SQL to run, when something is missing and autoMigrate is off.
+        """
+        migrate = bool(self._spec.auto_migrate)
+        async with asyncio.timeout(_MIGRATION_TIMEOUT), connection.transaction():
+            if migrate:
+                await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            found, state = await _inspect(connection, namespace=namespace, name=name)
+            migration = schema.plan_migration(state, schema=found, name=name)
+            if migrate:
+                for statement in migration.statements:
+                    await connection.execute(statement)
+            elif migration.problems:
+                raise _missing(migration)
+        return found
+
+    async def _credentials(self) -> _Credentials:
+        user = await self._secret(self._spec.user_secret_ref)
+        if not user:
+            raise Refused("there is no user name: set userSecretRef")
+        password = await self._secret(self._spec.password_secret_ref) or ""
+        register_secret(password)
+        return _Credentials(
+            user=user,
+            password=password,
+            authorities=await self._secret(self._spec.ca_secret_ref),
+        )
+
+    async def _secret(self, ref: SecretKeyRef | None) -> str | None:
+        return None if ref is None else await self._secrets.get(ref, host=self._spec.host)
+
+    def _judge(self, error: Exception, credentials: _Credentials) -> SinkError:
+        """What an error of asyncpg means, by the class of its SQLSTATE."""
+        said = scrub(str(error), [credentials.password])
+        if isinstance(error, TimeoutError):
+            said = "no answer in time"
+        message = f"insert into {self._table} at {self._spec.host}:{self._port}: {said}"
+        state = getattr(error, "sqlstate", None) or ""
+        if state.startswith(_CREDENTIALS):
+            self._secrets.invalidate()
+        if state.startswith(_RECORDS):
+            return RecordsRefused(message)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return Refused(f"{message}: set caSecretRef, or repair the certificate")
+        if isinstance(error, ConnectionError) and "rejected SSL" in said:
+            return Refused(f"{message}: turn TLS on there, or set sslMode: disable")
+        if state.startswith(_SINK):
+            return Refused(message)
+        return Unavailable(message)
+
+
+class _NamedContext(ssl.SSLContext):
+    """Checks the certificate for the sink's host although the connection goes to an address."""
+
+    server_name: str
+
+    def wrap_bio(self, *args: Any, **arguments: Any) -> ssl.SSLObject:
+        return super().wrap_bio(*args, **{**arguments, "server_hostname": self.server_name})
+
+
+async def _inspect(
+    connection: Any, *, namespace: str | None, name: str
+) -> tuple[str, schema.TableState | None]:
+    row = await connection.fetchrow(schema.TABLE_QUERY, schema.quoted(namespace, name))
+    if row is None:
+        found = namespace or await connection.fetchval("SELECT current_schema()::text")
+        if found is None:
+            raise Refused(f"no schema for table {name}: write schema.{name}, or set a search_path")
+        return found, None
+    if not row["is_table"]:
+        raise Refused(f"{schema.quoted(row['schema'], name)} is no table: give the sink another")
+    uniques = await connection.fetch(schema.UNIQUES_QUERY, row["oid"])
+    views = {"gpu_current": row["has_current"], "gpu_sightings": row["has_sightings"]}
+    return row["schema"], schema.TableState(
+        columns=frozenset(row["columns"]),
+        uniques=tuple(
+            schema.Unique(
+                index=unique["index"],
+                constraint=unique["constraint"],
+                columns=tuple(unique["columns"]),
+                predicate=unique["predicate"],
+                usable=unique["usable"],
+            )
+            for unique in uniques
+        ),
+        serial_sequence=row["serial_sequence"],
+        views=frozenset(view for view, there in views.items() if there),
+    )
+
+
+def _missing(migration: schema.Migration) -> Refused:
+    """The problem and the SQL: in the message as far as it fits, in the log all of it."""
+    problem = "; ".join(migration.problems)
+    advice = "set autoMigrate: true, or run"
+    sql = " ".join(f"{statement};" for statement in migration.required)
+    message = f"{problem}: {advice} {sql}"
+    if len(message) > MAX_MESSAGE:
+        message = f"{problem}: {advice} the SQL in the operator's log"
+    return Refused(message, detail=migration.sql)
+
+
+def _row(record: Record) -> tuple[str | datetime | None, ...]:
+    """The values of WRITTEN_COLUMNS."""
+    return (
+        record.cluster,
+        record.node,
+        record.machine,
+        record.source,
+        record.chassis,
+        record.gpu,
+        record.time,
+        record.id,
+        record.event,
+        record.uuid,
+        record.pci,
+        record.product,
+        record.driver,
+    )

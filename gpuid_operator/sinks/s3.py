@@ -1,0 +1,176 @@
+"""s3: one object per batch and partition in an S3-compatible bucket."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import S3Store
+
+from gpuid_operator.api.record import Record
+from gpuid_operator.api.sinks import S3Sink
+from gpuid_operator.sinks.addresses import resolve
+from gpuid_operator.sinks.base import Refused, SecretMissing, SinkError, Unavailable, scrub
+from gpuid_operator.sinks.s3_objects import S3Object, objects_of
+from gpuid_operator.sinks.secrets import SecretSource
+from gpuid_operator.telemetry.log import register_secret
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, S3Config, S3Credential
+
+_ACCESS_KEY: Final = "AWS_ACCESS_KEY_ID"
+_SECRET_KEY: Final = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - a name, as the next
+_SESSION_TOKEN: Final = "AWS_SESSION_TOKEN"  # noqa: S105
+_DEFAULT_REGION: Final = "us-east-1"
+_CONNECT_TIMEOUT: Final = timedelta(seconds=10)
+_TIMEOUT: Final = timedelta(seconds=60)
+
+_TEMPORARY: Final = frozenset({408, 409, 425, 429})
+# What obstore keeps of an answer is its text.
+_STATUS: Final = re.compile(r"status code: (\d{3}) ?([A-Za-z ]*)")
+_CODE: Final = re.compile(r"<Code>([^<]*)</Code>")
+_MESSAGE: Final = re.compile(r"<Message>([^<]*)</Message>")
+_CAUSE: Final = re.compile(r'message: "([^"]*)"|(invalid peer certificate: \w+)')
+
+
+class S3Sender:
+    """Puts objects under keys that never change; an object that is there already is a success."""
+
+    def __init__(
+        self, spec: S3Sink, *, secrets: SecretSource, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        self._spec = spec
+        self._secrets = secrets
+        self._endpoint = urlsplit(spec.endpoint) if spec.endpoint else None
+        self._host = _host(spec, environ)
+        self._store: tuple[dict[str, str], S3Store] | None = None
+
+    async def send(self, records: Sequence[Record]) -> None:
+        if self._endpoint is not None:
+            if self._endpoint.scheme == "http" and not self._spec.insecure:
+                raise Refused("endpoint must begin with https:// (or set insecure: true)")
+            default = 443 if self._endpoint.scheme == "https" else 80
+            await resolve(self._endpoint.hostname or "", self._endpoint.port or default)
+        credentials = await self._credentials()
+        for item in objects_of(records, self._spec):
+            await self._put(item, credentials)
+
+    async def close(self) -> None:
+        self._store = None
+
+    async def _put(self, item: S3Object, credentials: dict[str, str]) -> None:
+        try:
+            await obstore.put_async(
+                self._open(credentials),
+                item.key,
+                item.content,
+                attributes={"Content-Type": item.content_type},
+                mode="create",
+                use_multipart=False,
+            )
+        except AlreadyExistsError as error:
+            # 412: it is there. 409: another upload of it is under way and may yet fail.
+            if _status(str(error)) == 409:
+                raise Unavailable(self._told(error, credentials)) from None
+        except (BaseError, OSError, ValueError) as error:
+            raise self._judge(error, credentials) from None
+
+    def _judge(self, error: Exception, credentials: dict[str, str]) -> SinkError:
+        """What an error of obstore means; its own text holds keys' names and whole XML bodies."""
+        told = self._told(error, credentials)
+        status = _status(str(error))
+        if status in (401, 403):
+            self._secrets.invalidate()
+        if status:
+            temporary = status >= 500 or status in _TEMPORARY
+        else:
+            # A redirect is how AWS answers for a bucket of another region.
+            temporary = isinstance(error, BaseError) and "redirect" not in str(error)
+        return Unavailable(told) if temporary else Refused(told)
+
+    def _told(self, error: Exception, credentials: dict[str, str]) -> str:
+        text = str(error)
+        tried = f"put an object into bucket {self._spec.bucket} at {self._host}"
+        status, code, message = _STATUS.search(text), _CODE.search(text), _MESSAGE.search(text)
+        if status is not None:
+            said = f"{status[1]} {status[2].strip()}"
+            said += f" {code[1]}" if code else ""
+            said += f": {message[1]}" if message else ""
+        else:
+            said = text.partition("\n")[0].rpartition(" - ")[2]
+            causes = [found[0] or found[1] for found in _CAUSE.findall(text)]
+            said += f" ({causes[-1]})" if causes else ""
+        return f"{tried}: {scrub(said, credentials.values())}"
+
+    async def _credentials(self) -> dict[str, str]:
+        """The Secret's AWS_ values; empty without a Secret: the cloud's default chain."""
+        ref = self._spec.credentials_secret_ref
+        if ref is None:
+            return {}
+        values = await self._secrets.get_all(ref, host=self._host)
+        for key in (_ACCESS_KEY, _SECRET_KEY):
+            if not values.get(key):
+                raise SecretMissing(f"Secret {ref.name} has no key {key}: add it")
+        for key in (_SECRET_KEY, _SESSION_TOKEN):
+            register_secret(values.get(key, ""))
+        return {
+            key: values[key] for key in (_ACCESS_KEY, _SECRET_KEY, _SESSION_TOKEN) if key in values
+        }
+
+    def _open(self, credentials: dict[str, str]) -> S3Store:
+        """The store; a new one when the credentials are others."""
+        if self._store is None or self._store[0] != credentials:
+            self._store = (credentials, _store(self._spec, credentials))
+        return self._store[1]
+
+
+def _store(spec: S3Sink, credentials: dict[str, str]) -> S3Store:
+    config: S3Config = {}
+    client: ClientConfig = {"connect_timeout": _CONNECT_TIMEOUT, "timeout": _TIMEOUT}
+    if spec.region:
+        config["region"] = spec.region
+    if spec.endpoint:
+        # Not `endpoint`: AWS_ENDPOINT_URL_S3 of the environment would take precedence.
+        config["aws_endpoint_url_s3"] = spec.endpoint.rstrip("/")
+        config["virtual_hosted_style_request"] = False
+        client["allow_http"] = bool(spec.insecure)
+
+    def provide() -> S3Credential:
+        # Given as keys, they would be mixed with a session token of the environment.
+        return {
+            "access_key_id": credentials[_ACCESS_KEY],
+            "secret_access_key": credentials[_SECRET_KEY],
+            "token": credentials.get(_SESSION_TOKEN),
+            "expires_at": None,
+        }
+
+    return S3Store(
+        spec.bucket,
+        config=config,
+        client_options=client,
+        retry_config={"max_retries": 0},
+        credential_provider=provide if credentials else None,
+    )
+
+
+def _host(spec: S3Sink, environ: Mapping[str, str]) -> str:
+    """Where requests go: what a Secret's allowed hosts are compared with."""
+    endpoint = (
+        spec.endpoint or environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
+    )
+    if endpoint:
+        return urlsplit(endpoint).hostname or ""
+    region = spec.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
+    return f"s3.{region or _DEFAULT_REGION}.amazonaws.com"
+
+
+def _status(text: str) -> int:
+    """The HTTP status in an error's text; 0 when there was no answer."""
+    found = _STATUS.search(text)
+    return int(found[1]) if found else 0

@@ -1,0 +1,256 @@
+"""Real servers for the sinks, and records to send them.
+
+A server that is missing on this machine skips its tests, and fails them where CI is set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpuid_operator.api.record import Record
+from gpuid_operator.api.sinks import SecretKeyRef, SecretRef
+from gpuid_operator.sinks.base import SecretMissing
+
+VERSITYGW = "v1.8.0"
+DEADLINE = 60.0
+
+
+def _missing(what: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_for(what: str, ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + DEADLINE
+    while not ready():
+        assert process.poll() is None, f"{what} ended with {process.returncode}"
+        assert time.monotonic() < end, f"{what} did not come up"
+        time.sleep(0.05)
+
+
+def _accepts(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+class Secrets:
+    """A source whose values a test can change; it counts how often it was told to read again."""
+
+    def __init__(self, **values: str) -> None:
+        self.values = values
+        self.hosts: set[str | None] = set()
+        self.invalidated = 0
+
+    async def get(self, ref: SecretKeyRef, *, host: str | None) -> str:
+        self.hosts.add(host)
+        if ref.key not in self.values:
+            raise SecretMissing(f"Secret {ref.name} has no key {ref.key}: add it")
+        return self.values[ref.key]
+
+    async def get_all(self, ref: SecretRef, *, host: str | None) -> dict[str, str]:
+        self.hosts.add(host)
+        return dict(self.values)
+
+    def invalidate(self) -> None:
+        self.invalidated += 1
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A PostgreSQL server of this run; `password` is the superuser's."""
+
+    port: int
+    user: str = "postgres"
+    password: str = "the-password-nobody-may-see"
+
+
+@pytest.fixture(scope="session")
+def postgres(certificates: Any) -> Iterator[Postgres]:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    binary = str(found[-1]) if found else shutil.which("postgres")
+    if binary is None:
+        _missing("PostgreSQL is not installed: apt-get install postgresql")
+    server = Postgres(port=_free_port())
+    # Not pytest's own folder: that is root's alone, and postgres refuses to run as root.
+    folder = Path(tempfile.mkdtemp(prefix="gpuid-postgres-"))
+    owner = pwd.getpwnam("nobody") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
+    password_file = folder / "password"
+    password_file.write_text(server.password)
+    for source, name in ((certificates.certificate, "tls.crt"), (certificates.key, "tls.key")):
+        shutil.copyfile(source, folder / name)
+        (folder / name).chmod(0o600)
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, owner.pw_uid, owner.pw_gid)
+    identity: dict[str, Any] = {"cwd": folder}
+    if os.getuid() == 0:
+        identity |= {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+    subprocess.run(
+        [
+            *[str(Path(str(binary)).with_name("initdb")), "--no-sync", "-D", "data"],
+            *["-U", server.user, "-A", "scram-sha-256", "--pwfile", str(password_file)],
+        ],
+        check=True,
+        capture_output=True,
+        **identity,
+    )
+    settings = {
+        "listen_addresses": "127.0.0.1",
+        "port": str(server.port),
+        "unix_socket_directories": "",
+        "fsync": "off",
+        "ssl": "on",
+        "ssl_cert_file": str(folder / "tls.crt"),
+        "ssl_key_file": str(folder / "tls.key"),
+    }
+    options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(binary), "-D", "data", *options], stdout=log, stderr=log, **identity
+        )
+    try:
+        _wait_for("PostgreSQL", lambda: _accepts(server.port), process)
+        yield server
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(DEADLINE)
+        shutil.rmtree(folder)
+
+
+@dataclass(frozen=True)
+class S3:
+    """An S3 server of this run, which checks signatures; `folder` has one folder per bucket."""
+
+    url: str
+    folder: Path
+    access_key: str = "AKIDTEST"
+    secret_key: str = "the-key-nobody-may-see"
+
+    def objects(self, bucket: str) -> dict[str, bytes]:
+        root = self.folder / bucket
+        return {
+            str(path.relative_to(root)): path.read_bytes()
+            for path in sorted(root.rglob("*"))
+            if path.is_file()
+        }
+
+
+def _versitygw() -> str:
+    """The gateway, built once into the user's cache."""
+    if (go := shutil.which("go")) is None:
+        _missing("versitygw cannot be built: there is no Go toolchain")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpuid-operator"
+    binary = cache / f"versitygw-{VERSITYGW}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "versitygw.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not binary.exists():
+            with tempfile.TemporaryDirectory(dir=cache) as folder:
+                built = subprocess.run(
+                    [str(go), "install", f"github.com/versity/versitygw/cmd/versitygw@{VERSITYGW}"],
+                    env={**os.environ, "GOBIN": folder},
+                    capture_output=True,
+                    text=True,
+                )
+                if built.returncode:
+                    _missing(f"versitygw cannot be built: {built.stderr[-1000:]}")
+                (Path(folder) / "versitygw").rename(binary)
+    return str(binary)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    binary = _versitygw()
+    port = _free_port()
+    server = S3(url=f"http://127.0.0.1:{port}", folder=tmp_path_factory.mktemp("buckets"))
+    process = subprocess.Popen(
+        [binary, "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(server.folder)],
+        env={
+            **os.environ,
+            "ROOT_ACCESS_KEY": server.access_key,
+            "ROOT_SECRET_KEY": server.secret_key,
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def answers() -> bool:
+        try:
+            urllib.request.urlopen(server.url, timeout=1).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+            return True
+        except OSError:
+            return False
+        return True
+
+    try:
+        _wait_for("versitygw", answers, process)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(DEADLINE)
+
+
+@dataclass
+class Records:
+    """Makes records; every one has an id of its own unless a field says otherwise."""
+
+    count: int = 0
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, **fields: Any) -> Record:
+        self.count += 1
+        values: dict[str, Any] = {
+            "id": f"uid.{self.count}.1780828245",
+            "event": "GPUAdded",
+            "cluster": "prod",
+            "node": "gpu-1",
+            "machine": "i-1",
+            "source": "gpu-operator/plugin-abc",
+            "chassis": "1821325191344",
+            "gpu": "1761025346025",
+            "time": datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC),
+            "uuid": f"GPU-{self.count}",
+            "pci": "00000000:29:00.0",
+            "product": "NVIDIA GB200",
+            "driver": "570.148.08",
+            "sequence": self.count,
+        }
+        return Record(**values | fields)
+
+
+@pytest.fixture
+def record() -> Records:
+    return Records()
+
+
+@pytest.fixture
+def make_secrets() -> type[Secrets]:
+    return Secrets

@@ -1,0 +1,428 @@
+"""The postgres sink against a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from gpuid_operator.api.sinks import Sink
+from gpuid_operator.sinks.base import (
+    AddressNotAllowed,
+    RecordsRefused,
+    Refused,
+    SinkError,
+    Unavailable,
+)
+from gpuid_operator.sinks.http_client import HTTPClient
+from gpuid_operator.sinks.registry import SinkContext, open_sink
+
+TIME = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
+REFERENCES = {
+    "userSecretRef": {"name": "pg", "key": "user"},
+    "passwordSecretRef": {"name": "pg", "key": "password"},
+}
+GPUID_FIELDS = ["cluster", "node", "machine", "source", "chassis", "gpu"]
+GPUID_COLUMNS = [*GPUID_FIELDS, "read_time", "created_at"]
+# What gpuid creates: https://github.com/mchmarny/gpuid, POSTGRES_AUTO_MIGRATE.
+GPUID_TABLE = """
+CREATE TABLE {0} (
+  id BIGSERIAL PRIMARY KEY,
+  cluster VARCHAR(255) NOT NULL, node VARCHAR(255) NOT NULL, machine VARCHAR(255) NOT NULL,
+  source VARCHAR(255) NOT NULL, {1} gpu VARCHAR(255) NOT NULL,
+  read_time TIMESTAMP WITH TIME ZONE NOT NULL,
+  created_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT NOW(),
+  UNIQUE (cluster, node, machine, source, {2} gpu, read_time));
+CREATE INDEX idx_{0}_cluster ON {0} (cluster);
+CREATE INDEX idx_{0}_created_at ON {0} (created_at);
+"""
+
+
+class Database:
+    """A database of one test, and a superuser's connection to it."""
+
+    def __init__(self, server: Any, connection: Any, name: str, make_secrets: Any) -> None:
+        self.server = server
+        self.connection = connection
+        self.name = name
+        self.secrets = make_secrets(user=server.user, password=server.password)
+
+    def sink(self, secrets: Any = None, **fields: Any) -> Any:
+        spec = {
+            "host": "127.0.0.1",
+            "port": self.server.port,
+            "database": self.name,
+            **REFERENCES,
+            **fields,
+        }
+        return open_sink(
+            Sink.model_validate({"name": "warehouse", "postgres": spec}),
+            secrets=secrets or self.secrets,
+            context=SinkContext(http=HTTPClient(), write_records=lambda _records: None),
+        )
+
+    async def rows(self, query: str) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in await self.connection.fetch(query)]
+
+    async def gpuid_table(self, table: str = "serials", *, chassis: bool = True) -> None:
+        column, key = ("chassis VARCHAR(255) NOT NULL,", "chassis,") if chassis else ("", "")
+        await self.connection.execute(GPUID_TABLE.format(table, column, key))
+
+    async def copy_as_gpuid(self, *serials: str, table: str = "serials") -> None:
+        await self.connection.copy_records_to_table(
+            table,
+            columns=GPUID_COLUMNS,
+            records=[
+                ("prod", "gpu-1", "i-1", "ns/pod", "unknown", serial, TIME, TIME)
+                for serial in serials
+            ],
+        )
+
+
+@pytest.fixture
+async def database(
+    postgres: Any, make_secrets: Any, request: pytest.FixtureRequest
+) -> AsyncIterator[Database]:
+    name = f"db{abs(hash(request.node.nodeid))}"
+    login = {"user": postgres.user, "password": postgres.password, "port": postgres.port}
+    admin = await asyncpg.connect(host="127.0.0.1", database="postgres", **login)
+    await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+    connection = await asyncpg.connect(host="127.0.0.1", database=name, **login)
+    yield Database(postgres, connection, name, make_secrets)
+    await connection.close()
+    await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    await admin.close()
+
+
+async def _writer(database: Database, make_secrets: Any, *tables: str) -> Any:
+    """Secrets of a role that may insert into these tables, and create temporary ones."""
+    role = f"writer_{database.name}"
+    await database.connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'writer'")
+    await database.connection.execute(f"REVOKE ALL ON SCHEMA public FROM {role}")
+    for table in tables:
+        await database.connection.execute(f"GRANT INSERT ON {table} TO {role}")
+    return make_secrets(user=role, password="writer")
+
+
+async def test_auto_migrate_creates_the_table_and_each_record_is_one_row(
+    database: Database, record: Any
+) -> None:
+    sink = database.sink(autoMigrate=True)
+    batch = [record(), record(gpu="na", uuid=None, event="DriverChanged")]
+    await sink.send(batch)
+    await sink.send(batch)
+    await database.sink(autoMigrate=True).send([*batch, batch[0], record()])
+    assert await database.rows("SELECT * FROM serials ORDER BY id LIMIT 1") == [
+        (
+            1,
+            *("prod", "gpu-1", "i-1", "gpu-operator/plugin-abc", "1821325191344"),
+            *("1761025346025", TIME),
+            (await database.connection.fetchval("SELECT created_at FROM serials WHERE id = 1")),
+            *("uid.1.1780828245", "GPUAdded", "GPU-1", "00000000:29:00.0"),
+            *("NVIDIA GB200", "570.148.08"),
+        )
+    ]
+    assert await database.rows("SELECT record_id FROM serials ORDER BY id") == [
+        (f"uid.{n}.1780828245",) for n in (1, 2, 3)
+    ]
+
+
+async def test_gpuids_table_is_extended_and_keeps_its_rows(database: Database, record: Any) -> None:
+    await database.gpuid_table()
+    await database.copy_as_gpuid("s1", "s2")
+    before = await database.rows(f"SELECT id, {', '.join(GPUID_COLUMNS)} FROM serials ORDER BY id")
+    # The two GPUs of one GB200 board: nothing but uuid, PCI address and id differ.
+    twins = [record(gpu="1761025346025"), record(gpu="1761025346025", pci="00000000:2A:00.0")]
+    await database.sink(autoMigrate=True).send(twins)
+    after = await database.rows(f"SELECT id, {', '.join(GPUID_COLUMNS)} FROM serials ORDER BY id")
+    assert after[:2] == before
+    assert len(after) == 4
+    # gpuid goes on: the same COPY as ever, even the same reading twice.
+    await database.copy_as_gpuid("s1", "s3")
+    await database.sink(autoMigrate=True).send(twins)
+    assert await database.rows("SELECT gpu, record_id FROM serials ORDER BY id") == [
+        ("s1", None),
+        ("s2", None),
+        ("1761025346025", "uid.1.1780828245"),
+        ("1761025346025", "uid.2.1780828245"),
+        ("s1", None),
+        ("s3", None),
+    ]
+
+
+async def test_an_older_table_of_gpuid_gets_a_chassis(database: Database, record: Any) -> None:
+    await database.gpuid_table(chassis=False)
+    await database.connection.execute(
+        "INSERT INTO serials (cluster, node, machine, source, gpu, read_time)"
+        " VALUES ('prod', 'n', 'm', 's', 'g', now())"
+    )
+    await database.sink(autoMigrate=True).send([record()])
+    assert await database.rows("SELECT chassis FROM serials ORDER BY id") == [
+        ("unknown",),
+        ("1821325191344",),
+    ]
+
+
+@pytest.mark.parametrize("gpuid", [True, False])
+async def test_insert_and_temporary_suffice(
+    database: Database, record: Any, make_secrets: Any, gpuid: bool
+) -> None:
+    if gpuid:
+        await database.gpuid_table()
+    await database.sink(autoMigrate=True).send([record()])
+    writer = await _writer(database, make_secrets, "serials")
+    batch = [record(), record()]
+    sink = database.sink(writer)
+    await sink.send(batch)
+    await sink.send(batch)
+    assert await database.rows("SELECT count(*) FROM serials") == [(3,)]
+
+
+async def test_without_auto_migrate_the_sql_is_in_the_error(
+    database: Database, record: Any, make_secrets: Any
+) -> None:
+    sink = database.sink()
+    with pytest.raises(Refused, match=r'there is no table "public"\."serials"') as caught:
+        await sink.send([record()])
+    assert 'CREATE VIEW "public"."gpu_current"' in caught.value.detail
+    await database.connection.execute(caught.value.detail)
+    await sink.send([record()])
+    writer = await _writer(database, make_secrets, "serials")
+    await database.sink(writer).send([record()])
+    assert await database.rows("SELECT count(*) FROM gpu_current") == [(2,)]
+
+
+async def test_without_auto_migrate_gpuids_unique_is_an_error_with_its_sql(
+    database: Database, record: Any
+) -> None:
+    await database.gpuid_table()
+    await database.copy_as_gpuid("s1")
+    sink = database.sink()
+    with pytest.raises(Refused, match="has no column record_id, event") as caught:
+        await sink.send([record()])
+    assert "swallows GPUs that share a serial" in caught.value.message
+    assert len(caught.value.message) <= 512
+    await database.connection.execute(
+        "ALTER TABLE serials ADD record_id TEXT UNIQUE, ADD event TEXT, ADD uuid TEXT,"
+        " ADD pci TEXT, ADD product TEXT, ADD driver TEXT"
+    )
+    with pytest.raises(Refused, match=r"or run ALTER TABLE .* DROP CONSTRAINT") as caught:
+        await sink.send([record()])
+    await database.connection.execute(caught.value.message.partition("or run ")[2])
+    await sink.send([record()])
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await database.connection.execute("UPDATE serials SET record_id = 'same'")
+
+
+async def test_a_unique_index_is_replaced_like_a_constraint(
+    database: Database, record: Any
+) -> None:
+    await database.sink(autoMigrate=True).send([record()])
+    await database.connection.execute(
+        "ALTER TABLE serials DROP CONSTRAINT serials_record_id_key;"
+        "CREATE UNIQUE INDEX mine ON serials (gpu, read_time);"
+        "CREATE UNIQUE INDEX part ON serials (record_id) WHERE record_id IS NOT NULL;"
+    )
+    with pytest.raises(Refused, match=r"UNIQUE \(gpu, read_time\)"):
+        await database.sink().send([record()])
+    batch = [record(), record()]
+    await database.sink(autoMigrate=True).send(batch)
+    await database.sink().send(batch)
+    assert await database.rows("SELECT count(*) FROM serials") == [(3,)]
+
+
+async def test_someone_elses_table_is_left_alone(database: Database, record: Any) -> None:
+    await database.connection.execute("CREATE TABLE serials (id INT, node TEXT)")
+    with pytest.raises(Refused, match="not one of gpuid's"):
+        await database.sink(autoMigrate=True).send([record()])
+    await database.connection.execute("CREATE VIEW looks AS SELECT 1 AS id")
+    with pytest.raises(Refused, match="is no table"):
+        await database.sink(autoMigrate=True, table="looks").send([record()])
+    with pytest.raises(Refused, match=r"schema\.name"):
+        await database.sink(autoMigrate=True, table="a.b.c").send([record()])
+
+
+async def test_schemas_and_capitals_are_quoted(database: Database, record: Any) -> None:
+    with pytest.raises(Refused, match='schema "Fleet" does not exist'):
+        await database.sink(autoMigrate=True, table="Fleet.Serials").send([record()])
+    await database.connection.execute('CREATE SCHEMA "Fleet"')
+    await database.sink(autoMigrate=True, table="Fleet.Serials").send([record()])
+    assert await database.rows('SELECT uuid FROM "Fleet".gpu_current') == [("GPU-2",)]
+
+
+async def test_two_instances_migrate_at_once(database: Database, record: Any) -> None:
+    await database.gpuid_table()
+    batches = [[record()] for _ in range(4)]
+    await asyncio.gather(*(database.sink(autoMigrate=True).send(batch) for batch in batches))
+    assert await database.rows("SELECT count(*) FROM serials") == [(4,)]
+
+
+async def test_gpu_current_tells_where_each_gpu_is(database: Database, record: Any) -> None:
+    def at(seconds: int, node: str, uuid: str, event: str = "GPUAdded", **more: Any) -> Any:
+        time = TIME + timedelta(seconds=seconds)
+        return record(node=node, uuid=uuid, event=event, time=time, **more)
+
+    await database.sink(autoMigrate=True).send(
+        [
+            at(0, "a", "GPU-stays"),
+            at(5, "a", "GPU-stays", "HealthChanged"),
+            # Seen at its new node before the old one is sure that it left.
+            at(0, "a", "GPU-moved"),
+            at(5, "b", "GPU-moved", cluster="other"),
+            at(9, "a", "GPU-moved", "GPURemoved"),
+            at(0, "a", "GPU-gone"),
+            at(5, "b", "GPU-gone"),
+            at(9, "b", "GPU-gone", "GPURemoved"),
+            at(9, "c", "GPU-only-removed", "GPURemoved"),
+            # In one second: the later of the two rules.
+            at(0, "d", "GPU-same-second", "GPURemoved"),
+            at(0, "d", "GPU-same-second"),
+            at(0, "a", None, "DriverChanged", gpu="na"),  # type: ignore[arg-type]
+        ]
+    )
+    rows = await database.rows(
+        "SELECT uuid, cluster, node, event, present FROM gpu_current ORDER BY uuid"
+    )
+    assert rows == [
+        ("GPU-gone", "prod", "b", "GPURemoved", False),
+        ("GPU-moved", "other", "b", "GPUAdded", True),
+        ("GPU-only-removed", "prod", "c", "GPURemoved", False),
+        ("GPU-same-second", "prod", "d", "GPUAdded", True),
+        ("GPU-stays", "prod", "a", "HealthChanged", True),
+    ]
+
+
+async def test_gpu_sightings_tells_from_when_to_when(database: Database, record: Any) -> None:
+    await database.gpuid_table()
+    await database.copy_as_gpuid("s1", "N/A")
+    later = TIME + timedelta(days=1)
+    sighting = {"event": "Sighted", "uuid": None, "pci": None}
+    await database.sink(autoMigrate=True).send(
+        [
+            record(gpu="s1", time=later, **sighting),
+            record(gpu="s1", machine="i-2", time=later, **sighting),
+            record(gpu="na", time=later, **sighting),
+            record(gpu="s2"),
+            record(gpu="s2", uuid="GPU-4", time=later, event="GPURemoved"),
+        ]
+    )
+    rows = await database.rows(
+        'SELECT gpu, uuid, cluster, node, machine, "from", "to", last_event FROM gpu_sightings'
+        " ORDER BY gpu, machine"
+    )
+    assert rows == [
+        ("s1", None, "prod", "gpu-1", "i-1", TIME, later, "Sighted"),
+        ("s1", None, "prod", "gpu-1", "i-2", later, later, "Sighted"),
+        ("s2", "GPU-4", "prod", "gpu-1", "i-1", TIME, later, "GPURemoved"),
+    ]
+
+
+async def test_a_changed_password_needs_no_restart(database: Database, record: Any) -> None:
+    sink = database.sink(autoMigrate=True)
+    await sink.send([record()])
+    right = database.secrets.values["password"]
+    database.secrets.values["password"] = "hidden-and-wrong"
+    with pytest.raises(Refused, match="password authentication failed") as caught:
+        await sink.send([record()])
+    assert "hidden-and-wrong" not in caught.value.message
+    assert database.secrets.invalidated == 1
+    database.secrets.values["password"] = right
+    await sink.send([record()])
+    assert database.secrets.hosts == {"127.0.0.1"}
+
+
+async def test_what_is_wrong_is_permanent_or_temporary(
+    database: Database, record: Any, make_secrets: Any
+) -> None:
+    async def failure(sink: Any) -> SinkError:
+        with pytest.raises(SinkError) as caught:
+            await sink.send([record()])
+        return caught.value
+
+    error = await failure(database.sink(port=1))
+    assert (type(error), "127.0.0.1:1" in error.message) == (Unavailable, True)
+    error = await failure(database.sink(database="nowhere"))
+    assert (type(error), '"nowhere" does not exist' in error.message) == (Refused, True)
+    error = await failure(database.sink(userSecretRef=None))
+    assert (type(error), "set userSecretRef" in error.message) == (Refused, True)
+    assert type(await failure(database.sink(host="169.254.169.254"))) is AddressNotAllowed
+    await database.gpuid_table()
+    writer = await _writer(database, make_secrets)
+    assert type(await failure(database.sink(writer))) is Refused
+    await database.sink(autoMigrate=True).send([record()])
+    error = await failure(database.sink(writer))
+    assert (type(error), "permission denied" in error.message) == (Refused, True)
+
+
+async def test_a_record_that_does_not_fit_is_refused_alone(database: Database, record: Any) -> None:
+    await database.gpuid_table()
+    sink = database.sink(autoMigrate=True)
+    for poison in (record(source="s" * 256), record(node="nul\0")):
+        with pytest.raises(RecordsRefused):
+            await sink.send([record(), poison])
+    await sink.send([record()])
+    assert await database.rows("SELECT count(*) FROM serials") == [(1,)]
+
+
+async def test_a_table_dropped_meanwhile_is_made_again(database: Database, record: Any) -> None:
+    sink = database.sink(autoMigrate=True)
+    await sink.send([record()])
+    await database.connection.execute("DROP TABLE serials CASCADE")
+    with pytest.raises(Refused, match="does not exist"):
+        await sink.send([record()])
+    await sink.send([record()])
+    assert await database.rows("SELECT count(*) FROM serials") == [(1,)]
+
+
+@pytest.mark.parametrize("mode", ["disable", "allow", "prefer", "require"])
+async def test_ssl_modes_without_an_authority(database: Database, record: Any, mode: str) -> None:
+    await database.sink(autoMigrate=True, sslMode=mode).send([record()])
+
+
+@pytest.mark.parametrize(
+    ("mode", "host", "works"),
+    [
+        ("require", "127.0.0.1", True),
+        ("verify-ca", "127.0.0.1", True),
+        ("verify-full", "localhost", True),
+        ("verify-full", "127.0.0.1", False),
+    ],
+)
+async def test_ssl_modes_with_an_authority(
+    database: Database, record: Any, certificates: Any, mode: str, host: str, works: bool
+) -> None:
+    database.secrets.values["ca"] = certificates.authority
+    reference = {"caSecretRef": {"name": "pg", "key": "ca"}}
+    sink = database.sink(autoMigrate=True, host=host, sslMode=mode, **reference)
+    if works:
+        await sink.send([record()])
+    else:
+        with pytest.raises(Refused, match="caSecretRef, or repair the certificate"):
+            await sink.send([record()])
+
+
+async def test_an_unknown_authority_is_refused(database: Database, record: Any) -> None:
+    for mode in ("verify-ca", "verify-full"):
+        sink = database.sink(autoMigrate=True, host="localhost", sslMode=mode)
+        with pytest.raises(Refused, match="certificate verify failed"):
+            await sink.send([record()])
+    database.secrets.values["ca"] = "no certificate"
+    reference = {"caSecretRef": {"name": "pg", "key": "ca"}}
+    with pytest.raises(Refused, match="caSecretRef holds no PEM certificate"):
+        await database.sink(sslMode="require", **reference).send([record()])
+
+
+async def test_the_environment_of_the_process_plays_no_part(
+    database: Database, record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", database.server.password)
+    monkeypatch.setenv("PGUSER", database.server.user)
+    monkeypatch.setenv("PGSSLMODE", "nonsense")
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "nonsense")
+    await database.sink(autoMigrate=True).send([record()])
+    with pytest.raises(Refused, match="password authentication failed"):
+        await database.sink(passwordSecretRef=None).send([record()])
