@@ -86,6 +86,10 @@ def unreachable(
         case aiohttp.ClientConnectorError():
             said = str(error.os_error)
             todo = "nothing accepts connections there: check that the API server runs"
+        case aiohttp.ClientResponseError():
+            # Its own text quotes the address of a proxy, which may hold a password.
+            said = f"{error.status} {error.message}"
+            todo = "something between here and the API server answered: a proxy?"
         case _:
             todo = "the connection broke off; it is tried again"
     return ApiUnreachable(

@@ -43,7 +43,7 @@ class Credentials:
     """Do not verify the server's certificate (a kubeconfig may ask for it)."""
     server_name: str | None = None
     """Name to verify the certificate against, where it differs from the server's."""
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)
 
     def ssl_context(self) -> ssl.SSLContext:
         """A new TLS context. Raises NoCluster when a file cannot be used."""

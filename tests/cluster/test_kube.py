@@ -18,10 +18,8 @@ from gpuid_operator.kube.client import APPLY_PATCH, ONLY_METADATA, KubeClient
 from gpuid_operator.kube.credentials import Credentials, FreshCredentials
 from gpuid_operator.kube.exec import ExecResult, pod_exec
 from gpuid_operator.kube.secrets import read_secret
+from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
-from gpuid_operator.localcluster.cluster import LocalCluster
-
-pytestmark = pytest.mark.cluster
 
 INVENTORIES = f"/apis/{API_VERSION}/gpuinventories"
 SELECTOR = "app=nvidia-device-plugin-daemonset"

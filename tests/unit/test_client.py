@@ -7,7 +7,6 @@ what a real one answers is tested in tests/cluster.
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -245,17 +244,10 @@ async def test_a_list_that_outlives_its_snapshot_says_so() -> None:
     assert seen == [[1]]
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @pytest.mark.parametrize(
     ("server", "says"),
     [
-        (f"http://127.0.0.1:{free_port()}", "nothing accepts connections"),
+        ("http://127.0.0.1:1", "nothing accepts connections"),
         ("http://no-such-host.invalid:6443", "cannot be resolved"),
     ],
 )
@@ -316,3 +308,26 @@ async def test_requests_wait_for_the_rate_limit_and_unlimited_ones_do_not() -> N
             assert not waiting.done()
             waiting.cancel()
     assert [path for _, path, _ in answers.asked] == ["/first", "/lease", "/lease", "/lease"]
+
+
+async def test_a_proxy_that_refuses_is_told_without_its_password() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+    class Source:
+        async def load(self, *, rejected: bool) -> Credentials:
+            return Credentials(
+                server="https://localhost:6443", proxy=f"http://me:hunter2@127.0.0.1:{port}"
+            )
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        fresh = FreshCredentials(Source())
+        async with KubeClient(fresh, qps=1, burst=1) as client:
+            with pytest.raises(errors.ApiUnreachable, match="407") as caught:
+                await client.request("PATCH", "/apis/x", body={})
+    assert "hunter2" not in caught.value.message
+    assert "hunter2" not in repr(await fresh.get())
