@@ -5,7 +5,7 @@ The demo, the tests and the benchmarks stand on it. `LocalCluster` is what they 
 
 from __future__ import annotations
 
-from gpuid_operator.localcluster.cluster import LocalCluster, down
+from gpuid_operator.localcluster.cluster import LocalCluster
 from gpuid_operator.localcluster.errors import (
     ApiError,
     BuildError,
@@ -13,6 +13,7 @@ from gpuid_operator.localcluster.errors import (
     RealNodeUnavailable,
     ServerError,
 )
+from gpuid_operator.localcluster.lifecycle import down
 
 __all__ = [
     "ApiError",

@@ -9,31 +9,24 @@ cluster.down()
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from gpuid_operator.api.crd import crd_manifests
 from gpuid_operator.localcluster import binaries as programs
-from gpuid_operator.localcluster import controlplane, nodes, processes, realnode
-from gpuid_operator.localcluster.binaries import Binaries
-from gpuid_operator.localcluster.client import ApiClient, Request
+from gpuid_operator.localcluster import controlplane, lifecycle
+from gpuid_operator.localcluster.binaries import Binaries, Progress
+from gpuid_operator.localcluster.client import ApiClient
 from gpuid_operator.localcluster.controlplane import ControlPlane
 from gpuid_operator.localcluster.errors import LocalClusterError
 from gpuid_operator.localcluster.hardware import Hardware
 from gpuid_operator.localcluster.layout import Layout, State
-from gpuid_operator.localcluster.ports import free_ports
 from gpuid_operator.localcluster.realnode import RealNode
 from gpuid_operator.localcluster.simulation import NodeSpec, Simulation
 from gpuid_operator.localcluster.smi import generate
 from gpuid_operator.localcluster.smi_models import MODELS
-from gpuid_operator.localcluster.waiting import wait_for
-
-Progress = Callable[[str], None]
-DEFAULT_NODES: Final = 3
 
 
 class LocalCluster:
@@ -62,43 +55,16 @@ class LocalCluster:
         each has generated GPUs of the model `gpu`. `node_object_bytes` is the size to which Node
         objects are filled. Raises LocalClusterError, having ended what it started.
         """
-        layout = Layout(directory.resolve())
-        if gpu not in MODELS:
-            raise LocalClusterError(f"GPU model {gpu!r} is not one of {', '.join(MODELS)}")
-        outputs = [path.read_bytes() for path in smi]
-        count = len(outputs) or DEFAULT_NODES if nodes is None else nodes
-        if processes.running(layout):
-            raise LocalClusterError(
-                f"a cluster runs in {layout.directory} already: end it with 'gpuid-operator "
-                f"cluster down --dir {layout.directory}' or choose another directory"
-            )
-        if real_node:
-            realnode.check()
-        layout.claim()
-        _clear(layout)
-        binaries = programs.resolve(real_node=real_node, progress=progress)
-        apiserver, etcd, peer, kwok, simnode = free_ports(5)
-        host = realnode.service_address() if real_node else "127.0.0.1"
-        state = State(
-            host=host,
-            service_range=f"{host[:-1]}0/24" if real_node else "10.96.0.0/24",
-            apiserver_port=443 if real_node else apiserver,
-            etcd_port=etcd,
-            etcd_peer_port=peer,
-            kwok_port=kwok,
-            simnode_port=simnode,
+        layout, state = lifecycle.start(
+            directory,
+            nodes=nodes,
             gpu=gpu,
+            smi=smi,
+            real_node=real_node,
             node_object_bytes=node_object_bytes,
-            real_node=realnode.NAME if real_node else None,
+            progress=progress,
         )
-        cluster = cls(layout=layout, state=state)
-        cluster._binaries = binaries
-        try:
-            cluster._start(cluster._specs(count, outputs), count, progress)
-        except BaseException:  # Ctrl-C too must leave nothing behind
-            cluster.down()
-            raise
-        return cluster
+        return cls(layout=layout, state=state)
 
     @classmethod
     def attach(cls, directory: Path) -> LocalCluster:
@@ -156,7 +122,7 @@ class LocalCluster:
 
         Logs, the audit log and the nodes' files stay for who wants to look.
         """
-        down(self.directory)
+        lifecycle.down(self.directory)
 
     def restart_apiserver(self) -> None:
         """End the API server and start it again; returns when it is ready."""
@@ -284,74 +250,3 @@ class LocalCluster:
     @property
     def _real_node(self) -> RealNode:
         return RealNode(layout=self._layout, client=self.client)
-
-    def _specs(self, count: int, outputs: Sequence[bytes]) -> Iterator[NodeSpec]:
-        gpu = self._state.gpu
-        for index in range(count):
-            name = nodes.node_name(index)
-            yield NodeSpec(
-                name=name,
-                xml=outputs[index % len(outputs)] if outputs else generate(gpu, node=name).encode(),
-                instance_type=MODELS[gpu].instance_type,
-            )
-
-    def _start(self, specs: Iterator[NodeSpec], count: int, progress: Progress) -> None:
-        self._state.save(self._layout)
-        progress(f"starting the control plane in {self.directory}")
-        self._controlplane.prepare()
-        self._controlplane.start()
-        simulation = self._simulation
-        simulation.start(self._binaries)
-        for name in (nodes.TARGET_NAMESPACE, nodes.OPERATOR_NAMESPACE):
-            self.client.send(Request("POST", "/api/v1/namespaces", nodes.namespace(name)))
-        self._install_crds()
-        progress(f"creating {count} simulated nodes")
-        simulation.create(specs)
-        simulation.create_device_plugin()
-        simulation.wait_ready(count)
-        if self._state.real_node:
-            progress("starting the real node")
-            self._real_node.start(self._binaries)
-        progress(f"ready: {self.server}")
-
-    def _install_crds(self) -> None:
-        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        for manifest in crd_manifests():
-            self.client.send(Request("POST", path, manifest))
-            name = manifest["metadata"]["name"]
-
-            def established(name: str = name) -> bool:
-                conditions = self.client.get(f"{path}/{name}").get("status", {}).get("conditions")
-                return any(
-                    one["type"] == "Established" and one["status"] == "True"
-                    for one in conditions or ()
-                )
-
-            wait_for(f"the API server to serve {name}", established, timeout=30)
-
-
-def down(directory: Path) -> None:
-    """End what `up` started under `directory`, also after a crash of any part of it.
-
-    Only processes that the directory's files or their own environment name are ended. Repeated
-    calls, and a directory that never held a cluster, are harmless.
-    """
-    layout = Layout(directory.resolve())
-    # The data are thrown away, so nothing need be asked to end in order.
-    processes.stop(layout, processes.running(layout), grace=0)
-    processes.end_marked(layout)
-    realnode.end(layout)
-    if not layout.ours:
-        return
-    for path in (layout.etcd, layout.pki, layout.config, layout.bin, layout.run):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in (layout.kubeconfig, layout.state):
-        path.unlink(missing_ok=True)
-
-
-def _clear(layout: Layout) -> None:
-    """Remove what an earlier cluster in the same directory left."""
-    down(layout.directory)
-    for path in (layout.logs, layout.nodes):
-        shutil.rmtree(path, ignore_errors=True)
-    layout.audit_log.unlink(missing_ok=True)

@@ -1,0 +1,57 @@
+"""Local clusters for tests, and the marker `cluster` on every test of this folder."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpuid_operator.localcluster import LocalCluster, binaries
+
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _HERE in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the servers before the first test: from nothing that takes minutes, which are not
+    that test's to answer for."""
+    mine = any(_HERE in item.path.parents for item in session.items)
+    if mine and not session.config.option.collectonly:
+        binaries.resolve(real_node=False, progress=print)
+
+
+@pytest.fixture(scope="session")
+def local_cluster() -> Iterator[Callable[..., LocalCluster]]:
+    """`local_cluster(nodes=3, …)` brings up a cluster in a directory of its own.
+
+    The arguments are those of `LocalCluster.up`. All of them end with the session; a test that
+    wants to be alone in one may call `.down()` itself.
+    """
+    clusters: list[LocalCluster] = []
+
+    def up(**options: Any) -> LocalCluster:
+        # Not under pytest's own folder: its names are too long for sockets.
+        directory = Path(tempfile.mkdtemp(prefix="gpuid-"))
+        cluster = LocalCluster.up(directory, **options)
+        clusters.append(cluster)
+        return cluster
+
+    yield up
+    for cluster in clusters:
+        cluster.down()
+        shutil.rmtree(cluster.directory)
+
+
+@pytest.fixture(scope="session")
+def cluster(local_cluster: Callable[..., LocalCluster]) -> LocalCluster:
+    """A cluster of three nodes that tests share: leave its nodes as you found them."""
+    return local_cluster(nodes=3)

@@ -1,0 +1,53 @@
+"""The real node for tests, and the marker `node` on every test of this folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpuid_operator.localcluster import LocalCluster, RealNodeUnavailable, binaries, realnode
+
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _HERE in item.path.parents:
+            item.add_marker(pytest.mark.node)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the servers before the first test, as tests/cluster/conftest.py says."""
+    mine = any(_HERE in item.path.parents for item in session.items)
+    if mine and not session.config.option.collectonly and _missing() is None:
+        binaries.resolve(real_node=True, progress=print)
+
+
+def _missing() -> str | None:
+    try:
+        realnode.check()
+    except RealNodeUnavailable as reason:
+        return str(reason)
+    return None
+
+
+@pytest.fixture(scope="session")
+def node_cluster() -> Iterator[LocalCluster]:
+    """A cluster with one simulated and one real node.
+
+    Where there can be none the tests skip, saying why; with CI in the environment they fail.
+    """
+    if reason := _missing():
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    directory = Path(tempfile.mkdtemp(prefix="gpuid-"))
+    cluster = LocalCluster.up(directory, nodes=1, real_node=True)
+    yield cluster
+    cluster.down()
+    shutil.rmtree(directory)
