@@ -116,11 +116,8 @@ class Fleet:
     def put_policy(self, policy: Policy) -> bool:
         """Take over one policy; False when its spec is known already."""
         before = self._policies.get(policy.name)
-        if before is not None and (before.uid, before.spec) == (policy.uid, policy.spec):
-            self._policies[policy.name] = policy
-            return False
         self.put_policies([*(self._policies | {policy.name: policy}).values()])
-        return True
+        return before is None or (before.uid, before.spec) != (policy.uid, policy.spec)
 
     def remove_policy(self, name: str) -> bool:
         if self._policies.pop(name, None) is None:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from gpuid_operator.api.inventory import HistoryEntry, HistoryType, InventoryStatus
+from gpuid_operator.api.inventory import HistoryEntry, HistoryType, InventoryState, InventoryStatus
 from gpuid_operator.api.meta import API_VERSION, INVENTORY_KIND
 from gpuid_operator.engine.commit import Written
 from gpuid_operator.kube.client import KubeClient
@@ -73,7 +73,20 @@ class Observer:
 
     def show(self, name: str, status: InventoryStatus) -> None:
         """Bring the metrics of a node in line with its status."""
-        self._metrics.set_gpus(name, status.gpus or ())
+        self._metrics.set_gpus(
+            name,
+            [
+                (
+                    gpu.uuid or "",
+                    gpu.serial or "",
+                    gpu.chassis_serial or "",
+                    gpu.pci_address or "",
+                    gpu.product or "",
+                )
+                for gpu in status.gpus or ()
+                if status.state is InventoryState.PRESENT
+            ],
+        )
         if status.last_read_time is not None:
             self._metrics.set_last_read(name, status.last_read_time.timestamp())
 

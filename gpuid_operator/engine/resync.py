@@ -68,12 +68,8 @@ class Resync:
         return with_gpus | self._fleet.nodes_with_pods() | {held.name for held in self._inventories}
 
     async def _policies(self) -> None:
-        found = []
-        async for body in list_policies(self._client):
-            policy = read_policy(body)
-            if policy is not None:
-                found.append(policy)
-        self._fleet.put_policies(found)
+        found = map(read_policy, await list_policies(self._client))
+        self._fleet.put_policies(policy for policy in found if policy is not None)
 
     async def _pods(self) -> None:
         for number, target in enumerate(self._fleet.targets):

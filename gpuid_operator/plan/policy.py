@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 
-from gpuid_operator.api.inventory import InventorySpec
+from gpuid_operator.api.inventory import Condition, ConditionStatus, InventorySpec
 from gpuid_operator.api.policy import (
     Check,
     LabelRequirement,
     LabelSelector,
     Policy,
     PolicySpec,
+    PolicyStatus,
     SelectorOperator,
 )
 from gpuid_operator.api.sinks import Sink
+from gpuid_operator.plan.conditions import MAX_CONDITION_MESSAGE
+from gpuid_operator.plan.diff import shorten
 from gpuid_operator.plan.outbox import Outlet
 from gpuid_operator.plan.status import Terms
 
@@ -145,4 +148,57 @@ def in_force(
         sinks=tuple((sinks | mine).values()),
         builtin_sinks=from_environment - mine.keys(),
         checks=tuple(_first(own.checks, builtin.checks, [])),
+    )
+
+
+def policy_status(
+    policy: Policy,
+    *,
+    matched: int,
+    contenders: Collection[str],
+    checks_allowed: bool,
+    now: datetime,
+) -> PolicyStatus:
+    """What a policy's status says: the nodes it rules, and the policies of its own priority that
+    claim some of its nodes, too."""
+    ready = _condition(policy, "Ready", ConditionStatus.TRUE, "InForce", "", now=now)
+    if policy.spec.checks and not checks_allowed:
+        ready = _condition(
+            policy,
+            "Ready",
+            ConditionStatus.TRUE,
+            "ChecksDisabled",
+            "in force but for its checks, which the operator does not allow policies to run:"
+            " set POLICY_CHECKS=true (checks.enabled in the chart)",
+            now=now,
+        )
+    if contenders:
+        conflict = _condition(
+            policy,
+            "Conflict",
+            ConditionStatus.TRUE,
+            "SamePriority",
+            f"has the priority and some nodes of {', '.join(sorted(contenders))}; the oldest"
+            " rules: give them different priorities",
+            now=now,
+        )
+    else:
+        conflict = _condition(policy, "Conflict", ConditionStatus.FALSE, "NoConflict", "", now=now)
+    return PolicyStatus(
+        observed_generation=policy.generation, matched_nodes=matched, conditions=[conflict, ready]
+    )
+
+
+def _condition(
+    policy: Policy, kind: str, status: ConditionStatus, reason: str, message: str, *, now: datetime
+) -> Condition:
+    before = next((item for item in policy.status.conditions or () if item.type == kind), None)
+    since = before.last_transition_time if before and before.status is status else now
+    return Condition(
+        type=kind,
+        status=status,
+        reason=reason,
+        message=shorten(message, MAX_CONDITION_MESSAGE),
+        observed_generation=policy.generation,
+        last_transition_time=since,
     )

@@ -1,0 +1,288 @@
+"""The engine: everything that runs on the instance that holds the lease.
+
+Events say that something may have changed; they are remembered and put in the queue, no more. The
+workers look at a node, find out what is due, and do it. The re-sync finds what no event told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from gpuid_operator.api.inventory import InventoryStatus
+from gpuid_operator.api.policy import PolicySpec
+from gpuid_operator.engine.commit import Committer, Written
+from gpuid_operator.engine.delivery import Delivery, Secrets
+from gpuid_operator.engine.fleet import Fleet
+from gpuid_operator.engine.held import Held, Inventories
+from gpuid_operator.engine.node_labels import NodeLabeller
+from gpuid_operator.engine.observe import Observer
+from gpuid_operator.engine.policy_status import PolicyStatuses
+from gpuid_operator.engine.queue import WorkQueue
+from gpuid_operator.engine.reader import Reader
+from gpuid_operator.engine.resync import PERIOD, Resync, read_policy
+from gpuid_operator.kube.client import KubeClient
+from gpuid_operator.kube.errors import KubeError
+from gpuid_operator.kube.pods import TargetPod
+from gpuid_operator.plan import status as plan
+from gpuid_operator.plan.policy import outlet
+from gpuid_operator.plan.schedule import backoff
+from gpuid_operator.plan.target import Target
+from gpuid_operator.sinks.registry import SinkContext
+from gpuid_operator.telemetry.log import get_logger
+from gpuid_operator.telemetry.metrics import Metrics
+
+_log = get_logger(__name__)
+
+LONGEST_WAIT: Final = timedelta(hours=1)
+"""A node is looked at again after this at the latest; the re-sync does so sooner."""
+
+_LONGEST_PAUSE: Final = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the engine needs to know of the operator's settings."""
+
+    targets: tuple[Target, ...]
+    builtin: PolicySpec
+    """The built-in policy, every field given."""
+    cluster: str
+    """CLUSTER_NAME, a field of every record."""
+    workers: int
+    timeout: timedelta
+    suspended: bool = False
+    resync_period: timedelta = PERIOD
+
+
+def utcnow() -> datetime:
+    return datetime.now(UTC)
+
+
+class Engine:
+    """Made when the lease is won; ends with the process."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        options: Options,
+        *,
+        secrets: Secrets,
+        context: SinkContext,
+        metrics: Metrics,
+        clock: Callable[[], datetime] = utcnow,
+    ) -> None:
+        self._options = options
+        self._metrics = metrics
+        self._clock = clock
+        self._queue: WorkQueue[str] = WorkQueue()
+        self._failures: dict[str, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._inventories = Inventories()
+        self._fleet = Fleet(
+            targets=options.targets, builtin=options.builtin, suspended=options.suspended
+        )
+        self._observer = Observer(client, metrics)
+        self._committer = Committer(
+            client,
+            inventories=self._inventories,
+            fleet=self._fleet,
+            clock=clock,
+            watchers=[self._observer, self._written],
+        )
+        self._labeller = NodeLabeller(client, fleet=self._fleet, inventories=self._inventories)
+        self._reader = Reader(
+            client,
+            fleet=self._fleet,
+            inventories=self._inventories,
+            committer=self._committer,
+            labeller=self._labeller,
+            metrics=metrics,
+            clock=clock,
+            timeout=options.timeout,
+        )
+        self._resync = Resync(client, fleet=self._fleet, inventories=self._inventories, clock=clock)
+        self._delivery = Delivery(
+            inventories=self._inventories,
+            fleet=self._fleet,
+            committer=self._committer,
+            secrets=secrets,
+            context=context,
+            cluster=options.cluster,
+            metrics=metrics,
+            clock=clock,
+        )
+        self._policies = PolicyStatuses(
+            client, fleet=self._fleet, inventories=self._inventories, clock=clock
+        )
+
+    async def start(self) -> None:
+        """List everything, then begin to work. Raises KubeError when it cannot be listed."""
+        names = await self._resync.run()
+        for held in self._inventories:
+            status = self._inventories.status(held.name)
+            self._observer.show(held.name, status)
+            await self._committer.repair_labels(held.name)
+        self._consider(names)
+        for _ in range(self._options.workers):
+            self._spawn(self._work(), "worker")
+        self._spawn(self._resync_for_ever(), "re-sync")
+        self._spawn(self._policies.run(), "policy status")
+        _log.info(
+            "everything is listed",
+            nodes=len(self._fleet.nodes),
+            nodes_with_pods=len(self._fleet.nodes_with_pods()),
+            inventories=len(self._inventories),
+            policies=len(self._fleet.policies),
+        )
+
+    async def stop(self, *, within: float) -> None:
+        """Stop reading; finish or abandon what is being sent and written within that many
+        seconds."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._delivery.close(within=within * 0.8)
+        try:
+            async with asyncio.timeout(within * 0.2):
+                await self._committer.finish()
+                await self._observer.finish()
+        except TimeoutError:
+            _log.warning("some writes were given up; they are made anew after the next start")
+
+    def pod_event(self, target: int, body: dict[str, Any], *, deleted: bool) -> None:
+        """A pod of a target came, changed or went."""
+        meta = body["metadata"]
+        pod = None
+        if not deleted:
+            pod = TargetPod.from_pod(body, container=self._options.targets[target].container)
+        self._consider(self._fleet.put_pod(target, meta["uid"], pod))
+
+    def inventory_event(self, body: dict[str, Any], *, deleted: bool) -> None:
+        """An inventory came, changed or went."""
+        meta = body["metadata"]
+        name = meta["name"]
+        if deleted:
+            if self._inventories.remove(name, uid=meta["uid"]) is not None:
+                self._delivery.forget(name)
+                self._metrics.forget_node(name)
+                self._consider([name])
+            return
+        before = self._inventories.get(name)
+        known = (before.generation, before.request) if before else None
+        if self._inventories.put_object(body):
+            held = self._inventories.get(name)
+            if held is not None and (held.generation, held.request) != known:
+                self._consider([name])
+
+    def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:
+        """A policy came, changed or went."""
+        if deleted:
+            news = self._fleet.remove_policy(body["metadata"]["name"])
+        else:
+            policy = read_policy(body)
+            news = policy is not None and self._fleet.put_policy(policy)
+        if news:
+            self._delivery.prune()
+            self._consider(
+                {held.name for held in self._inventories} | self._fleet.nodes_with_pods()
+            )
+            self._policies.touch()
+
+    def count(self) -> None:
+        """Bring the metrics that are counted, not followed, up to date."""
+        self._metrics.queue_depth.set(len(self._queue))
+        self._delivery.count_pending()
+
+    def _consider(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._queue.add(name)
+
+    def _written(self, written: Written) -> None:
+        if any(outcome.entries for outcome in written.outcomes):
+            self._policies.touch()
+
+    def _spawn(self, work: Any, name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
+
+    async def _work(self) -> None:
+        while True:
+            name = await self._queue.get()
+            try:
+                wait = await self._look(name)
+                self._failures.pop(name, None)
+            except KubeError as error:
+                wait = self._back_off(name)
+                _log.warning("a node could not be brought up to date", node=name, error=str(error))
+            except Exception:
+                # Whatever it was, it concerns this node; the others must go on.
+                wait = self._back_off(name)
+                _log.exception("a node could not be brought up to date", node=name)
+            self._queue.done(name)
+            if wait is not None:
+                self._queue.add(name, min(wait, LONGEST_WAIT).total_seconds())
+
+    def _back_off(self, name: str) -> timedelta:
+        self._failures[name] = self._failures.get(name, 0) + 1
+        chance = random.random()  # noqa: S311 - jitter, no secret
+        return backoff(self._failures[name], chance=chance, most=_LONGEST_PAUSE)
+
+    async def _look(self, name: str) -> timedelta | None:
+        """Do all that is due for a node; the time until it is to be looked at again."""
+        wait = await self._reader.process(name)
+        held = self._inventories.get(name)
+        if held is not None:
+            if self._is_stale(held):
+                await self._committer.commit(name, self._reconsideration())
+            if self._labeller.changes(name):
+                await self._labeller.sync(name)
+            self._delivery.consider(name)
+        return wait
+
+    def _is_stale(self, held: Held) -> bool:
+        """Whether the status was written under other terms than those in force now."""
+        if not held.sequence and held.state is None:
+            return False  # nothing was written yet
+        force = self._fleet.force(held.name, held)
+        return (
+            held.policy != force.policy
+            or held.observed_generation != held.generation
+            or held.suspended != force.suspended
+            or {cursor[:2] for cursor in held.cursors}
+            != {(way.name, way.type) for way in map(outlet, force.sinks)}
+        )
+
+    def _reconsideration(self) -> Callable[[InventoryStatus, plan.Terms], plan.Outcome]:
+        now = self._clock()
+
+        def change(previous: InventoryStatus, terms: plan.Terms) -> plan.Outcome:
+            return plan.reconsidered(previous, now=now, terms=terms)
+
+        return change
+
+    async def _resync_for_ever(self) -> None:
+        failures = 0
+        while True:
+            pause = self._options.resync_period
+            if failures:
+                pause = min(pause, backoff(failures, chance=random.random()))  # noqa: S311
+            await asyncio.sleep(pause.total_seconds())
+            try:
+                names = await self._resync.run()
+                for name in await self._resync.expire():
+                    self._delivery.forget(name)
+                    self._metrics.forget_node(name)
+                self._delivery.prune()
+                self._policies.touch()
+                self._consider(names)
+                failures = 0
+            except KubeError as error:
+                failures += 1
+                _log.warning("the re-sync failed", error=str(error), failures=failures)
+            except Exception:
+                failures += 1
+                _log.exception("the re-sync failed")

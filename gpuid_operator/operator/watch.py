@@ -1,0 +1,186 @@
+"""Kopf as the source of events, in a thread of its own.
+
+Kopf cancels, when it ends, every task that was created in its loop since it started, and it ends
+by itself after a minute of failures. In a thread with its own loop it takes nothing along, and is
+simply started again. Its handlers hand events over and do nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Protocol
+
+import kopf
+from kopf._core.engines.peering import Identity
+
+from gpuid_operator.api.meta import GROUP, INVENTORY_PLURAL, POLICY_PLURAL, VERSION
+from gpuid_operator.kube.credentials import Credentials
+from gpuid_operator.plan.target import Target
+from gpuid_operator.telemetry.log import get_logger
+
+_log = get_logger(__name__)
+
+CREDENTIALS_AGE: Final = timedelta(minutes=10)
+"""A bound service account token lives an hour; Kopf freezes what it was given."""
+
+_BEAT: Final = 5.0
+_JOIN: Final = 15.0
+
+
+class Events(Protocol):
+    """Who the events are for."""
+
+    def pod_event(self, target: int, body: dict[str, Any], *, deleted: bool) -> None: ...
+    def inventory_event(self, body: dict[str, Any], *, deleted: bool) -> None: ...
+    def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None: ...
+
+
+class Watch:
+    """Watches pods, inventories and policies until it is stopped or Kopf gives up."""
+
+    def __init__(
+        self,
+        *,
+        targets: tuple[Target, ...],
+        events: Events,
+        credentials: Callable[[], Credentials],
+        beat: Callable[[], None],
+    ) -> None:
+        """`credentials` gives those of the moment, from any thread; `beat` is called in the loop
+        of the caller while the watch lives."""
+        self._targets = targets
+        self._events = events
+        self._credentials = credentials
+        self._beat = beat
+        self._home = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._thread = threading.Thread(target=self._main, name="kopf", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Watch until Kopf ends, or this is cancelled."""
+        self._thread.start()
+        try:
+            await self._ended.wait()
+        finally:
+            if self._loop is not None and self._task is not None and self._thread.is_alive():
+                self._loop.call_soon_threadsafe(self._task.cancel)
+            await asyncio.to_thread(self._thread.join, _JOIN)
+
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._watch())
+        except asyncio.CancelledError:
+            pass
+        except Exception as error:
+            _log.warning("the watch ended", error=str(error) or repr(error))
+        finally:
+            self._home.call_soon_threadsafe(self._ended.set)
+
+    async def _watch(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        beating = asyncio.create_task(self._beat_on())
+        # Each target has its own selector, and Kopf one selector for all pods that it watches.
+        operators = [
+            asyncio.create_task(
+                kopf.operator(
+                    registry=self._registry(number),
+                    settings=kopf_settings(target.selector),
+                    standalone=True,
+                    namespaces=[target.namespace],
+                    # Without it Kopf asks getpass, which fails for a uid without a passwd entry.
+                    identity=Identity(f"gpuid-operator-{number}"),
+                )
+            )
+            for number, target in enumerate(self._targets)
+        ]
+        try:
+            done, _ = await asyncio.wait(operators, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (beating, *operators):
+                task.cancel()
+            await asyncio.wait([beating, *operators])
+
+    async def _beat_on(self) -> None:
+        while True:
+            self._home.call_soon_threadsafe(self._beat)
+            await asyncio.sleep(_BEAT)
+
+    def _registry(self, number: int) -> kopf.OperatorRegistry:
+        """The handlers of one Kopf operator; the first also watches our own kinds."""
+        registry = kopf.OperatorRegistry()
+
+        @kopf.on.login(registry=registry)
+        async def login(**_: Any) -> kopf.ConnectionInfo:
+            return connection(self._credentials())
+
+        @kopf.on.event("v1", "pods", registry=registry)
+        async def pod(event: Any, **_: Any) -> None:
+            body, gone = event["object"], event["type"] == "DELETED"
+            self._hand_over(lambda: self._events.pod_event(number, body, deleted=gone))
+
+        if number == 0:
+
+            @kopf.on.event(GROUP, VERSION, INVENTORY_PLURAL, registry=registry)
+            async def inventory(event: Any, **_: Any) -> None:
+                body, gone = event["object"], event["type"] == "DELETED"
+                self._hand_over(lambda: self._events.inventory_event(body, deleted=gone))
+
+            @kopf.on.event(GROUP, VERSION, POLICY_PLURAL, registry=registry)
+            async def policy(event: Any, **_: Any) -> None:
+                body, gone = event["object"], event["type"] == "DELETED"
+                self._hand_over(lambda: self._events.policy_event(body, deleted=gone))
+
+        return registry
+
+    def _hand_over(self, deliver: Callable[[], None]) -> None:
+        """Let the home loop take the event; it is woken once for all that came meanwhile."""
+        waiting = bool(self._inbox)
+        self._inbox.append(deliver)
+        if not waiting:
+            self._home.call_soon_threadsafe(self._take)
+
+    def _take(self) -> None:
+        while self._inbox:
+            self._inbox[0]()
+            self._inbox.popleft()
+
+
+def kopf_settings(selector: str) -> kopf.OperatorSettings:
+    """Kopf's settings: only watching, in pages, with time-outs, and nothing written anywhere."""
+    settings = kopf.OperatorSettings()
+    settings.watching.label_selectors["v1", "pods"] = selector
+    settings.watching.chunk_size = 250
+    settings.watching.server_timeout = 300
+    settings.watching.connect_timeout = 10
+    settings.networking.request_timeout = 30
+    settings.scanning.disabled = True
+    settings.posting.enabled = False
+    settings.queueing.idle_timeout = 1.0
+    settings.persistence.finalizer = f"{GROUP}/none"
+    return settings
+
+
+def connection(credentials: Credentials) -> kopf.ConnectionInfo:
+    """Our credentials as Kopf takes them; it asks again when they expire."""
+    scheme, _, token = (credentials.authorization or "").partition(" ")
+    return kopf.ConnectionInfo(
+        server=credentials.server,
+        ca_path=credentials.ca_path,
+        insecure=credentials.insecure,
+        scheme=scheme or None,
+        token=token or None,
+        certificate_path=credentials.certificate_path,
+        private_key_path=credentials.private_key_path,
+        proxy_url=credentials.proxy,
+        expiration=datetime.now(UTC) + CREDENTIALS_AGE,
+    )
