@@ -64,6 +64,8 @@ class HTTPSender:
         self._tls: tuple[str, ssl.SSLContext] | None = None
 
     async def send(self, records: Sequence[Record]) -> None:
+        if self._spec.url.startswith("http://") and not self._spec.insecure:
+            raise Refused("url must begin with https:// (or set insecure: true)")
         token = await self._secret(self._spec.token_secret_ref)
         signing_key = await self._secret(self._spec.signing_secret_ref)
         authorities = await self._secret(self._spec.ca_secret_ref)
@@ -96,7 +98,7 @@ class HTTPSender:
             return
         if answer.status in _CREDENTIALS_REFUSED:
             self._secrets.invalidate()
-        raise refusal(
+        raise failure(
             answer,
             tried=describe(self._spec.url),
             secrets=secrets,
@@ -124,7 +126,7 @@ def idempotency_key(records: Sequence[Record]) -> str:
     return hashlib.sha256("\n".join(record.id for record in records).encode()).hexdigest()
 
 
-def refusal(answer: Answer, *, tried: str, secrets: Sequence[str], now: datetime) -> SinkError:
+def failure(answer: Answer, *, tried: str, secrets: Sequence[str], now: datetime) -> SinkError:
     """The error that an answer other than 2xx stands for.
 
     | status                               |                                        |

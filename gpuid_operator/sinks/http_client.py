@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import ssl
@@ -48,7 +49,7 @@ class HTTPClient:
         timeout: float,
         tls: ssl.SSLContext | None,
     ) -> Answer:
-        """POST and read the beginning of the answer, whatever its status.
+        """POST and, unless it went well, read the beginning of the answer.
 
         `timeout` is in seconds and spans the whole exchange; `tls` None trusts the system's
         authorities. Raises AddressNotAllowed, Refused (bad URL, untrusted certificate) and
@@ -65,7 +66,7 @@ class HTTPClient:
                 allow_redirects=False,
                 skip_auto_headers=("Accept-Encoding",),
             ) as response:
-                text, truncated = await _beginning(response)
+                text, truncated = ("", False) if response.ok else await _beginning(response)
                 return Answer(
                     status=response.status,
                     phrase=response.reason or "",
@@ -125,11 +126,14 @@ def _guarded_socket(info: tuple[Any, ...]) -> socket.socket:
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> tuple[str, bool]:
+    """At most MAX_ANSWER bytes of the body, and whether there is more of it."""
     body = bytearray()
-    while len(body) <= MAX_ANSWER:
-        chunk = await response.content.read(MAX_ANSWER + 1 - len(body))
-        if not chunk:
-            return body.decode(errors="replace"), False
-        body += chunk
+    # The status is known: a body that does not come whole changes nothing about it.
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+        while len(body) <= MAX_ANSWER:
+            chunk = await response.content.read(MAX_ANSWER + 1 - len(body))
+            if not chunk:
+                return body.decode(errors="replace"), False
+            body += chunk
     response.close()
     return body[:MAX_ANSWER].decode(errors="replace"), True

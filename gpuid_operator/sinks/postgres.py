@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -71,15 +71,15 @@ class PostgresSender:
                 if self._insert is None:
                     found = await self._ready(connection, namespace=namespace, name=name)
                     self._insert = schema.insert_statement(schema.quoted(found, name))
-                async with asyncio.timeout(_BATCH_TIMEOUT), connection.transaction():
-                    await connection.execute(schema.CREATE_BATCH)
+                async with asyncio.timeout(_BATCH_TIMEOUT):
+                    await connection.execute(f"BEGIN; {schema.CREATE_BATCH}")
                     await connection.copy_records_to_table(
                         "gpuid_batch",
                         schema_name="pg_temp",
                         columns=("position", *schema.WRITTEN_COLUMNS),
                         records=[(n, *_row(record)) for n, record in enumerate(records)],
                     )
-                    await connection.execute(self._insert)
+                    await connection.execute(f"{self._insert}; COMMIT")
         except SinkError:
             self._insert = None
             raise
@@ -90,11 +90,15 @@ class PostgresSender:
     async def close(self) -> None:
         """Nothing to do: no connection outlives its batch."""
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _connected(
         self, addresses: list[str], credentials: _Credentials
     ) -> AsyncIterator[Any]:
-        """A connection to one of these addresses; the environment of the process plays no part."""
+        """A connection to one of these addresses; the environment of the process plays no part.
+
+        When anything goes wrong, a cancellation included, it is cut instead of rolled back: the
+        server does that by itself, and one that says nothing would not answer a ROLLBACK either.
+        """
         connection = await asyncpg.connect(
             host=addresses,
             port=self._port,
@@ -111,7 +115,8 @@ class PostgresSender:
         )
         try:
             yield connection
-            await connection.close(timeout=_CONNECT_TIMEOUT)
+            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await connection.close(timeout=_CONNECT_TIMEOUT)
         finally:
             connection.terminate()
 
@@ -142,7 +147,8 @@ class PostgresSender:
         Raises Refused, with the SQL to run, when something is missing and autoMigrate is off.
         """
         migrate = bool(self._spec.auto_migrate)
-        async with asyncio.timeout(_MIGRATION_TIMEOUT), connection.transaction():
+        async with asyncio.timeout(_MIGRATION_TIMEOUT):
+            await connection.execute("BEGIN")
             if migrate:
                 await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
             found, state = await _inspect(connection, namespace=namespace, name=name)
@@ -152,6 +158,7 @@ class PostgresSender:
                     await connection.execute(statement)
             elif migration.problems:
                 raise _missing(migration)
+            await connection.execute("COMMIT")
         return found
 
     async def _credentials(self) -> _Credentials:

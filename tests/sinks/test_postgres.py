@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from gpuid_operator.api.sinks import Sink
+from gpuid_operator.sinks import postgres
 from gpuid_operator.sinks.base import (
     AddressNotAllowed,
     RecordsRefused,
@@ -426,3 +427,74 @@ async def test_the_environment_of_the_process_plays_no_part(
     await database.sink(autoMigrate=True).send([record()])
     with pytest.raises(Refused, match="password authentication failed"):
         await database.sink(passwordSecretRef=None).send([record()])
+
+
+class Wire:
+    """A connection to the server that stands still when it is cut, as a network may do."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
+        self.cut_after: bytes | None = None
+        self.cut = asyncio.Event()
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream, downstream = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers += (writer, downstream)
+        self._tasks |= {
+            asyncio.create_task(self._copy(reader, downstream, outgoing=True)),
+            asyncio.create_task(self._copy(upstream, writer, outgoing=False)),
+        }
+
+    async def _copy(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, outgoing: bool
+    ) -> None:
+        while data := await reader.read(65536):
+            if outgoing and self.cut_after and self.cut_after in data:
+                self.cut.set()
+            if self.cut.is_set():
+                continue
+            writer.write(data)
+            await writer.drain()
+        if not self.cut.is_set():
+            writer.close()
+
+    async def close(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("statement", [b"BEGIN", b"COPY", b"COMMIT"])
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_a_server_that_says_nothing_is_given_up_at_once(
+    database: Database,
+    record: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    statement: bytes,
+    cancelled: bool,
+) -> None:
+    batch = [record()]
+    wire = Wire(database.server.port)
+    listener = await asyncio.start_server(wire.accept, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    sink = database.sink(autoMigrate=True, sslMode="disable", port=port)
+    await sink.send([record()])
+    wire.cut_after = statement
+    if not cancelled:
+        monkeypatch.setattr(postgres, "_BATCH_TIMEOUT", 0.2)
+    sending = asyncio.create_task(sink.send(batch))
+    await wire.cut.wait()
+    if cancelled:
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+    else:
+        with pytest.raises(Unavailable, match="no answer in time"):
+            await sending
+    listener.close()
+    await wire.close()
+    sink = database.sink()
+    await sink.send(batch)
+    assert await database.rows("SELECT count(*) FROM serials") == [(2,)]

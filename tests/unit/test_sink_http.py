@@ -298,6 +298,31 @@ async def test_an_endless_answer_is_cut() -> None:
     assert len(failure.message) == 512
 
 
+async def test_a_status_counts_although_its_body_does_not_come() -> None:
+    def slowly(status: int) -> Handler:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse(status=status)
+            await response.prepare(request)
+            await response.write(b"the beginning")
+            await asyncio.Event().wait()
+            return response
+
+        return answer
+
+    failure = await _failure(slowly(422), timeout="200ms")
+    assert type(failure) is RecordsRefused
+    assert failure.message.endswith("the beginning")
+    async with _serving(slowly(200)) as server, _sink(server.url) as sink:
+        await sink.send(_records())
+
+
+async def test_clear_text_has_to_be_allowed() -> None:
+    async with _serving() as server, _sink(server.url, insecure=False) as sink:
+        with pytest.raises(Refused, match="insecure: true"):
+            await sink.send(_records())
+    assert server.requests == []
+
+
 async def test_no_cookie_comes_back() -> None:
     async def answer(_request: web.Request) -> web.Response:
         response = web.Response()
