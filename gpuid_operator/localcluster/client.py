@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
-from gpuid_operator.localcluster.errors import ApiError
+from gpuid_operator.localcluster.errors import ApiError, ServerError
 
 MERGE: Final = "application/merge-patch+json"
 STRATEGIC: Final = "application/strategic-merge-patch+json"
@@ -87,9 +87,16 @@ class ApiClient:
         headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = request.content_type
-        connection.request(request.method, request.path, body=body, headers=headers)
-        response = connection.getresponse()
-        content = response.read()
+        try:
+            connection.request(request.method, request.path, body=body, headers=headers)
+            response = connection.getresponse()
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ServerError(
+                f"{request.method} {self._server}{request.path} had no answer ({error}): the API "
+                "server is not running, or too busy; its log is in logs/kube-apiserver.log of the "
+                "cluster's directory"
+            ) from error
         if response.status < 400:
             return json.loads(content) if content[:1] in (b"{", b"[") else content.decode()
         if response.status in request.tolerate:

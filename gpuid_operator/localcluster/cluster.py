@@ -110,7 +110,8 @@ class LocalCluster:
     @property
     def node_names(self) -> list[str]:
         """The simulated nodes, sorted."""
-        return sorted(path.name for path in self._layout.nodes.iterdir() if path.is_dir())
+        folder = self._layout.nodes
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
     @cached_property
     def client(self) -> ApiClient:
@@ -161,35 +162,35 @@ class LocalCluster:
 
     def delete_node(self, name: str) -> None:
         """Remove a simulated node with its pod and its files; returns when they are gone."""
-        self._simulation.delete(name)
+        self._simulation.delete(self._known(name))
 
     def delete_pod(self, node: str) -> None:
         """Delete the node's target pod; returns when it is gone. Its DaemonSet makes another."""
-        self._simulation.delete_pod(node)
+        self._simulation.delete_pod(self._known(node))
 
     def wait_plugin(self, node: str) -> dict[str, Any]:
         """Wait for a ready target pod on the node, and return it."""
-        return self._simulation.wait_pod(node)
+        return self._simulation.wait_pod(self._known(node))
 
     def restart_plugin(self, node: str) -> str:
         """Give the node's target container a new id; returns it once the pod's status shows it."""
-        return self._simulation.restart_container(node)
+        return self._simulation.restart_container(self._known(node))
 
     def stop_plugin(self, node: str) -> None:
         """The target container crashes: not ready, until `start_plugin`."""
-        self._simulation.stop_container(node)
+        self._simulation.stop_container(self._known(node))
 
     def start_plugin(self, node: str) -> str:
         """The target container runs again, under a new id, which is returned."""
-        return self._simulation.start_container(node)
+        return self._simulation.start_container(self._known(node))
 
     def smi_file(self, node: str) -> Path:
         """What the node's nvidia-smi prints; read at each run."""
-        return Hardware(self._layout, node).smi_file
+        return Hardware(self._layout, self._known(node)).smi_file
 
     def write_smi(self, node: str, xml: str | bytes) -> None:
         """Replace the node's hardware at once: no reader sees a part of it."""
-        Hardware(self._layout, node).write_smi(xml)
+        Hardware(self._layout, self._known(node)).write_smi(xml)
 
     def set_behaviour(self, node: str, **behaviour: object) -> None:
         """Make the node's nvidia-smi misbehave: exit, stdout, stderr, delay, hang, missing.
@@ -197,14 +198,14 @@ class LocalCluster:
         `stdout` stands in place of the XML; bytes that are not UTF-8 are given as surrogates.
         `delay` is in seconds. `hang` never ends. `missing`: the container has no nvidia-smi.
         """
-        Hardware(self._layout, node).set_behaviour(**behaviour)
+        Hardware(self._layout, self._known(node)).set_behaviour(**behaviour)
 
     def clear_behaviour(self, node: str) -> None:
-        Hardware(self._layout, node).clear_behaviour()
+        Hardware(self._layout, self._known(node)).clear_behaviour()
 
     def exec_log(self, node: str) -> list[float]:
         """When the node's nvidia-smi was run (seconds since the epoch), oldest first."""
-        return Hardware(self._layout, node).runs()
+        return Hardware(self._layout, self._known(node)).runs()
 
     @property
     def real_node_name(self) -> str:
@@ -218,6 +219,11 @@ class LocalCluster:
         node; its pods use it with `imagePullPolicy: Never`."""
         self._real_node.import_image(tar)
 
+    @property
+    def kubectl_program(self) -> Path:
+        """The kubectl of this machine, else the one that was built."""
+        return self._binaries["kubectl"]
+
     def kubectl(
         self,
         *arguments: str,
@@ -225,7 +231,7 @@ class LocalCluster:
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         """Run kubectl as the administrator; with `check`, a failure is a LocalClusterError."""
-        command = [str(self._binaries["kubectl"]), f"--kubeconfig={self.kubeconfig}", *arguments]
+        command = [str(self.kubectl_program), f"--kubeconfig={self.kubeconfig}", *arguments]
         done = subprocess.run(command, input=input, capture_output=True, text=True, check=False)
         if check and done.returncode != 0:
             raise LocalClusterError(
@@ -250,3 +256,11 @@ class LocalCluster:
     @property
     def _real_node(self) -> RealNode:
         return RealNode(layout=self._layout, client=self.client)
+
+    def _known(self, node: str) -> str:
+        if node not in self.node_names:
+            raise LocalClusterError(
+                f"{node} is not a simulated node of the cluster in {self.directory}; these are: "
+                f"{', '.join(self.node_names) or 'none'}"
+            )
+        return node

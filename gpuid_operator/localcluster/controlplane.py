@@ -195,7 +195,7 @@ class ControlPlane:
                     )
             try:
                 client.get("/readyz")
-            except (ApiError, OSError) as error:
+            except (ApiError, ServerError) as error:
                 answer = str(error)
             else:
                 return

@@ -7,7 +7,6 @@ the file, a child of a server) is found by the marker in its environment.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from gpuid_operator.localcluster.errors import LocalClusterError
 from gpuid_operator.localcluster.layout import Layout, write_atomically
 
 _POLL: Final = 0.02
@@ -55,9 +55,16 @@ class Identity:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, unless the process is gone or its pid belongs to another by now."""
-        if self.alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
+        if not self.alive:
+            return
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            raise LocalClusterError(
+                f"process {self.pid} of the cluster belongs to another user: run this as that user"
+            ) from None
 
 
 def _boot() -> str:

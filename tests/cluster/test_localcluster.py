@@ -180,7 +180,7 @@ def test_down_ends_everything_and_may_be_repeated(
     layout = Layout(cluster.directory)
     cluster.set_behaviour("gpu-node-0000", hang=True)
     pod = cluster.wait_plugin("gpu-node-0000")["metadata"]["name"]
-    kubectl = ["kubectl", "--kubeconfig", cluster.kubeconfig]
+    kubectl = [cluster.kubectl_program, "--kubeconfig", cluster.kubeconfig]
     hung = subprocess.Popen(
         [*kubectl, "exec", "-n", "gpu-operator", pod, "--", "nvidia-smi"],
         stderr=subprocess.DEVNULL,
