@@ -5,7 +5,6 @@ A server that is missing on this machine skips its tests, and fails them where C
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import pwd
@@ -52,12 +51,6 @@ def _wait_for(what: str, ready: Callable[[], bool], process: subprocess.Popen[by
         assert process.poll() is None, f"{what} ended with {process.returncode}"
         assert time.monotonic() < end, f"{what} did not come up"
         time.sleep(0.05)
-
-
-def _accepts(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
 
 
 class Secrets:
@@ -134,8 +127,13 @@ def postgres(certificates: Any) -> Iterator[Postgres]:
         process = subprocess.Popen(
             [str(binary), "-D", "data", *options], stdout=log, stderr=log, **identity
         )
+
+    def accepts() -> bool:
+        probe = [str(Path(str(binary)).with_name("pg_isready")), "-h", "127.0.0.1"]
+        return not subprocess.run([*probe, "-p", str(server.port)], capture_output=True).returncode
+
     try:
-        _wait_for("PostgreSQL", lambda: _accepts(server.port), process)
+        _wait_for("PostgreSQL", accepts, process)
         yield server
     finally:
         process.send_signal(signal.SIGINT)
