@@ -39,7 +39,7 @@ def _http(spec: api.Sink, secrets: SecretSource, context: SinkContext) -> Sink:
     return HTTPSender(spec.http, secrets=secrets, client=context.http)
 
 
-# The libraries of these two take tens of megabytes: who does not use them does not load them.
+# The libraries of these two cost memory and threads: who does not use them does not load them.
 
 
 def _postgres(spec: api.Sink, secrets: SecretSource, _context: SinkContext) -> Sink:
