@@ -9,6 +9,7 @@ import click
 from gpuid_operator import __version__
 from gpuid_operator.cli.cluster import cluster
 from gpuid_operator.cli.crds import crds
+from gpuid_operator.cli.demo import demo
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,3 +29,4 @@ def run() -> None:
 
 main.add_command(cluster)
 main.add_command(crds)
+main.add_command(demo)

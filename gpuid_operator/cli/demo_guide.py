@@ -1,0 +1,111 @@
+"""How to look further at the demo's cluster: commands to paste into another terminal."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import uuid
+from pathlib import Path
+
+from gpuid_operator.api.inventory import GPU, Inventory
+from gpuid_operator.api.meta import GROUP, INVENTORY_PLURAL, VERSION
+from gpuid_operator.localcluster import LocalCluster
+
+_HISTORY = (
+    """-o jsonpath='{range .status.history[*]}{.time} {.type} {.serial} {.uuid}{"\\n"}{end}'"""
+)
+
+
+def guide(cluster: LocalCluster, *, node: str | None, log: Path) -> str:
+    """The text; the commands are the indented lines, and work in this order.
+
+    `node` is the example, a simulated node that was read; `log` is the operator's.
+    """
+    sections = [
+        ("The demo runs until Ctrl-C. In another terminal, begin with:", [_exports(cluster)]),
+        ("The table again, with machines, chassis and serials:", ["kubectl get gpuinv -o wide"]),
+    ]
+    if node:
+        sections.append(
+            (
+                f"All that is known of {node}, and the labels that its Node has for it:",
+                [
+                    f"kubectl get gpuinv {node} -o yaml",
+                    f"kubectl get node {node} --show-labels",
+                ],
+            )
+        )
+        if gpus := _gpus(cluster, node):
+            sections += _swap(cluster, node, gpus)
+    sections.append(
+        (
+            "The records that its sink got, the log; in a cluster of yours also HTTP, PostgreSQL, "
+            "S3:",
+            [f"grep 'gpu serial number reading' {shlex.quote(str(log))}"],
+        )
+    )
+    return "\n".join(
+        line
+        for title, commands in sections
+        for line in ("", title, *(f"  {command}" for command in commands))
+    )
+
+
+def _exports(cluster: LocalCluster) -> str:
+    """KUBECONFIG, and a PATH with those of our programs that the user's does not have."""
+    folders: list[Path] = []
+    if shutil.which("gpuid-operator") is None:
+        folders.append(Path(sys.argv[0]).absolute().parent)
+    if shutil.which("kubectl") is None:
+        folders.append(cluster.kubectl_program.parent)
+    line = f"export KUBECONFIG={shlex.quote(str(cluster.kubeconfig))}"
+    if folders:
+        line += f" PATH={':'.join(shlex.quote(str(folder)) for folder in folders)}:$PATH"
+    return line
+
+
+def _gpus(cluster: LocalCluster, node: str) -> list[GPU]:
+    path = f"/apis/{GROUP}/{VERSION}/{INVENTORY_PLURAL}/{node}"
+    return Inventory.from_object(cluster.client.get(path)).status.gpus or []
+
+
+def _swap(cluster: LocalCluster, node: str, gpus: list[GPU]) -> list[tuple[str, list[str]]]:
+    """The board of the first GPU is replaced by another one, then looked for."""
+    serial = gpus[0].serial
+    # The GPUs of one board share its serial: they leave together.
+    board = [gpu for gpu in gpus if gpu.serial == serial] if serial else gpus[:1]
+    edits = [
+        f"s/{gpu.uuid}/GPU-{uuid.uuid5(uuid.NAMESPACE_OID, gpu.uuid)}/" for gpu in board if gpu.uuid
+    ]
+    if serial:
+        edits.append(f"s/<serial>{serial}</<serial>{_other(serial)}</")
+    file = shlex.quote(str(cluster.smi_file(node)))
+    restart = f"gpuid-operator cluster restart-plugin {node} --dir"
+    sections = [
+        (
+            f"Swap the hardware behind {node}, and let the plugin restart as it would then:",
+            [
+                f"sed -i {' '.join(f'-e {shlex.quote(edit)}' for edit in edits)} {file}",
+                f"{restart} {shlex.quote(str(cluster.directory))}",
+            ],
+        ),
+        (
+            "A moment later its history says what left and what came:",
+            [f"kubectl get gpuinv {node} {_HISTORY}"],
+        ),
+    ]
+    if serial:
+        label = f"serial.{GROUP}/{serial}"
+        sections.append(
+            (
+                f"Where is {serial}, and where was it? Ask by label (present or past):",
+                [f"kubectl get gpuinv -l {label} -L {label}"],
+            )
+        )
+    return sections
+
+
+def _other(serial: str) -> str:
+    """Another serial of the same form."""
+    return f"{serial[:-1]}{(int(serial[-1]) + 1) % 10 if serial[-1].isdigit() else 0}"
