@@ -108,6 +108,7 @@ Time = Annotated[
     datetime,
     AfterValidator(whole_seconds),
     PlainSerializer(format_time, return_type=str),
+    Field(json_schema_extra={"type": "string", "format": "date-time"}),
 ]
 """A moment, in JSON RFC 3339 in UTC; whole seconds, since that is what metav1.Time keeps."""
 

@@ -62,9 +62,8 @@ class Scribe:
             sequence=self.sequence,
             time=self.now,
             type=kind,
-            source=self.source,
             driver=self.driver,
-            **facts,
+            **({"source": self.source} | facts),
         )
 
 
@@ -180,7 +179,7 @@ def _kept(scribe: Scribe, *, before: GPU, now: GPU, driver_changed: bool) -> Ite
                 HistoryType.GPU_RECOVERED, now, from_=before.state.value, to=now.state.value
             )
     old_health, new_health = _health_change(before, now, driver_changed=driver_changed)
-    if new_health:
+    if new_health and not unknown:
         yield scribe.entry(
             HistoryType.HEALTH_CHANGED,
             now,

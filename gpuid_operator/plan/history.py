@@ -25,6 +25,8 @@ IDENTITY: Final = frozenset(
 )
 """Types that say which GPU was where; the rest tell how it fared."""
 
+_ADDED: Final = HistoryType.GPU_ADDED
+_REMOVED: Final = HistoryType.GPU_REMOVED
 _COUNT: Final = re.compile(r"(\w+)=(\d+)")
 _REST: Final = "Others"
 _NOT_OTHER: Final = IDENTITY | {HistoryType.SIGHTED, HistoryType.DROPPED}
@@ -70,7 +72,10 @@ def bounded(
         return kept
     dropped = _dropped(scribe, victims, waiting=waiting)
     gone = {entry.sequence for entry in victims}
-    return [entry for entry in kept if entry.sequence not in gone] + [dropped]
+    # Without its removal, what was said of a GPU's arrival would say that it is there still.
+    left = {key(entry): entry.sequence for entry in victims if entry.type is _REMOVED}
+    kept = [entry for entry in kept if entry.sequence not in gone]
+    return [e for e in kept if e.type is not _ADDED or e.sequence > left.get(key(e), 0)] + [dropped]
 
 
 def _is_other(entry: HistoryEntry) -> bool:
@@ -85,7 +90,7 @@ def _newest(
 
 def _anchors(history: Sequence[HistoryEntry], gpus: Iterable[GPU]) -> set[int]:
     """The newest `GPUAdded` of every GPU that is there: a new sink learns of it from them."""
-    added = {key(entry): entry.sequence for entry in history if entry.type is HistoryType.GPU_ADDED}
+    added = {key(entry): entry.sequence for entry in history if entry.type is _ADDED}
     return {added[name] for name in map(key, gpus) if name in added}
 
 
@@ -93,7 +98,7 @@ def _departures(newest_first: Sequence[HistoryEntry]) -> set[int]:
     """The newest removal of each of the last UUIDs that left."""
     last: dict[Key, int] = {}
     for entry in newest_first:
-        if entry.type is HistoryType.GPU_REMOVED and len(last) < KEPT_DEPARTED_UUIDS:
+        if entry.type is _REMOVED and len(last) < KEPT_DEPARTED_UUIDS:
             last.setdefault(key(entry), entry.sequence)
     return set(last.values())
 

@@ -1,0 +1,49 @@
+"""Whatever happens to a node, its GPUs and its sinks: what must hold, holds."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import EVENTS, Event
+from world import World
+
+from gpuid_operator.plan import history
+
+# As many in proportion as the real ones, so that a short story reaches them all.
+TIGHT = {
+    "KEPT_IDENTITY": 8,
+    "KEPT_OTHERS": 4,
+    "KEPT_SIGHTED": 2,
+    "KEPT_DEPARTED_UUIDS": 6,
+    "MAX_UNDELIVERED_SIGHTED": 4,
+    "MAX_HISTORY": 32,
+}
+
+
+@given(EVENTS)
+@settings(max_examples=300)
+def test_every_story_keeps_the_promises(events: list[Event]) -> None:
+    world = World()
+    world.run(events)
+    world.deliver_all()
+    assert not any(world.owed.values())
+
+
+@given(st.tuples(EVENTS, EVENTS, EVENTS))
+@settings(max_examples=150)
+def test_every_story_keeps_the_promises_at_the_bounds(stories: tuple[list[Event], ...]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in TIGHT.items():
+            patch.setattr(history, name, value)
+        world = World()
+        for events in stories:
+            world.run([("add", 0, 0), ("read", 0, 0), *events])
+        world.deliver_all()
+        assert not any(world.owed.values())
+
+
+@given(EVENTS)
+@settings(max_examples=40)
+def test_the_same_story_ends_in_the_same_status(events: list[Event]) -> None:
+    assert World().run(events).to_json() == World().run(events).to_json()
