@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 
 import click
 
@@ -24,7 +24,10 @@ def run() -> None:
     # The operator's libraries take a second to load, which other commands need not wait for.
     from gpuid_operator.operator.app import main as run_operator
 
-    sys.exit(run_operator())
+    code = run_operator()
+    # Not by way of the interpreter's own end: threads of obstore may touch it while it is taken
+    # down, and abort (docs/adr/0011). Nothing is buffered: the log writes to its descriptor.
+    os._exit(code)
 
 
 main.add_command(cluster)

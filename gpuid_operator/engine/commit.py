@@ -167,7 +167,9 @@ class Committer:
         if held is None and not any(job.create for job in jobs):
             return [None] * len(jobs)
         force = self._fleet.force(name, held)
-        terms = force.terms(held.generation if held else 1)
+        terms = force.terms(
+            held.generation if held else 1, foreign=held.foreign_checks if held else frozenset()
+        )
         before = status = self._inventories.status(name)
         outcomes = []
         for job in jobs:
@@ -176,14 +178,14 @@ class Committer:
             status = outcome.status
         if held is None:
             held = await self._create(name, lookup_labels(status))
-        if status != before or not held.sequence:
+        if status != before or held.state is None:
             body = status.to_json()
             version = await apply_status(
                 self._client,
                 name=name,
                 uid=held.uid,
                 resource_version=held.resource_version,
-                status=self._owned(body),
+                status=_owned(body, held),
                 manager=MANAGER,
                 force=True,
             )
@@ -204,10 +206,6 @@ class Committer:
         held = self._inventories.get(name)
         assert held is not None  # noqa: S101 - put just now, and nothing ran in between
         return held
-
-    def _owned(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The fields of a status that this instance owns: all of it but other runners' results."""
-        return body
 
     async def _label(self, name: str, status: InventoryStatus) -> None:
         """Bring the look-up labels in line. A failure is mended by the next re-sync."""
@@ -234,3 +232,17 @@ class Committer:
     async def repair_labels(self, name: str) -> None:
         """Write the look-up labels of an inventory if they are not what its status asks for."""
         await self._label(name, self._inventories.status(name))
+
+
+def _owned(body: dict[str, Any], held: Held) -> dict[str, Any]:
+    """The fields of a status that this instance owns: all, but of a check that another instance
+    runs only how many of its transitions are in history."""
+    if not held.foreign_checks:
+        return body
+    checks = []
+    for check in body.get("checks", ()):
+        if check["name"] not in held.foreign_checks:
+            checks.append(check)
+        elif check.get("recorded") is not None:
+            checks.append({"name": check["name"], "recorded": check["recorded"]})
+    return body | {"checks": checks}

@@ -15,6 +15,9 @@ from typing import Any, Final
 
 from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.api.policy import PolicySpec
+from gpuid_operator.engine.check_book import InventoryBook
+from gpuid_operator.engine.check_pods import CheckPods
+from gpuid_operator.engine.check_runs import CheckRuns
 from gpuid_operator.engine.commit import Committer, Written
 from gpuid_operator.engine.delivery import Delivery, Secrets
 from gpuid_operator.engine.fleet import Fleet
@@ -25,10 +28,12 @@ from gpuid_operator.engine.policy_status import PolicyStatuses
 from gpuid_operator.engine.queue import WorkQueue
 from gpuid_operator.engine.reader import Reader
 from gpuid_operator.engine.resync import PERIOD, Resync, read_policy
+from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import KubeError
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan import status as plan
+from gpuid_operator.plan.checks import recorded
 from gpuid_operator.plan.policy import outlet
 from gpuid_operator.plan.schedule import backoff
 from gpuid_operator.plan.target import Target
@@ -40,6 +45,8 @@ _log = get_logger(__name__)
 
 LONGEST_WAIT: Final = timedelta(hours=1)
 """A node is looked at again after this at the latest; the re-sync does so sooner."""
+
+FOLLOW_PAUSE: Final = 5.0
 
 _LONGEST_PAUSE: Final = timedelta(minutes=1)
 
@@ -56,6 +63,9 @@ class Options:
     workers: int
     timeout: timedelta
     suspended: bool = False
+    checks_allowed: bool = False
+    """Whether policies may run checks."""
+    restarts_per_hour: int = 20
     resync_period: timedelta = PERIOD
 
 
@@ -80,12 +90,17 @@ class Engine:
         self._metrics = metrics
         self._clock = clock
         self._queue: WorkQueue[str] = WorkQueue()
+        self._policies_changed = asyncio.Event()
         self._failures: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._inventories = Inventories()
         self._fleet = Fleet(
-            targets=options.targets, builtin=options.builtin, suspended=options.suspended
+            targets=options.targets,
+            builtin=options.builtin,
+            suspended=options.suspended,
+            checks_allowed=options.checks_allowed,
         )
+        slots = asyncio.Semaphore(options.workers)
         self._observer = Observer(client, metrics)
         self._committer = Committer(
             client,
@@ -104,8 +119,35 @@ class Engine:
             metrics=metrics,
             clock=clock,
             timeout=options.timeout,
+            slots=slots,
         )
-        self._resync = Resync(client, fleet=self._fleet, inventories=self._inventories, clock=clock)
+        self._check_pods = CheckPods()
+        self._book = InventoryBook(
+            client,
+            fleet=self._fleet,
+            inventories=self._inventories,
+            committer=self._committer,
+            clock=clock,
+        )
+        self._checks = CheckRuns(
+            client,
+            pods=self._check_pods,
+            book=self._book,
+            slots=slots,
+            workers=options.workers if options.checks_allowed else 0,
+            per_hour=options.restarts_per_hour,
+            metrics=metrics,
+            clock=clock,
+        )
+        self.sources_changed = asyncio.Event()
+        """Set when other pods are to be watched than before."""
+        self._resync = Resync(
+            client,
+            fleet=self._fleet,
+            inventories=self._inventories,
+            check_pods=self._check_pods,
+            clock=clock,
+        )
         self._delivery = Delivery(
             inventories=self._inventories,
             fleet=self._fleet,
@@ -117,12 +159,22 @@ class Engine:
             clock=clock,
         )
         self._policies = PolicyStatuses(
-            client, fleet=self._fleet, inventories=self._inventories, clock=clock
+            client,
+            fleet=self._fleet,
+            inventories=self._inventories,
+            clock=clock,
+            checks_allowed=options.checks_allowed,
         )
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The pods to watch."""
+        return tuple(sorted(self._fleet.sources | self._check_pods.sources))
 
     async def start(self) -> None:
         """List everything, then begin to work. Raises KubeError when it cannot be listed."""
         names = await self._resync.run()
+        await self._follow_checks()
         for held in self._inventories:
             status = self._inventories.status(held.name)
             self._observer.show(held.name, status)
@@ -130,8 +182,11 @@ class Engine:
         self._consider(names)
         for _ in range(self._options.workers):
             self._spawn(self._work(), "worker")
+        for work in self._checks.works():
+            self._spawn(work, "check worker")
         self._spawn(self._resync_for_ever(), "re-sync")
         self._spawn(self._policies.run(), "policy status")
+        self._spawn(self._follow_policies(), "check pods")
         _log.info(
             "everything is listed",
             nodes=len(self._fleet.nodes),
@@ -154,13 +209,15 @@ class Engine:
         except TimeoutError:
             _log.warning("some writes were given up; they are made anew after the next start")
 
-    def pod_event(self, target: int, body: dict[str, Any], *, deleted: bool) -> None:
-        """A pod of a target came, changed or went."""
-        meta = body["metadata"]
-        pod = None
-        if not deleted:
-            pod = TargetPod.from_pod(body, container=self._options.targets[target].container)
-        self._consider(self._fleet.put_pod(target, meta["uid"], pod))
+    def pod_event(self, source: Source, body: dict[str, Any], *, deleted: bool) -> None:
+        """A pod of a source came, changed or went."""
+        uid = body["metadata"]["uid"]
+        for number in self._fleet.targets_of(source):
+            pod = None
+            if not deleted:
+                pod = TargetPod.from_pod(body, container=self._fleet.targets[number].container)
+            self._consider(self._fleet.put_pod(number, uid, pod))
+        self._checks.add(self._check_pods.put(source, body, deleted=deleted))
 
     def inventory_event(self, body: dict[str, Any], *, deleted: bool) -> None:
         """An inventory came, changed or went."""
@@ -176,7 +233,13 @@ class Engine:
         known = (before.generation, before.request) if before else None
         if self._inventories.put_object(body):
             held = self._inventories.get(name)
-            if held is not None and (held.generation, held.request) != known:
+            if held is None:
+                return
+            if (held.generation, held.request) != known:
+                self._stop_suspended()
+                self._checks.add([name])
+                self._consider([name])
+            elif held.unrecorded:
                 self._consider([name])
 
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:
@@ -187,11 +250,40 @@ class Engine:
             policy = read_policy(body)
             news = policy is not None and self._fleet.put_policy(policy)
         if news:
+            self._stop_suspended()
+            self._policies_changed.set()
             self._delivery.prune()
             self._consider(
                 {held.name for held in self._inventories} | self._fleet.nodes_with_pods()
             )
             self._policies.touch()
+
+    def _stop_suspended(self) -> None:
+        self._reader.stop_suspended()
+        self._checks.stop_unwanted()
+
+    async def _follow_policies(self) -> None:
+        """See to the pods of checks when policies change."""
+        while True:
+            await self._policies_changed.wait()
+            self._policies_changed.clear()
+            try:
+                await self._follow_checks()
+            except KubeError as error:
+                _log.warning("the pods of checks were not listed", error=error.message)
+                await asyncio.sleep(FOLLOW_PAUSE)
+                self._policies_changed.set()
+
+    async def _follow_checks(self) -> None:
+        """Watch the pods of the policies' checks, and look which of the checks are due."""
+        if not self._options.checks_allowed:
+            return
+        before = self.sources
+        if self._check_pods.want(self._book.every_job()):
+            await self._resync.list_check_pods()
+        self._checks.add(self._check_pods.nodes())
+        if self.sources != before:
+            self.sources_changed.set()
 
     def count(self) -> None:
         """Bring the metrics that are counted, not followed, up to date."""
@@ -238,6 +330,8 @@ class Engine:
         if held is not None:
             if self._is_stale(held):
                 await self._committer.commit(name, self._reconsideration())
+            if held.unrecorded:
+                await self._committer.commit(name, self._recording())
             if self._labeller.changes(name):
                 await self._labeller.sync(name)
             self._delivery.consider(name)
@@ -245,7 +339,7 @@ class Engine:
 
     def _is_stale(self, held: Held) -> bool:
         """Whether the status was written under other terms than those in force now."""
-        if not held.sequence and held.state is None:
+        if held.state is None:
             return False  # nothing was written yet
         force = self._fleet.force(held.name, held)
         return (
@@ -254,7 +348,17 @@ class Engine:
             or held.suspended != force.suspended
             or {cursor[:2] for cursor in held.cursors}
             != {(way.name, way.type) for way in map(outlet, force.sinks)}
+            or not {check.name for check in held.checks}
+            <= {check.name for check in force.checks} | held.foreign_checks
         )
+
+    def _recording(self) -> Callable[[InventoryStatus, plan.Terms], plan.Outcome]:
+        now = self._clock()
+
+        def change(previous: InventoryStatus, terms: plan.Terms) -> plan.Outcome:
+            return recorded(previous, now=now, terms=terms)
+
+        return change
 
     def _reconsideration(self) -> Callable[[InventoryStatus, plan.Terms], plan.Outcome]:
         now = self._clock()
@@ -279,6 +383,7 @@ class Engine:
                 self._delivery.prune()
                 self._policies.touch()
                 self._consider(names)
+                self._checks.add(self._check_pods.nodes())
                 failures = 0
             except KubeError as error:
                 failures += 1

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from gpuid_operator.api.inventory import InventorySpec, NodeInfo
 from gpuid_operator.api.policy import Policy, PolicySpec
 from gpuid_operator.engine.held import Held
+from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.nodes import NodeFacts
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan.policy import Force, in_force, ranked, ruling
@@ -29,12 +30,18 @@ class Fleet:
     """The cluster as last seen. Its methods do no I/O."""
 
     def __init__(
-        self, *, targets: Sequence[Target], builtin: PolicySpec, suspended: bool = False
+        self,
+        *,
+        targets: Sequence[Target],
+        builtin: PolicySpec,
+        suspended: bool = False,
+        checks_allowed: bool = False,
     ) -> None:
         self.targets = tuple(targets)
         self.nodes: dict[str, KnownNode] = {}
         self._builtin = builtin
         self._suspended = suspended
+        self._checks_allowed = checks_allowed
         self._policies: dict[str, Policy] = {}
         self._ranked: list[Policy] = []
         # Pods by node, by (number of the target, uid).
@@ -63,6 +70,19 @@ class Fleet:
         now = asyncio.get_running_loop().time()
         self._changed.update(dict.fromkeys(news, now))
         return news
+
+    @property
+    def sources(self) -> frozenset[Source]:
+        """The pods of all targets."""
+        return frozenset(Source(target.namespace, target.selector) for target in self.targets)
+
+    def targets_of(self, source: Source) -> list[int]:
+        """The numbers of the targets whose pods a source has."""
+        return [
+            number
+            for number, target in enumerate(self.targets)
+            if (target.namespace, target.selector) == (source.namespace, source.selector)
+        ]
 
     def pods_of(self, target: int) -> set[str]:
         """The uids of the pods that are known of a target."""
@@ -146,6 +166,7 @@ class Fleet:
             builtin=self._builtin,
             spec=held.spec if held else _NO_SPEC,
             suspended=self._suspended,
+            checks_allowed=self._checks_allowed,
         )
 
 

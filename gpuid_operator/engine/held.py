@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 
 from gpuid_operator.api.inventory import (
+    CheckStatus,
     ConditionStatus,
     ConditionType,
     Inventory,
@@ -26,6 +27,7 @@ from gpuid_operator.api.inventory import (
 )
 from gpuid_operator.api.meta import MANAGED_BY_LABEL, MANAGER, REQUESTED_AT
 from gpuid_operator.kube.inventories import InventoryMeta
+from gpuid_operator.plan.checks import is_recorded
 from gpuid_operator.plan.conditions import find
 from gpuid_operator.plan.labels import Pair
 
@@ -66,6 +68,10 @@ class Held:
     node: NodeInfo | None = None
     pairs: tuple[Pair, ...] | None = None
     """(chassis, serial) of each GPU; None where no good read was made yet."""
+    checks: tuple[CheckStatus, ...] = ()
+    """Last results of the checks, without their output."""
+    foreign_checks: frozenset[str] = frozenset()
+    """Names of those whose results another instance writes."""
     cursors: tuple[tuple[str, str, int, int], ...] = ()
     """(name, type, delivered sequence, pending) of each sink."""
 
@@ -73,6 +79,11 @@ class Held:
     def managed(self) -> bool:
         """Whether the operator created the object, and may therefore delete it."""
         return self.labels.get(MANAGED_BY_LABEL) == MANAGER
+
+    @property
+    def unrecorded(self) -> bool:
+        """Whether a check has turned and the history does not say so yet."""
+        return not all(map(is_recorded, self.checks))
 
     @property
     def departed(self) -> bool:
@@ -131,6 +142,7 @@ class Inventories:
             request=found.annotations.get(REQUESTED_AT, "")[:MAX_TOKEN] or None,
             spec=_NO_SPEC if found.spec == _NO_SPEC else found.spec,
             packed=b"",
+            foreign_checks=_foreign_checks(meta) if found.status.checks else frozenset(),
         )
         self._held[found.name] = held
         self._take(held, found.status, body.get("status") or {})
@@ -206,10 +218,27 @@ class Inventories:
             if status.gpus is None
             else tuple((gpu.chassis_serial, gpu.serial) for gpu in status.gpus)
         )
+        held.checks = tuple(
+            check.model_copy(update={"stdout": None, "stderr": None})
+            for check in status.checks or ()
+        )
         held.cursors = tuple(
             (sink.name, sink.type, sink.delivered_sequence, sink.pending)
             for sink in status.sinks or ()
         )
+
+
+def _foreign_checks(meta: dict[str, Any]) -> frozenset[str]:
+    """The checks whose results are another field manager's, by the object's managedFields."""
+    names = set()
+    for item in meta.get("managedFields") or ():
+        if item.get("manager") == MANAGER:
+            continue
+        checks = item.get("fieldsV1", {}).get("f:status", {}).get("f:checks", {})
+        for key, fields in checks.items():
+            if key.startswith("k:") and "f:passed" in fields:
+                names.add(orjson.loads(key[2:])["name"])
+    return frozenset(names)
 
 
 def newer(version: str, *, than: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -85,7 +85,9 @@ class Reader:
         metrics: Metrics,
         clock: Callable[[], datetime],
         timeout: timedelta,
+        slots: asyncio.Semaphore,
     ) -> None:
+        """`slots` bounds the execs of the whole process."""
         self._client = client
         self._fleet = fleet
         self._inventories = inventories
@@ -94,6 +96,8 @@ class Reader:
         self._metrics = metrics
         self._clock = clock
         self._timeout = timeout.total_seconds()
+        self._slots = slots
+        self._running: dict[str, asyncio.Task[ExecResult]] = {}
         self._troubles: dict[str, _Trouble] = {}
         self._suspects: dict[str, Suspects] = {}
 
@@ -149,7 +153,9 @@ class Reader:
         started = loop.time()
         try:
             facts = await self._facts(name)
-            result = await self._run(target, pod)
+            result = await self._stoppable(name, self._run(target, pod))
+            if result is None:
+                return
             reading = parse(result.stdout, exit_code=result.exit_code, stderr=result.stderr)
         except (ReadError, ExecError) as error:
             await self._failed(name, pod, _read_error(error), request)
@@ -164,6 +170,24 @@ class Reader:
         self._metrics.reads.labels("Succeeded").inc()
         await self._succeeded(name, pod, reading, facts, request)
 
+    def stop_suspended(self) -> None:
+        """End the reads of nodes that are suspended by now."""
+        for name, task in self._running.items():
+            if self._fleet.force(name, self._inventories.get(name)).suspended:
+                task.cancel()
+
+    async def _stoppable(
+        self, name: str, run: Coroutine[None, None, ExecResult]
+    ) -> ExecResult | None:
+        """Run, unless `stop_suspended` ends it: then None."""
+        task = self._running[name] = asyncio.create_task(run)
+        try:
+            await asyncio.wait([task])
+            return None if task.cancelled() else task.result()
+        finally:
+            task.cancel()
+            del self._running[name]
+
     async def _run(self, target: Target, pod: TargetPod) -> ExecResult:
         """Execute the target's command, and GKE's own path where the program is not in PATH."""
         commands = [target.command]
@@ -172,15 +196,16 @@ class Reader:
         missing: CommandNotFound | None = None
         for command in commands:
             try:
-                return await pod_exec(
-                    self._client,
-                    namespace=pod.namespace,
-                    pod=pod.name,
-                    container=pod.container,
-                    command=command,
-                    timeout=self._timeout,
-                    max_bytes=MAX_OUTPUT_BYTES,
-                )
+                async with self._slots:
+                    return await pod_exec(
+                        self._client,
+                        namespace=pod.namespace,
+                        pod=pod.name,
+                        container=pod.container,
+                        command=command,
+                        timeout=self._timeout,
+                        max_bytes=MAX_OUTPUT_BYTES,
+                    )
             except CommandNotFound as error:
                 missing = missing or error
         assert missing is not None  # noqa: S101 - there is at least one command

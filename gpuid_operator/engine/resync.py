@@ -12,8 +12,10 @@ from typing import Final
 from pydantic import ValidationError
 
 from gpuid_operator.api.policy import Policy
+from gpuid_operator.engine.check_pods import CheckPods
 from gpuid_operator.engine.fleet import Fleet
 from gpuid_operator.engine.held import Held, Inventories
+from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import Conflict, KubeError, ListExpired, NotFound
 from gpuid_operator.kube.inventories import delete_inventory, list_inventories
@@ -40,11 +42,13 @@ class Resync:
         *,
         fleet: Fleet,
         inventories: Inventories,
+        check_pods: CheckPods,
         clock: Callable[[], datetime],
     ) -> None:
         self._client = client
         self._fleet = fleet
         self._inventories = inventories
+        self._check_pods = check_pods
         self._clock = clock
 
     async def run(self) -> set[str]:
@@ -57,6 +61,7 @@ class Resync:
             try:
                 await self._policies()
                 await self._pods()
+                await self.list_check_pods()
                 await self._nodes()
                 await self._objects()
                 break
@@ -83,6 +88,11 @@ class Resync:
                 self._fleet.put_pod(number, uid, pod)
             for uid in unseen:
                 self._fleet.put_pod(number, uid, None)
+
+    async def list_check_pods(self) -> None:
+        """List the pods that checks run in."""
+        for source in self._check_pods.sources:
+            await list_source(self._client, self._check_pods, source)
 
     async def _nodes(self) -> None:
         unseen = set(self._fleet.nodes)
@@ -142,6 +152,16 @@ class Resync:
     def _is_old(self, held: Held) -> bool:
         retention = self._fleet.force(held.name, held).retention
         return held.last_change is not None and self._clock() - held.last_change >= retention
+
+
+async def list_source(client: KubeClient, pods: CheckPods, source: Source) -> None:
+    """Take over the pods of a source as they are now; what vanished is forgotten."""
+    unseen = pods.uids(source)
+    async for body in list_pods(client, namespace=source.namespace, selector=source.selector):
+        unseen.discard(body["metadata"]["uid"])
+        pods.put(source, body, deleted=False)
+    for uid in unseen:
+        pods.remove(source, uid)
 
 
 def read_policy(body: dict[str, object]) -> Policy | None:

@@ -10,8 +10,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from gpuid_operator import __version__
+from gpuid_operator.engine.check_pods import CheckJob
+from gpuid_operator.engine.check_runner import CheckRunner
 from gpuid_operator.engine.delivery import Secrets
 from gpuid_operator.engine.engine import Engine, Options
+from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.credentials import Credentials
 from gpuid_operator.kube.discovery import cluster_uid, missing_kinds
@@ -143,6 +146,9 @@ class _Process:
 
     async def _lead(self, client: KubeClient) -> None:
         """Read and deliver for ever; anew from the start when the CRDs went away meanwhile."""
+        if self._settings.command is not None:
+            await self._run_checks(client, self._settings.command)
+            return
         settings = self._settings
         cluster = settings.cluster_name
         if cluster is None:
@@ -162,6 +168,8 @@ class _Process:
                         workers=settings.workers,
                         timeout=settings.timeout,
                         suspended=settings.suspend,
+                        checks_allowed=settings.policy_checks,
+                        restarts_per_hour=settings.restarts_per_hour,
                     ),
                     secrets=self._secrets(client),
                     context=SinkContext(http=http, write_records=telemetry.write_records),
@@ -178,6 +186,36 @@ class _Process:
                     await engine.stop(within=STOP_WITHIN * 0.8)
         finally:
             await http.close()
+
+    async def _run_checks(self, client: KubeClient, command: str) -> None:
+        """Be a check runner: one command of the environment, and no inventory."""
+        settings = self._settings
+        target = settings.targets[0]
+        while True:
+            await self._wait_for_crds(client)
+            runner = CheckRunner(
+                client,
+                CheckJob(
+                    name=settings.check_name,
+                    source=Source(target.namespace, target.selector),
+                    container=target.container,
+                    command=command,
+                    timeout=settings.timeout,
+                    interval=settings.resync,
+                    restart=settings.force_restart,
+                ),
+                workers=settings.workers,
+                per_hour=settings.restarts_per_hour,
+                suspended=settings.suspend,
+                metrics=self._metrics,
+            )
+            try:
+                await self._persevere("list the cluster", runner.start)
+                self._health.set_ready("leading")
+                await self._watch(client, runner, only_pods=True)
+            finally:
+                self._health.retire("watch")
+                await runner.stop(within=STOP_WITHIN * 0.8)
 
     def _secrets(self, client: KubeClient) -> Secrets:
         async def read(name: str) -> SecretData | None:
@@ -209,7 +247,9 @@ class _Process:
                 self._health.set_unready(words)
             await asyncio.sleep(_CRD_PERIOD)
 
-    async def _watch(self, client: KubeClient, engine: Engine) -> None:
+    async def _watch(
+        self, client: KubeClient, engine: Engine | CheckRunner, *, only_pods: bool = False
+    ) -> None:
         """Keep Kopf going; returns when the CRDs are gone."""
         failures = 0
         loop = asyncio.get_running_loop()
@@ -218,14 +258,19 @@ class _Process:
             started = loop.time()
             refresh = asyncio.create_task(self._refresh_credentials(client))
             try:
-                await Watch(
-                    targets=self._settings.targets,
+                watch = Watch(
+                    sources=engine.sources,
+                    only_pods=only_pods,
                     events=engine,
                     credentials=self._current_credentials,
                     beat=lambda: self._health.beat("watch", _WATCH_BOUND),
-                ).run()
+                )
+                engine.sources_changed.clear()
+                await _first([watch.run(), engine.sources_changed.wait()])
             finally:
                 refresh.cancel()
+            if engine.sources_changed.is_set():
+                continue  # the same watch, for other pods
             failures = 1 if loop.time() - started > _SETTLED else failures + 1
             if await self._persevere("look for the CRDs", lambda: missing_kinds(client)):
                 return

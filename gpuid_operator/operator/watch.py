@@ -18,8 +18,8 @@ import kopf
 from kopf._core.engines.peering import Identity
 
 from gpuid_operator.api.meta import GROUP, INVENTORY_PLURAL, POLICY_PLURAL, VERSION
+from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.credentials import Credentials
-from gpuid_operator.plan.target import Target
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -34,7 +34,7 @@ _JOIN: Final = 15.0
 class Events(Protocol):
     """Who the events are for."""
 
-    def pod_event(self, target: int, body: dict[str, Any], *, deleted: bool) -> None: ...
+    def pod_event(self, source: Source, body: dict[str, Any], *, deleted: bool) -> None: ...
     def inventory_event(self, body: dict[str, Any], *, deleted: bool) -> None: ...
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None: ...
 
@@ -45,14 +45,16 @@ class Watch:
     def __init__(
         self,
         *,
-        targets: tuple[Target, ...],
+        sources: tuple[Source, ...],
+        only_pods: bool = False,
         events: Events,
         credentials: Callable[[], Credentials],
         beat: Callable[[], None],
     ) -> None:
-        """`credentials` gives those of the moment, from any thread; `beat` is called in the loop
-        of the caller while the watch lives."""
-        self._targets = targets
+        """`only_pods`: not our own kinds. `credentials` gives those of the moment, from any
+        thread; `beat` is called in the loop of the caller while the watch lives."""
+        self._sources = sources
+        self._only_pods = only_pods
         self._events = events
         self._credentials = credentials
         self._beat = beat
@@ -87,19 +89,19 @@ class Watch:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         beating = asyncio.create_task(self._beat_on())
-        # Each target has its own selector, and Kopf one selector for all pods that it watches.
+        # Each source has its own selector, and Kopf one selector for all pods that it watches.
         operators = [
             asyncio.create_task(
                 kopf.operator(
-                    registry=self._registry(number),
-                    settings=kopf_settings(target.selector),
+                    registry=self._registry(source, first=number == 0),
+                    settings=kopf_settings(source.selector),
                     standalone=True,
-                    namespaces=[target.namespace],
+                    namespaces=[source.namespace],
                     # Without it Kopf asks getpass, which fails for a uid without a passwd entry.
                     identity=Identity(f"gpuid-operator-{number}"),
                 )
             )
-            for number, target in enumerate(self._targets)
+            for number, source in enumerate(self._sources)
         ]
         try:
             done, _ = await asyncio.wait(operators, return_when=asyncio.FIRST_COMPLETED)
@@ -115,7 +117,7 @@ class Watch:
             self._home.call_soon_threadsafe(self._beat)
             await asyncio.sleep(_BEAT)
 
-    def _registry(self, number: int) -> kopf.OperatorRegistry:
+    def _registry(self, source: Source, *, first: bool) -> kopf.OperatorRegistry:
         """The handlers of one Kopf operator; the first also watches our own kinds."""
         registry = kopf.OperatorRegistry()
 
@@ -126,9 +128,9 @@ class Watch:
         @kopf.on.event("v1", "pods", registry=registry)
         async def pod(event: Any, **_: Any) -> None:
             body, gone = event["object"], event["type"] == "DELETED"
-            self._hand_over(lambda: self._events.pod_event(number, body, deleted=gone))
+            self._hand_over(lambda: self._events.pod_event(source, body, deleted=gone))
 
-        if number == 0:
+        if first and not self._only_pods:
 
             @kopf.on.event(GROUP, VERSION, INVENTORY_PLURAL, registry=registry)
             async def inventory(event: Any, **_: Any) -> None:

@@ -40,14 +40,15 @@ class Force:
     """Names of those sinks that come from the operator's environment, with its credentials."""
     checks: tuple[Check, ...]
 
-    def terms(self, generation: int) -> Terms:
-        """The part of it that the status depends on."""
+    def terms(self, generation: int, *, foreign: Collection[str] = ()) -> Terms:
+        """The part of it that the status depends on; `foreign` names the checks of others."""
         return Terms(
             policy=self.policy,
             generation=generation,
             outlets=tuple(map(outlet, self.sinks)),
             sighting_interval=self.sighting_interval,
             suspended=self.suspended,
+            checks=frozenset({check.name for check in self.checks} | set(foreign)),
         )
 
 
@@ -125,10 +126,12 @@ def in_force(
     builtin: PolicySpec,
     spec: InventorySpec,
     suspended: bool = False,
+    checks_allowed: bool = False,
 ) -> Force:
     """Policy, built-in policy and the inventory's own spec as one.
 
-    `builtin` has every field but the selector; `suspended` is the operator's SUSPEND.
+    `builtin` has every field but the selector; `suspended` is the operator's SUSPEND, and
+    `checks_allowed` its POLICY_CHECKS.
     """
     own = policy.spec if policy else PolicySpec()
     sinks = {sink.name: sink for sink in _first(own.sinks, builtin.sinks, [])}
@@ -147,7 +150,7 @@ def in_force(
         retention=_first(own.retention, builtin.retention, timedelta(hours=720)),
         sinks=tuple((sinks | mine).values()),
         builtin_sinks=from_environment - mine.keys(),
-        checks=tuple(_first(own.checks, builtin.checks, [])),
+        checks=tuple(_first(own.checks, builtin.checks, [])) if checks_allowed else (),
     )
 
 

@@ -62,6 +62,8 @@ class Terms:
     outlets: tuple[Outlet, ...] = ()
     sighting_interval: timedelta = timedelta(hours=24)
     suspended: bool = False
+    checks: frozenset[str] | None = None
+    """Names of the checks whose results are kept; None keeps all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,8 +258,8 @@ def summary(gpus: Sequence[GPU]) -> dict[str, Any]:
     return {
         "gpu_count": len(gpus),
         "product": shorten(", ".join(_unique(gpu.product for gpu in gpus)), MAX_PRODUCT) or None,
-        "serials": _unique(gpu.serial for gpu in gpus),
-        "chassis": _unique(gpu.chassis_serial for gpu in gpus),
+        "serials": _unique(gpu.serial for gpu in gpus) or None,
+        "chassis": _unique(gpu.chassis_serial for gpu in gpus) or None,
     }
 
 
@@ -294,7 +296,7 @@ def after_failure(
     if previous.gpus is None:
         verdicts[ConditionType.HEALTHY] = conditions.healthy(None)
     return _commit(
-        previous, facts, [], scribe=_scribe(previous, now), terms=terms, verdicts=verdicts
+        previous, facts, [], scribe=scribe_of(previous, now), terms=terms, verdicts=verdicts
     )
 
 
@@ -302,7 +304,7 @@ def after_departure(previous: InventoryStatus, *, now: datetime, terms: Terms) -
     """The status once node and pod are gone; `gpus` stay as last known."""
     if previous.state is InventoryState.DEPARTED:
         return Outcome(previous)
-    scribe = _scribe(previous, now)
+    scribe = scribe_of(previous, now)
     entries = [removed(scribe, gpu, machine=scribe.machine) for gpu in previous.gpus or ()]
     entries.append(scribe.entry(HistoryType.NODE_DEPARTED))
     gone = "the node is gone; its GPUs are listed as last known"
@@ -338,7 +340,9 @@ def reconsidered(previous: InventoryStatus, *, now: datetime, terms: Terms) -> O
                 ready.status, "Resumed", "was not ready when it was suspended; a read is due"
             )
         )
-    return _commit(previous, {}, [], scribe=_scribe(previous, now), terms=terms, verdicts=verdicts)
+    return _commit(
+        previous, {}, [], scribe=scribe_of(previous, now), terms=terms, verdicts=verdicts
+    )
 
 
 def acknowledged(
@@ -356,7 +360,7 @@ def acknowledged(
         now=now,
     )
     return _commit(
-        previous, {"sinks": sinks}, [], scribe=_scribe(previous, now), terms=terms, verdicts={}
+        previous, {"sinks": sinks}, [], scribe=scribe_of(previous, now), terms=terms, verdicts={}
     )
 
 
@@ -369,11 +373,11 @@ def delivery_failed(
     )
     sinks = outbox.failing(settled, name=outlet.name, type_=outlet.type, error=error, now=now)
     return _commit(
-        previous, {"sinks": sinks}, [], scribe=_scribe(previous, now), terms=terms, verdicts={}
+        previous, {"sinks": sinks}, [], scribe=scribe_of(previous, now), terms=terms, verdicts={}
     )
 
 
-def _scribe(previous: InventoryStatus, now: datetime) -> Scribe:
+def scribe_of(previous: InventoryStatus, now: datetime) -> Scribe:
     """A scribe for entries that no read gave: what they tell is as last known."""
     source = previous.source
     return Scribe(
@@ -436,6 +440,9 @@ def _commit(
             and entry.type is not HistoryType.DROPPED
         )
         settled = outbox.settle(settled, kept, outlets=terms.outlets, sequence=scribe.sequence)
+    checks = facts.get("checks", previous.checks)
+    if checks and terms.checks is not None:
+        checks = [check for check in checks if check.name in terms.checks]
     changes = [entry.time for entry in entries if entry.type is not HistoryType.SIGHTED]
     now = scribe.now
     update = facts | {
@@ -444,14 +451,13 @@ def _commit(
         "sequence": scribe.sequence,
         "history": kept,
         "sinks": settled,
+        "checks": checks or None,
         "conditions": conditions.updated(
             previous.conditions,
             verdicts
             | {
                 ConditionType.DELIVERED: conditions.delivered(settled, kept),
-                ConditionType.CHECKS_PASSED: conditions.checks_passed(
-                    facts.get("checks", previous.checks)
-                ),
+                ConditionType.CHECKS_PASSED: conditions.checks_passed(checks),
             },
             now=now,
             generation=terms.generation,

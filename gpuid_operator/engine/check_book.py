@@ -1,0 +1,101 @@
+"""Where the inventory instance keeps the results of policies' checks: with all else it knows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+
+from gpuid_operator.api.inventory import CheckStatus, InventoryStatus
+from gpuid_operator.api.meta import API_VERSION, INVENTORY_KIND
+from gpuid_operator.api.policy import Check, OnFailure
+from gpuid_operator.engine.check_pods import CheckJob
+from gpuid_operator.engine.commit import Committer
+from gpuid_operator.engine.fleet import Fleet
+from gpuid_operator.engine.held import Inventories
+from gpuid_operator.engine.sources import Source
+from gpuid_operator.kube.client import KubeClient
+from gpuid_operator.kube.events import EventType, Involved, post_event
+from gpuid_operator.plan import checks as plan
+from gpuid_operator.plan.policy import selector_text
+from gpuid_operator.plan.status import Outcome, Terms
+
+
+class InventoryBook:
+    """The checks of the policies in force, and their results in the inventories."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        fleet: Fleet,
+        inventories: Inventories,
+        committer: Committer,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._client = client
+        self._fleet = fleet
+        self._inventories = inventories
+        self._committer = committer
+        self._clock = clock
+        self._telling: set[asyncio.Task[None]] = set()
+
+    def every_job(self) -> list[CheckJob]:
+        """All checks that any policy asks for."""
+        return [
+            self._job(check)
+            for policy in self._fleet.policies
+            for check in policy.spec.checks or ()
+        ]
+
+    def jobs(self, node: str) -> Sequence[CheckJob]:
+        held = self._inventories.get(node)
+        force = self._fleet.force(node, held)
+        if force.suspended or (held is not None and held.departed):
+            return ()
+        return [self._job(check) for check in force.checks]
+
+    def check(self, node: str, name: str) -> CheckStatus | None:
+        held = self._inventories.get(node)
+        return next((item for item in held.checks if item.name == name), None) if held else None
+
+    def all(self) -> Iterable[CheckStatus]:
+        return [check for held in self._inventories for check in held.checks]
+
+    async def note(self, node: str, result: plan.CheckResult) -> None:
+        now = self._clock()
+
+        def change(previous: InventoryStatus, terms: Terms) -> Outcome:
+            return plan.after_check(previous, result, now=now, terms=terms)
+
+        await self._committer.commit(node, change, create=True)
+
+    async def note_restart(self, node: str, name: str, *, now: datetime) -> None:
+        def change(previous: InventoryStatus, terms: Terms) -> Outcome:
+            return plan.after_restart(previous, name, now=now, terms=terms)
+
+        await self._committer.commit(node, change)
+
+    def tell(self, node: str, *, reason: str, message: str, type: EventType) -> None:  # noqa: A002
+        held = self._inventories.get(node)
+        if held is None:
+            return
+        involved = Involved(API_VERSION, INVENTORY_KIND, node, held.uid)
+        task = asyncio.create_task(
+            post_event(self._client, involved=involved, reason=reason, message=message, type=type)
+        )
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    def _job(self, check: Check) -> CheckJob:
+        timeout = timedelta(seconds=30) if check.timeout is None else check.timeout
+        interval = timedelta(hours=1) if check.interval is None else check.interval
+        return CheckJob(
+            name=check.name,
+            source=Source(self._fleet.targets[0].namespace, selector_text(check.pod_selector)),
+            container=check.container,
+            command=check.command,
+            timeout=timeout,
+            interval=interval,
+            restart=check.on_failure is OnFailure.RESTART_POD,
+        )

@@ -1,0 +1,187 @@
+"""Cold start: from nothing known to every node read, written and exported; `make bench`.
+
+Prints wall time, CPU per node, resident memory and API writes per node of the operator, beside the
+floor (tests/bench/floor.py) measured before and after it on the same cluster, and beside another
+program given with --peer. The ratios are what to quote: these machines are noisy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from gpuid_operator.localcluster import LocalCluster
+
+NODE_OBJECT_BYTES = 25_000
+GPUS = 8
+LOAD = {"WORKERS": "16", "QPS": "500", "BURST": "1000"}
+WRITES = ("POST", "PUT", "PATCH", "DELETE", "APPLY")
+DEADLINE = 1800.0
+
+
+@dataclass
+class Figures:
+    """What one program took."""
+
+    name: str
+    wall: float
+    cpu: float
+    resident: float
+    writes: float | None = None
+
+    def row(self, nodes: int, floor: Figures) -> list[str]:
+        return [
+            self.name,
+            f"{self.wall:.1f} s",
+            f"{self.wall / floor.wall:.2f}",
+            f"{1000 * self.cpu / nodes:.2f} ms",
+            f"{self.cpu / floor.cpu:.2f}",
+            f"{self.resident:.0f} MB",
+            "" if self.writes is None else f"{self.writes / nodes:.2f}",
+        ]
+
+
+def measure_floor(cluster: LocalCluster) -> Figures:
+    command = [sys.executable, "-m", "tests.bench.floor", str(cluster.kubeconfig)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    return Figures("floor", found["wall"], found["cpu"], found["resident"])
+
+
+def measure(
+    name: str, command: list[str], cluster: LocalCluster, *, records: int, done: Callable[[], bool]
+) -> Figures:
+    """Run a program until it has exported all records and `done` agrees, and end it."""
+    log = cluster.directory / f"{name}.log"
+    environment = {
+        **os.environ,
+        **LOAD,
+        "KUBECONFIG": str(cluster.kubeconfig),
+        "CLUSTER_NAME": "bench",
+        "SERVER_PORT": "18089",
+        "LOG_LEVEL": "info",
+    }
+    before = api_writes(cluster)
+    began = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        while count_records(log) < records or not done():
+            if process.poll() is not None:
+                sys.exit(f"{name} ended with {process.returncode}; see {log}")
+            if time.monotonic() - began > DEADLINE:
+                sys.exit(f"{name} was not through after {DEADLINE:.0f} s; see {log}")
+            time.sleep(0.25)
+        wall = time.monotonic() - began
+        cpu, resident = usage(process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    return Figures(name, wall, cpu, resident, api_writes(cluster) - before)
+
+
+def count_records(log: Path) -> int:
+    return log.read_bytes().count(b"gpu serial number reading")
+
+
+def usage(pid: int) -> tuple[float, float]:
+    """CPU seconds of a process so far, and the most memory it ever had, in MB."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return cpu, int(peak[1]) / 1024 if peak else 0.0
+
+
+def api_writes(cluster: LocalCluster) -> int:
+    """Writes of inventories, nodes and Events that the API server has answered so far."""
+    text = cluster.kubectl("get", "--raw", "/metrics").stdout
+    total = 0.0
+    for line in text.splitlines():
+        if line.startswith("apiserver_request_total{"):
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+            if labels.get("verb") in WRITES and labels.get("resource") in (
+                "gpuinventories",
+                "nodes",
+                "events",
+            ):
+                # KWOK writes the status of nodes; nobody else does.
+                if (labels["resource"], labels.get("subresource")) != ("nodes", "status"):
+                    total += float(line.rsplit(" ", 1)[1])
+    return int(total)
+
+
+def delivered(cluster: LocalCluster, nodes: int) -> bool:
+    """Whether every inventory is ready and everything is noted as delivered."""
+    done = cluster.kubectl(
+        "get",
+        "gpuinventories",
+        "-o",
+        'jsonpath={range .items[*]}{.status.conditions[?(@.type=="Ready")].status}'
+        '{.status.conditions[?(@.type=="Delivered")].status} {end}',
+    )
+    return done.stdout.split().count("TrueTrue") == nodes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nodes", type=int, default=1000)
+    parser.add_argument("--peer", help="another program to measure, such as gpuid")
+    options = parser.parse_args()
+    nodes: int = options.nodes
+    directory = Path(tempfile.mkdtemp(prefix="gpuid-bench-"))
+    cluster = LocalCluster.up(
+        directory, nodes=nodes, node_object_bytes=NODE_OBJECT_BYTES, progress=print
+    )
+    try:
+        floors = [measure_floor(cluster)]
+        print(f"floor before: {floors[0].wall:.1f} s")
+        program = [sys.executable, "-m", "gpuid_operator", "run"]
+        ours = measure(
+            "gpuid-operator",
+            program,
+            cluster,
+            records=nodes * GPUS,
+            done=lambda: delivered(cluster, nodes),
+        )
+        floors.append(measure_floor(cluster))
+        print(f"floor after: {floors[1].wall:.1f} s")
+        rows = [ours]
+        if options.peer:
+            rows.append(
+                measure("peer", [options.peer], cluster, records=nodes * GPUS, done=lambda: True)
+            )
+        floor = Figures(
+            "floor (mean of two)",
+            sum(item.wall for item in floors) / 2,
+            sum(item.cpu for item in floors) / 2,
+            max(item.resident for item in floors),
+        )
+        table = Table(title=f"cold start, {nodes} nodes, {GPUS} GPUs each; {LOAD}")
+        for title in ("", "wall", "x floor", "CPU per node", "x floor", "resident", "writes/node"):
+            table.add_column(title, justify="right" if title else "left")
+        for item in (floor, *rows):
+            table.add_row(*item.row(nodes, floor))
+        Console().print(table)
+    finally:
+        cluster.down()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
