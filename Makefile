@@ -6,7 +6,7 @@ NODES ?= 1000
 PEER ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-unit test-cluster test-node lint format bench crds lock clean
+.PHONY: help venv demo test test-unit test-cluster test-node lint format bench crds chart lock clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -49,6 +49,9 @@ bench: venv ## Cold start at NODES=1000, beside a bare exec loop and, with PEER=
 
 crds: venv ## Write crds/*.yaml from the models.
 	$(BIN)/gpuid-operator crds --write crds
+
+chart: venv ## Write the CRDs of the chart and of deployment/, and the chart's table of values.
+	$(BIN)/python scripts/chart.py
 
 lock: venv ## Resolve the dependencies anew into requirements/.
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --universal --no-header --python-version 3.11 pyproject.toml -o requirements/runtime.txt

@@ -1,0 +1,120 @@
+{{- define "gpuid-operator.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "gpuid-operator.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- $name := include "gpuid-operator.name" . }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "gpuid-operator.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "gpuid-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "gpuid-operator.readerSelectorLabels" -}}
+app.kubernetes.io/name: {{ include "gpuid-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: reader
+{{- end }}
+
+{{/* Labels of objects that belong to no component. */}}
+{{- define "gpuid-operator.commonLabels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: gpuid-operator
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "gpuid-operator.labels" -}}
+{{ include "gpuid-operator.selectorLabels" . }}
+{{ include "gpuid-operator.commonLabels" . }}
+{{- end }}
+
+{{- define "gpuid-operator.readerLabels" -}}
+{{ include "gpuid-operator.readerSelectorLabels" . }}
+{{ include "gpuid-operator.commonLabels" . }}
+{{- end }}
+
+{{- define "gpuid-operator.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "gpuid-operator.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "gpuid-operator.image" -}}
+{{- with .Values.image.registry }}{{ trimSuffix "/" . }}/{{ end }}{{ .Values.image.repository }}
+{{- if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ default .Chart.AppVersion .Values.image.tag }}{{ end }}
+{{- end }}
+
+{{- define "gpuid-operator.leaseName" -}}
+{{- default (include "gpuid-operator.fullname" .) .Values.leaderElection.name }}
+{{- end }}
+
+{{- define "gpuid-operator.leaseNamespace" -}}
+{{- default .Release.Namespace .Values.leaderElection.namespace }}
+{{- end }}
+
+{{/* The list of targets as YAML: the reader of our own first. */}}
+{{- define "gpuid-operator.targets" -}}
+{{- $targets := list }}
+{{- if .Values.reader.enabled }}
+{{- $selector := list }}
+{{- range $key, $value := include "gpuid-operator.readerSelectorLabels" . | fromYaml }}
+{{- $selector = append $selector (printf "%s=%s" $key $value) }}
+{{- end }}
+{{- $targets = append $targets (dict "namespace" .Release.Namespace "selector" (join "," $selector) "container" "reader") }}
+{{- end }}
+{{- range .Values.targets }}
+{{- $targets = append $targets . }}
+{{- end }}
+{{- if not $targets }}
+{{- fail "there is nowhere to read from: name a pod in targets, or set reader.enabled" }}
+{{- end }}
+{{- toYaml $targets }}
+{{- end }}
+
+{{/* Where pods may be deleted: the namespace of checks with restarts, or nothing. */}}
+{{- define "gpuid-operator.restartNamespace" -}}
+{{- if or .Values.runner.forceRestart (and .Values.checks.enabled .Values.checks.restarts) }}
+{{- (first (include "gpuid-operator.targets" . | fromYamlArray)).namespace }}
+{{- end }}
+{{- end }}
+
+{{/* Refuses values that contradict each other in ways a schema cannot say. */}}
+{{- define "gpuid-operator.validate" -}}
+{{- if and (gt (int .Values.replicaCount) 1) (not .Values.leaderElection.enabled) }}
+{{- fail "replicaCount above 1 needs leaderElection.enabled: without it every pod would read and write" }}
+{{- end }}
+{{- if and .Values.checks.restarts (not .Values.checks.enabled) }}
+{{- fail "checks.restarts needs checks.enabled: without it no check of a policy runs" }}
+{{- end }}
+{{- if and .Values.runner.forceRestart (not .Values.runner.command) }}
+{{- fail "runner.forceRestart needs runner.command: without one there is nothing that could fail" }}
+{{- end }}
+{{- if .Values.runner.command }}
+{{- if or .Values.reader.enabled (ne (len .Values.targets) 1) }}
+{{- fail "runner.command runs in one target: name one in targets, and leave reader.enabled off" }}
+{{- end }}
+{{- if not (first .Values.targets).container }}
+{{- fail "runner.command needs the container of its target: set targets[0].container" }}
+{{- end }}
+{{- end }}
+{{- if and .Values.checks.admission.enabled (not .Values.checks.admission.users) (not .Values.checks.admission.groups) }}
+{{- fail "checks.admission.enabled needs users or groups that may write checks" }}
+{{- end }}
+{{- end }}

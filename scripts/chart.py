@@ -1,0 +1,113 @@
+"""Write what of the chart and of deployment/ is generated: `make chart`.
+
+The CRDs as templates of the chart and as a kustomization, from the models; and the table of values
+in the chart's README, from the comments (`# -- …`) in its values.yaml. With `--check` nothing is
+written; the exit code is 1 where something is stale.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from gpuid_operator.cli.crds import crd_files
+
+ROOT: Final = Path(__file__).parent.parent
+CHART: Final = ROOT / "charts" / "gpuid-operator"
+CRD_KUSTOMIZATION: Final = ROOT / "deployment" / "crds"
+
+_MARKS: Final = ("<!-- values: begin -->\n", "<!-- values: end -->\n")
+_KEY: Final = re.compile(r"( *)([A-Za-z][A-Za-z0-9]*):")
+_SHORT: Final = 60
+
+
+def generated() -> dict[Path, str]:
+    """The content of every generated file, by path."""
+    files = {}
+    for name, text in crd_files().items():
+        files[CHART / "templates" / "crds" / name] = _template(text)
+        files[CRD_KUSTOMIZATION / name] = text
+    readme = CHART / "README.md"
+    values = (CHART / "values.yaml").read_text(encoding="utf-8")
+    files[readme] = _with_table(readme.read_text(encoding="utf-8"), table(values))
+    return files
+
+
+def _template(text: str) -> str:
+    """A CRD that Helm installs and upgrades, and never deletes."""
+    head, rest = re.sub(r"{{|}}", r'{{ "\g<0>" }}', text).split("metadata:\n", 1)
+    return (
+        "{{- if .Values.crds.install }}\n"
+        f"{head}metadata:\n"
+        "  annotations:\n"
+        "    helm.sh/resource-policy: keep\n"
+        "  labels:\n"
+        '    {{- include "gpuid-operator.commonLabels" . | nindent 4 }}\n'
+        f"{rest}"
+        "{{- end }}\n"
+    )
+
+
+def table(values: str) -> str:
+    """The values as rows of Markdown: key, default, description."""
+    defaults = yaml.safe_load(values)
+    rows = ["| Value | Default | What it is |", "|---|---|---|"]
+    for path, words in _described(values):
+        default: Any = defaults
+        for part in path:
+            default = default[part]
+        shown = json.dumps(default, ensure_ascii=False)
+        shown = f"`{shown}`" if len(shown) <= _SHORT else "see values.yaml"
+        rows.append(f"| `{'.'.join(path)}` | {shown} | {words.replace('|', chr(92) + '|')} |")
+    return "\n".join(rows) + "\n"
+
+
+def _described(values: str) -> Iterator[tuple[list[str], str]]:
+    """Every key whose comment begins with `--`, and that comment as one line."""
+    path: list[str] = []
+    comment: list[str] = []
+    for line in values.splitlines():
+        stripped = line.strip()
+        if stripped.startswith("# -- "):
+            comment = [stripped.removeprefix("# -- ")]
+        elif stripped.startswith("# ") and comment:
+            comment.append(stripped.removeprefix("# "))
+        elif key := _KEY.match(line):
+            path = [*path[: len(key[1]) // 2], key[2]]
+            if comment:
+                yield path, " ".join(comment)
+            comment = []
+
+
+def _with_table(readme: str, rows: str) -> str:
+    begin, end = _MARKS
+    head, _, rest = readme.partition(begin)
+    _, _, tail = rest.partition(end)
+    return f"{head}{begin}{rows}{end}{tail}"
+
+
+def main(arguments: list[str]) -> int:
+    """Write or, with `--check`, compare."""
+    stale = [
+        path
+        for path, text in generated().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    if "--check" in arguments:
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is stale: run `make chart`")  # noqa: T201
+        return 1 if stale else 0
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(generated()[path], encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
