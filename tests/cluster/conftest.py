@@ -55,3 +55,11 @@ def local_cluster() -> Iterator[Callable[..., LocalCluster]]:
 def cluster(local_cluster: Callable[..., LocalCluster]) -> LocalCluster:
     """A cluster of three nodes that tests share: leave its nodes as you found them."""
     return local_cluster(nodes=3)
+
+
+@pytest.fixture(scope="module")
+def fleet(local_cluster: Callable[..., LocalCluster]) -> Iterator[LocalCluster]:
+    """A cluster without nodes for the tests of one module; `add_node` adds what they need."""
+    cluster = local_cluster(nodes=0)
+    yield cluster
+    cluster.down()
