@@ -6,7 +6,7 @@ NODES ?= 1000
 PEER ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-unit test-cluster test-node lint format bench crds chart lock clean
+.PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-tools lint format bench crds chart lock clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -23,16 +23,22 @@ $(BIN)/gpuid-operator: requirements/dev.txt pyproject.toml
 demo: venv ## A local cluster of 20 simulated GPU nodes with the operator, and what it shows.
 	$(BIN)/gpuid-operator demo $(DEMO_ARGS)
 
-test: lint test-unit test-cluster test-node ## Everything that CI requires.
+test: lint test-tools test-unit test-sinks test-cluster test-node ## Everything that CI requires.
 
 test-unit: venv ## Tests without a server.
-	$(BIN)/pytest tests/unit $(PYTEST_ARGS)
+	$(BIN)/pytest tests/unit -n 2 $(PYTEST_ARGS)
+
+test-sinks: venv ## Tests of the sinks on a real PostgreSQL, S3 and HTTP server.
+	$(BIN)/pytest tests/sinks $(PYTEST_ARGS)
 
 test-cluster: venv ## Tests on a real API server with simulated nodes.
 	$(BIN)/pytest tests/cluster $(PYTEST_ARGS)
 
 test-node: venv ## Tests on a real kubelet with real containers (root, containerd).
 	$(BIN)/pytest tests/node $(PYTEST_ARGS)
+
+test-tools: venv ## Build the programs that the tests need (the first time, with Go: ten minutes).
+	$(BIN)/python tests/gotools.py
 
 lint: venv ## Style, types, and who may import whom.
 	$(BIN)/ruff check .
@@ -47,10 +53,11 @@ format: venv ## Let ruff format the code.
 bench: venv ## Cold start at NODES=1000, beside a bare exec loop and, with PEER=…, another program.
 	$(BIN)/python -m tests.bench.coldstart --nodes $(NODES) $(if $(PEER),--peer $(PEER))
 
-crds: venv ## Write crds/*.yaml from the models.
+crds: venv ## Write the CRDs from the models: crds/*.yaml, the chart's and those of deployment/.
 	$(BIN)/gpuid-operator crds --write crds
+	$(BIN)/python scripts/chart.py
 
-chart: venv ## Write the CRDs of the chart and of deployment/, and the chart's table of values.
+chart: venv ## Write what is generated of the chart: its CRDs and its table of values.
 	$(BIN)/python scripts/chart.py
 
 lock: venv ## Resolve the dependencies anew into requirements/.

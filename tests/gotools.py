@@ -1,4 +1,7 @@
-"""Programs that the tests need and that come as Go modules: built once into the user's cache."""
+"""Programs that the tests need and that come as Go modules: built once into the user's cache.
+
+`python tests/gotools.py` builds them all, so that no test has to wait for one.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,20 @@ import fcntl
 import os
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from gpuid_operator.localcluster import toolchain
+from gpuid_operator.localcluster import RealNodeUnavailable, binaries, realnode, toolchain
 from gpuid_operator.localcluster.errors import BuildError
 
 VERSIONS: Final = {
     "helm3": "helm.sh/helm/v3/cmd/helm@v3.21.4",
     "helm4": "helm.sh/helm/v4/cmd/helm@v4.3.1",
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
+    "versitygw": "github.com/versity/versitygw/cmd/versitygw@v1.8.0",
 }
 """Package and version by name."""
 
@@ -60,3 +65,28 @@ def _missing(why: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(why)
     pytest.skip(why)
+
+
+def main() -> None:
+    """Build what is missing; what cannot be built is named, and its tests say so again."""
+    try:
+        realnode.check()
+        kubelet = True
+    except RealNodeUnavailable:
+        kubelet = False
+    try:
+        binaries.resolve(real_node=kubelet, progress=print)
+    except BuildError as error:
+        print(error)
+    for name in VERSIONS:
+        began = time.monotonic()
+        try:
+            program = go_tool(name)
+        except (pytest.skip.Exception, pytest.fail.Exception) as error:
+            print(error)
+        else:
+            print(f"{time.monotonic() - began:4.0f} s  {program}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,6 @@ A server that is missing on this machine skips its tests, and fails them where C
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pwd
 import shutil
@@ -23,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gotools import go_tool
 
 from gpuid_operator.api.record import Record
 from gpuid_operator.api.sinks import SecretKeyRef, SecretRef
 from gpuid_operator.sinks.base import SecretMissing
 
-VERSITYGW = "v1.8.0"
 DEADLINE = 60.0
 
 
@@ -159,36 +158,13 @@ class S3:
         }
 
 
-def _versitygw() -> str:
-    """The gateway, built once into the user's cache."""
-    if (go := shutil.which("go")) is None:
-        _missing("versitygw cannot be built: there is no Go toolchain")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpuid-operator"
-    binary = cache / f"versitygw-{VERSITYGW}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "versitygw.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not binary.exists():
-            with tempfile.TemporaryDirectory(dir=cache) as folder:
-                built = subprocess.run(
-                    [str(go), "install", f"github.com/versity/versitygw/cmd/versitygw@{VERSITYGW}"],
-                    env={**os.environ, "GOBIN": folder},
-                    capture_output=True,
-                    text=True,
-                )
-                if built.returncode:
-                    _missing(f"versitygw cannot be built: {built.stderr[-1000:]}")
-                (Path(folder) / "versitygw").rename(binary)
-    return str(binary)
-
-
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    binary = _versitygw()
+    binary = go_tool("versitygw")
     port = _free_port()
     server = S3(url=f"http://127.0.0.1:{port}", folder=tmp_path_factory.mktemp("buckets"))
     process = subprocess.Popen(
-        [binary, "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(server.folder)],
+        [str(binary), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(server.folder)],
         env={
             **os.environ,
             "ROOT_ACCESS_KEY": server.access_key,
