@@ -1,0 +1,90 @@
+"""`kubectl gpuid history`: what happened to a node, or to a GPU on all its nodes."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gpuid_operator.api.inventory import HistoryEntry, HistoryType
+from gpuid_operator.cli.plugin_clusters import Cluster, Clusters, say
+from gpuid_operator.cli.plugin_table import CLUSTER, Column, show
+from gpuid_operator.plan.replay import stays
+from gpuid_operator.plan.whereabouts import canonical, entries_of
+
+_COLUMNS: Final[tuple[Column, ...]] = (
+    Column("time", "TIME"),
+    CLUSTER,
+    Column("node", "NODE"),
+    Column("type", "TYPE"),
+    Column("serial", "SERIAL"),
+    Column("pciAddress", "PCI"),
+    Column("detail", "DETAIL"),
+    Column("uuid", "UUID", wide=True),
+    Column("chassis", "CHASSIS", wide=True),
+    Column("machine", "MACHINE", wide=True),
+    Column("source", "SOURCE", wide=True),
+    Column("product", "PRODUCT", wide=True),
+    Column("driver", "DRIVER", wide=True),
+    Column("sequence", "SEQUENCE", wide=True),
+)
+
+_CHANGE: Final = (Column("from", "FROM"), Column("to", "TO"), Column("message", "MESSAGE"))
+"""What stands in DETAIL for people, for programs."""
+
+
+async def history(clusters: Clusters, subject: str, *, output: str) -> bool:
+    """Print the entries, oldest first; whether the subject is known."""
+
+    async def of_node(cluster: Cluster) -> list[dict[str, Any]] | None:
+        inventory = await cluster.inventory(subject)
+        if inventory is None:
+            return None
+        return [_row(cluster, inventory.name, entry) for entry in inventory.status.history or ()]
+
+    answers = [rows for _, rows in await clusters.ask(of_node) if rows is not None]
+    if not answers:
+        answers = [rows for _, rows in await clusters.ask(_of_gpu(subject)) if rows]
+    if not answers:
+        if clusters.reached:
+            say(
+                f"{subject} is unknown: no node has this name in {clusters.names}, and no label"
+                " names a GPU or chassis of that serial or UUID"
+            )
+        return False
+    rows = sorted(
+        (row for answer in answers for row in answer),
+        key=lambda row: (row["time"], row["cluster"], row["node"], row["sequence"]),
+    )
+    columns = _COLUMNS
+    if output in ("json", "csv"):
+        columns = tuple(column for column in columns if column.key != "detail") + _CHANGE
+    show(rows, columns, output=output, several=clusters.several)
+    return True
+
+
+def _of_gpu(subject: str) -> Any:
+    identifier = canonical(subject)
+
+    async def ask(cluster: Cluster) -> list[dict[str, Any]]:
+        return [
+            _row(cluster, inventory.name, entry)
+            for inventory in await cluster.named_by_labels(identifier)
+            for entry in entries_of(
+                identifier, inventory.status, stays(inventory.name, inventory.status)
+            )
+        ]
+
+    return ask
+
+
+def _row(cluster: Cluster, node: str, entry: HistoryEntry) -> dict[str, Any]:
+    return {"cluster": cluster.name, "node": node, "detail": _detail(entry), **entry.to_json()}
+
+
+def _detail(entry: HistoryEntry) -> str | None:
+    if entry.type is HistoryType.SIGHTED:
+        return f"{len(entry.seen or ())} pairs of chassis and serial"
+    if entry.message:
+        return entry.message
+    if entry.from_ is not None or entry.to is not None:
+        return f"from {entry.from_ or 'none'} to {entry.to or 'none'}"
+    return None

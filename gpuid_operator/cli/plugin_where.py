@@ -1,0 +1,137 @@
+"""`kubectl gpuid where`: where a GPU is and was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from gpuid_operator.api.inventory import ConditionStatus, ConditionType, Inventory
+from gpuid_operator.api.values import format_time
+from gpuid_operator.cli.plugin_clusters import Cluster, Clusters, say
+from gpuid_operator.cli.plugin_table import CLUSTER, Column, show
+from gpuid_operator.plan.conditions import find
+from gpuid_operator.plan.replay import stays
+from gpuid_operator.plan.whereabouts import Stay, canonical, newest_first
+
+_UNKNOWN: Final = "unknown"
+"""History does not reach back to it any more."""
+
+_COLUMNS: Final = (
+    Column("serial", "SERIAL"),
+    Column("uuid", "UUID"),
+    CLUSTER,
+    Column("node", "NODE"),
+    Column("machine", "MACHINE"),
+    Column("pciAddress", "PCI"),
+    Column("since", "FROM", absent=_UNKNOWN),
+    Column("until", "TO", absent=_UNKNOWN),
+    Column("state", "STATE", verdict=True),
+    Column("product", "PRODUCT", wide=True),
+    Column("chassis", "CHASSIS", wide=True),
+    Column("lastReadTime", "LAST READ", wide=True, age=True),
+    Column("ready", "READY", wide=True, verdict=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A stay, with the cluster and the inventory that tell of it."""
+
+    cluster: str
+    inventory: Inventory
+    stay: Stay
+
+
+async def where(clusters: Clusters, identifier: str, *, scan: bool, output: str) -> bool:
+    """Print the stays of the GPU; whether there are any."""
+    identifier = canonical(identifier)
+    found: list[_Found] = []
+    if not scan:
+        found = await _look_up(clusters, identifier)
+    if not found and clusters.reached:
+        if not scan:
+            say(f"{identifier} is in no label of {clusters.names}; every history is read instead")
+        found = await _scan(clusters, identifier)
+    if not found:
+        if clusters.reached:
+            say(
+                f"{identifier} is unknown: no GPU or chassis of that serial or UUID is or was"
+                f" behind any node of {clusters.names}"
+            )
+        return False
+    order = {id(one.stay): one for one in found}
+    rows = [_row(order[id(stay)]) for stay in newest_first([one.stay for one in found])]
+    if output in ("table", "wide"):
+        rows = [row | {"until": "now"} if row["present"] else row for row in rows]
+    show(rows, _COLUMNS, output=output, several=clusters.several)
+    for line in dict.fromkeys(filter(None, map(_doubt, found))):
+        say(line)
+    return True
+
+
+async def _look_up(clusters: Clusters, identifier: str) -> list[_Found]:
+    answers = await clusters.ask(lambda cluster: cluster.named_by_labels(identifier))
+    return [
+        one
+        for cluster, inventories in answers
+        for inventory in inventories
+        for one in _stays(cluster, inventory, identifier)
+    ]
+
+
+async def _scan(clusters: Clusters, identifier: str) -> list[_Found]:
+    async def search(cluster: Cluster) -> list[_Found]:
+        return [
+            one
+            async for inventory in cluster.inventories(with_history=True)
+            for one in _stays(cluster, inventory, identifier)
+        ]
+
+    return [one for _, found in await clusters.ask(search) for one in found]
+
+
+def _stays(cluster: Cluster, inventory: Inventory, identifier: str) -> Iterable[_Found]:
+    for stay in stays(inventory.name, inventory.status):
+        if stay.is_of(identifier):
+            yield _Found(cluster.name, inventory, stay)
+
+
+def _doubt(found: _Found) -> str | None:
+    """What to know of a stay that goes on behind a node that is not read well now."""
+    status = found.inventory.status
+    ready = find(status.conditions, ConditionType.READY)
+    if not found.stay.present or ready is None or ready.status is not ConditionStatus.FALSE:
+        return None
+    last = _time(status.last_read_time)
+    return (
+        f"note: {found.inventory.name} was last read {f'at {last}' if last else 'never'}; since"
+        f" then: {ready.reason}: {ready.message}"
+    )
+
+
+def _row(found: _Found) -> dict[str, Any]:
+    stay, status = found.stay, found.inventory.status
+    ready = find(status.conditions, ConditionType.READY)
+    return {
+        "cluster": found.cluster,
+        "node": stay.node,
+        "machine": stay.machine,
+        "present": stay.present,
+        "state": (stay.state.value if stay.state else None) if stay.present else "Past",
+        "uuid": stay.uuid,
+        "serial": stay.serial,
+        "formerSerials": list(stay.former_serials),
+        "chassis": stay.chassis,
+        "pciAddress": stay.pci_address,
+        "product": stay.product,
+        "since": _time(stay.since),
+        "until": _time(stay.until),
+        "lastReadTime": _time(status.last_read_time),
+        "ready": ready.status.value if ready else None,
+    }
+
+
+def _time(moment: datetime | None) -> str | None:
+    return format_time(moment) if moment else None
