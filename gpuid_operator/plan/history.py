@@ -36,9 +36,9 @@ KEPT_OTHERS: Final = 20
 KEPT_SIGHTED: Final = 5
 KEPT_DEPARTED_UUIDS: Final = 50
 MAX_UNDELIVERED_SIGHTED: Final = 40
-MAX_HISTORY_BYTES: Final = 512 * 1024
+MAX_HISTORY_BYTES: Final = 448 * 1024
 """Most that the entries may take in the stored object: with 64 GPUs and 16 full checks etcd's
-limit of 1.5 MiB leaves no more. 500 entries of usual length take half of it."""
+limit of 1.5 MiB leaves no more. 500 entries of usual length take half of that."""
 SURELY_SMALL: Final = 100
 """Entries up to which their size need not be measured."""
 

@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from gpuid_operator.api.inventory import HistoryType
-
 # Characters that JSON, Go's JSON and UTF-8 make longer stand beside plain ones.
 TEXT = st.characters(codec="utf-8", exclude_categories=["Cs"])
 _REASON = r"[A-Za-z][A-Za-z0-9_]{0,20}"
@@ -23,13 +21,10 @@ _TIMES = st.datetimes(
 )
 
 
-def models(model: type[BaseModel], **fixed: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """The model with every field drawn from what its annotation allows, or from `fixed`."""
-    fields = {
-        name: fixed[name] if name in fixed else _of_field(name, field)
-        for name, field in model.model_fields.items()
-    }
-    return st.builds(model, **fields)
+def models(model: type[BaseModel]) -> st.SearchStrategy[Any]:
+    """The model with every field drawn from what its annotation allows."""
+    fields = {name: _of_field(name, field) for name, field in model.model_fields.items()}
+    return st.fixed_dictionaries(fields).map(model.model_validate)
 
 
 def _of_field(name: str, field: FieldInfo) -> st.SearchStrategy[Any]:
@@ -90,5 +85,3 @@ EVENTS: st.SearchStrategy[list[Event]] = st.lists(
     min_size=1,
     max_size=40,
 )
-
-TYPES = st.sampled_from(HistoryType)

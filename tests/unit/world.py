@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -399,13 +399,13 @@ class World:
         assert all(len(name.partition("/")[2]) <= 63 for name in names)
 
 
-def replay(entries: Sequence[HistoryEntry] | object) -> set[Key]:
+def replay(entries: Iterable[HistoryEntry]) -> set[Key]:
     """The GPUs that must be there after these entries.
 
     A GPU that could not be identified when it was added is added anew once it can be.
     """
     here: dict[Key, str | None] = {}
-    for entry in entries:  # type: ignore[attr-defined]
+    for entry in entries:
         if entry.type is HistoryType.GPU_ADDED:
             for name in [
                 n for n, place in here.items() if n[0] != "uuid" and place == entry.pci_address
