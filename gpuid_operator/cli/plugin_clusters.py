@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ T = TypeVar("T")
 
 RESOURCE: Final = f"{INVENTORY_PLURAL}.{GROUP}"
 COLLECTION: Final = f"/apis/{API_VERSION}/{INVENTORY_PLURAL}"
+_NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
+"""What the API server takes as a name; a slash in anything else would lead elsewhere."""
 _QPS: Final = 100.0
 _BURST: Final = 200
 
@@ -38,6 +41,8 @@ class Cluster:
 
     async def inventory(self, node: str) -> Inventory | None:
         """The inventory of a node; None where there is none."""
+        if not could_be_node(node):
+            return None
         try:
             body = await get_inventory(self.client, node)
         except NotFound:
@@ -71,6 +76,11 @@ class Cluster:
             if not with_history:
                 body.get("status", {}).pop("history", None)
             yield Inventory.from_object(body)
+
+
+def could_be_node(name: str) -> bool:
+    """Whether the name could be that of an object at all."""
+    return _NAME.fullmatch(name) is not None
 
 
 class Clusters:

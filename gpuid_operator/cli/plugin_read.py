@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -16,7 +17,7 @@ import orjson
 from gpuid_operator.api.inventory import ConditionStatus, ConditionType, Inventory, InventoryState
 from gpuid_operator.api.meta import REQUESTED_AT
 from gpuid_operator.api.values import format_time
-from gpuid_operator.cli.plugin_clusters import COLLECTION, Cluster, Clusters, say
+from gpuid_operator.cli.plugin_clusters import COLLECTION, Cluster, Clusters, could_be_node, say
 from gpuid_operator.cli.plugin_table import printable
 from gpuid_operator.kube.client import MERGE_PATCH, ONLY_METADATA, item
 from gpuid_operator.kube.errors import KubeError, NotFound
@@ -89,26 +90,15 @@ async def read(clusters: Clusters, nodes: Sequence[str], *, timeout: float, outp
 async def _read(cluster: Cluster, node: str, *, timeout: float) -> _Result:
     token = f"{format_time(datetime.now(UTC))}-{secrets.token_hex(4)}"
     began = time.monotonic()
-    try:
-        await cluster.client.request(
-            "PATCH",
-            item(COLLECTION, node),
-            body={"metadata": {"annotations": {REQUESTED_AT: token}}},
-            content_type=MERGE_PATCH,
-            accept=ONLY_METADATA,
-        )
+    inventory = await _request(cluster, node, token)
+    while inventory is not None:
+        result = _outcome(inventory, seconds=time.monotonic() - began)
+        if result is not None:
+            return result
+        if time.monotonic() - began > timeout:
+            return _unanswered(inventory, timeout)
+        await asyncio.sleep(_PAUSE)
         inventory = await cluster.inventory(node)
-        while inventory is not None:
-            result = _outcome(inventory, seconds=time.monotonic() - began)
-            if result is not None:
-                return result
-            if time.monotonic() - began > timeout:
-                return _unanswered(inventory, timeout)
-            await asyncio.sleep(_PAUSE)
-            inventory = await cluster.inventory(node)
-    except NotFound:
-        if await cluster.inventory(node) is not None:
-            raise
     return _Result(
         node,
         ready=False,
@@ -116,6 +106,22 @@ async def _read(cluster: Cluster, node: str, *, timeout: float) -> _Result:
         message=f"context {cluster.name} has no GPUInventory of this name: is it a node with GPUs,"
         " and does the operator run?",
     )
+
+
+async def _request(cluster: Cluster, node: str, token: str) -> Inventory | None:
+    """Ask for a read; the inventory after that, None where there is none."""
+    if not could_be_node(node):
+        return None
+    # Whether node or kind is missing, the next request tells.
+    with suppress(NotFound):
+        await cluster.client.request(
+            "PATCH",
+            item(COLLECTION, node),
+            body={"metadata": {"annotations": {REQUESTED_AT: token}}},
+            content_type=MERGE_PATCH,
+            accept=ONLY_METADATA,
+        )
+    return await cluster.inventory(node)
 
 
 def _outcome(inventory: Inventory, *, seconds: float) -> _Result | None:
