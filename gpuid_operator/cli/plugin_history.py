@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from gpuid_operator.api.inventory import HistoryEntry, HistoryType
 from gpuid_operator.cli.plugin_clusters import Cluster, Clusters, say
-from gpuid_operator.cli.plugin_table import CLUSTER, Column, show
+from gpuid_operator.cli.plugin_table import CLUSTER, Column, Row, show
 from gpuid_operator.plan.replay import stays
 from gpuid_operator.plan.whereabouts import canonical, entries_of
 
@@ -55,7 +55,9 @@ async def history(clusters: Clusters, subject: str, *, output: str) -> bool:
         key=lambda row: (row["time"], row["cluster"], row["node"], row["sequence"]),
     )
     columns = _COLUMNS
-    if output in ("json", "csv"):
+    if output in ("table", "wide"):
+        rows = [row | {"detail": _detail(row)} for row in rows]
+    else:
         columns = tuple(column for column in columns if column.key != "detail") + _CHANGE
     show(rows, columns, output=output, several=clusters.several)
     return True
@@ -77,14 +79,12 @@ def _of_gpu(subject: str) -> Any:
 
 
 def _row(cluster: Cluster, node: str, entry: HistoryEntry) -> dict[str, Any]:
-    return {"cluster": cluster.name, "node": node, "detail": _detail(entry), **entry.to_json()}
+    return {"cluster": cluster.name, "node": node, **entry.to_json()}
 
 
-def _detail(entry: HistoryEntry) -> str | None:
-    if entry.type is HistoryType.SIGHTED:
-        return f"{len(entry.seen or ())} pairs of chassis and serial"
-    if entry.message:
-        return entry.message
-    if entry.from_ is not None or entry.to is not None:
-        return f"from {entry.from_ or 'none'} to {entry.to or 'none'}"
-    return None
+def _detail(row: Row) -> str | None:
+    if row["type"] == HistoryType.SIGHTED:
+        return f"{len(row.get('seen', ()))} pairs of chassis and serial"
+    if "message" in row or not {"from", "to"} & row.keys():
+        return row.get("message")
+    return f"from {row.get('from', 'none')} to {row.get('to', 'none')}"
