@@ -79,7 +79,7 @@ def settle(
         settled.append(
             sink.model_copy(
                 update={
-                    "delivered_sequence": max(reached, sink.delivered_sequence),
+                    "delivered_sequence": reached,
                     "pending": len(waiting),
                 }
                 | ({} if waiting else {"last_error": None, "since": None})
