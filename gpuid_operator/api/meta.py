@@ -29,7 +29,7 @@ MANAGER: Final = "gpuid-operator"
 
 SINK_SECRET_LABEL: Final = f"{GROUP}/sink"
 ALLOWED_HOSTS_ANNOTATION: Final = f"{GROUP}/allowed-hosts"
-ENVIRONMENT_SECRET: Final = "environment"
+ENVIRONMENT_SECRET: Final = "environment"  # noqa: S105 - a name
 """Name of the Secret by which the built-in policy's sink refers to environment variables."""
 
 GPU_RESOURCE: Final = "nvidia.com/gpu"

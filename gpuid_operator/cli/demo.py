@@ -24,7 +24,7 @@ from gpuid_operator.api.inventory import Condition, ConditionStatus, ConditionTy
 from gpuid_operator.api.meta import GROUP, INVENTORY_PLURAL, VERSION
 from gpuid_operator.cli.cluster import SmiCommand, hardware_options
 from gpuid_operator.cli.demo_guide import guide
-from gpuid_operator.localcluster import LocalCluster, LocalClusterError
+from gpuid_operator.localcluster import ApiError, LocalCluster, LocalClusterError, ServerError
 from gpuid_operator.localcluster.layout import MARKER
 from gpuid_operator.localcluster.nodes import OPERATOR_NAMESPACE
 from gpuid_operator.localcluster.ports import free_ports
@@ -231,7 +231,14 @@ def _wait_for_results(
     while True:
         if operator.poll() is not None:
             raise _died(operator, cluster)
-        results = _results(cluster)
+        try:
+            results = _results(cluster)
+        except (ServerError, ApiError):
+            # A busy API server is no end: what it does not answer now it answers later.
+            if time.monotonic() - last_news > _STALLED:
+                raise
+            time.sleep(_POLL)
+            continue
         nodes = len(results)
         good = sum(result.good for result in results.values())
         settled = sum(result.ready is not None for result in results.values())

@@ -158,4 +158,14 @@ def _install_crds(client: ApiClient) -> None:
                 for one in conditions or ()  # null until the first is written
             )
 
-        wait_for(f"the API server to serve {name}", established, timeout=30)
+        wait_for(f"the API server to know {name}", established, timeout=30)
+        spec = manifest["spec"]
+        version = spec["versions"][0]["name"]
+        path = f"/apis/{spec['group']}/{version}/{spec['names']['plural']}?limit=1"
+        # Established is not served yet: 404, then 429 "storage is (re)initializing".
+        first = Request("GET", path, tolerate=(404, 429, 503))
+
+        def served(first: Request = first) -> bool:
+            return client.send(first) is not None
+
+        wait_for(f"the API server to serve {name}", served, timeout=30)
