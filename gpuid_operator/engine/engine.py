@@ -43,6 +43,10 @@ from gpuid_operator.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
 
+CATCH_UP: Final = timedelta(seconds=10)
+"""How long after the beginning of a watch it is looked what was deleted before it. The watch has
+listed by then; of what went between that and our own last look no event tells."""
+
 LONGEST_WAIT: Final = timedelta(hours=1)
 """A node is looked at again after this at the latest; the re-sync does so sooner."""
 
@@ -91,6 +95,7 @@ class Engine:
         self._clock = clock
         self._queue: WorkQueue[str] = WorkQueue()
         self._policies_changed = asyncio.Event()
+        self._watch_began = asyncio.Event()
         self._failures: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._inventories = Inventories()
@@ -185,6 +190,7 @@ class Engine:
         for work in self._checks.works():
             self._spawn(work, "check worker")
         self._spawn(self._resync_for_ever(), "re-sync")
+        self._spawn(self._catch_up(), "catch up")
         self._spawn(self._policies.run(), "policy status")
         self._spawn(self._follow_policies(), "check pods")
         _log.info(
@@ -208,6 +214,10 @@ class Engine:
                 await self._observer.finish()
         except TimeoutError:
             _log.warning("some writes were given up; they are made anew after the next start")
+
+    def watch_begins(self) -> None:
+        """The source of events starts, for the first time or again."""
+        self._watch_began.set()
 
     def pod_event(self, source: Source, body: dict[str, Any], *, deleted: bool) -> None:
         """A pod of a source came, changed or went."""
@@ -367,6 +377,16 @@ class Engine:
             return plan.reconsidered(previous, now=now, terms=terms)
 
         return change
+
+    async def _catch_up(self) -> None:
+        while True:
+            await self._watch_began.wait()
+            await asyncio.sleep(CATCH_UP.total_seconds())
+            self._watch_began.clear()
+            try:
+                self._consider(await self._resync.catch_up())
+            except KubeError as error:
+                _log.warning("a look after the watch began failed", error=str(error))
 
     async def _resync_for_ever(self) -> None:
         failures = 0

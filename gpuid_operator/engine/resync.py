@@ -72,11 +72,24 @@ class Resync:
         with_gpus = {name for name, known in self._fleet.nodes.items() if known.facts.gpu_capacity}
         return with_gpus | self._fleet.nodes_with_pods() | {held.name for held in self._inventories}
 
+    async def catch_up(self) -> set[str]:
+        """Look at pods and policies; the names of the nodes for which that is news.
+
+        Raises KubeError.
+        """
+        before = self._fleet.policies
+        await self._policies()
+        nodes = await self._pods()
+        if self._fleet.policies != before:
+            nodes |= self._fleet.nodes_with_pods() | {held.name for held in self._inventories}
+        return nodes
+
     async def _policies(self) -> None:
         found = map(read_policy, await list_policies(self._client))
         self._fleet.put_policies(policy for policy in found if policy is not None)
 
-    async def _pods(self) -> None:
+    async def _pods(self) -> set[str]:
+        news: set[str] = set()
         for number, target in enumerate(self._fleet.targets):
             unseen = self._fleet.pods_of(number)
             async for body in list_pods(
@@ -85,9 +98,10 @@ class Resync:
                 uid = body["metadata"]["uid"]
                 unseen.discard(uid)
                 pod = TargetPod.from_pod(body, container=target.container)
-                self._fleet.put_pod(number, uid, pod)
+                news |= self._fleet.put_pod(number, uid, pod)
             for uid in unseen:
-                self._fleet.put_pod(number, uid, None)
+                news |= self._fleet.put_pod(number, uid, None)
+        return news
 
     async def list_check_pods(self) -> None:
         """List the pods that checks run in."""

@@ -266,6 +266,8 @@ class _Process:
                     beat=lambda: self._health.beat("watch", _WATCH_BOUND),
                 )
                 engine.sources_changed.clear()
+                if isinstance(engine, Engine):
+                    engine.watch_begins()
                 await _first([watch.run(), engine.sources_changed.wait()])
             finally:
                 refresh.cancel()

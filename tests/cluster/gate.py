@@ -66,7 +66,7 @@ class Gate:
         self._ambush: Ambush | None = None
         self._writes: list[str] = []
         self.refuses: Callable[[str], bool] = lambda _: False
-        """Whether a request, `METHOD path`, ends in a broken connection."""
+        """Whether a request, given by its head, ends in a broken connection."""
         self.asked = 0
         """Requests that were refused."""
 
@@ -105,6 +105,11 @@ class Gate:
     def is_quiet(self) -> bool:
         """No write is under way."""
         return not any(one.request and not one.request.startswith(_READS) for one in self._copy())
+
+    @property
+    def watches(self) -> int:
+        """Watches that are under way."""
+        return sum("watch=true" in one.request for one in self._copy())
 
     def lay(self, skip: int, position: Position, action: Callable[[], None]) -> Ambush:
         """Do something at a write that is still to come; the operator gets no answer to it."""
@@ -166,7 +171,7 @@ class Gate:
             }
             body = await reader.readexactly(int(headers.get("content-length", "0")))
             connection.request = first.rpartition(" ")[0]
-            if self.refuses(connection.request):
+            if self.refuses(head.decode("latin-1")):
                 self.asked += 1
                 return
             if not first.startswith(_READS):

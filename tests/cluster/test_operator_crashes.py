@@ -122,6 +122,7 @@ def settled(fleet: LocalCluster, node: str, step: Step) -> None:
 
 def test_a_kill_at_any_write_leaves_no_trace(fleet: LocalCluster, gate: Gate) -> None:
     with Operator(fleet, kubeconfig=gate.kubeconfig) as operator:
+        eventually(lambda: is_watched(gate))
         counts, pictures = undisturbed(fleet, gate)
         assert all(count >= 3 for count in counts), counts
         killed = []
@@ -138,6 +139,32 @@ def test_a_kill_at_any_write_leaves_no_trace(fleet: LocalCluster, gate: Gate) ->
                     eventually(lambda: is_quiet(gate))
                 check_records(operator, fleet, node)
         assert len(killed) == 2 * sum(counts)
+
+
+def test_what_goes_between_the_first_look_and_the_watch_is_noticed(
+    fleet: LocalCluster, gate: Gate
+) -> None:
+    node = "gpu-crash-gap"
+    with Operator(
+        fleet, kubeconfig=gate.kubeconfig, periods={"engine.engine.CATCH_UP": 4.0}
+    ) as operator:
+        appears(fleet, node)
+        eventually(lambda: settled(fleet, node, SCENARIO[0]))
+        operator.kill()
+        gate.refuses = lambda head: "User-Agent: kopf/" in head
+        operator.restart()
+        fleet.delete_node(node)
+        eventually(lambda: was_refused(gate))
+        gate.refuses = lambda _: False
+
+        def departed() -> None:
+            assert status(fleet, node)["state"] == "Departed"
+
+        eventually(departed)
+
+
+def was_refused(gate: Gate) -> None:
+    assert gate.asked
 
 
 def is_quiet(gate: Gate) -> None:
@@ -173,7 +200,13 @@ def kill_at(
     step.does(fleet, node)
     assert ambush.struck.wait(30), f"no write {skip} came"
     operator.restart()
+    eventually(lambda: is_watched(gate))
     return f"{position.name} {ambush.what}"
+
+
+def is_watched(gate: Gate) -> None:
+    """Pods, inventories and policies: from then on every event is told."""
+    assert gate.watches == 3
 
 
 def check_records(operator: Operator, fleet: LocalCluster, node: str) -> None:
