@@ -64,9 +64,13 @@ def pod_specs(objects: list[Manifest]) -> dict[str, Manifest]:
 
 
 def environment(objects: list[Manifest]) -> dict[str, Any]:
-    """The operator's environment: a text, or where the value comes from."""
+    """The operator's environment: a text as the process sees it, or where the value comes from."""
     (container,) = find(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
-    return {item["name"]: item.get("value", item.get("valueFrom")) for item in container["env"]}
+    return {
+        # Kubernetes takes $$ for $.
+        item["name"]: item["value"].replace("$$", "$") if "value" in item else item["valueFrom"]
+        for item in container["env"]
+    }
 
 
 def rights(objects: list[Manifest]) -> set[tuple[str, str, str, str, str]]:

@@ -337,9 +337,9 @@ def test_the_reader_by_volume_mounts() -> None:
 
 
 def test_a_check_runner_has_its_target_in_the_plain_variables() -> None:
-    runner = {"command": "echo a\nexit 1\n", "checkName": "mine"}
-    settings = load(render(values={"runner": runner}))
-    assert settings.command == "echo a\nexit 1\n"
+    command = "echo $$ $(date)\nexit 1\n"
+    settings = load(render(values={"runner": {"command": command, "checkName": "mine"}}))
+    assert settings.command == command
     assert (settings.check_name, settings.force_restart) == ("mine", False)
     assert settings.namespace == "gpu-operator"
     assert settings.restarts_per_hour == 0

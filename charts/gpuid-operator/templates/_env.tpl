@@ -27,7 +27,8 @@
   value: {{ .container | quote }}
 {{- end }}
 - name: COMMAND
-  value: {{ .Values.runner.command | quote }}
+  {{- /* Kubernetes expands $(NAME), and takes $$ for $. */}}
+  value: {{ .Values.runner.command | replace "$" "$$" | quote }}
 - name: CHECK_NAME
   value: {{ .Values.runner.checkName | quote }}
 - name: FORCE_RESTART
