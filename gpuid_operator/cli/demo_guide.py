@@ -99,8 +99,11 @@ def _swap(cluster: LocalCluster, node: str, gpus: list[GPU]) -> list[tuple[str, 
         label = f"serial.{GROUP}/{serial}"
         sections.append(
             (
-                f"Where is {serial}, and where was it? Ask by label (present or past):",
-                [f"kubectl get gpuinv -l {label} -L {label}"],
+                f"Where is {serial}, and where was it? By label, and with the plugin:",
+                [
+                    f"kubectl get gpuinv -l {label} -L {label}",
+                    f"kubectl gpuid where {serial}",
+                ],
             )
         )
     return sections
