@@ -1,0 +1,277 @@
+"""What the chart and the kustomizations contain, put before a real API server."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubeconform
+import pytest
+import yaml
+from manifests import (
+    DEPLOYMENT,
+    EXAMPLES,
+    Manifest,
+    find,
+    footprint,
+    pod_specs,
+    render,
+    render_text,
+    rights,
+)
+from operators import eventually
+
+from gpuid_operator.localcluster import LocalCluster, LocalClusterError
+
+OVERLAYS = ["base", *sorted(f"overlays/{p.name}" for p in (DEPLOYMENT / "overlays").iterdir())]
+VALUES: dict[str, Manifest] = {
+    "everything": {
+        "reader": {"enabled": True},
+        "checks": {"enabled": True, "restarts": True, "admission": {"enabled": True}},
+        "networkPolicy": {"enabled": True, "ingressFrom": [{"namespaceSelector": {}}]},
+        "imagePullSecrets": [{"name": "registry"}],
+        "tolerations": [{"operator": "Exists"}],
+        "exporter": {"type": "s3", "s3": {"bucket": "gpus", "credentialsSecret": "s3"}},
+    },
+    "runner": {"runner": {"command": "exit 1", "forceRestart": True}},
+    **{path.stem: yaml.safe_load(path.read_text()) for path in EXAMPLES},
+}
+
+
+@pytest.fixture(scope="module")
+def schemas(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("schemas")
+    kubeconform.write_schemas(cluster, folder)
+    return folder
+
+
+def kustomize(cluster: LocalCluster, folder: Path | str) -> str:
+    return cluster.kubectl("kustomize", str(DEPLOYMENT / folder)).stdout
+
+
+def objects_of(text: str) -> list[Manifest]:
+    return [item for item in yaml.safe_load_all(text) if item]
+
+
+def accept(cluster: LocalCluster, objects: list[Manifest]) -> None:
+    """The server takes all of them in a dry run, without a warning of an unknown field."""
+    done = cluster.kubectl(
+        *("apply", "--dry-run=server", "--validate=strict", "-f", "-"),
+        input=yaml.safe_dump_all(objects),
+    )
+    assert done.stdout.count("(server dry run)") == len(objects)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_the_server_accepts_the_chart(cluster: LocalCluster, name: str, schemas: Path) -> None:
+    # The kind of the Prometheus operator is not served here.
+    values = {**VALUES[name], "serviceMonitor": {"enabled": False}}
+    objects = render(values=values)
+    accept(cluster, objects)
+    summary = kubeconform.check(render_text(values=values), schemas)
+    assert summary["valid"] == len(objects)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_server_accepts_the_kustomizations(
+    cluster: LocalCluster, overlay: str, schemas: Path
+) -> None:
+    text = kustomize(cluster, overlay)
+    accept(cluster, objects_of(text))
+    assert kubeconform.check(text, schemas)["valid"] == len(objects_of(text))
+
+
+def test_kubeconform_sees_an_unknown_field(schemas: Path) -> None:
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}}
+    assert kubeconform.check(yaml.safe_dump(service), schemas)["valid"] == 1
+    with pytest.raises(AssertionError, match="potrs"):
+        kubeconform.check(yaml.safe_dump(service | {"spec": {"potrs": []}}), schemas)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kustomizations_have_the_rights_of_the_footprint(
+    cluster: LocalCluster, overlay: str
+) -> None:
+    assert rights(objects_of(kustomize(cluster, overlay))) == footprint("gpu-operator")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_names_that_users_of_gpuid_know(cluster: LocalCluster, overlay: str) -> None:
+    objects = objects_of(kustomize(cluster, overlay))
+    deployment = find(objects, "Deployment")
+    template = deployment["spec"]["template"]
+    assert find(objects, "Namespace")["metadata"]["name"] == "gpuid"
+    assert deployment["metadata"]["namespace"] == "gpuid"
+    assert template["metadata"]["labels"]["app"] == "gpuid"
+    assert [container["name"] for container in template["spec"]["containers"]] == ["gpuid"]
+    if overlay != "overlays/gpu-kernel-param-monitor":
+        assert deployment["metadata"]["name"] == "gpuid"
+
+
+def test_the_monitor_can_live_beside_the_base(cluster: LocalCluster) -> None:
+    """They share the namespace and the CRDs, and nothing else: not a name, a pod or a lease."""
+
+    def named(objects: list[Manifest]) -> set[tuple[str, str | None, str]]:
+        return {
+            (item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"])
+            for item in objects
+        }
+
+    base = objects_of(kustomize(cluster, "base"))
+    monitor = objects_of(kustomize(cluster, "overlays/gpu-kernel-param-monitor"))
+    shared = {kind for kind, _, _ in named(base) & named(monitor)}
+    assert shared == {"Namespace", "CustomResourceDefinition"}
+    labels = find(monitor, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    for item in base:
+        selector = item.get("spec", {}).get("selector", {})
+        if selector:
+            assert not selector.get("matchLabels", selector).items() <= labels.items()
+    ours = "app.kubernetes.io/instance"
+    for item in monitor:
+        if item["kind"] not in shared:
+            assert item["metadata"]["labels"][ours] == "gpu-kernel-param-monitor"
+
+    def lease(objects: list[Manifest]) -> str:
+        (container,) = find(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+        return str(next(e["value"] for e in container["env"] if e["name"] == "LEASE_NAME"))
+
+    assert lease(base) != lease(monitor)
+
+
+def test_an_overlay_of_ones_own_changes_tolerations_and_pull_secrets(
+    cluster: LocalCluster,
+) -> None:
+    """As docs/install.md has it."""
+    folder = DEPLOYMENT / "overlays" / "prod"
+    spec = find(objects_of(kustomize(cluster, folder)), "Deployment")["spec"]["template"]["spec"]
+    assert spec["imagePullSecrets"] == [{"name": "registry"}]
+    assert [item["key"] for item in spec["tolerations"]] == ["dedicated"]
+    names = [item["name"] for item in spec["containers"][0]["env"]]
+    assert {"NAMESPACE", "CLUSTER_NAME"} <= set(names)
+
+
+@pytest.fixture(scope="module")
+def restricted(cluster: LocalCluster) -> Iterator[str]:
+    """A namespace whose pods must be of the restricted level."""
+    name = "restricted"
+    cluster.kubectl("create", "namespace", name)
+    cluster.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    runtime = {
+        "apiVersion": "node.k8s.io/v1",
+        "kind": "RuntimeClass",
+        "metadata": {"name": "nvidia"},
+        "handler": "nvidia",
+    }
+    cluster.kubectl("apply", "-f", "-", input=json.dumps(runtime))
+    eventually(lambda: _has_service_account(cluster, name))
+    yield name
+    cluster.kubectl("delete", "namespace", name)
+    cluster.kubectl("delete", "runtimeclass", "nvidia")
+
+
+def _has_service_account(cluster: LocalCluster, namespace: str) -> None:
+    found = cluster.kubectl("get", "serviceaccount", "-n", namespace, "default", check=False)
+    assert found.returncode == 0
+
+
+def admit(cluster: LocalCluster, namespace: str, spec: Manifest) -> None:
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "a", "namespace": namespace},
+        "spec": {**spec, "serviceAccountName": "default"},
+    }
+    cluster.kubectl("create", "--dry-run=server", "-f", "-", input=json.dumps(pod))
+
+
+def test_the_restricted_level_admits_every_pod(cluster: LocalCluster, restricted: str) -> None:
+    specs = list(pod_specs(render(values={"reader": {"enabled": True}})).values())
+    for overlay in OVERLAYS:
+        specs += pod_specs(objects_of(kustomize(cluster, overlay))).values()
+    assert len(specs) == 3 + len(OVERLAYS)
+    for spec in specs:
+        admit(cluster, restricted, spec)
+
+
+def test_the_readers_volume_mounts_need_a_lower_level(
+    cluster: LocalCluster, restricted: str
+) -> None:
+    """As the chart's values say."""
+    values = {"reader": {"enabled": True, "deviceList": "volume-mounts"}}
+    reader = pod_specs(render(values=values))["DaemonSet/gpuid-operator-reader"]
+    with pytest.raises(LocalClusterError, match="hostPath"):
+        admit(cluster, restricted, reader)
+
+
+@pytest.fixture(scope="module", params=["chart", "kustomize"])
+def authors(request: pytest.FixtureRequest, cluster: LocalCluster) -> Iterator[str]:
+    """The admission policy in force; the name of a user whom it lets write checks."""
+    user = "system:serviceaccount:argocd:argocd-application-controller"
+    if request.param == "chart":
+        values = {"checks": {"enabled": True, "admission": {"enabled": True, "users": [user]}}}
+        objects = render(values=values)
+    else:
+        objects = objects_of((DEPLOYMENT / "policy" / "checks-authors.yaml").read_text())
+    kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    manifests = yaml.safe_dump_all([item for item in objects if item["kind"] in kinds])
+    rights = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": "policy-writers"},
+        "rules": [
+            {"apiGroups": ["gpuid.github.com"], "resources": ["*"], "verbs": ["*"]},
+        ],
+    }
+    cluster.kubectl("apply", "-f", "-", input=manifests)
+    cluster.kubectl("apply", "-f", "-", input=json.dumps(rights))
+    cluster.kubectl(
+        *("create", "clusterrolebinding", "policy-writers", "--clusterrole=policy-writers"),
+        *("--group=writers",),
+    )
+    # The server takes a moment until it looks at a new policy.
+    eventually(lambda: _is_refused(cluster, "bob"))
+    yield user
+    cluster.kubectl("delete", "-f", "-", input=manifests)
+    cluster.kubectl("delete", "clusterrole,clusterrolebinding", "policy-writers")
+    cluster.kubectl("delete", "gpuinventorypolicies", "--all")
+
+
+def write_policy(cluster: LocalCluster, user: str, **spec: Any) -> str:
+    """Apply a policy as `user`; what was wrong, or nothing."""
+    policy = {
+        "apiVersion": "gpuid.github.com/v1alpha1",
+        "kind": "GPUInventoryPolicy",
+        "metadata": {"name": "fleet"},
+        "spec": spec,
+    }
+    done = cluster.kubectl(
+        *("apply", "--as", user, "--as-group", "writers", "-f", "-"),
+        input=json.dumps(policy),
+        check=False,
+    )
+    return done.stderr if done.returncode else ""
+
+
+def _is_refused(cluster: LocalCluster, user: str) -> None:
+    # Another command each time: checks that stay as they are may be written by anyone.
+    check = {**CHECK, "command": f"echo {secrets.token_hex(8)}"}
+    error = write_policy(cluster, user, checks=[check])
+    assert f"{user} is not among those who may write it" in error
+
+
+CHECK = {"name": "c", "podSelector": {}, "command": "true"}
+
+
+def test_only_named_authors_write_checks(cluster: LocalCluster, authors: str) -> None:
+    assert write_policy(cluster, "bob", priority=1) == ""
+    _is_refused(cluster, "bob")
+    assert write_policy(cluster, authors, priority=1, checks=[CHECK]) == ""
+    # Others may change the rest, and take checks away, but not touch them.
+    assert write_policy(cluster, "bob", priority=2, checks=[CHECK]) == ""
+    assert "not among those" in write_policy(
+        cluster, "bob", priority=2, checks=[{**CHECK, "command": "rm -rf /"}]
+    )
+    assert write_policy(cluster, "bob", priority=2) == ""
