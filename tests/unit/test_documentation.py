@@ -1,0 +1,126 @@
+"""The documentation says what the code does: variables, reasons, metrics, and links that lead
+somewhere."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from gpuid_operator.api.inventory import ConditionType, HistoryType, InventoryStatus
+from gpuid_operator.api.sinks import SinkType
+from gpuid_operator.api.values import format_duration
+from gpuid_operator.operator.settings import Settings
+from gpuid_operator.operator.variables import SettingsError
+from gpuid_operator.plan.failure import FailureReason
+from gpuid_operator.sinks import base
+from gpuid_operator.telemetry.metrics import Metrics
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "gpuid_operator"
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
+INVENTORY = (ROOT / "docs" / "inventory.md").read_text()
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("charts/*/*.md")]
+
+BAD = ("99999h", "a\x01", "a b", "%Q", "x" * 20_000)
+"""Every variable refuses one of them; durations the first, so that they name their bounds."""
+REQUIRED = {
+    SinkType.HTTP: {"HTTP_ENDPOINT": "https://host/path"},
+    SinkType.POSTGRES: {
+        "POSTGRES_HOST": "host",
+        "POSTGRES_DB": "fleet",
+        "POSTGRES_USER": "user",
+        "POSTGRES_PASSWORD": "password",
+    },
+    SinkType.S3: {"S3_BUCKET": "bucket"},
+}
+
+
+def rows() -> dict[str, list[str]]:
+    """Of each variable in a table: default, allowed, meaning."""
+    found = re.findall(r"^\| `([A-Z0-9_]+)` \| (.*) \|$", CONFIGURATION, re.MULTILINE)
+    assert len(dict(found)) == len(found), "a variable is explained twice"
+    return {variable: rest.split(" | ") for variable, rest in found}
+
+
+def allowed(variable: str) -> str:
+    prefixes = {"HTTP": SinkType.HTTP, "POSTGRES": SinkType.POSTGRES}
+    prefixes |= {"S3": SinkType.S3, "AWS": SinkType.S3}
+    exporter = prefixes.get(variable.partition("_")[0])
+    environment = {"EXPORTER_TYPE": exporter.value, **REQUIRED[exporter]} if exporter else {}
+    for value in BAD:
+        try:
+            Settings.load(environment | {variable: value})
+        except SettingsError as error:
+            if error.variable == variable:
+                return error.allowed.partition("; ")[0]
+    raise AssertionError(f"{variable} takes anything")
+
+
+def test_every_variable_is_explained_and_none_besides() -> None:
+    assert set(rows()) == {field.upper() for field in Settings.model_fields}
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_default_and_allowed_values_are_the_code_s(field: str) -> None:
+    default, may, meaning = rows()[field.upper()]
+    value = Settings.model_fields[field].default
+    if isinstance(value, timedelta):
+        value = format_duration(value)
+    elif isinstance(value, bool):
+        value = str(value).lower()
+    elif isinstance(value, float):
+        value = f"{value:g}"
+    fixed = value not in (None, "") and not Settings.model_fields[field].default_factory
+    assert default == (f"`{value}`" if fixed else "–")
+    assert may == allowed(field.upper())
+    assert meaning
+
+
+def explained(word: str) -> bool:
+    return f"`{word}`" in INVENTORY
+
+
+def test_every_reason_of_a_condition_has_its_line() -> None:
+    reasons = {reason.value for reason in FailureReason} | {"Failed"}
+    reasons |= {
+        kind.reason
+        for kind in vars(base).values()
+        if isinstance(kind, type) and issubclass(kind, base.SinkError)
+    }
+    for source in (PACKAGE / "plan").glob("*.py"):
+        text = source.read_text()
+        reasons |= set(re.findall(r'Verdict\(\s*[\w.]+,\s*"(\w+)"', text))
+        reasons |= set(re.findall(r'ConditionStatus\.\w+,\s+"(\w+)"', text))
+    assert {reason for reason in reasons if not explained(reason)} == set()
+    assert {"ReadOK", "Overflow", "NoSinks", "GPUUnhealthy", "ChecksDisabled"} <= reasons
+
+
+def test_every_type_condition_and_field_is_named() -> None:
+    assert [kind for kind in HistoryType if not explained(kind)] == []
+    assert [kind for kind in ConditionType if f"### {kind.value}" not in INVENTORY] == []
+    fields = {field.alias or name for name, field in InventoryStatus.model_fields.items()}
+    named = {*re.findall(r"`(\w+)`", INVENTORY), "observedGeneration", "conditions"}
+    assert fields - named == set()
+
+
+def test_every_metric_is_named() -> None:
+    text, _ = Metrics().render("")[1].decode(), None
+    names = set(re.findall(r"^# HELP (gpuid_\w+)", text, re.MULTILINE))
+    assert {name for name in names if name not in INVENTORY} == set()
+    assert "gpuid_gpu_info" in names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\((?!https?://)([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in headings]
+            assert anchor in slugs, f"{page.name} links to {target}"
