@@ -1,0 +1,132 @@
+"""The life of a release on a real API server: upgrade from an old chart, and what uninstall leaves.
+
+The pods are simulated; tests/node/test_install.py runs real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gotools import go_tool
+from manifests import CHART
+from operators import eventually
+
+from gpuid_operator.localcluster import LocalCluster
+
+OLD = Path(__file__).parent.parent / "fixtures" / "charts" / "0.0.1"
+KINDS = "gpuinventories.gpuid.github.com", "gpuinventorypolicies.gpuid.github.com"
+INVENTORY = "/apis/gpuid.github.com/v1alpha1/gpuinventories/kept"
+HISTORY = [{"sequence": 1, "time": "2026-06-07T10:30:45Z", "type": "GPUAdded", "uuid": "GPU-1"}]
+
+
+@pytest.fixture(scope="module")
+def cluster(local_cluster: Callable[..., LocalCluster]) -> LocalCluster:
+    cluster = local_cluster(nodes=1)
+    # It has no other node that the pods could go to.
+    cluster.kubectl("taint", "nodes", "--all", "nvidia.com/gpu-")
+    return cluster
+
+
+class Helm:
+    """One version of Helm, on one cluster."""
+
+    def __init__(self, name: str, cluster: LocalCluster) -> None:
+        self._program = str(go_tool(name))
+        self._kubeconfig = f"--kubeconfig={cluster.kubeconfig}"
+
+    def __call__(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        command = [self._program, *arguments, "--namespace", "gpuid", self._kubeconfig]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+
+@pytest.fixture(params=["helm3", "helm4"])
+def helm(request: pytest.FixtureRequest, cluster: LocalCluster) -> Helm:
+    """Helm on a cluster without CRDs."""
+    cluster.kubectl("delete", "crd", *KINDS, "--ignore-not-found")
+    return Helm(request.param, cluster)
+
+
+def properties(cluster: LocalCluster, name: str) -> set[str]:
+    """Fields of status that the served CRD has."""
+    crd = json.loads(cluster.kubectl("get", "crd", name, "-o", "json").stdout)
+    (version,) = crd["spec"]["versions"]
+    return set(version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"])
+
+
+def leftovers(cluster: LocalCluster) -> set[str]:
+    """Objects of the release that are still there."""
+    kinds = "all,sa,roles,rolebindings,clusterroles,clusterrolebindings,pdb,networkpolicies,crd"
+    listed = cluster.kubectl(
+        *("get", kinds, "-A", "-o", "name"), *("-l", "app.kubernetes.io/managed-by=Helm")
+    )
+    return set(listed.stdout.split())
+
+
+def test_upgrade_from_an_old_chart_and_uninstall(cluster: LocalCluster, helm: Helm) -> None:
+    helm("install", "gpuid-operator", str(OLD), "--wait", "--timeout=60s")
+    assert "gpus" not in properties(cluster, KINDS[0])
+
+    def create() -> dict[str, Any]:
+        kept = {"apiVersion": "gpuid.github.com/v1alpha1", "kind": "GPUInventory"}
+        kept |= {"metadata": {"name": "kept"}}
+        done = cluster.kubectl("apply", "-f", "-", input=json.dumps(kept), check=False)
+        assert done.returncode == 0, done.stderr
+        return cluster.client.get(INVENTORY)
+
+    # A new CRD is served a moment after it is there.
+    uid = eventually(create)["metadata"]["uid"]
+    patch = {"status": {"state": "Present", "gpuCount": 1, "sequence": 1, "history": HISTORY}}
+    cluster.kubectl(
+        *("patch", "gpuinventory", "kept", "--subresource=status", "--type=merge"),
+        *("-p", json.dumps(patch)),
+    )
+
+    helm("upgrade", "gpuid-operator", str(CHART), "--wait", "--timeout=60s")
+    assert "gpus" in properties(cluster, KINDS[0])
+    cluster.kubectl("wait", "--for=condition=Established", "crd", KINDS[1], "--timeout=30s")
+    after = cluster.client.get(INVENTORY)
+    assert (after["metadata"]["uid"], after["status"]["history"]) == (uid, HISTORY)
+    deployments = cluster.kubectl("get", "deployment", "-n", "gpuid", "-o", "name").stdout.split()
+    assert deployments == ["deployment.apps/gpuid-operator"]
+
+    helm("uninstall", "gpuid-operator", "--wait", "--timeout=60s")
+    crds = {f"customresourcedefinition.apiextensions.k8s.io/{name}" for name in KINDS}
+    assert leftovers(cluster) == crds
+    assert cluster.client.get(INVENTORY)["status"]["history"] == HISTORY
+
+    # And once more: a release of the same name finds the CRDs that it left.
+    helm("install", "gpuid-operator", str(CHART), "--wait", "--timeout=60s")
+    assert cluster.client.get(INVENTORY)["metadata"]["uid"] == uid
+    helm("uninstall", "gpuid-operator", "--wait", "--timeout=60s")
+    # Nothing holds what is deleted: no finalizer, neither on the kinds nor on the objects.
+    cluster.kubectl("delete", "crd", *KINDS, "--wait", "--timeout=30s")
+    assert leftovers(cluster) == set()
+
+
+def test_a_second_release_leaves_the_crds_to_the_first(cluster: LocalCluster, helm: Helm) -> None:
+    """A check runner beside the release that keeps the inventory."""
+    helm("install", "gpuid-operator", str(CHART))
+    example = str(CHART / "examples" / "kernel-parameter.yaml")
+    helm("install", "kernel-parameter", str(CHART), "--values", example)
+    helm("uninstall", "kernel-parameter")
+    kinds = cluster.kubectl("get", "crd", *KINDS, "-o", "name").stdout.split()
+    assert len(kinds) == 2
+    refused = helm("install", "other", str(CHART), check=False)
+    assert refused.returncode != 0
+    assert "meta.helm.sh/release-name" in refused.stderr
+    helm("uninstall", "gpuid-operator")
+
+
+def test_a_missing_target_namespace_is_named(cluster: LocalCluster, helm: Helm) -> None:
+    targets = "targets[0].namespace=absent,targets[0].selector=a=b"
+    done = helm("install", "gpuid-operator", str(CHART), "--set", targets, check=False)
+    assert done.returncode != 0
+    assert 'namespaces "absent" not found' in done.stderr
+    helm("uninstall", "gpuid-operator")
