@@ -51,8 +51,8 @@ class Outbox(Protocol):
         """What the node still has for this sink, oldest first. `after` is the inventory's uid and
         the number of the last entry that was sent but may not be noted yet."""
 
-    async def delivered(self, node: str, *, upto: int) -> None:
-        """Note in the node's status that the sink has every entry up to `upto`."""
+    async def delivered(self, node: str, *, uid: str, upto: int) -> None:
+        """Note in the node's inventory of this uid that the sink has every entry up to `upto`."""
 
     async def failed(self, node: str, *, error: str) -> None:
         """Note in the node's status why the sink does not take what waits."""
@@ -226,7 +226,7 @@ class Channel:
     async def _acknowledge(self, node: str) -> None:
         sent = self._sent.get(node)
         if sent is not None:
-            await self._outbox.delivered(node, upto=sent[1])
+            await self._outbox.delivered(node, uid=sent[0], upto=sent[1])
 
     def _block(self, parcel: Parcel, error: SinkError) -> None:
         """Set a node aside whose next entry the sink refuses; it is tried again at the slow end."""

@@ -69,6 +69,7 @@ class Watcher(Protocol):
 class _Job:
     change: Change
     create: bool
+    uid: str | None
     result: asyncio.Future[Outcome | None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -98,13 +99,16 @@ class Committer:
         """Tell this one, too, of each write."""
         self._watchers.append(watcher)
 
-    async def commit(self, name: str, change: Change, *, create: bool = False) -> Outcome | None:
+    async def commit(
+        self, name: str, change: Change, *, create: bool = False, uid: str | None = None
+    ) -> Outcome | None:
         """Bring a change into the node's inventory and wait until it is written.
 
         With `create`, an inventory that is missing is created; without, None comes back for it.
+        With `uid`, the change is for that very object: None comes back for a later one of the name.
         Raises KubeError when it could not be written; then the caller has to come again.
         """
-        job = _Job(change, create)
+        job = _Job(change, create, uid)
         self._jobs.setdefault(name, []).append(job)
         if name not in self._tasks:
             self._tasks[name] = asyncio.create_task(self._work(name), name=f"commit {name}")
@@ -171,8 +175,11 @@ class Committer:
             held.generation if held else 1, foreign=held.foreign_checks if held else frozenset()
         )
         before = status = self._inventories.status(name)
-        outcomes = []
+        outcomes: list[Outcome | None] = []
         for job in jobs:
+            if job.uid is not None and (held is None or held.uid != job.uid):
+                outcomes.append(None)
+                continue
             outcome = job.change(status, terms)
             outcomes.append(outcome)
             status = outcome.status
@@ -191,10 +198,11 @@ class Committer:
             )
             self._inventories.put_status(name, status, body, resource_version=version)
             await self._label(name, status)
-            written = Written(name, held.uid, before, status, tuple(outcomes))
+            done = tuple(outcome for outcome in outcomes if outcome is not None)
+            written = Written(name, held.uid, before, status, done)
             for watcher in self._watchers:
                 watcher(written)
-        return [*outcomes]
+        return outcomes
 
     async def _create(self, name: str, labels: dict[str, str]) -> Held:
         try:

@@ -177,14 +177,14 @@ class Delivery:
             found.append(Parcel(node, held.uid, entry.sequence, tuple(records)))
         return found
 
-    async def note(self, node: str, change: Change) -> None:
+    async def note(self, node: str, change: Change, *, uid: str | None = None) -> None:
         """Write what became of a delivery, for as long as it takes."""
         tries = 0
         while True:
             tries += 1
             try:
                 async with self._writing:
-                    await self._committer.commit(node, change)
+                    await self._committer.commit(node, change, uid=uid)
                 return
             except KubeError as error:
                 _log.warning("a delivery was not noted yet", node=node, error=error.message)
@@ -219,8 +219,9 @@ class _SinkOutbox:
     def parcels(self, node: str, *, after: tuple[str, int] | None) -> list[Parcel]:
         return self._delivery.parcels(node, self._sink, after=after)
 
-    async def delivered(self, node: str, *, upto: int) -> None:
-        await self._delivery.note(node, self._delivery.acknowledgement(self._sink, upto=upto))
+    async def delivered(self, node: str, *, uid: str, upto: int) -> None:
+        change = self._delivery.acknowledgement(self._sink, upto=upto)
+        await self._delivery.note(node, change, uid=uid)
 
     async def failed(self, node: str, *, error: str) -> None:
         await self._delivery.note(node, self._delivery.failure(self._sink, error=error))

@@ -30,12 +30,10 @@ from gpuid_operator.kube.inventories import InventoryMeta
 from gpuid_operator.plan.checks import is_recorded
 from gpuid_operator.plan.conditions import find
 from gpuid_operator.plan.labels import Pair
+from gpuid_operator.plan.status import request_token
 
 UNPACKED: Final = 128
 """Statuses that are kept unpacked."""
-
-MAX_TOKEN: Final = 1024
-"""Characters of a request's token that are looked at, and echoed."""
 
 _NO_SPEC: Final = InventorySpec()
 
@@ -139,7 +137,7 @@ class Inventories:
             resource_version=found.resource_version,
             generation=found.generation,
             labels=found.labels,
-            request=found.annotations.get(REQUESTED_AT, "")[:MAX_TOKEN] or None,
+            request=request_token(found.annotations.get(REQUESTED_AT, "")) or None,
             spec=_NO_SPEC if found.spec == _NO_SPEC else found.spec,
             packed=b"",
             foreign_checks=_foreign_checks(meta) if found.status.checks else frozenset(),

@@ -14,12 +14,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
-import kopf
-from kopf._core.engines.peering import Identity
-
 from gpuid_operator.api.meta import GROUP, INVENTORY_PLURAL, POLICY_PLURAL, VERSION
 from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.credentials import Credentials
+from gpuid_operator.operator.kopf_import import Identity, kopf
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -169,7 +167,21 @@ def kopf_settings(selector: str) -> kopf.OperatorSettings:
     settings.posting.enabled = False
     settings.queueing.idle_timeout = 1.0
     settings.persistence.finalizer = f"{GROUP}/none"
+    settings.persistence.diffbase_storage = _NoDiffs()
     return settings
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Kopf copies each object of each event whole to tell what changed in it. Nobody asks."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        raise AssertionError("nothing of Kopf is stored anywhere")
 
 
 def connection(credentials: Credentials) -> kopf.ConnectionInfo:
