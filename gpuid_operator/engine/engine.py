@@ -305,7 +305,9 @@ class Engine:
             self._queue.add(name)
 
     def _written(self, written: Written) -> None:
-        if any(outcome.entries for outcome in written.outcomes):
+        if written.before.policy != written.after.policy or any(
+            outcome.entries for outcome in written.outcomes
+        ):
             self._policies.touch()
 
     def _spawn(self, work: Any, name: str) -> None:

@@ -69,6 +69,8 @@ class _Trouble:
     container: str | None = None
     retry_at: datetime | None = None
     hung: bool = False
+    request: str | None = None
+    """The token of requestedAt that the last of them was for."""
 
 
 class Reader:
@@ -108,6 +110,7 @@ class Reader:
         pod = found[1] if found else None
         force = self._fleet.force(name, held)
         trouble = self._troubles.get(name)
+        request = _open_request(held)
         suspects = self._suspects.get(name)
         return next_read(
             Situation(
@@ -118,7 +121,9 @@ class Reader:
                 ok=held is not None and held.ready,
                 interval=force.read_interval,
                 suspended=force.suspended,
-                request_open=_open_request(held) is not None,
+                # A token that could not be echoed, as nothing could be written, waits like others.
+                request_open=request is not None
+                and (trouble is None or trouble.request != request),
                 failed_container=trouble.container if trouble else None,
                 retry_at=trouble.retry_at if trouble else None,
                 hung=trouble.hung if trouble else False,
@@ -162,7 +167,7 @@ class Reader:
             return
         except (KubeError, OSError) as error:
             # Nothing is known of the node by this, and nothing could be written either.
-            self._trouble(name, pod, hung=False)
+            self._trouble(name, pod, hung=False, request=request)
             self._metrics.reads.labels("Unreachable").inc()
             _log.warning("a node could not be read", node=name, pod=pod.name, error=str(error))
             return
@@ -275,7 +280,8 @@ class Reader:
     async def _failed(
         self, name: str, pod: TargetPod, error: ReadError, request: str | None
     ) -> None:
-        trouble = self._trouble(name, pod, hung=error.reason is FailureReason.TIMED_OUT)
+        hung = error.reason is FailureReason.TIMED_OUT
+        trouble = self._trouble(name, pod, hung=hung, request=request)
         self._metrics.reads.labels(error.reason.value).inc()
         _log.warning(
             "a node could not be read",
@@ -307,12 +313,13 @@ class Reader:
 
         await self._committer.commit(name, change, create=True)
 
-    def _trouble(self, name: str, pod: TargetPod, *, hung: bool) -> _Trouble:
+    def _trouble(self, name: str, pod: TargetPod, *, hung: bool, request: str | None) -> _Trouble:
         trouble = self._troubles.setdefault(name, _Trouble())
         if trouble.container != pod.container_id:
             trouble.count, trouble.container = 0, pod.container_id
         trouble.count += 1
         trouble.hung = hung
+        trouble.request = request
         trouble.retry_at = self._clock() + backoff(trouble.count, chance=random.random())  # noqa: S311
         return trouble
 
@@ -323,7 +330,11 @@ class Reader:
             return None
         loop = asyncio.get_running_loop()
         known = self._fleet.nodes.get(name)
-        if known is None or known.fetched < self._fleet.changed(name):
+        changed = self._fleet.changed(name)
+        grace = GRACE.total_seconds() if changed else 0.0
+        left = changed + grace - loop.time()
+        # A pod goes at once, its node perhaps a while later: look when either may have happened.
+        if known is None or known.fetched < (changed if left > 0 else changed + grace):
             try:
                 self._fleet.put_node(await get_node(self._client, name))
             except NotFound:
@@ -332,8 +343,7 @@ class Reader:
         facts = self._fleet.nodes[name].facts
         if (held is None and not facts.gpu_capacity) or self._fleet.force(name, held).suspended:
             return None
-        left = GRACE.total_seconds() - (loop.time() - self._fleet.changed(name))
-        if self._fleet.changed(name) and left > 0:
+        if left > 0:
             return timedelta(seconds=left)
         await self._commit_failure(name, self._no_target(name), _open_request(held))
         return None

@@ -178,7 +178,6 @@ class _Process:
                 try:
                     await self._persevere("list the cluster", engine.start)
                     self._engine = engine
-                    self._health.set_ready("leading")
                     await self._watch(client, engine)
                 finally:
                     self._engine = None
@@ -211,7 +210,6 @@ class _Process:
             )
             try:
                 await self._persevere("list the cluster", runner.start)
-                self._health.set_ready("leading")
                 await self._watch(client, runner, only_pods=True)
             finally:
                 self._health.retire("watch")
@@ -255,6 +253,7 @@ class _Process:
         loop = asyncio.get_running_loop()
         while True:
             self._credentials = await self._persevere("read the credentials", client.credentials)
+            self._health.set_ready("leading")
             started = loop.time()
             refresh = asyncio.create_task(self._refresh_credentials(client))
             try:

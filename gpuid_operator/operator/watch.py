@@ -8,6 +8,7 @@ simply started again. Its handlers hand events over and do nothing else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -26,7 +27,10 @@ CREDENTIALS_AGE: Final = timedelta(minutes=10)
 """A bound service account token lives an hour; Kopf freezes what it was given."""
 
 _BEAT: Final = 5.0
-_JOIN: Final = 15.0
+_WHOLE_WITHIN: Final = 60.0
+"""Seconds that Kopf has to begin all of its watches."""
+_END_WITHIN: Final = 2.0
+_JOIN: Final = 5.0
 
 
 class Events(Protocol):
@@ -69,8 +73,9 @@ class Watch:
         try:
             await self._ended.wait()
         finally:
-            if self._loop is not None and self._task is not None and self._thread.is_alive():
-                self._loop.call_soon_threadsafe(self._task.cancel)
+            if self._loop is not None and self._task is not None:
+                with contextlib.suppress(RuntimeError):  # it has ended by itself
+                    self._loop.call_soon_threadsafe(self._task.cancel)
             await asyncio.to_thread(self._thread.join, _JOIN)
 
     def _main(self) -> None:
@@ -102,16 +107,24 @@ class Watch:
             for number, source in enumerate(self._sources)
         ]
         try:
-            done, _ = await asyncio.wait(operators, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([beating, *operators], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            for task in (beating, *operators):
-                task.cancel()
-            await asyncio.wait([beating, *operators])
+            await _end_all()
 
     async def _beat_on(self) -> None:
+        """Say that the watch lives. Raises RuntimeError when Kopf lacks a watcher for a kind: once
+        one has failed, Kopf may wait for ever for the others to end."""
+        loop = asyncio.get_running_loop()
+        expected = len(self._sources) + (0 if self._only_pods else 2)
+        whole_by = loop.time() + _WHOLE_WITHIN
         while True:
+            missing = expected - len(_watchers())
+            if missing <= 0:
+                whole_by = 0.0
+            elif loop.time() > whole_by:
+                raise RuntimeError(f"Kopf has lost {missing} of {expected} watches")
             self._home.call_soon_threadsafe(self._beat)
             await asyncio.sleep(_BEAT)
 
@@ -155,6 +168,24 @@ class Watch:
             self._inbox.popleft()
 
 
+def _watchers() -> set[asyncio.Task[Any]]:
+    """Kopf's tasks that watch one kind each."""
+    return {task for task in asyncio.all_tasks() if task.get_name().startswith("watcher for ")}
+
+
+async def _end_all() -> None:
+    """End every other task of this loop.
+
+    Watchers come first: one whose cancellation comes together with that of its pause takes it for
+    a pause, and goes on.
+    """
+    for tasks in (_watchers(), asyncio.all_tasks() - {asyncio.current_task()}):
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_END_WITHIN)
+
+
 def kopf_settings(selector: str) -> kopf.OperatorSettings:
     """Kopf's settings: only watching, in pages, with time-outs, and nothing written anywhere."""
     settings = kopf.OperatorSettings()
@@ -163,6 +194,8 @@ def kopf_settings(selector: str) -> kopf.OperatorSettings:
     settings.watching.server_timeout = 300
     settings.watching.connect_timeout = 10
     settings.networking.request_timeout = 30
+    # It is started anew after that, and meanwhile not ready; its own minute would hide an outage.
+    settings.networking.error_backoffs = (1, 1, 2, 3, 5)
     settings.scanning.disabled = True
     settings.posting.enabled = False
     settings.queueing.idle_timeout = 1.0

@@ -65,8 +65,9 @@ class Gate:
         self._connections: set[_Connection] = set()
         self._ambush: Ambush | None = None
         self._writes: list[str] = []
-        self.refuses: Callable[[str], bool] = lambda _: False
-        """Whether a request, given by its head, ends in a broken connection."""
+        self.refuses: Callable[[str], str | None] = lambda _: None
+        """What comes of a request, given by its head, that is not let through: the status of an
+        answer, or empty for a broken connection."""
         self.asked = 0
         """Requests that were refused."""
 
@@ -171,8 +172,14 @@ class Gate:
             }
             body = await reader.readexactly(int(headers.get("content-length", "0")))
             connection.request = first.rpartition(" ")[0]
-            if self.refuses(head.decode("latin-1")):
+            refusal = self.refuses(head.decode("latin-1"))
+            if refusal is not None:
                 self.asked += 1
+                if refusal:
+                    answer = (f"HTTP/1.1 {refusal}", "Connection: close", "Content-Length: 0")
+                    connection.writer.write("\r\n".join((*answer, "", "")).encode())
+                    await connection.writer.drain()
+                    connection.writer.close()
                 return
             if not first.startswith(_READS):
                 self._writes.append(connection.request)

@@ -56,7 +56,8 @@ class Operator:
     ) -> None:
         """`variables` are those of its environment; `ready`: the context begins when it is.
 
-        `periods` shortens what takes minutes by design: seconds by `room.module.NAME`.
+        `periods` shortens what takes minutes by design: seconds by `room.module.NAME`, in the
+        order of the imports where one module takes a constant from another.
         """
         folder = cluster.directory / "operators"
         folder.mkdir(exist_ok=True)

@@ -151,11 +151,11 @@ def test_what_goes_between_the_first_look_and_the_watch_is_noticed(
         appears(fleet, node)
         eventually(lambda: settled(fleet, node, SCENARIO[0]))
         operator.kill()
-        gate.refuses = lambda head: "User-Agent: kopf/" in head
+        gate.refuses = lambda head: "" if "User-Agent: kopf/" in head else None
         operator.restart()
         fleet.delete_node(node)
         eventually(lambda: was_refused(gate))
-        gate.refuses = lambda _: False
+        gate.refuses = lambda _: None
 
         def departed() -> None:
             assert status(fleet, node)["state"] == "Departed"

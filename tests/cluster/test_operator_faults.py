@@ -1,0 +1,232 @@
+"""The API server, the connection to it or the environment fails the operator."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+
+import pytest
+from gate import Gate
+from machines import facts, machine, swapped
+from operators import Operator, condition, eventually, request_read, status
+
+from gpuid_operator.localcluster import LocalCluster
+from gpuid_operator.localcluster.client import Request
+
+NODE = "gpu-faults"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def node(fleet: LocalCluster) -> None:
+    fleet.add_node(NODE, xml=machine(NODE))
+
+
+@pytest.fixture
+def gate(fleet: LocalCluster) -> Iterator[Gate]:
+    with Gate(fleet) as gate:
+        yield gate
+
+
+def read_well(fleet: LocalCluster) -> None:
+    assert condition(fleet, NODE) == ("True", "ReadOK")
+
+
+def swap(fleet: LocalCluster, name: str) -> str:
+    """Another GPU, and a restart of the plugin; what nvidia-smi says now."""
+    xml = swapped(fleet.smi_file(NODE).read_text(), 0, name)
+    fleet.write_smi(NODE, xml)
+    fleet.restart_plugin(NODE)
+    return xml
+
+
+def shows(fleet: LocalCluster, xml: str) -> None:
+    found = status(fleet, NODE)
+    assert found["gpus"] == facts(xml)
+    assert [sink["pending"] for sink in found["sinks"]] == [0]
+    numbers = [entry["sequence"] for entry in found["history"]]
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_restart_of_the_api_server_is_survived(fleet: LocalCluster) -> None:
+    with Operator(fleet) as operator:
+        eventually(lambda: read_well(fleet))
+        fleet.set_behaviour(NODE, delay=1)
+        runs = len(fleet.exec_log(NODE))
+        xml = swap(fleet, "gpu-while-away")
+
+        def reading() -> None:
+            assert len(fleet.exec_log(NODE)) > runs
+
+        eventually(reading)
+        fleet.stop_apiserver()
+        fleet.clear_behaviour(NODE)
+
+        def noticed() -> None:
+            assert any(line["level"] in ("WARNING", "ERROR") for line in operator.lines())
+
+        eventually(noticed)
+        fleet.start_apiserver()
+        eventually(lambda: shows(fleet, xml), within=60)
+        after = swap(fleet, "gpu-after")
+        eventually(lambda: shows(fleet, after), within=60)
+        eventually(lambda: is_ready(operator), within=60)
+
+
+def is_ready(operator: Operator) -> None:
+    assert operator.get("/readyz")[0] == 200
+    assert operator.get("/healthz")[0] == 200
+
+
+def test_a_cut_watch_goes_on(fleet: LocalCluster, gate: Gate) -> None:
+    with Operator(fleet, kubeconfig=gate.kubeconfig) as operator:
+        eventually(lambda: is_watched(gate))
+        for number in range(3):
+            assert gate.cut(lambda request: "watch=true" in request) == 3
+            xml = swap(fleet, f"gpu-cut-{number}")
+            eventually(lambda xml=xml: shows(fleet, xml))
+            eventually(lambda: is_watched(gate))
+        is_ready(operator)
+
+
+def is_watched(gate: Gate) -> None:
+    assert gate.watches == 3
+
+
+def test_a_watch_that_gave_up_is_started_again(fleet: LocalCluster, gate: Gate) -> None:
+    with Operator(fleet, kubeconfig=gate.kubeconfig) as operator:
+        eventually(lambda: is_watched(gate))
+        gate.refuses = lambda _: "403 Forbidden"
+        gate.cut(lambda request: "watch=true" in request)
+        # Kopf tries for a while, then ends; whether the CRDs are there cannot be seen either.
+
+        def unready() -> None:
+            assert operator.get("/readyz")[0] == 503
+
+        eventually(unready, within=90)
+        gate.refuses = lambda _: None
+        eventually(lambda: is_watched(gate), within=60)
+        xml = swap(fleet, "gpu-gave-up")
+        eventually(lambda: shows(fleet, xml))
+        eventually(lambda: is_ready(operator))
+
+
+def test_a_node_that_follows_its_pod_departs_after_the_grace(
+    fleet: LocalCluster, gate: Gate
+) -> None:
+    name = "gpu-drained"
+    fleet.add_node(name, xml=machine(name))
+    with Operator(fleet, periods={"engine.reader.GRACE": 3.0}):
+
+        def read() -> None:
+            assert condition(fleet, name) == ("True", "ReadOK")
+
+        eventually(read)
+        fleet.kubectl("label", "node", name, "nvidia.com/gpu.present=false", "--overwrite")
+
+        def pod_gone() -> None:
+            pods = ["get", "pods", "-n", "gpu-operator", "-o", "name"]
+            where = ["--field-selector", f"spec.nodeName={name}"]
+            assert fleet.kubectl(*pods, *where).stdout == ""
+
+        eventually(pod_gone)
+        fleet.client.send(Request("DELETE", f"/api/v1/nodes/{name}"))
+
+        def departed() -> None:
+            assert status(fleet, name)["state"] == "Departed"
+
+        eventually(departed)
+
+
+def test_execs_that_do_not_reach_the_server_are_not_repeated_without_a_pause(
+    fleet: LocalCluster, gate: Gate
+) -> None:
+    with Operator(fleet, kubeconfig=gate.kubeconfig) as operator:
+        eventually(lambda: read_well(fleet))
+        gate.refuses = lambda head: "" if "/exec?" in head else None
+        request_read(fleet, NODE, "cut off")
+
+        def tried_thrice() -> list[float]:
+            failures = [line for line in operator.lines() if "could not be read" in line["msg"]]
+            assert len(failures) >= 3
+            return [datetime.fromisoformat(line["time"][:26]).timestamp() for line in failures]
+
+        first, second, third = eventually(tried_thrice)[:3]
+        assert second - first >= 0.5 and third - second >= 1.0
+        gate.refuses = lambda _: None
+
+        def handled() -> None:
+            assert status(fleet, NODE).get("lastHandledRequest") == "cut off"
+
+        eventually(handled)
+
+
+def test_the_operator_ends_in_order_even_without_an_api_server(fleet: LocalCluster) -> None:
+    with Operator(fleet, TIMEOUT="1m") as operator:
+        eventually(lambda: read_well(fleet))
+        fleet.set_behaviour(NODE, hang=True)
+        runs = len(fleet.exec_log(NODE))
+        fleet.restart_plugin(NODE)
+
+        def reading() -> None:
+            assert len(fleet.exec_log(NODE)) > runs
+
+        eventually(reading)
+        fleet.stop_apiserver()
+        try:
+            assert operator.terminate(within=10) == 0
+        finally:
+            fleet.start_apiserver()
+            fleet.clear_behaviour(NODE)
+    assert operator.lines()[-1]["msg"] == "stopped"
+
+
+BAD = [
+    ({"WORKERS": "0"}, "WORKERS", "1 to 500"),
+    ({"TIMEOUT": "soon"}, "TIMEOUT", "1m30s"),
+    ({"LOG_LEVEL": "loud"}, "LOG_LEVEL", "debug, info, warn or error"),
+    ({"TARGETS": "[{namespace: x}]"}, "TARGETS", "selector"),
+    ({"EXPORTER_TYPE": "http"}, "HTTP_ENDPOINT", "needs it"),
+    ({"LEASE_RENEW_DEADLINE": "20s"}, "LEASE_RENEW_DEADLINE", "shorter than"),
+]
+
+
+def run(**variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gpuid_operator", "run"]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(("variables", "name", "allowed"), BAD, ids=[case[1] for case in BAD])
+def test_a_bad_environment_is_one_line_and_exit_code_2(
+    variables: dict[str, str], name: str, allowed: str
+) -> None:
+    done = run(**variables)
+    assert (done.returncode, done.stderr) == (2, "")
+    (line,) = map(json.loads, done.stdout.splitlines())
+    assert line["level"] == "ERROR"
+    assert name in line["msg"] and allowed in line["msg"]
+
+
+def test_a_port_in_use_is_said(fleet: LocalCluster) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run(SERVER_PORT=port, KUBECONFIG=str(fleet.kubeconfig))
+    assert (done.returncode, done.stderr) == (2, "")
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert "SERVER_PORT" in line["msg"] and port in line["msg"]
+
+
+def test_without_a_cluster_it_says_so_and_waits(fleet: LocalCluster) -> None:
+    absent = fleet.directory / "absent.kubeconfig"
+    with Operator(fleet, kubeconfig=absent, ready=False) as operator:
+
+        def said() -> None:
+            code, words = operator.get("/readyz")
+            assert code == 503 and str(absent) in words
+
+        eventually(said)
+        absent.write_text(fleet.kubeconfig.read_text())
+        operator.wait_ready()
