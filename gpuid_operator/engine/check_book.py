@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from gpuid_operator.api.inventory import CheckStatus, InventoryStatus
-from gpuid_operator.api.meta import API_VERSION, INVENTORY_KIND
+from gpuid_operator.api.meta import API_VERSION, INVENTORY_KIND, MAX_CHECKS
 from gpuid_operator.api.policy import Check, OnFailure
-from gpuid_operator.engine.check_pods import CheckJob
+from gpuid_operator.api.values import whole_seconds
+from gpuid_operator.engine.check_job import CheckJob
 from gpuid_operator.engine.commit import Committer
 from gpuid_operator.engine.fleet import Fleet
 from gpuid_operator.engine.held import Inventories
 from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.events import EventType, Involved, post_event
-from gpuid_operator.plan import checks as plan
+from gpuid_operator.plan.checks import CheckResult, after_check, find
 from gpuid_operator.plan.policy import selector_text
+from gpuid_operator.plan.restarts import CheckOnNode, after_restart
 from gpuid_operator.plan.status import Outcome, Terms
+from gpuid_operator.telemetry.log import get_logger
+
+_log = get_logger(__name__)
 
 
 class InventoryBook:
@@ -39,6 +44,7 @@ class InventoryBook:
         self._committer = committer
         self._clock = clock
         self._telling: set[asyncio.Task[None]] = set()
+        self._taken: set[str] = set()
 
     def every_job(self) -> list[CheckJob]:
         """All checks that any policy asks for."""
@@ -50,31 +56,51 @@ class InventoryBook:
 
     def jobs(self, node: str) -> Sequence[CheckJob]:
         held = self._inventories.get(node)
-        force = self._fleet.force(node, held)
-        if force.suspended or (held is not None and held.departed):
+        if held.departed if held else not self._fleet.is_gpu_node(node):
             return ()
-        return [self._job(check) for check in force.checks]
+        force = self._fleet.force(node, held)
+        if force.suspended:
+            return ()
+        foreign = held.foreign_checks if held else frozenset()
+        for name in foreign & {check.name for check in force.checks} - self._taken:
+            self._taken.add(name)
+            words = "a check is not run: another instance has one of this name; rename one of them"
+            _log.warning(words, check=name, node=node)
+        mine = [check for check in force.checks if check.name not in foreign]
+        return [self._job(check) for check in mine[: MAX_CHECKS - len(foreign)]]
 
     def check(self, node: str, name: str) -> CheckStatus | None:
         held = self._inventories.get(node)
         return next((item for item in held.checks if item.name == name), None) if held else None
 
-    def all(self) -> Iterable[CheckStatus]:
-        return [check for held in self._inventories for check in held.checks]
+    def known(self) -> Sequence[CheckOnNode]:
+        return [
+            CheckOnNode(held.name, check, present=not held.departed)
+            for held in self._inventories
+            for check in held.checks
+        ]
 
-    async def note(self, node: str, result: plan.CheckResult) -> None:
+    async def refresh(self) -> None:
+        """Nothing to do: inventories are watched."""
+
+    async def note(self, node: str, result: CheckResult) -> None:
         now = self._clock()
 
         def change(previous: InventoryStatus, terms: Terms) -> Outcome:
-            return plan.after_check(previous, result, now=now, terms=terms)
+            return after_check(previous, result, now=now, terms=terms)
 
         await self._committer.commit(node, change, create=True)
 
-    async def note_restart(self, node: str, name: str, *, now: datetime) -> None:
-        def change(previous: InventoryStatus, terms: Terms) -> Outcome:
-            return plan.after_restart(previous, name, now=now, terms=terms)
+    async def note_restart(self, node: str, name: str, *, now: datetime) -> bool:
+        known = self.check(node, name)
+        since = known.last_restart_time if known else None
 
-        await self._committer.commit(node, change)
+        def change(previous: InventoryStatus, terms: Terms) -> Outcome:
+            return after_restart(previous, name, since=since, now=now, terms=terms)
+
+        outcome = await self._committer.commit(node, change)
+        noted = find(outcome.status, name) if outcome else None
+        return noted is not None and noted.last_restart_time == whole_seconds(now)
 
     def tell(self, node: str, *, reason: str, message: str, type: EventType) -> None:  # noqa: A002
         held = self._inventories.get(node)

@@ -3,28 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
+from gpuid_operator.engine.check_job import CheckJob
 from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.pods import TargetPod
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckJob:
-    """A check as it is run on a node."""
-
-    name: str
-    source: Source
-    container: str | None
-    command: str
-    """Script for `/bin/sh -c`."""
-    timeout: timedelta
-    interval: timedelta
-    restart: bool
-    """Whether a failure restarts the pod, within the guards."""
-
 
 _Place = tuple[Source, str | None]
 
@@ -80,7 +63,11 @@ class CheckPods:
         if node is None:
             return set()
         for container in self._places.get(source, ()):
-            self._pods.get(((source, container), node), {}).pop(uid, None)
+            key = (source, container), node
+            pods = self._pods.get(key, {})
+            pods.pop(uid, None)
+            if not pods:
+                self._pods.pop(key, None)
         return {node}
 
     def uids(self, source: Source) -> set[str]:

@@ -8,64 +8,43 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from datetime import datetime, timedelta
-from typing import Final, Protocol
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
 
-from gpuid_operator.api.inventory import CheckStatus
-from gpuid_operator.api.meta import MAX_CHECK_OUTPUT
-from gpuid_operator.engine.check_pods import CheckJob, CheckPods
+from gpuid_operator.engine.check_exec import Answer, NoAnswer, execute
+from gpuid_operator.engine.check_job import Book, CheckJob
+from gpuid_operator.engine.check_pods import CheckPods
+from gpuid_operator.engine.check_restarts import Restarts
 from gpuid_operator.engine.queue import WorkQueue
 from gpuid_operator.kube.client import KubeClient
-from gpuid_operator.kube.errors import (
-    Conflict,
-    ExecError,
-    ExecPodGone,
-    ExecTimedOut,
-    ExecTooLarge,
-    KubeError,
-)
-from gpuid_operator.kube.events import EventType
-from gpuid_operator.kube.exec import pod_exec
-from gpuid_operator.kube.pods import TargetPod, delete_pod
-from gpuid_operator.plan.checks import (
-    CheckResult,
-    RestartCase,
-    check_due,
-    kept_output,
-    refusal,
-)
+from gpuid_operator.kube.errors import KubeError
+from gpuid_operator.kube.pods import TargetPod
+from gpuid_operator.plan.checks import CheckResult, check_due, kept_output
 from gpuid_operator.plan.schedule import backoff
 from gpuid_operator.telemetry.log import get_logger
-from gpuid_operator.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
 
-SHELL: Final = ("/bin/sh", "-c")
-MAX_OUTPUT: Final = 256 * 1024
-"""Bytes that are read of a check's output, of which status keeps 2 × 4 KiB."""
+_TRIES: Final = 3
+"""Runs without an answer after which that is the answer, where it may be one."""
+
+_STUMBLED: Final = 30.0
 
 
-class Book(Protocol):
-    """Where the results of checks are kept."""
+@dataclass(slots=True)
+class _Memory:
+    """What this process knows of a check on a node, beyond the last result."""
 
-    def jobs(self, node: str) -> Sequence[CheckJob]:
-        """The checks that are to run on a node now; none while it is suspended."""
-
-    def check(self, node: str, name: str) -> CheckStatus | None:
-        """The last result of a check on a node, without its output."""
-
-    def all(self) -> Iterable[CheckStatus]:
-        """The last results of all checks on all nodes, without their output."""
-
-    async def note(self, node: str, result: CheckResult) -> None:
-        """Keep a result. Raises KubeError."""
-
-    async def note_restart(self, node: str, name: str, *, now: datetime) -> None:
-        """Keep that the pod is about to be restarted. Raises KubeError."""
-
-    def tell(self, node: str, *, reason: str, message: str, type: EventType) -> None:  # noqa: A002
-        """Post an Event about the node's inventory."""
+    container: str
+    """The containerID of the last run; another one is asked at once."""
+    troubles: int = 0
+    """Runs in a row without an answer, or which hung, or whose result was not noted."""
+    not_before: datetime | None = None
+    """The end of the back-off that they asked for."""
+    again: datetime | None = None
+    """When to run it although its interval has not passed."""
 
 
 class CheckRuns:
@@ -80,23 +59,19 @@ class CheckRuns:
         slots: asyncio.Semaphore,
         workers: int,
         per_hour: int,
-        metrics: Metrics,
         clock: Callable[[], datetime],
     ) -> None:
-        """`slots` bounds the execs of the whole process."""
+        """`slots` bounds the execs of the whole process, `workers` those of checks."""
         self._client = client
         self._pods = pods
         self._book = book
         self._slots = slots
         self._workers = workers
-        self._per_hour = per_hour
-        self._metrics = metrics
         self._clock = clock
+        self._restarts = Restarts(client, book=book, per_hour=per_hour, clock=clock)
         self._queue: WorkQueue[str] = WorkQueue()
-        self._retry: dict[tuple[str, str], tuple[int, datetime]] = {}
-        self._told: dict[tuple[str, str], str] = {}
-        self._restarting = asyncio.Lock()
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._memory: dict[tuple[str, str], _Memory] = {}
+        self._running: dict[str, tuple[CheckJob, asyncio.Task[None]]] = {}
 
     def add(self, nodes: Iterable[str]) -> None:
         """These nodes' checks may be due."""
@@ -104,10 +79,15 @@ class CheckRuns:
             self._queue.add(node)
 
     def stop_unwanted(self) -> None:
-        """End the runs on nodes that have no checks any more, such as suspended ones."""
-        for node, task in self._running.items():
-            if not self._book.jobs(node):
+        """End the runs of checks that their nodes have no more, such as suspended ones."""
+        for node, (job, task) in self._running.items():
+            if job not in self._book.jobs(node):
                 task.cancel()
+
+    def forget(self, node: str) -> None:
+        """Drop what is remembered of a node that is gone."""
+        for key in [key for key in self._memory if key[0] == node]:
+            del self._memory[key]
 
     def works(self) -> list[Coroutine[None, None, None]]:
         """The workers, to be run as tasks."""
@@ -116,169 +96,130 @@ class CheckRuns:
     async def _work(self, worker: int) -> None:
         while True:
             node = await self._queue.get()
-            wait: timedelta | None = None
-            run = asyncio.create_task(self._run_due(node, worker))
-            self._running[node] = run
             try:
-                await asyncio.wait([run])
-                if not run.cancelled():
-                    run.result()
+                await self._run_due(node, worker)
                 wait = self._next(node)
-            except KubeError as error:
-                _log.warning("a check was not noted", node=node, error=error.message)
-                wait = timedelta(seconds=5)
-            except asyncio.CancelledError:
-                run.cancel()
-                raise
             except Exception:
-                _log.exception("a check stumbled", node=node)
-                wait = timedelta(seconds=30)
+                # Whatever it was, it concerns this node; the others must go on.
+                _log.exception("the checks of a node stumbled", node=node)
+                wait = _STUMBLED
             finally:
-                del self._running[node]
                 self._queue.done(node)
             if wait is not None:
-                self._queue.add(node, wait.total_seconds())
+                self._queue.add(node, wait)
 
-    def _next(self, node: str) -> timedelta | None:
+    def _next(self, node: str) -> float | None:
+        """Seconds until a check of the node is due; None: not before something happens."""
         times = [at for job in self._book.jobs(node) if (at := self._due(job, node)) is not None]
-        return min(times) - self._clock() if times else None
+        return (min(times) - self._clock()).total_seconds() if times else None
 
     def _due(self, job: CheckJob, node: str) -> datetime | None:
         pod = self._pods.pod(job, node)
         if pod is None:
             return None
-        retry = self._retry.get((node, job.name))
-        if retry is not None:
-            return retry[1]
-        known = self._book.check(node, job.name)
-        return check_due(
-            known.last_run_time if known else None,
+        memory = self._memory.get((node, job.name))
+        asked = None if memory is None else memory.container == pod.container_id
+        at = check_due(
+            self._book.check(node, job.name),
+            digest=job.digest,
+            pod=f"{pod.namespace}/{pod.name}",
             started=pod.started_at,
+            asked=asked,
             interval=job.interval,
             node=node,
             now=self._clock(),
         )
+        if memory is None or not asked:
+            return at
+        if memory.again is not None:
+            at = memory.again if at is None else min(at, memory.again)
+        if memory.not_before is not None and at is not None:
+            at = max(at, memory.not_before)
+        return at
 
     async def _run_due(self, node: str, worker: int) -> None:
         for job in self._book.jobs(node):
-            at, pod = self._due(job, node), self._pods.pod(job, node)
-            if at is not None and at <= self._clock() and pod is not None:
-                await self._run(job, node, pod, worker)
+            pod, at = self._pods.pod(job, node), self._due(job, node)
+            if pod is None or at is None or at > self._clock():
+                continue
+            task = asyncio.create_task(self._run(job, node, pod, worker))
+            self._running[node] = job, task
+            try:
+                await asyncio.wait([task])
+            finally:
+                task.cancel()
+                del self._running[node]
+            if not task.cancelled():
+                task.result()
 
     async def _run(self, job: CheckJob, node: str, pod: TargetPod, worker: int) -> None:
-        result = await self._execute(job, pod)
-        if result is None:
-            failures = self._retry.get((node, job.name), (0, None))[0] + 1
-            pause = backoff(failures, chance=random.random())  # noqa: S311 - jitter, no secret
-            self._retry[node, job.name] = (failures, self._clock() + pause)
-            return
-        fields = {
-            "worker_id": worker,
-            "check": job.name,
-            "node": node,
-            "pod": pod.name,
-            "uid": pod.uid,
-            "container": pod.container,
-            "stdout": result.stdout,
-            "stderr": result.stderr,
-            "exit_code": result.exit_code,
-        }
-        if result.passed:
-            _log.info("command executed successfully", **fields)
-        else:
-            _log.error("command failed", **fields)
-        await self._book.note(node, result)
-        self._retry.pop((node, job.name), None)
-        self._metrics.set_check(node, job.name, passed=result.passed)
-        if result.passed:
-            self._told.pop((node, job.name), None)
-        elif job.restart:
-            await self._restart(job, node, pod)
-
-    async def _execute(self, job: CheckJob, pod: TargetPod) -> CheckResult | None:
-        """Run a check once; None when that says nothing of the node, and is to be tried again."""
-        code: int | None = None
+        memory = self._memory.get((node, job.name))
+        if memory is None or memory.container != pod.container_id:
+            memory = self._memory[node, job.name] = _Memory(pod.container_id)
+        lasting = False
         try:
             async with self._slots:
-                done = await pod_exec(
-                    self._client,
-                    namespace=pod.namespace,
-                    pod=pod.name,
-                    container=pod.container,
-                    command=(*SHELL, job.command),
-                    timeout=job.timeout.total_seconds(),
-                    max_bytes=MAX_OUTPUT,
-                )
-            stdout, stderr, code = done.stdout, done.stderr, done.exit_code
-        except (ExecTimedOut, ExecTooLarge) as error:
-            stdout, stderr = error.stdout, _explained(error)
-        except ExecPodGone:
-            return None  # the watch brings the next pod
-        except ExecError as error:
-            stdout, stderr = error.stdout, _explained(error)
-        except (KubeError, OSError) as error:
-            _log.warning("a check could not be run", check=job.name, pod=pod.name, error=str(error))
-            return None
+                answer = await execute(self._client, job, pod)
+        except NoAnswer as error:
+            words = "a check had no answer"
+            _log.warning(words, check=job.name, node=node, pod=pod.name, error=error.message)
+            self._trouble(memory)
+            if error.answer is None or memory.troubles < _TRIES:
+                return
+            answer, lasting = error.answer, True
+        result = self._result(job, pod, answer)
+        _log_result(result, node=node, pod=pod, worker=worker)
+        try:
+            await self._book.note(node, result)
+            if answer.hung:
+                # It may run still: no second one is to join it soon.
+                self._trouble(memory, at_once=False)
+            elif not lasting:
+                memory.troubles, memory.not_before, memory.again = 0, None, None
+            if result.passed:
+                self._restarts.passed(node, job.name)
+            elif job.restart and answer.blames_pod:
+                wait = await self._restarts.consider(job, node, pod)
+                memory.again = None if wait is None else self._clock() + wait
+        except KubeError as error:
+            _log.warning("a check was not noted", check=job.name, node=node, error=error.message)
+            self._trouble(memory)
+
+    def _trouble(self, memory: _Memory, *, at_once: bool = True) -> None:
+        """Back off; with `at_once`, run it again when that is over, else when it is due then."""
+        memory.troubles += 1
+        chance = random.random()  # noqa: S311 - jitter, no secret
+        memory.not_before = self._clock() + backoff(memory.troubles, chance=chance)
+        memory.again = memory.not_before if at_once else None
+
+    def _result(self, job: CheckJob, pod: TargetPod, answer: Answer) -> CheckResult:
         return CheckResult(
             name=job.name,
-            passed=code == 0,
-            exit_code=code,
-            stdout=kept_output(stdout),
-            stderr=kept_output(stderr),
+            digest=job.digest,
+            passed=answer.passed,
+            exit_code=answer.exit_code,
+            stdout=kept_output(answer.stdout),
+            stderr=kept_output(answer.stderr),
             pod=f"{pod.namespace}/{pod.name}",
             time=self._clock(),
         )
 
-    async def _restart(self, job: CheckJob, node: str, pod: TargetPod) -> None:
-        """Delete the pod of a failed check, if the guards let it; either way is an Event."""
-        async with self._restarting:
-            now = self._clock()
-            refused = self._refusal(job, node, pod, now)
-            if refused is not None:
-                reason, words = refused
-                message = f"check {job.name} failed; pod {pod.name} is not restarted: {words}"
-                self._book.tell(node, reason=reason, message=message, type=EventType.WARNING)
-                if self._told.get((node, job.name)) != reason:
-                    self._told[node, job.name] = reason
-                    _log.warning("a pod is not restarted", node=node, reason=reason, why=words)
-                return
-            # First the note: a crash in between costs a restart, never one too many.
-            await self._book.note_restart(node, job.name, now=now)
-            try:
-                await delete_pod(self._client, namespace=pod.namespace, name=pod.name, uid=pod.uid)
-            except Conflict:
-                return  # another pod has its name: it was replaced meanwhile
-            except KubeError as error:
-                message = f"pod {pod.name} could not be restarted: {error.message}"
-                self._book.tell(
-                    node, reason="RestartFailed", message=message, type=EventType.WARNING
-                )
-                _log.error("a pod could not be restarted", node=node, error=error.message)
-                return
-            message = f"check {job.name} failed; pod {pod.name} is deleted to be started anew"
-            self._book.tell(node, reason="PodRestarted", message=message, type=EventType.WARNING)
-            _log.warning("a pod is restarted", node=node, pod=pod.name, check=job.name)
 
-    def _refusal(
-        self, job: CheckJob, node: str, pod: TargetPod, now: datetime
-    ) -> tuple[str, str] | None:
-        everything = list(self._book.all())
-        same = [check for check in everything if check.name == job.name]
-        known = self._book.check(node, job.name)
-        return refusal(
-            RestartCase(
-                check=known or CheckStatus(name=job.name),
-                controlled=pod.controlled,
-                others=tuple(everything),
-                failing=sum(1 for check in same if check.passed is False),
-                nodes=sum(1 for check in same if check.passed is not None),
-                per_hour=self._per_hour,
-            ),
-            now=now,
-        )
-
-
-def _explained(error: ExecError) -> bytes:
-    """What the command wrote to stderr, and why there is no exit code."""
-    said = error.stderr[-MAX_CHECK_OUTPUT // 2 :]
-    return error.message.encode() + (b"\n" + said if said else b"")
+def _log_result(result: CheckResult, *, node: str, pod: TargetPod, worker: int) -> None:
+    write, words = (
+        (_log.info, "command executed successfully")
+        if result.passed
+        else (_log.error, "command failed")
+    )
+    write(
+        words,
+        worker_id=worker,
+        check=result.name,
+        node=node,
+        pod=pod.name,
+        uid=pod.uid,
+        container=pod.container,
+        exit_code=result.exit_code,
+        stdout=result.stdout,
+        stderr=result.stderr,
+    )

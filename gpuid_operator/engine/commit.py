@@ -114,6 +114,10 @@ class Committer:
             self._tasks[name] = asyncio.create_task(self._work(name), name=f"commit {name}")
         return await job.result
 
+    def is_writing(self, name: str) -> bool:
+        """Whether a write of the node's inventory is under way or waits."""
+        return name in self._tasks
+
     async def finish(self) -> None:
         """Wait until what was handed over is written."""
         while self._tasks:

@@ -12,12 +12,12 @@ from typing import Final
 
 from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.api.sinks import Sink as SinkSpec
-from gpuid_operator.engine.channel import Channel, Parcel
+from gpuid_operator.engine.channel import Channel
 from gpuid_operator.engine.commit import Change, Committer, Written
 from gpuid_operator.engine.fleet import Fleet
-from gpuid_operator.engine.held import Inventories
+from gpuid_operator.engine.held import Held, Inventories
+from gpuid_operator.engine.parcel import Parcel
 from gpuid_operator.engine.secret_watch import WatchedSecrets
-from gpuid_operator.kube.errors import KubeError
 from gpuid_operator.plan import outbox
 from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.policy import Force, outlet
@@ -74,12 +74,13 @@ class Delivery:
         self._clock = clock
         self._channels: dict[_Key, tuple[Channel, asyncio.Task[None]]] = {}
         self._writing = asyncio.Semaphore(PARALLEL_NOTES)
+        self._closed = False
         committer.watch(self._written)
 
     def consider(self, name: str) -> None:
         """Hand the node to the channels of the sinks that still have to get something."""
         held = self._inventories.get(name)
-        if held is None:
+        if held is None or self._closed:
             return
         force = self._fleet.force(name, held)
         cursors = {cursor[:2]: cursor for cursor in held.cursors}
@@ -115,13 +116,22 @@ class Delivery:
             self._metrics.records_pending.labels(name).set(count)
 
     async def close(self, *, within: float) -> None:
-        """Stop sending; see for at most `within` seconds that what was sent is noted."""
-        for _, task in self._channels.values():
+        """Begin no more sends; see for at most `within` seconds that those under way end, and that
+        what was sent is noted."""
+        self._closed = True
+        for channel, task in self._channels.values():
+            if not channel.stop():
+                task.cancel()
+        tasks = [task for _, task in self._channels.values()]
+        if not tasks:
+            return
+        await asyncio.wait(tasks, timeout=within / 2)
+        for task in tasks:
             task.cancel()
         try:
-            async with asyncio.timeout(within):
-                for channel, task in self._channels.values():
-                    await asyncio.wait([task])
+            async with asyncio.timeout(within / 2):
+                await asyncio.wait(tasks)
+                for channel, _ in self._channels.values():
                     await channel.finish()
         except TimeoutError:
             _log.warning("some deliveries were not noted in time; they are sent again")
@@ -158,7 +168,7 @@ class Delivery:
     def parcels(self, node: str, sink: SinkSpec, *, after: tuple[str, int] | None) -> list[Parcel]:
         """What the node still has for the sink, oldest first."""
         held = self._inventories.get(node)
-        if held is None or sink not in self._fleet.force(node, held).sinks:
+        if held is None or not self._is_in_force(sink, held):
             return []
         status = self._inventories.status(node)
         way = outlet(sink)
@@ -177,6 +187,14 @@ class Delivery:
             found.append(Parcel(node, held.uid, entry.sequence, tuple(records)))
         return found
 
+    def serves(self, parcel: Parcel, sink: SinkSpec) -> bool:
+        """Whether the sink is in force for the inventory that the parcel is from."""
+        held = self._inventories.get(parcel.node)
+        return held is not None and held.uid == parcel.uid and self._is_in_force(sink, held)
+
+    def _is_in_force(self, sink: SinkSpec, held: Held) -> bool:
+        return sink in self._fleet.force(held.name, held).sinks
+
     async def note(self, node: str, change: Change, *, uid: str | None = None) -> None:
         """Write what became of a delivery, for as long as it takes."""
         tries = 0
@@ -186,8 +204,8 @@ class Delivery:
                 async with self._writing:
                     await self._committer.commit(node, change, uid=uid)
                 return
-            except KubeError as error:
-                _log.warning("a delivery was not noted yet", node=node, error=error.message)
+            except Exception as error:  # whatever it was: the cursor has to move some day
+                _log.warning("a delivery was not noted yet", node=node, error=str(error))
                 chance = random.random()  # noqa: S311 - jitter, no secret
                 pause = backoff(tries, chance=chance, most=_LONGEST_PAUSE)
                 await asyncio.sleep(pause.total_seconds())
@@ -218,6 +236,9 @@ class _SinkOutbox:
 
     def parcels(self, node: str, *, after: tuple[str, int] | None) -> list[Parcel]:
         return self._delivery.parcels(node, self._sink, after=after)
+
+    def serves(self, parcel: Parcel) -> bool:
+        return self._delivery.serves(parcel, self._sink)
 
     async def delivered(self, node: str, *, uid: str, upto: int) -> None:
         change = self._delivery.acknowledgement(self._sink, upto=upto)

@@ -15,15 +15,14 @@ from typing import Any, Final
 
 from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.api.policy import PolicySpec
-from gpuid_operator.engine.check_book import InventoryBook
-from gpuid_operator.engine.check_pods import CheckPods
-from gpuid_operator.engine.check_runs import CheckRuns
 from gpuid_operator.engine.commit import Committer, Written
 from gpuid_operator.engine.delivery import Delivery, Secrets
 from gpuid_operator.engine.fleet import Fleet
 from gpuid_operator.engine.held import Held, Inventories
+from gpuid_operator.engine.inventory_watch import InventoryWatch
 from gpuid_operator.engine.node_labels import NodeLabeller
 from gpuid_operator.engine.observe import Observer
+from gpuid_operator.engine.policy_checks import PolicyChecks
 from gpuid_operator.engine.policy_status import PolicyStatuses
 from gpuid_operator.engine.queue import WorkQueue
 from gpuid_operator.engine.reader import Reader
@@ -49,8 +48,6 @@ listed by then; of what went between that and our own last look no event tells."
 
 LONGEST_WAIT: Final = timedelta(hours=1)
 """A node is looked at again after this at the latest; the re-sync does so sooner."""
-
-FOLLOW_PAUSE: Final = 5.0
 
 _LONGEST_PAUSE: Final = timedelta(minutes=1)
 
@@ -94,7 +91,6 @@ class Engine:
         self._metrics = metrics
         self._clock = clock
         self._queue: WorkQueue[str] = WorkQueue()
-        self._policies_changed = asyncio.Event()
         self._watch_began = asyncio.Event()
         self._failures: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -126,32 +122,31 @@ class Engine:
             timeout=options.timeout,
             slots=slots,
         )
-        self._check_pods = CheckPods()
-        self._book = InventoryBook(
+        self._checks = PolicyChecks(
             client,
             fleet=self._fleet,
             inventories=self._inventories,
             committer=self._committer,
-            clock=clock,
-        )
-        self._checks = CheckRuns(
-            client,
-            pods=self._check_pods,
-            book=self._book,
             slots=slots,
-            workers=options.workers if options.checks_allowed else 0,
+            workers=options.workers,
+            allowed=options.checks_allowed,
             per_hour=options.restarts_per_hour,
-            metrics=metrics,
             clock=clock,
         )
-        self.sources_changed = asyncio.Event()
-        """Set when other pods are to be watched than before."""
         self._resync = Resync(
             client,
             fleet=self._fleet,
             inventories=self._inventories,
-            check_pods=self._check_pods,
+            policies_changed=self._policies_changed,
             clock=clock,
+        )
+        self._watch = InventoryWatch(
+            client,
+            inventories=self._inventories,
+            committer=self._committer,
+            resync=self._resync,
+            changed=self._inventory_changed,
+            deleted=self._inventory_deleted,
         )
         self._delivery = Delivery(
             inventories=self._inventories,
@@ -174,12 +169,22 @@ class Engine:
     @property
     def sources(self) -> tuple[Source, ...]:
         """The pods to watch."""
-        return tuple(sorted(self._fleet.sources | self._check_pods.sources))
+        return tuple(sorted(self._fleet.sources | self._checks.sources))
+
+    @property
+    def sources_changed(self) -> asyncio.Event:
+        """Set when other pods are to be watched than before."""
+        return self._checks.sources_changed
+
+    @property
+    def kinds_gone(self) -> asyncio.Event:
+        """Set when the API server does not serve inventories any more."""
+        return self._watch.kinds_gone
 
     async def start(self) -> None:
         """List everything, then begin to work. Raises KubeError when it cannot be listed."""
         names = await self._resync.run()
-        await self._follow_checks()
+        await self._checks.follow()
         for held in self._inventories:
             status = self._inventories.status(held.name)
             self._observer.show(held.name, status)
@@ -189,10 +194,11 @@ class Engine:
             self._spawn(self._work(), "worker")
         for work in self._checks.works():
             self._spawn(work, "check worker")
+        self._spawn(self._watch.follow(), "inventory watch")
+        self._spawn(self._watch.look(), "inventory news")
         self._spawn(self._resync_for_ever(), "re-sync")
         self._spawn(self._catch_up(), "catch up")
         self._spawn(self._policies.run(), "policy status")
-        self._spawn(self._follow_policies(), "check pods")
         _log.info(
             "everything is listed",
             nodes=len(self._fleet.nodes),
@@ -227,30 +233,27 @@ class Engine:
             if not deleted:
                 pod = TargetPod.from_pod(body, container=self._fleet.targets[number].container)
             self._consider(self._fleet.put_pod(number, uid, pod))
-        self._checks.add(self._check_pods.put(source, body, deleted=deleted))
+        self._consider(self._checks.pod_event(source, body, deleted=deleted))
 
-    def inventory_event(self, body: dict[str, Any], *, deleted: bool) -> None:
-        """An inventory came, changed or went."""
-        meta = body["metadata"]
-        name = meta["name"]
-        if deleted:
-            if self._inventories.remove(name, uid=meta["uid"]) is not None:
-                self._delivery.forget(name)
-                self._metrics.forget_node(name)
-                self._consider([name])
-            return
+    def _inventory_deleted(self, name: str, uid: str) -> None:
+        if self._inventories.remove(name, uid=uid) is not None:
+            self._delivery.forget(name)
+            self._metrics.forget_node(name)
+            self._checks.forget(name)
+            self._consider([name])
+
+    def _inventory_changed(self, body: dict[str, Any]) -> None:
+        """Another than this process wrote an inventory."""
+        name = body["metadata"]["name"]
         before = self._inventories.get(name)
-        known = (before.generation, before.request) if before else None
-        if self._inventories.put_object(body):
-            held = self._inventories.get(name)
-            if held is None:
-                return
-            if (held.generation, held.request) != known:
-                self._stop_suspended()
-                self._checks.add([name])
-                self._consider([name])
-            elif held.unrecorded:
-                self._consider([name])
+        if not self._inventories.put_object(body):
+            return
+        held = self._inventories.get(name)
+        if before is not None and held is not None and held.generation != before.generation:
+            self._stop_unwanted()
+            self._delivery.prune()
+            self._checks.consider([name])
+        self._consider([name])
 
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:
         """A policy came, changed or went."""
@@ -260,40 +263,21 @@ class Engine:
             policy = read_policy(body)
             news = policy is not None and self._fleet.put_policy(policy)
         if news:
-            self._stop_suspended()
-            self._policies_changed.set()
-            self._delivery.prune()
+            self._policies_changed()
             self._consider(
                 {held.name for held in self._inventories} | self._fleet.nodes_with_pods()
             )
-            self._policies.touch()
 
-    def _stop_suspended(self) -> None:
+    def _policies_changed(self) -> None:
+        """Other policies are in force; whoever calls lets the nodes be looked at, too."""
+        self._stop_unwanted()
+        self._checks.policies_changed()
+        self._delivery.prune()
+        self._policies.touch()
+
+    def _stop_unwanted(self) -> None:
         self._reader.stop_suspended()
         self._checks.stop_unwanted()
-
-    async def _follow_policies(self) -> None:
-        """See to the pods of checks when policies change."""
-        while True:
-            await self._policies_changed.wait()
-            self._policies_changed.clear()
-            try:
-                await self._follow_checks()
-            except KubeError as error:
-                _log.warning("the pods of checks were not listed", error=error.message)
-                await asyncio.sleep(FOLLOW_PAUSE)
-                self._policies_changed.set()
-
-    async def _follow_checks(self) -> None:
-        """Watch the pods of the policies' checks, and look which of the checks are due."""
-        if not self._options.checks_allowed:
-            return
-        before = self.sources
-        if self._check_pods.want(self._book.every_job()):
-            await self._resync.list_check_pods()
-        self._checks.add(self._check_pods.nodes())
-        if self.sources != before:
-            self.sources_changed.set()
 
     def count(self) -> None:
         """Bring the metrics that are counted, not followed, up to date."""
@@ -342,11 +326,13 @@ class Engine:
         if held is not None:
             if self._is_stale(held):
                 await self._committer.commit(name, self._reconsideration())
-            if held.unrecorded:
+            if held.unsettled:
                 await self._committer.commit(name, self._recording())
             if self._labeller.changes(name):
                 await self._labeller.sync(name)
             self._delivery.consider(name)
+        # Only now are the node's facts known, and with them the checks that it is to have.
+        self._checks.consider([name])
         return wait
 
     def _is_stale(self, held: Held) -> bool:
@@ -402,10 +388,11 @@ class Engine:
                 for name in await self._resync.expire():
                     self._delivery.forget(name)
                     self._metrics.forget_node(name)
+                    self._checks.forget(name)
                 self._delivery.prune()
                 self._policies.touch()
                 self._consider(names)
-                self._checks.add(self._check_pods.nodes())
+                await self._checks.relist()
                 failures = 0
             except KubeError as error:
                 failures += 1

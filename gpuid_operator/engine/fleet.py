@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gpuid_operator.api.inventory import InventorySpec, NodeInfo
-from gpuid_operator.api.policy import Policy, PolicySpec
-from gpuid_operator.engine.held import Held
+from gpuid_operator.api.policy import Policy, PolicySpec, PolicyStatus
+from gpuid_operator.engine.held import Held, newer
 from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.nodes import NodeFacts
 from gpuid_operator.kube.pods import TargetPod
@@ -116,6 +116,11 @@ class Fleet:
     def nodes_with_pods(self) -> set[str]:
         return set(self._pods)
 
+    def is_gpu_node(self, name: str) -> bool:
+        """Whether the node has a target pod or GPUs to give."""
+        known = self.nodes.get(name)
+        return name in self._pods or (known is not None and bool(known.facts.gpu_capacity))
+
     # Nodes
 
     def put_node(self, facts: NodeFacts) -> None:
@@ -128,16 +133,31 @@ class Fleet:
 
     # Policies
 
-    def put_policies(self, policies: Iterable[Policy]) -> None:
-        """Take over all policies there are."""
-        self._policies = {policy.name: policy for policy in policies}
+    def put_policies(self, policies: Iterable[Policy]) -> bool:
+        """Take over all policies there are; whether that changes what is in force. Where a later
+        version of one is known from an event already, that stays."""
+        before = {(policy.uid, policy.name): policy.spec for policy in self._ranked}
+        self._policies = {policy.name: self._latest(policy) for policy in policies}
         self._ranked = ranked(self._policies.values())
+        return before != {(policy.uid, policy.name): policy.spec for policy in self._ranked}
 
     def put_policy(self, policy: Policy) -> bool:
         """Take over one policy; False when its spec is known already."""
-        before = self._policies.get(policy.name)
-        self.put_policies([*(self._policies | {policy.name: policy}).values()])
-        return before is None or (before.uid, before.spec) != (policy.uid, policy.spec)
+        return self.put_policies([*(self._policies | {policy.name: policy}).values()])
+
+    def put_policy_status(self, policy: Policy, status: PolicyStatus, *, version: str) -> None:
+        """Take over a status that was just written of this version of a policy, unless an event
+        has brought a later one, or its end, already."""
+        if self._policies.get(policy.name) is policy:
+            self.put_policy(
+                policy.model_copy(update={"status": status, "resource_version": version})
+            )
+
+    def _latest(self, policy: Policy) -> Policy:
+        known = self._policies.get(policy.name)
+        if known is None or known.uid != policy.uid:
+            return policy
+        return policy if newer(policy.resource_version, than=known.resource_version) else known
 
     def remove_policy(self, name: str) -> bool:
         if self._policies.pop(name, None) is None:

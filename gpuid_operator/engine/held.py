@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -28,7 +28,7 @@ from gpuid_operator.api.inventory import (
 from gpuid_operator.api.meta import MANAGED_BY_LABEL, MANAGER, REQUESTED_AT
 from gpuid_operator.kube.inventories import InventoryMeta
 from gpuid_operator.plan.checks import is_recorded
-from gpuid_operator.plan.conditions import find
+from gpuid_operator.plan.conditions import checks_passed, find
 from gpuid_operator.plan.labels import Pair
 from gpuid_operator.plan.status import request_token
 
@@ -70,6 +70,8 @@ class Held:
     """Last results of the checks, without their output."""
     foreign_checks: frozenset[str] = frozenset()
     """Names of those whose results another instance writes."""
+    checks_said: tuple[str, str] | None = None
+    """Reason and message of the condition ChecksPassed."""
     cursors: tuple[tuple[str, str, int, int], ...] = ()
     """(name, type, delivered sequence, pending) of each sink."""
 
@@ -79,9 +81,12 @@ class Held:
         return self.labels.get(MANAGED_BY_LABEL) == MANAGER
 
     @property
-    def unrecorded(self) -> bool:
-        """Whether a check has turned and the history does not say so yet."""
-        return not all(map(is_recorded, self.checks))
+    def unsettled(self) -> bool:
+        """Whether a check has another result than history and conditions say, as after a run by
+        another instance."""
+        verdict = checks_passed(self.checks)
+        said = None if verdict is None else (verdict.reason, verdict.message)
+        return said != self.checks_said or not all(map(is_recorded, self.checks))
 
     @property
     def departed(self) -> bool:
@@ -140,7 +145,9 @@ class Inventories:
             request=request_token(found.annotations.get(REQUESTED_AT, "")) or None,
             spec=_NO_SPEC if found.spec == _NO_SPEC else found.spec,
             packed=b"",
-            foreign_checks=_foreign_checks(meta) if found.status.checks else frozenset(),
+            foreign_checks=foreign_checks(meta, manager=MANAGER)
+            if found.status.checks
+            else frozenset(),
         )
         self._held[found.name] = held
         self._take(held, found.status, body.get("status") or {})
@@ -220,17 +227,19 @@ class Inventories:
             check.model_copy(update={"stdout": None, "stderr": None})
             for check in status.checks or ()
         )
+        said = find(status.conditions, ConditionType.CHECKS_PASSED)
+        held.checks_said = None if said is None else (said.reason, said.message)
         held.cursors = tuple(
             (sink.name, sink.type, sink.delivered_sequence, sink.pending)
             for sink in status.sinks or ()
         )
 
 
-def _foreign_checks(meta: dict[str, Any]) -> frozenset[str]:
+def foreign_checks(meta: Mapping[str, Any], *, manager: str) -> frozenset[str]:
     """The checks whose results are another field manager's, by the object's managedFields."""
     names = set()
     for item in meta.get("managedFields") or ():
-        if item.get("manager") == MANAGER:
+        if item.get("manager") == manager:
             continue
         checks = item.get("fieldsV1", {}).get("f:status", {}).get("f:checks", {})
         for key, fields in checks.items():

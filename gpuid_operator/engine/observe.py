@@ -25,6 +25,7 @@ _WARNINGS: Final = frozenset(
         HistoryType.DROPPED,
     }
 )
+_CHECKS: Final = frozenset({HistoryType.CHECK_FAILED, HistoryType.CHECK_PASSED})
 _MAX_EVENTS: Final = 64
 """Events under way at a time; more are dropped: nothing may wait for them."""
 
@@ -42,13 +43,12 @@ class Observer:
         entries = [entry for outcome in written.outcomes for entry in outcome.entries]
         for entry in entries:
             self._metrics.gpu_changes.labels(entry.type.value).inc()
-        dropped = sum(outcome.dropped for outcome in written.outcomes)
-        if dropped:
-            for sink in written.after.sinks or ():
-                if sink.pending:
-                    self._metrics.records_dropped.labels(sink.name).inc(dropped)
+        for outcome in written.outcomes:
+            for sink, count in outcome.dropped.items():
+                self._metrics.records_dropped.labels(sink).inc(count)
         if written.before.gpus is None:
-            return  # a first read finds; it changes nothing
+            # A first read finds; it changes nothing.
+            entries = [entry for entry in entries if entry.type in _CHECKS]
         by_type: dict[HistoryType, list[HistoryEntry]] = defaultdict(list)
         for entry in entries:
             if entry.type is not HistoryType.SIGHTED:
@@ -56,7 +56,8 @@ class Observer:
         involved = Involved(API_VERSION, INVENTORY_KIND, written.name, written.uid)
         for kind, group in by_type.items():
             words = event_message(group)
-            _log.info("hardware changed", node=written.name, change=kind.value, what=words)
+            what = "a check turned" if kind in _CHECKS else "hardware changed"
+            _log.info(what, node=written.name, change=kind.value, what=words)
             if len(self._posting) < _MAX_EVENTS:
                 severity = EventType.WARNING if kind in _WARNINGS else EventType.NORMAL
                 task = asyncio.create_task(
@@ -86,6 +87,11 @@ class Observer:
                 for gpu in status.gpus or ()
                 if status.state is InventoryState.PRESENT
             ],
+        )
+        checks = status.checks if status.state is InventoryState.PRESENT else None
+        self._metrics.set_checks(
+            name,
+            {check.name: check.passed for check in checks or () if check.passed is not None},
         )
         if status.last_read_time is not None:
             self._metrics.set_last_read(name, status.last_read_time.timestamp())

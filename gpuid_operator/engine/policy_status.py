@@ -89,6 +89,4 @@ class PolicyStatuses:
             status=status.to_json(),
             manager=MANAGER,
         )
-        self._fleet.put_policy(
-            policy.model_copy(update={"status": status, "resource_version": version})
-        )
+        self._fleet.put_policy_status(policy, status, version=version)

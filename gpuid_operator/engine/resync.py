@@ -18,7 +18,7 @@ from gpuid_operator.engine.held import Held, Inventories
 from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import Conflict, KubeError, ListExpired, NotFound
-from gpuid_operator.kube.inventories import delete_inventory, list_inventories
+from gpuid_operator.kube.inventories import delete_inventory, inventory_pages
 from gpuid_operator.kube.nodes import list_nodes
 from gpuid_operator.kube.pods import TargetPod, list_pods
 from gpuid_operator.kube.policies import list_policies
@@ -42,14 +42,16 @@ class Resync:
         *,
         fleet: Fleet,
         inventories: Inventories,
-        check_pods: CheckPods,
+        policies_changed: Callable[[], None],
         clock: Callable[[], datetime],
     ) -> None:
         self._client = client
         self._fleet = fleet
         self._inventories = inventories
-        self._check_pods = check_pods
+        self._policies_changed = policies_changed
         self._clock = clock
+        self.inventories_version: str | None = None
+        """The resourceVersion of the last list of inventories."""
 
     async def run(self) -> set[str]:
         """Look at everything; the names of all nodes that have, or had, anything to do with GPUs.
@@ -61,9 +63,8 @@ class Resync:
             try:
                 await self._policies()
                 await self._pods()
-                await self.list_check_pods()
                 await self._nodes()
-                await self._objects()
+                await self.list_inventories()
                 break
             except ListExpired as error:
                 if attempt == _ATTEMPTS:
@@ -77,16 +78,18 @@ class Resync:
 
         Raises KubeError.
         """
-        before = self._fleet.policies
-        await self._policies()
+        changed = await self._policies()
         nodes = await self._pods()
-        if self._fleet.policies != before:
+        if changed:
             nodes |= self._fleet.nodes_with_pods() | {held.name for held in self._inventories}
         return nodes
 
-    async def _policies(self) -> None:
+    async def _policies(self) -> bool:
         found = map(read_policy, await list_policies(self._client))
-        self._fleet.put_policies(policy for policy in found if policy is not None)
+        changed = self._fleet.put_policies(policy for policy in found if policy is not None)
+        if changed:
+            self._policies_changed()
+        return changed
 
     async def _pods(self) -> set[str]:
         news: set[str] = set()
@@ -103,11 +106,6 @@ class Resync:
                 news |= self._fleet.put_pod(number, uid, None)
         return news
 
-    async def list_check_pods(self) -> None:
-        """List the pods that checks run in."""
-        for source in self._check_pods.sources:
-            await list_source(self._client, self._check_pods, source)
-
     async def _nodes(self) -> None:
         unseen = set(self._fleet.nodes)
         async for facts in list_nodes(self._client):
@@ -116,11 +114,14 @@ class Resync:
         for name in unseen:
             self._fleet.forget_node(name)
 
-    async def _objects(self) -> None:
+    async def list_inventories(self) -> None:
+        """Take over all inventories as they are now; what vanished is forgotten."""
         unseen = {held.name: held.uid for held in self._inventories}
-        async for body in list_inventories(self._client):
-            unseen.pop(body["metadata"]["name"], None)
-            self._inventories.put_object(body)
+        async for page in inventory_pages(self._client):
+            for body in page["items"]:
+                unseen.pop(body["metadata"]["name"], None)
+                self._inventories.put_object(body)
+            self.inventories_version = page["metadata"]["resourceVersion"]
         for name, uid in unseen.items():
             self._inventories.remove(name, uid=uid)
 

@@ -219,6 +219,46 @@ class KubeClient:
                 return
             query["continue"] = token
 
+    async def lines(
+        self, path: str, *, params: Mapping[str, str], accept: str, silence: float
+    ) -> AsyncIterator[bytes]:
+        """Stream the lines of an answer until the server ends it in good order.
+
+        `silence` is the longest pause between two pieces of it, in seconds. Raises ApiError when it
+        is refused, ApiUnreachable when it breaks off or falls silent.
+        """
+        await self._limit.acquire()
+        credentials, tls = await self._credentials.get()
+        rest = b""
+        try:
+            async with self._session.get(
+                URL(f"{credentials.server}{path}?{urlencode(params)}", encoded=True),
+                headers={"Accept": accept, **self._credentials.headers},
+                ssl=tls,
+                server_hostname=credentials.server_name,
+                proxy=credentials.proxy,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(connect=30.0, sock_read=silence),
+            ) as response:
+                if response.status >= 300:
+                    answer = await response.read()
+                    error = refusal(method="GET", path=path, response=response, answer=answer)
+                    if isinstance(error, Unauthorized):
+                        await self._credentials.renew_rejected(credentials)
+                    raise error
+                async for piece in response.content.iter_any():
+                    *whole, rest = (rest + piece).split(b"\n")
+                    for line in whole:
+                        yield line
+        except TimeoutError:
+            raise ApiUnreachable(
+                f"GET {path}: {credentials.server} was silent for {silence:g} s"
+            ) from None
+        except (aiohttp.ClientError, OSError) as lost:
+            raise unreachable(
+                method="GET", path=path, credentials=credentials, error=lost
+            ) from lost
+
 
 def _retryable(error: ApiError | ApiUnreachable, method: str) -> bool:
     return isinstance(error, TooManyRequests) or (

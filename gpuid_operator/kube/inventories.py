@@ -20,6 +20,7 @@ from gpuid_operator.api.meta import (
     MANAGER,
 )
 from gpuid_operator.kube.client import APPLY_PATCH, MERGE_PATCH, ONLY_METADATA, KubeClient, item
+from gpuid_operator.kube.watch import MetadataEvent, watch_metadata
 
 _INVENTORIES: Final = f"/apis/{API_VERSION}/{INVENTORY_PLURAL}"
 _PAGE: Final = 100
@@ -143,6 +144,23 @@ async def get_inventory(client: KubeClient, name: str) -> dict[str, Any]:
     """One inventory as API object. Raises NotFound, and as `KubeClient.request`."""
     body: dict[str, Any] = await client.request("GET", item(_INVENTORIES, name))
     return body
+
+
+async def inventory_pages(
+    client: KubeClient, *, limit: int = _PAGE
+) -> AsyncIterator[dict[str, Any]]:
+    """All inventories in pages as the API gives them; `metadata.resourceVersion` of each is that of
+    the whole list, from which `watch_inventories` goes on.
+
+    Raises ListExpired, and as `KubeClient.request`.
+    """
+    async for page in client.pages(_INVENTORIES, limit=limit):
+        yield page
+
+
+def watch_inventories(client: KubeClient, *, version: str) -> AsyncIterator[MetadataEvent]:
+    """What happens to inventories after `version`; see `watch_metadata`."""
+    return watch_metadata(client, _INVENTORIES, version=version)
 
 
 async def list_inventories(

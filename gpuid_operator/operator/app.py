@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from gpuid_operator import __version__
-from gpuid_operator.engine.check_pods import CheckJob
+from gpuid_operator.engine.check_job import CheckJob
 from gpuid_operator.engine.check_runner import CheckRunner
 from gpuid_operator.engine.delivery import Secrets
 from gpuid_operator.engine.engine import Engine, Options
@@ -54,6 +55,9 @@ T = TypeVar("T")
 def main(environ: Mapping[str, str] = os.environ) -> int:
     """Run the operator until it is told to stop; the exit code of the process."""
     telemetry.configure("info", "json")
+    # Objects are taken apart by the thousand, and hardly any of them are cyclic: the default of 700
+    # has the collector go over them again and again (a tenth of the CPU of a cold start).
+    gc.set_threshold(10_000, 20, 20)
     try:
         settings = Settings.load(environ)
         telemetry.configure(settings.log_level, settings.log_format)
@@ -221,8 +225,6 @@ class _Process:
                 secret = await read_secret(client, namespace=self._namespace, name=name)
             except NotFound:
                 return None
-            for value in secret.data.values():
-                telemetry.register_secret(value.decode(errors="replace").strip())
             return SecretData(
                 data=secret.data, labels=secret.labels, annotations=secret.annotations
             )
@@ -267,7 +269,7 @@ class _Process:
                 engine.sources_changed.clear()
                 if isinstance(engine, Engine):
                     engine.watch_begins()
-                await _first([watch.run(), engine.sources_changed.wait()])
+                await _first([watch.run(), engine.sources_changed.wait(), engine.kinds_gone.wait()])
             finally:
                 refresh.cancel()
             if engine.sources_changed.is_set():

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
-from gpuid_operator.api.meta import GROUP, INVENTORY_PLURAL, POLICY_PLURAL, VERSION
+from gpuid_operator.api.meta import GROUP, POLICY_PLURAL, VERSION
 from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.credentials import Credentials
 from gpuid_operator.operator.kopf_import import Identity, kopf
@@ -25,6 +26,12 @@ _log = get_logger(__name__)
 
 CREDENTIALS_AGE: Final = timedelta(minutes=10)
 """A bound service account token lives an hour; Kopf freezes what it was given."""
+
+# Kopf warns that signals are ours to handle, as they are, and that it was cancelled, as it is meant
+# to be; and tells of each renewal of its credentials.
+logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
+logging.getLogger("kopf._core.engines.activities").setLevel(logging.WARNING)
+logging.getLogger("kopf.activities").setLevel(logging.WARNING)
 
 _BEAT: Final = 5.0
 _WHOLE_WITHIN: Final = 60.0
@@ -37,12 +44,11 @@ class Events(Protocol):
     """Who the events are for."""
 
     def pod_event(self, source: Source, body: dict[str, Any], *, deleted: bool) -> None: ...
-    def inventory_event(self, body: dict[str, Any], *, deleted: bool) -> None: ...
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None: ...
 
 
 class Watch:
-    """Watches pods, inventories and policies until it is stopped or Kopf gives up."""
+    """Watches pods and policies until it is stopped or Kopf gives up."""
 
     def __init__(
         self,
@@ -53,7 +59,7 @@ class Watch:
         credentials: Callable[[], Credentials],
         beat: Callable[[], None],
     ) -> None:
-        """`only_pods`: not our own kinds. `credentials` gives those of the moment, from any
+        """`only_pods`: no policies. `credentials` gives those of the moment, from any
         thread; `beat` is called in the loop of the caller while the watch lives."""
         self._sources = sources
         self._only_pods = only_pods
@@ -117,7 +123,7 @@ class Watch:
         """Say that the watch lives. Raises RuntimeError when Kopf lacks a watcher for a kind: once
         one has failed, Kopf may wait for ever for the others to end."""
         loop = asyncio.get_running_loop()
-        expected = len(self._sources) + (0 if self._only_pods else 2)
+        expected = len(self._sources) + (0 if self._only_pods else 1)
         whole_by = loop.time() + _WHOLE_WITHIN
         while True:
             missing = expected - len(_watchers())
@@ -129,7 +135,7 @@ class Watch:
             await asyncio.sleep(_BEAT)
 
     def _registry(self, source: Source, *, first: bool) -> kopf.OperatorRegistry:
-        """The handlers of one Kopf operator; the first also watches our own kinds."""
+        """The handlers of one Kopf operator; the first also watches policies."""
         registry = kopf.OperatorRegistry()
 
         @kopf.on.login(registry=registry)
@@ -142,11 +148,6 @@ class Watch:
             self._hand_over(lambda: self._events.pod_event(source, body, deleted=gone))
 
         if first and not self._only_pods:
-
-            @kopf.on.event(GROUP, VERSION, INVENTORY_PLURAL, registry=registry)
-            async def inventory(event: Any, **_: Any) -> None:
-                body, gone = event["object"], event["type"] == "DELETED"
-                self._hand_over(lambda: self._events.inventory_event(body, deleted=gone))
 
             @kopf.on.event(GROUP, VERSION, POLICY_PLURAL, registry=registry)
             async def policy(event: Any, **_: Any) -> None:

@@ -153,7 +153,8 @@ def checks_passed(checks: Sequence[CheckStatus] | None) -> Verdict | None:
     if failed:
         words = [
             f"{check.name}: "
-            + ("did not end" if check.exit_code is None else f"exit code {check.exit_code}")
+            + ("no exit code" if check.exit_code is None else f"exit code {check.exit_code}")
+            + (f", still after {check.restarts} restarts" if check.restarts else "")
             for check in failed
         ]
         return Verdict(ConditionStatus.FALSE, "ChecksFailed", "; ".join(words))

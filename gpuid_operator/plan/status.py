@@ -6,7 +6,7 @@ history, so that facts and their history are committed in one write.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -81,8 +81,8 @@ class Outcome:
     status: InventoryStatus
     entries: tuple[HistoryEntry, ...] = ()
     suspects: Suspects | None = None
-    dropped: int = field(default=0)
-    """Entries that gave way before every sink had them."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """How many entries gave way before a sink had them, by its name."""
 
 
 def request_token(annotation: str) -> str:
@@ -428,17 +428,18 @@ def _commit(
         waiting=waiting,
         scribe=scribe,
     )
-    dropped = 0
+    dropped: dict[str, int] = {}
     if kept and kept[-1].sequence > (log[-1].sequence if log else 0):
         entries.append(kept[-1])
         left = {entry.sequence for entry in kept}
-        dropped = sum(
-            1
+        gone = [
+            entry
             for entry in log
-            if entry.sequence not in left
-            and entry.sequence in waiting
-            and entry.type is not HistoryType.DROPPED
-        )
+            if entry.sequence not in left and entry.type is not HistoryType.DROPPED
+        ]
+        for outlet, after in zip(terms.outlets, cursors, strict=True):
+            if missed := len(outbox.pending(gone, outlet, after=after)):
+                dropped[outlet.name] = missed
         settled = outbox.settle(settled, kept, outlets=terms.outlets, sequence=scribe.sequence)
     checks = facts.get("checks", previous.checks)
     if checks and terms.checks is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import (
@@ -91,7 +91,7 @@ class Metrics:
         )
         self.records_dropped = counter(
             "gpuid_records_dropped_total",
-            "Records that a sink will never get, for the history was full.",
+            "History entries that a sink will never get, for the history was full.",
             ["sink"],
         )
         self.delivery_failures = counter(
@@ -129,7 +129,6 @@ class Metrics:
             ("check", "node"),
         )
         self._node_gauges = (self._gpu_info, self._last_read, self._check_passed)
-        self._checks: set[str] = set()
 
     def set_gpus(self, node: str, gpus: Iterable[GPU]) -> None:
         """Replace what is known of the node's GPUs."""
@@ -139,21 +138,16 @@ class Metrics:
         """Note a good read of the node at `timestamp`, in Unix seconds."""
         self._last_read.set(node, [((node,), float(timestamp))])
 
-    def set_check(self, node: str, check: str, *, passed: bool) -> None:
-        """Note the result of a check's last run on the node."""
-        self._checks.add(check)
-        self._check_passed.set((check, node), [((check, node), float(passed))])
-
-    def forget_check(self, node: str, check: str) -> None:
-        """Drop the result of a check that the node has no more."""
-        self._check_passed.forget((check, node))
+    def set_checks(self, node: str, passed: Mapping[str, bool]) -> None:
+        """Replace what is known of the node's checks: by name, whether the last run passed."""
+        series = [((check, node), float(result)) for check, result in passed.items()]
+        self._check_passed.set(node, series)
 
     def forget_node(self, node: str) -> None:
         """Drop every series of a node that is gone."""
         self._gpu_info.forget(node)
         self._last_read.forget(node)
-        for check in self._checks:
-            self._check_passed.forget((check, node))
+        self._check_passed.forget(node)
 
     def forget_sink(self, sink: str) -> None:
         """Drop every series of a sink that is configured nowhere any more."""

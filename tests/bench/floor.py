@@ -13,6 +13,7 @@ import os
 import resource
 import ssl
 import time
+from pathlib import Path
 
 import aiohttp
 import yaml
@@ -20,8 +21,7 @@ import yaml
 
 async def measure(kubeconfig: str, workers: int) -> dict[str, float]:
     """Execute nvidia-smi in all target pods."""
-    with open(kubeconfig) as file:  # noqa: ASYNC230
-        config = yaml.safe_load(file)
+    config = yaml.safe_load(Path(kubeconfig).read_text())  # noqa: ASYNC240
     cluster = config["clusters"][0]["cluster"]
     token = config["users"][0]["user"]["token"]
     server, context = (
