@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
@@ -68,7 +68,6 @@ class Watch:
         self._beat = beat
         self._home = asyncio.get_running_loop()
         self._ended = asyncio.Event()
-        self._inbox: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._main, name="kopf", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -145,28 +144,20 @@ class Watch:
         @kopf.on.event("v1", "pods", registry=registry)
         async def pod(event: Any, **_: Any) -> None:
             body, gone = event["object"], event["type"] == "DELETED"
-            self._hand_over(lambda: self._events.pod_event(source, body, deleted=gone))
+            self._home.call_soon_threadsafe(
+                functools.partial(self._events.pod_event, source, body, deleted=gone)
+            )
 
         if first and not self._only_pods:
 
             @kopf.on.event(GROUP, VERSION, POLICY_PLURAL, registry=registry)
             async def policy(event: Any, **_: Any) -> None:
                 body, gone = event["object"], event["type"] == "DELETED"
-                self._hand_over(lambda: self._events.policy_event(body, deleted=gone))
+                self._home.call_soon_threadsafe(
+                    functools.partial(self._events.policy_event, body, deleted=gone)
+                )
 
         return registry
-
-    def _hand_over(self, deliver: Callable[[], None]) -> None:
-        """Let the home loop take the event; it is woken once for all that came meanwhile."""
-        waiting = bool(self._inbox)
-        self._inbox.append(deliver)
-        if not waiting:
-            self._home.call_soon_threadsafe(self._take)
-
-    def _take(self) -> None:
-        while self._inbox:
-            self._inbox[0]()
-            self._inbox.popleft()
 
 
 def _watchers() -> set[asyncio.Task[Any]]:
