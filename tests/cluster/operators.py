@@ -149,7 +149,9 @@ class Operator:
 
     def wait_ready(self) -> None:
         def ready() -> None:
-            assert self.process.poll() is None, self._stdout.read_text()[-2000:]
+            ended = f"ended with {self.process.poll()}:\n"
+            said = self._stdout.read_text()[-2000:] + self._stderr.read_text()[-2000:]
+            assert self.process.poll() is None, ended + said
             status, words = self.get("/readyz")
             assert status == 200, words
 
