@@ -19,7 +19,6 @@ from gpuid_operator.sinks.base import Refused, Unavailable
 MAX_ANSWER: Final = 4096
 """Bytes that are read of an answer; more is only needed by somebody who means harm."""
 
-_CONNECTIONS_PER_HOST: Final = 8
 _FORBIDDEN_ADDRESS: Final = "address is link-local"
 
 
@@ -100,9 +99,8 @@ class HTTPClient:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit_per_host=_CONNECTIONS_PER_HOST, socket_factory=_guarded_socket
-                ),
+                # No limit: a sink has one request at a time, and none is to wait for another's.
+                connector=aiohttp.TCPConnector(limit=0, socket_factory=_guarded_socket),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,

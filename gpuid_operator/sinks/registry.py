@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from gpuid_operator.api import sinks as api
-from gpuid_operator.sinks.base import Sink
+from gpuid_operator.api.record import Record
+from gpuid_operator.sinks.base import Refused, Sink
 from gpuid_operator.sinks.http import HTTPSender
 from gpuid_operator.sinks.http_client import HTTPClient
 from gpuid_operator.sinks.secrets import SecretSource
@@ -26,8 +27,25 @@ def open_sink(spec: api.Sink, *, secrets: SecretSource, context: SinkContext) ->
     """The sink of a spec. It does no I/O before its first `send`.
 
     `secrets` is EnvironmentSecrets for the built-in policy's sink, KubernetesSecrets for others.
+    A spec that makes no sense is a sink that refuses everything: only what it is for is held up.
     """
-    return _OPENERS[spec.type](spec, secrets, context)
+    try:
+        return _OPENERS[spec.type](spec, secrets, context)
+    except ValueError as error:
+        return _Unusable(str(error))
+
+
+class _Unusable:
+    """A sink whose address cannot be read, such as `https://[host/`; no schema finds them all."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    async def send(self, records: Sequence[Record]) -> None:
+        raise Refused(f"its settings cannot be used: {self._why}")
+
+    async def close(self) -> None:
+        """Nothing to do."""
 
 
 def _stdout(_spec: api.Sink, _secrets: SecretSource, context: SinkContext) -> Sink:

@@ -48,6 +48,7 @@ class S3Sender:
         self._spec = spec
         self._secrets = secrets
         self._endpoint = urlsplit(spec.endpoint) if spec.endpoint else None
+        self._port = self._endpoint.port if self._endpoint else None
         self._host = _host(spec, environ)
         self._store: tuple[dict[str, str], S3Store] | None = None
 
@@ -56,7 +57,7 @@ class S3Sender:
             if self._endpoint.scheme == "http" and not self._spec.insecure:
                 raise Refused("endpoint must begin with https:// (or set insecure: true)")
             default = 443 if self._endpoint.scheme == "https" else 80
-            await resolve(self._endpoint.hostname or "", self._endpoint.port or default)
+            await resolve(self._host, self._port or default)
         credentials = await self._credentials()
         for item in objects_of(records, self._spec):
             await self._put(item, credentials)

@@ -271,7 +271,7 @@ def test_an_outcome_says_how_many_gave_way() -> None:
     previous = InventoryStatus(sequence=500, history=log)
     terms = Terms(outlets=(outlet,))
     outcome = status.after_departure(previous, now=START, terms=terms)
-    assert outcome.dropped == 2
+    assert outcome.dropped == {"cmdb": 2}
     assert [entry.type for entry in outcome.entries] == [HistoryType.NODE_DEPARTED, DROPPED]
     (sink,) = outcome.status.sinks or ()
     assert sink.delivered_sequence == 2

@@ -349,10 +349,13 @@ class World:
         cursors = {(sink.name, sink.type): sink for sink in self.status.sinks or ()}
         assert list(cursors) == [(outlet.name, outlet.type) for outlet in self.terms.outlets]
         lost: set[int] = set()
+        dropped: dict[str, int] = {}
         for outlet in self.terms.outlets:
             owed = self.owed[outlet]
             owed |= {entry.sequence for entry in outcome.entries if outlet.takes(entry)}
-            lost |= owed - held
+            missed = {n for n in owed - held if self.books[n].type is not HistoryType.DROPPED}
+            dropped |= {outlet.name: len(missed)} if missed else {}
+            lost |= missed
             owed &= held
             sink = cursors[(outlet.name, outlet.type)]
             waiting = outbox.pending(
@@ -366,8 +369,7 @@ class World:
         for sink in before.sinks or ():
             now = cursors.get((sink.name, sink.type))
             assert now is None or now.delivered_sequence >= sink.delivered_sequence
-        lost = {n for n in lost if self.books[n].type is not HistoryType.DROPPED}
-        assert outcome.dropped == len(lost)
+        assert outcome.dropped == dropped
         if lost:
             self.dropped += len(lost)
             newest = outcome.entries[-1]
