@@ -78,8 +78,12 @@ async def read(clusters: Clusters, nodes: Sequence[str], *, timeout: float, outp
             async with asyncio.TaskGroup() as group:
                 for name in names:
                     group.create_task(one(name))
-        except* KubeError as errors:
-            raise errors.exceptions[0] from None
+        except ExceptionGroup as errors:
+            # Not `except*`: Python 3.11.2, Debian 12's, puts what is raised there in a group again.
+            known, others = errors.split(KubeError)
+            if known is None or others is not None:
+                raise
+            raise known.exceptions[0] from None
         finally:
             printer.end()
         return printer.good
