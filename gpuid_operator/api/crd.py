@@ -35,6 +35,7 @@ _LIST_MAPS: Final = {
 _KEPT: Final = frozenset(
     {"type", "format", "description", "pattern", "enum", "minimum", "maximum"}
     | {"minLength", "maxLength", "minItems", "maxItems", "maxProperties", "required"}
+    | {"x-kubernetes-validations"}
 )
 
 _INVENTORY_COLUMNS: Final[list[dict[str, Any]]] = [

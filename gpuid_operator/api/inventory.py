@@ -254,6 +254,8 @@ class CheckStatus(Model):
     """Number of changes between pass and fail, the first failure included."""
     recorded: int | None = None
     """How many of the transitions are in history already; written by the inventory instance."""
+    command_digest: Annotated[str | None, Field(max_length=64)] = None
+    """Digest of what was run and where; after a change of either it is run at once."""
     exit_code: int | None = None
     """Exit code of the last run; absent where it did not end by itself."""
     stdout: Annotated[str | None, Field(max_length=MAX_CHECK_OUTPUT)] = None

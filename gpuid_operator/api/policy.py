@@ -12,6 +12,13 @@ from gpuid_operator.api.meta import MAX_CHECKS, MAX_SINKS
 from gpuid_operator.api.sinks import Name, Sink
 from gpuid_operator.api.values import Duration, Model
 
+LABEL_VALUE_PATTERN: Final = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
+LABEL_KEY_PATTERN: Final = (
+    r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?"
+    r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+)
+_LabelValue = Annotated[str, Field(max_length=63, pattern=LABEL_VALUE_PATTERN)]
+
 
 class SelectorOperator(StrEnum):
     """Operators of a Kubernetes label selector."""
@@ -25,22 +32,18 @@ class SelectorOperator(StrEnum):
 class LabelRequirement(Model):
     """One expression of a label selector."""
 
-    key: Annotated[str, Field(min_length=1, max_length=317)]
+    key: Annotated[str, Field(min_length=1, max_length=317, pattern=LABEL_KEY_PATTERN)]
     """Label key."""
     operator: SelectorOperator
     """How the label's value relates to `values`."""
-    values: Annotated[list[Annotated[str, Field(max_length=63)]], Field(max_length=64)] | None = (
-        None
-    )
+    values: Annotated[list[_LabelValue], Field(max_length=64)] | None = None
     """Values for In and NotIn; absent for Exists and DoesNotExist."""
 
 
 class LabelSelector(Model):
     """A Kubernetes label selector; empty or absent selects everything."""
 
-    match_labels: (
-        Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)] | None
-    ) = None
+    match_labels: Annotated[dict[str, _LabelValue], Field(max_length=32)] | None = None
     """Labels that must be there with these values."""
     match_expressions: Annotated[list[LabelRequirement], Field(max_length=32)] | None = None
     """Further requirements; all of them must hold."""
@@ -65,9 +68,9 @@ class Check(Model):
     command: Annotated[str, Field(min_length=1, max_length=16_384)]
     """Script for `/bin/sh -c`; exit code 0 passes."""
     timeout: Duration | None = None
-    """Time-out of one run (default 30s)."""
+    """Time-out of one run (default 30s), at most 1h."""
     interval: Duration | None = None
-    """Time between two runs (default 1h); 0s = only when the pod becomes ready."""
+    """Time between two runs (default 1h), at least 1s; 0s = only when the pod becomes ready."""
     on_failure: OnFailure | None = None
     """`None` (default), or `RestartPod`: delete the pod, within the guards, so that its controller
     starts it anew."""
@@ -136,6 +139,14 @@ class Policy(Model):
         )
 
 
+def _not_too_often(field: str, otherwise: str) -> dict[str, str]:
+    return {
+        "rule": f"!has(self.{field}) || duration(self.{field}) == duration('0s')"
+        f" || duration(self.{field}) >= duration('1s')",
+        "message": f"{field} must be at least 1s, or 0s for only {otherwise}",
+    }
+
+
 RULES: Final[dict[type[Model], list[dict[str, str]]]] = {
     LabelRequirement: [
         {
@@ -144,4 +155,13 @@ RULES: Final[dict[type[Model], list[dict[str, str]]]] = {
             "message": "operators In and NotIn need values; Exists and DoesNotExist take none",
         }
     ],
+    Check: [
+        {
+            "rule": "!has(self.timeout) || duration(self.timeout) >= duration('1ms')"
+            " && duration(self.timeout) <= duration('1h')",
+            "message": "timeout must be more than 0s and at most 1h",
+        },
+        _not_too_often("interval", "when the pod becomes ready"),
+    ],
+    PolicySpec: [_not_too_often("readInterval", "with events")],
 }

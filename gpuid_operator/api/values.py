@@ -20,7 +20,15 @@ _UNITS: Final = {
 }
 _TERM: Final = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
 _PLAIN: Final = re.compile(r"[ !#-%'-;=?-\[\]-~]*")
-DURATION_PATTERN: Final = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
+DURATION_PATTERN: Final = (
+    r"^([0-9]{1,5}(\.[0-9]{1,9})?h|[0-9]{1,7}(\.[0-9]{1,9})?m"
+    r"|[0-9]{1,9}(\.[0-9]{1,9})?s|[0-9]{1,12}(\.[0-9]{1,9})?ms)+$"
+)
+"""Durations that CEL can count, too: more digits would overflow it."""
+_DURATION_RULE: Final = {
+    "rule": f"self.matches(r'{DURATION_PATTERN}') && duration(self) <= duration('87600h')",
+    "message": "write a duration such as 500ms, 30s, 1m30s or 24h (0s for none), at most 87600h",
+}
 
 
 def parse_duration(text: str) -> timedelta:
@@ -100,7 +108,13 @@ Duration = Annotated[
     timedelta,
     BeforeValidator(_duration),
     PlainSerializer(format_duration, return_type=str),
-    Field(json_schema_extra={"type": "string", "pattern": DURATION_PATTERN, "maxLength": 32}),
+    Field(
+        json_schema_extra={
+            "type": "string",
+            "maxLength": 32,
+            "x-kubernetes-validations": [_DURATION_RULE],
+        }
+    ),
 ]
 """A length of time, in JSON a Go duration string."""
 

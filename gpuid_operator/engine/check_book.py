@@ -18,9 +18,9 @@ from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.events import EventType, Involved, post_event
 from gpuid_operator.plan.checks import CheckResult, after_check, find
-from gpuid_operator.plan.policy import selector_text
+from gpuid_operator.plan.policy import runnable, selector_text
 from gpuid_operator.plan.restarts import CheckOnNode, after_restart
-from gpuid_operator.plan.status import Outcome, Terms
+from gpuid_operator.plan.outcome import Outcome, Terms
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -49,9 +49,7 @@ class InventoryBook:
     def every_job(self) -> list[CheckJob]:
         """All checks that any policy asks for."""
         return [
-            self._job(check)
-            for policy in self._fleet.policies
-            for check in policy.spec.checks or ()
+            self._job(check) for policy in self._fleet.policies for check in runnable(policy.spec)
         ]
 
     def jobs(self, node: str) -> Sequence[CheckJob]:

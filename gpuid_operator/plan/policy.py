@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from gpuid_operator.api.inventory import Condition, ConditionStatus, InventorySpec
 from gpuid_operator.api.policy import (
+    LABEL_KEY_PATTERN,
     Check,
     LabelRequirement,
     LabelSelector,
@@ -21,7 +23,10 @@ from gpuid_operator.api.sinks import Sink
 from gpuid_operator.plan.conditions import MAX_CONDITION_MESSAGE
 from gpuid_operator.plan.diff import shorten
 from gpuid_operator.plan.outbox import Outlet
-from gpuid_operator.plan.status import Terms
+from gpuid_operator.plan.outcome import Terms
+
+_KEY: Final = re.compile(LABEL_KEY_PATTERN)
+_MAX_PREFIX: Final = 253
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,13 @@ def _holds(item: LabelRequirement, labels: Mapping[str, str]) -> bool:
             return value is None or value not in (item.values or ())
 
 
+def well_formed(selector: LabelSelector) -> bool:
+    """Whether each key is one that a label can have. The API server refuses a list by another;
+    it cannot look at the keys of `matchLabels` by a schema."""
+    keys = [*(selector.match_labels or {}), *(e.key for e in selector.match_expressions or ())]
+    return all(_KEY.search(key) and len(key.rpartition("/")[0]) <= _MAX_PREFIX for key in keys)
+
+
 def selector_text(selector: LabelSelector) -> str:
     """The selector as the API server's `labelSelector` parameter takes it; canonical."""
     terms = [f"{name}={value}" for name, value in sorted((selector.match_labels or {}).items())]
@@ -120,6 +132,11 @@ def _first(mine: T | None, default: T | None, fallback: T) -> T:
     return fallback if default is None else default
 
 
+def runnable(spec: PolicySpec) -> tuple[Check, ...]:
+    """The checks whose pods can be listed."""
+    return tuple(check for check in spec.checks or () if well_formed(check.pod_selector))
+
+
 def in_force(
     policy: Policy | None,
     *,
@@ -150,7 +167,7 @@ def in_force(
         retention=_first(own.retention, builtin.retention, timedelta(hours=720)),
         sinks=tuple((sinks | mine).values()),
         builtin_sinks=from_environment - mine.keys(),
-        checks=tuple(_first(own.checks, builtin.checks, [])) if checks_allowed else (),
+        checks=runnable(own) if checks_allowed else (),
     )
 
 
@@ -174,6 +191,17 @@ def policy_status(
             "in force but for its checks, which the operator does not allow policies to run:"
             " set POLICY_CHECKS=true (checks.enabled in the chart)",
             now=now,
+        )
+    broken = [
+        check.name for check in policy.spec.checks or () if not well_formed(check.pod_selector)
+    ]
+    if broken:
+        words = (
+            f"in force but for checks {', '.join(broken)}: a key of their podSelector is none that"
+            " a label can have, such as app or example.com/app"
+        )
+        ready = _condition(
+            policy, "Ready", ConditionStatus.FALSE, "InvalidSelector", words, now=now
         )
     if contenders:
         conflict = _condition(

@@ -122,7 +122,7 @@ def test_delivered_tells_an_overflow_until_the_sink_is_past_it() -> None:
                 CheckStatus(name="b", passed=True, exit_code=0),
                 CheckStatus(name="c", passed=False),
             ],
-            (FALSE, "a: exit code 3; c: did not end"),
+            (FALSE, "a: exit code 3; c: no exit code"),
         ),
     ],
 )

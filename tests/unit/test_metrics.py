@@ -37,7 +37,7 @@ def filled() -> Metrics:
     metrics = Metrics()
     metrics.set_gpus("node-1", [GPU])
     metrics.set_last_read("node-1", 1_780_000_000.25)
-    metrics.set_check("node-1", "grdma", passed=True)
+    metrics.set_checks("node-1", {"grdma": True})
     metrics.reads.labels("Succeeded").inc()
     metrics.read_seconds.observe(0.2)
     metrics.gpu_changes.labels("GPUAdded").inc()
@@ -122,7 +122,7 @@ def test_a_second_report_replaces_the_first() -> None:
     metrics = filled()
     other = ("GPU-other", "2", "", "00000000:2A:00.0", "NVIDIA H100")
     metrics.set_gpus("node-1", [other])
-    metrics.set_check("node-1", "grdma", passed=False)
+    metrics.set_checks("node-1", {"grdma": False})
     uuids = {dict(labels)["uuid"] for name, labels in samples(metrics) if name == "gpuid_gpu_info"}
     assert uuids == {"GPU-other"}
     assert samples(metrics)["gpuid_check_passed", (("check", "grdma"), ("node", "node-1"))] == 0
@@ -137,8 +137,7 @@ def test_a_node_without_gpus_has_no_info() -> None:
 def test_a_node_that_is_gone_takes_its_series_along() -> None:
     metrics = filled()
     metrics.set_gpus("node-2", [GPU])
-    metrics.set_check("node-1", "second", passed=False)
-    metrics.set_check("node-2", "second", passed=False)
+    metrics.set_checks("node-2", {"second": False})
     metrics.forget_node("node-1")
     metrics.forget_node("never-seen")
     assert series_of(metrics, "node", "node-1") == set()
@@ -147,8 +146,7 @@ def test_a_node_that_is_gone_takes_its_series_along() -> None:
 
 def test_a_check_that_is_gone_takes_its_series_along() -> None:
     metrics = filled()
-    metrics.set_check("node-1", "second", passed=False)
-    metrics.forget_check("node-1", "grdma")
+    metrics.set_checks("node-1", {"second": False})
     assert series_of(metrics, "check", "grdma") == set()
     assert series_of(metrics, "check", "second") == {"gpuid_check_passed"}
 
