@@ -18,9 +18,9 @@ from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.events import EventType, Involved, post_event
 from gpuid_operator.plan.checks import CheckResult, after_check, find
+from gpuid_operator.plan.outcome import Outcome, Terms
 from gpuid_operator.plan.policy import runnable, selector_text
 from gpuid_operator.plan.restarts import CheckOnNode, after_restart
-from gpuid_operator.plan.outcome import Outcome, Terms
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)

@@ -35,8 +35,8 @@ from gpuid_operator.kube.inventories import (
     patch_inventory_labels,
 )
 from gpuid_operator.plan.labels import lookup_changes, lookup_labels
+from gpuid_operator.plan.outcome import Outcome, Terms
 from gpuid_operator.plan.schedule import backoff
-from gpuid_operator.plan.status import Outcome, Terms
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)

@@ -20,6 +20,7 @@ from gpuid_operator.engine.parcel import Parcel
 from gpuid_operator.engine.secret_watch import WatchedSecrets
 from gpuid_operator.plan import outbox
 from gpuid_operator.plan import status as plan
+from gpuid_operator.plan.outcome import Outcome, Terms
 from gpuid_operator.plan.policy import Force, outlet
 from gpuid_operator.plan.records import records_for
 from gpuid_operator.plan.schedule import backoff
@@ -213,7 +214,7 @@ class Delivery:
     def acknowledgement(self, sink: SinkSpec, *, upto: int) -> Change:
         way, now = outlet(sink), self._clock()
 
-        def change(previous: InventoryStatus, terms: plan.Terms) -> plan.Outcome:
+        def change(previous: InventoryStatus, terms: Terms) -> Outcome:
             return plan.acknowledged(previous, way, upto=upto, now=now, terms=terms)
 
         return change
@@ -221,7 +222,7 @@ class Delivery:
     def failure(self, sink: SinkSpec, *, error: str) -> Change:
         way, now = outlet(sink), self._clock()
 
-        def change(previous: InventoryStatus, terms: plan.Terms) -> plan.Outcome:
+        def change(previous: InventoryStatus, terms: Terms) -> Outcome:
             return plan.delivery_failed(previous, way, error=error, now=now, terms=terms)
 
         return change

@@ -33,6 +33,7 @@ from gpuid_operator.kube.errors import KubeError
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.checks import recorded
+from gpuid_operator.plan.outcome import Outcome, Terms
 from gpuid_operator.plan.policy import outlet
 from gpuid_operator.plan.schedule import backoff
 from gpuid_operator.plan.target import Target
@@ -350,18 +351,18 @@ class Engine:
             <= {check.name for check in force.checks} | held.foreign_checks
         )
 
-    def _recording(self) -> Callable[[InventoryStatus, plan.Terms], plan.Outcome]:
+    def _recording(self) -> Callable[[InventoryStatus, Terms], Outcome]:
         now = self._clock()
 
-        def change(previous: InventoryStatus, terms: plan.Terms) -> plan.Outcome:
+        def change(previous: InventoryStatus, terms: Terms) -> Outcome:
             return recorded(previous, now=now, terms=terms)
 
         return change
 
-    def _reconsideration(self) -> Callable[[InventoryStatus, plan.Terms], plan.Outcome]:
+    def _reconsideration(self) -> Callable[[InventoryStatus, Terms], Outcome]:
         now = self._clock()
 
-        def change(previous: InventoryStatus, terms: plan.Terms) -> plan.Outcome:
+        def change(previous: InventoryStatus, terms: Terms) -> Outcome:
             return plan.reconsidered(previous, now=now, terms=terms)
 
         return change

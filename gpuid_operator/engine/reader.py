@@ -32,9 +32,9 @@ from gpuid_operator.kube.nodes import NodeFacts, get_node
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.failure import FailureReason, ReadError
+from gpuid_operator.plan.outcome import Outcome, Suspects, Terms
 from gpuid_operator.plan.schedule import Situation, backoff, next_read
 from gpuid_operator.plan.smi import MAX_OUTPUT_BYTES, Reading, parse
-from gpuid_operator.plan.status import Suspects
 from gpuid_operator.plan.target import GKE_NVIDIA_SMI, NVIDIA_SMI, Target
 from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
@@ -253,7 +253,7 @@ class Reader:
         )
         node, now, suspects = node_info(facts), self._clock(), self._suspects.get(name)
 
-        def change(previous: InventoryStatus, terms: plan.Terms) -> plan.Outcome:
+        def change(previous: InventoryStatus, terms: Terms) -> Outcome:
             return plan.after_read(
                 previous,
                 reading,
@@ -300,7 +300,7 @@ class Reader:
         node = node_info(known.facts) if known else None
         now = self._clock()
 
-        def change(previous: InventoryStatus, terms: plan.Terms) -> plan.Outcome:
+        def change(previous: InventoryStatus, terms: Terms) -> Outcome:
             return plan.after_failure(
                 previous,
                 reason=error.reason,
@@ -375,7 +375,7 @@ class Reader:
         now = self._clock()
         _log.info("a node is gone", node=name)
 
-        def change(previous: InventoryStatus, terms: plan.Terms) -> plan.Outcome:
+        def change(previous: InventoryStatus, terms: Terms) -> Outcome:
             return plan.after_departure(previous, now=now, terms=terms)
 
         await self._committer.commit(name, change)

@@ -20,8 +20,8 @@ from gpuid_operator.api.meta import MAX_CHECK_OUTPUT
 from gpuid_operator.api.values import encoded_size, fitting, whole_seconds
 from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.diff import Scribe
+from gpuid_operator.plan.outcome import Outcome, Terms, scribe_of
 from gpuid_operator.plan.schedule import next_interval_read
-from gpuid_operator.plan.status import Outcome, Terms
 
 CUT_MARK: Final = "\n… (cut)"
 """Ends an output of which only the beginning is kept."""
@@ -146,7 +146,7 @@ def after_check(
 
 def recorded(previous: InventoryStatus, *, now: datetime, terms: Terms) -> Outcome:
     """Turn transitions that are not in history yet, whoever ran the check, into history."""
-    scribe = plan.scribe_of(previous, now)
+    scribe = scribe_of(previous, now)
     entries: list[HistoryEntry] = []
     checks = []
     for check in previous.checks or ():

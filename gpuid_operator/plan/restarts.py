@@ -11,7 +11,7 @@ from gpuid_operator.api.inventory import CheckStatus, InventoryStatus
 from gpuid_operator.api.values import whole_seconds
 from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.checks import find, replaced
-from gpuid_operator.plan.status import Outcome, Terms
+from gpuid_operator.plan.outcome import Outcome, Terms, scribe_of
 
 RESTART_PAUSE: Final = timedelta(minutes=10)
 """A node's pod is not restarted twice within this time; a restart is over after it, too."""
@@ -151,6 +151,6 @@ def after_restart(
         previous,
         replaced(previous.checks, check),
         [],
-        scribe=plan.scribe_of(previous, now),
+        scribe=scribe_of(previous, now),
         terms=terms,
     )

@@ -6,8 +6,7 @@ history, so that facts and their history are committed in one write.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -37,8 +36,9 @@ from gpuid_operator.plan.diff import (
     sighting,
 )
 from gpuid_operator.plan.failure import FailureReason
-from gpuid_operator.plan.identity import Key, Match, key, match
+from gpuid_operator.plan.identity import Match, key, match
 from gpuid_operator.plan.outbox import Outlet
+from gpuid_operator.plan.outcome import Outcome, Suspects, Terms, commit, scribe_of
 from gpuid_operator.plan.smi import Reading
 
 CONFIRMATION: Final = timedelta(seconds=10)
@@ -49,40 +49,6 @@ MAX_REQUEST: Final = 1024
 
 _SUSPENDED: Final = "Suspended"
 _READS_SUSPENDED: Final = "reads are suspended"
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What is in force for a node: the ruling policy and the inventory's own spec, as one."""
-
-    policy: str = ""
-    """Name of the ruling policy, empty for the built-in one."""
-    generation: int = 0
-    """Generation of the inventory's spec."""
-    outlets: tuple[Outlet, ...] = ()
-    sighting_interval: timedelta = timedelta(hours=24)
-    suspended: bool = False
-    checks: frozenset[str] | None = None
-    """Names of the checks whose results are kept; None keeps all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Suspects:
-    """GPUs that a good read did not have and whose removal waits for a second one."""
-
-    keys: frozenset[Key]
-    since: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The next status, and what it adds to the history."""
-
-    status: InventoryStatus
-    entries: tuple[HistoryEntry, ...] = ()
-    suspects: Suspects | None = None
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    """How many entries gave way before a sink had them, by its name."""
 
 
 def request_token(annotation: str) -> str:
@@ -176,7 +142,7 @@ def after_read(
         facts |= {"source": source, "last_read_time": whole_seconds(now)}
     if request is not None:
         facts["last_handled_request"] = request_token(request)
-    outcome = _commit(
+    outcome = commit(
         previous,
         facts,
         entries,
@@ -295,7 +261,7 @@ def after_failure(
     }
     if previous.gpus is None:
         verdicts[ConditionType.HEALTHY] = conditions.healthy(None)
-    return _commit(
+    return commit(
         previous, facts, [], scribe=scribe_of(previous, now), terms=terms, verdicts=verdicts
     )
 
@@ -308,7 +274,7 @@ def after_departure(previous: InventoryStatus, *, now: datetime, terms: Terms) -
     entries = [removed(scribe, gpu, machine=scribe.machine) for gpu in previous.gpus or ()]
     entries.append(scribe.entry(HistoryType.NODE_DEPARTED))
     gone = "the node is gone; its GPUs are listed as last known"
-    return _commit(
+    return commit(
         previous,
         {"state": InventoryState.DEPARTED},
         entries,
@@ -340,9 +306,7 @@ def reconsidered(previous: InventoryStatus, *, now: datetime, terms: Terms) -> O
                 ready.status, "Resumed", "was not ready when it was suspended; a read is due"
             )
         )
-    return _commit(
-        previous, {}, [], scribe=scribe_of(previous, now), terms=terms, verdicts=verdicts
-    )
+    return commit(previous, {}, [], scribe=scribe_of(previous, now), terms=terms, verdicts=verdicts)
 
 
 def acknowledged(
@@ -359,7 +323,7 @@ def acknowledged(
         upto=min(upto, previous.sequence),
         now=now,
     )
-    return _commit(
+    return commit(
         previous, {"sinks": sinks}, [], scribe=scribe_of(previous, now), terms=terms, verdicts={}
     )
 
@@ -372,20 +336,8 @@ def delivery_failed(
         previous.sinks, previous.history or (), outlets=terms.outlets, sequence=previous.sequence
     )
     sinks = outbox.failing(settled, name=outlet.name, type_=outlet.type, error=error, now=now)
-    return _commit(
+    return commit(
         previous, {"sinks": sinks}, [], scribe=scribe_of(previous, now), terms=terms, verdicts={}
-    )
-
-
-def scribe_of(previous: InventoryStatus, now: datetime) -> Scribe:
-    """A scribe for entries that no read gave: what they tell is as last known."""
-    source = previous.source
-    return Scribe(
-        sequence=previous.sequence,
-        now=now,
-        machine=previous.node.machine if previous.node else None,
-        source=f"{source.namespace}/{source.pod}" if source else None,
-        driver=previous.driver_version,
     )
 
 
@@ -398,72 +350,6 @@ def with_checks(
     terms: Terms,
 ) -> Outcome:
     """The status with new results of checks and the entries that they gave."""
-    return _commit(
+    return commit(
         previous, {"checks": list(checks)}, entries, scribe=scribe, terms=terms, verdicts={}
     )
-
-
-def _commit(
-    previous: InventoryStatus,
-    facts: dict[str, Any],
-    entries: Sequence[HistoryEntry],
-    *,
-    scribe: Scribe,
-    terms: Terms,
-    verdicts: dict[ConditionType, Verdict | None],
-) -> Outcome:
-    """Bring everything together that follows from facts and entries: the history within its
-    bounds, the cursors, the conditions."""
-    sinks = facts.get("sinks", previous.sinks)
-    entries = list(entries)
-    log = [*(previous.history or ()), *entries]
-    state = facts.get("state", previous.state)
-    settled = outbox.settle(sinks, log, outlets=terms.outlets, sequence=scribe.sequence)
-    cursors = [sink.delivered_sequence for sink in settled]
-    waiting = outbox.undelivered(log, terms.outlets, cursors)
-    kept = history.bounded(
-        log,
-        gpus=facts.get("gpus", previous.gpus) or (),
-        present=state is not InventoryState.DEPARTED,
-        waiting=waiting,
-        scribe=scribe,
-    )
-    dropped: dict[str, int] = {}
-    if kept and kept[-1].sequence > (log[-1].sequence if log else 0):
-        entries.append(kept[-1])
-        left = {entry.sequence for entry in kept}
-        gone = [
-            entry
-            for entry in log
-            if entry.sequence not in left and entry.type is not HistoryType.DROPPED
-        ]
-        for outlet, after in zip(terms.outlets, cursors, strict=True):
-            if missed := len(outbox.pending(gone, outlet, after=after)):
-                dropped[outlet.name] = missed
-        settled = outbox.settle(settled, kept, outlets=terms.outlets, sequence=scribe.sequence)
-    checks = facts.get("checks", previous.checks)
-    if checks and terms.checks is not None:
-        checks = [check for check in checks if check.name in terms.checks]
-    changes = [entry.time for entry in entries if entry.type is not HistoryType.SIGHTED]
-    now = scribe.now
-    update = facts | {
-        "observed_generation": terms.generation,
-        "policy": terms.policy,
-        "sequence": scribe.sequence,
-        "history": kept,
-        "sinks": settled,
-        "checks": checks or None,
-        "conditions": conditions.updated(
-            previous.conditions,
-            verdicts
-            | {
-                ConditionType.DELIVERED: conditions.delivered(settled, kept),
-                ConditionType.CHECKS_PASSED: conditions.checks_passed(checks),
-            },
-            now=now,
-            generation=terms.generation,
-        ),
-    }
-    if changes:
-        update["last_change_time"] = changes[-1]
-    return Outcome(previous.model_copy(update=update), tuple(entries), dropped=dropped)

@@ -24,8 +24,8 @@ from gpuid_operator.api.meta import MAX_GPUS
 from gpuid_operator.plan import status
 from gpuid_operator.plan.conditions import find
 from gpuid_operator.plan.failure import FailureReason
+from gpuid_operator.plan.outcome import Outcome, Suspects, Terms
 from gpuid_operator.plan.smi import Reading
-from gpuid_operator.plan.status import Outcome, Suspects, Terms
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
 NODE = NodeInfo(

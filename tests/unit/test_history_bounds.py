@@ -23,7 +23,7 @@ from gpuid_operator.plan.diff import Scribe
 from gpuid_operator.plan.history import MAX_HISTORY_BYTES, bounded
 from gpuid_operator.plan.identity import key
 from gpuid_operator.plan.outbox import Outlet
-from gpuid_operator.plan.status import Terms
+from gpuid_operator.plan.outcome import Terms
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
 GPU_1 = card(1, address="00000000:01:00.0")

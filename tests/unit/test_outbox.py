@@ -9,7 +9,7 @@ import pytest
 from gpuid_operator.api.inventory import HistoryEntry, HistoryType, InventoryStatus, SinkStatus
 from gpuid_operator.plan import outbox, status
 from gpuid_operator.plan.outbox import Outlet
-from gpuid_operator.plan.status import Terms
+from gpuid_operator.plan.outcome import Terms
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, 999, tzinfo=UTC)
 SECOND = NOW.replace(microsecond=0)

@@ -26,9 +26,9 @@ from gpuid_operator.plan import history, status
 from gpuid_operator.plan.checks import kept_output
 from gpuid_operator.plan.labels import lookup_labels
 from gpuid_operator.plan.outbox import Outlet
+from gpuid_operator.plan.outcome import Terms
 from gpuid_operator.plan.smi import Reading
 from gpuid_operator.plan.smi_values import text_of
-from gpuid_operator.plan.status import Terms
 
 ETCD_LIMIT = 1_500_000
 """etcd takes requests of up to 1.5 MiB; the rest is for metadata that others write."""

@@ -23,9 +23,10 @@ from gpuid_operator.api.inventory import (
     Source,
 )
 from gpuid_operator.plan.identity import key
+from gpuid_operator.plan.outcome import Terms
 from gpuid_operator.plan.replay import stays
 from gpuid_operator.plan.smi import Reading
-from gpuid_operator.plan.status import Terms, after_departure, after_read
+from gpuid_operator.plan.status import after_departure, after_read
 from gpuid_operator.plan.whereabouts import Stay, canonical, entries_of, newest_first
 
 START = datetime(2026, 6, 7, 10, 0, tzinfo=UTC)

@@ -29,8 +29,8 @@ from gpuid_operator.plan.conditions import find
 from gpuid_operator.plan.failure import FailureReason
 from gpuid_operator.plan.identity import Key, key
 from gpuid_operator.plan.outbox import Outlet
+from gpuid_operator.plan.outcome import Outcome, Suspects, Terms
 from gpuid_operator.plan.smi import Reading
-from gpuid_operator.plan.status import Outcome, Suspects, Terms
 
 START = datetime(2026, 6, 7, 10, 30, 45, 250_000, tzinfo=UTC)
 SINKS = (
