@@ -152,10 +152,16 @@ def test_a_node_comes_and_goes_with_its_pod(cluster: LocalCluster, extra: str) -
 
 def test_the_audit_log_names_who_executed(cluster: LocalCluster, extra: str) -> None:
     read(cluster, extra)
+    pod = cluster.wait_plugin(extra)["metadata"]["name"]  # others execute in the other pods
 
     def executed() -> list[dict[str, Any]]:
         events = [json.loads(line) for line in cluster.audit_log.read_text().splitlines()]
-        return [one for one in events if one["objectRef"].get("subresource") == "exec"]
+        targets = [(one, one["objectRef"]) for one in events]
+        return [
+            one
+            for one, target in targets
+            if (target.get("subresource"), target.get("name")) == ("exec", pod)
+        ]
 
     found = wait_for("the exec in the audit log", executed, timeout=10)
     assert {one["user"]["username"] for one in found} == {"admin"}
