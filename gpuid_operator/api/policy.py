@@ -143,7 +143,7 @@ def _not_too_often(field: str, otherwise: str) -> dict[str, str]:
     return {
         "rule": f"!has(self.{field}) || duration(self.{field}) == duration('0s')"
         f" || duration(self.{field}) >= duration('1s')",
-        "message": f"{field} must be at least 1s, or 0s for only {otherwise}",
+        "message": f"{field} must be at least 1s, or 0s: then only {otherwise}",
     }
 
 
