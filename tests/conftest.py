@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from servers import postgres, s3
+
+__all__ = ["postgres", "s3"]  # fixtures
 
 ALLOWED_SKIPS = ("the real output ", "this machine has no IPv6")
 """Beginnings of the reasons for which CI, too, lets a test be skipped: data that do not belong to

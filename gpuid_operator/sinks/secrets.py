@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Final, Protocol
 
 from gpuid_operator.api.meta import (
@@ -18,8 +19,8 @@ from gpuid_operator.api.meta import (
 from gpuid_operator.api.sinks import SecretKeyRef, SecretRef
 from gpuid_operator.sinks.base import SecretMissing, SecretNotAllowed, SinkError, Unavailable
 
-MAX_AGE: Final = 60.0
-"""Seconds after which a Secret in use is read again."""
+MAX_AGE: Final = timedelta(minutes=1)
+"""After this a Secret in use is read again."""
 
 _AWS_PREFIX: Final = "AWS_"
 
@@ -92,7 +93,7 @@ class KubernetesSecrets:
 
     async def _cached(self, name: str) -> SecretData | None:
         known = self._cache.get(name)
-        if known and self._now() - known[0] < MAX_AGE:
+        if known and self._now() - known[0] < MAX_AGE.total_seconds():
             return known[1]
         began = self._now()
         try:
