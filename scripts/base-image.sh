@@ -16,7 +16,9 @@ cache=$(cd "$cache" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-if [ ! -f "$cache/root-$suite.tar" ]; then
+pack() { tar --create --file "$1.partial" --sort=name --mtime=@0 --numeric-owner . && mv "$1.partial" "$1"; }
+
+if [ ! -f "$cache/base.tar" ]; then
     mirror=${2:-$(apt-get indextargets --format '$(SITE)' "Codename: $suite" | head -n 1)}
     debootstrap --variant=minbase --include=python3,ca-certificates \
         "$suite" "$work/root" "$mirror" >"$cache/debootstrap.log" 2>&1 || {
@@ -25,25 +27,31 @@ if [ ! -f "$cache/root-$suite.tar" ]; then
     }
     cd "$work/root"
     rm -rf dev/* tmp/* run/* var/cache/* var/log/* var/lib/apt/lists/* etc/apt/sources.list \
-        etc/hostname etc/resolv.conf usr/share/locale usr/share/man usr/share/info \
-        usr/share/lintian usr/share/bash-completion
-    find usr/share/doc -type f ! -name copyright -delete
+        etc/hostname etc/resolv.conf
     find . -name __pycache__ -prune -exec rm -rf {} +
-    tar --create --file "$work/root.tar" --sort=name --mtime=@0 --numeric-owner .
-    mv "$work/root.tar" "$cache/root-$suite.tar"
+    pack "$cache/builder.tar"
+    # The base keeps Python, its libraries, certificates, time zones and the list of packages, and
+    # loses every other program: nothing of them is needed at run time.
+    find usr/bin usr/sbin ! -type d ! -name 'python3*' -delete
+    rm -rf usr/lib/apt usr/lib/dpkg usr/lib/*/perl-base usr/lib/systemd usr/lib/udev usr/share/perl5 \
+        usr/share/debconf usr/share/dpkg usr/share/locale usr/share/man usr/share/info \
+        usr/share/lintian usr/share/bash-completion usr/share/keyrings var/lib/dpkg/info \
+        usr/lib/*/libapt-pkg.so* usr/lib/*/security etc/apt
+    find usr/share/doc -type f ! -name copyright -delete
+    pack "$cache/base.tar"
 fi
-if [ ! -f "$cache/pip-$suite.whl" ]; then
+if [ ! -f "$cache/pip.whl" ]; then
     mkdir "$work/pip"
-    chown _apt "$work" "$work/pip" 2>/dev/null || true
     cd "$work/pip"
+    chown _apt "$work" .
     # The package holds one wheel, from which pip runs as it is.
     apt-get download --quiet --quiet python3-pip-whl
     dpkg-deb --extract python3-pip-whl_*.deb .
-    mv usr/share/python-wheels/pip-*.whl "$cache/pip-$suite.whl"
+    mv usr/share/python-wheels/pip-*.whl "$cache/pip.whl"
 fi
 
 cd "$cache"
-printf 'FROM scratch\nADD root-%s.tar /\nENV PATH=/usr/bin:/bin\n' "$suite" |
+printf 'FROM scratch\nADD base.tar /\nENV PATH=/usr/bin\n' |
     buildah bud --quiet --timestamp 0 --tag localhost/gpuid-base --file - .
-printf 'FROM localhost/gpuid-base\nCOPY pip-%s.whl /pip.whl\nENV PYTHONPATH=/pip.whl\n' "$suite" |
+printf 'FROM scratch\nADD builder.tar /\nCOPY pip.whl /\nENV PATH=/usr/bin PYTHONPATH=/pip.whl\n' |
     buildah bud --quiet --timestamp 0 --tag localhost/gpuid-builder --file - .

@@ -101,7 +101,8 @@ class LocalCluster:
 
     @property
     def audit_log(self) -> Path:
-        """JSON lines at level Metadata: our group, nodes, pods/exec, events, leases, secrets.
+        """JSON lines at level Metadata: our group, nodes, pods/exec, events, leases, secrets, and
+        whatever the service accounts of the namespace gpuid do.
 
         The user is `admin` for what comes through `.kubeconfig`; the servers have other names.
         """

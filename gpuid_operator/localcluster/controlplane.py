@@ -35,6 +35,9 @@ _AUDITED: Final = [
     {"group": "coordination.k8s.io", "resources": ["leases"]},
 ]
 
+_AUDITED_GROUP: Final = "system:serviceaccounts:gpuid"
+"""Whoever runs in the namespace of the operator: everything that it does is audited."""
+
 
 class ControlPlane:
     """Starts the servers of one cluster and waits until they answer."""
@@ -71,7 +74,11 @@ class ControlPlane:
             "apiVersion": "audit.k8s.io/v1",
             "kind": "Policy",
             "omitStages": ["RequestReceived"],
-            "rules": [{"level": "Metadata", "resources": _AUDITED}, {"level": "None"}],
+            "rules": [
+                {"level": "Metadata", "resources": _AUDITED},
+                {"level": "Metadata", "userGroups": [_AUDITED_GROUP]},
+                {"level": "None"},
+            ],
         }
         self._write_config("audit-policy.yaml", policy)
         scheduler = {

@@ -74,11 +74,15 @@ def test_upgrade_from_an_old_chart_and_uninstall(cluster: LocalCluster, helm: He
     assert "gpus" not in properties(cluster, KINDS[0])
 
     def create() -> dict[str, Any]:
-        kept = {"apiVersion": "gpuid.github.com/v1alpha1", "kind": "GPUInventory"}
-        kept |= {"metadata": {"name": "kept"}}
+        kept = {
+            "apiVersion": "gpuid.github.com/v1alpha1",
+            "kind": "GPUInventory",
+            "metadata": {"name": "kept"},
+        }
         done = cluster.kubectl("apply", "-f", "-", input=json.dumps(kept), check=False)
         assert done.returncode == 0, done.stderr
-        return cluster.client.get(INVENTORY)
+        inventory: dict[str, Any] = cluster.client.get(INVENTORY)
+        return inventory
 
     # A new CRD is served a moment after it is there.
     uid = eventually(create)["metadata"]["uid"]

@@ -1,0 +1,413 @@
+"""The whole life of an installation on a real kubelet, with the image that the Dockerfile gives.
+
+Pods use the network of the machine, the only one that reaches the API server here; so there is one
+replica, and the namespace is not of the restricted level, which tests/cluster/test_manifests.py
+shows of the same pods.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import operator_image
+import pytest
+import yaml
+from gotools import go_tool
+from grants import GPUID, Grant, calls_of
+from manifests import CHART, DEPLOYMENT, render, rights
+
+from gpuid_operator import __version__
+from gpuid_operator.cli.crds import crd_files
+from gpuid_operator.localcluster import LocalCluster, images
+from gpuid_operator.localcluster.ports import free_ports
+from gpuid_operator.localcluster.smi import generate
+from gpuid_operator.localcluster.waiting import wait_for
+from gpuid_operator.plan.smi import parse
+
+IMAGE = f"docker.io/library/gpuid-operator:{__version__}"
+PLUGIN_IMAGE = "gpuid.local/device-plugin:install"
+SMI = generate("gb200", node="real-node")
+SWAPPED = generate("gb200", node="another-node")
+"""What nvidia-smi prints after SMI_FILE was changed: other GPUs altogether."""
+CRDS = ("gpuinventories.gpuid.github.com", "gpuinventorypolicies.gpuid.github.com")
+TOKEN = "the-token-nobody-may-see"
+
+UNUSED: dict[tuple[str, str, str], str] = {
+    ("", "pods/exec", "create"): "a WebSocket is a GET, which newer servers authorize as create",
+    ("", "pods", "get"): "part of the published footprint; this version lists and watches",
+    ("", "events", "patch"): "part of the published footprint; this version posts each Event anew",
+    (GPUID, "gpuinventories", "get"): "read anew after a conflict of versions",
+    (GPUID, "gpuinventories", "delete"): "departed nodes, after their retention",
+    (GPUID, "gpuinventorypolicies", "get"): "part of the published footprint, as with pods",
+}
+"""What of the footprint an installation of a minute does not use, and why it is granted."""
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def installable(node_cluster: LocalCluster) -> Iterator[LocalCluster]:
+    """The cluster with the operator's image and a device plugin, and without CRDs."""
+    folder = Path(tempfile.mkdtemp(prefix="gpuid-image-"))
+    try:
+        node_cluster.import_image(operator_image.build(folder, name=IMAGE))
+        files, links = images.busybox()
+        script = b'#!/bin/sh\nexec cat "${SMI_FILE:-/smi.xml}"\n'
+        files |= {"/bin/nvidia-smi": script}
+        files |= {"/smi.xml": SMI.encode(), "/swapped.xml": SWAPPED.encode()}
+        command = ["/bin/sh", "-c", "trap exit TERM; while sleep 1; do :; done"]
+        tar = folder / "plugin.tar"
+        images.build_image(tar, name=PLUGIN_IMAGE, files=files, links=links, command=command)
+        node_cluster.import_image(tar)
+    finally:
+        shutil.rmtree(folder)
+    apply(node_cluster, plugin(node_cluster.real_node_name))
+    rollout(node_cluster, "gpu-operator", "daemonset/real-device-plugin")
+    node_cluster.kubectl("delete", "crd", *CRDS, "--ignore-not-found")
+    yield node_cluster
+    node_cluster.kubectl("delete", "-n", "gpu-operator", "daemonset/real-device-plugin")
+    gone = ("wait", "-n", "gpu-operator", "pod", "-l", "install=test", "--for=delete")
+    node_cluster.kubectl(*gone, "--timeout=60s")
+    # As the other tests know the cluster.
+    apply(node_cluster, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "gpuid"}})
+    for text in crd_files().values():
+        node_cluster.kubectl("apply", "-f", "-", input=text)
+    labels = json.loads(node_cluster.kubectl("get", "nodes", "-o", "json").stdout)["items"]
+    for node in labels:
+        ours = [key for key in node["metadata"]["labels"] if key.startswith(f"{GPUID}/")]
+        if ours:
+            removed = [f"{key}-" for key in ours]
+            node_cluster.kubectl("label", "node", node["metadata"]["name"], *removed)
+
+
+def plugin(node: str) -> dict[str, Any]:
+    """A DaemonSet as the GPU Operator's device plugin, on the real node."""
+    labels = {"app": "nvidia-device-plugin-daemonset", "install": "test"}
+    container = {
+        "name": "nvidia-device-plugin",
+        "image": PLUGIN_IMAGE,
+        "imagePullPolicy": "Never",
+        "securityContext": {"runAsUser": 65532, "readOnlyRootFilesystem": True},
+    }
+    spec = {
+        "nodeSelector": {"kubernetes.io/hostname": node},
+        "hostNetwork": True,
+        "terminationGracePeriodSeconds": 1,
+        "containers": [container],
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": "real-device-plugin", "namespace": "gpu-operator"},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+    }
+
+
+class Collector:
+    """A web service that takes records, and keeps what came with which authorization."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.authorizations: set[str | None] = set()
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                collector.authorizations.add(self.headers["Authorization"])
+                collector.records += json.loads(body)
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/records"
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    thread = threading.Thread(target=collector.server.serve_forever)
+    thread.start()
+    yield collector
+    collector.server.shutdown()
+    collector.server.server_close()
+    thread.join()
+
+
+def apply(cluster: LocalCluster, manifest: dict[str, Any]) -> None:
+    cluster.kubectl("apply", "-f", "-", input=json.dumps(manifest))
+
+
+def rollout(cluster: LocalCluster, namespace: str, name: str) -> None:
+    cluster.kubectl("rollout", "status", "-n", namespace, name, "--timeout=90s")
+
+
+def inventory(cluster: LocalCluster) -> dict[str, Any]:
+    """The status of the real node's inventory, when it is ready."""
+
+    def ready() -> dict[str, Any] | None:
+        name = cluster.real_node_name
+        done = cluster.kubectl("get", "gpuinventory", name, "-o", "json", check=False)
+        status = json.loads(done.stdout).get("status", {}) if done.returncode == 0 else {}
+        states = {item["type"]: item["status"] for item in status.get("conditions", ())}
+        return status if states.get("Ready") == "True" else None
+
+    return wait_for("the inventory of the real node", ready, timeout=60, hint=lambda: log(cluster))
+
+
+def uuids(smi: str) -> set[str | None]:
+    return {gpu.uuid for gpu in parse(smi.encode()).gpus}
+
+
+def check_facts(status: dict[str, Any], smi: str = SMI) -> None:
+    """What is in the image's nvidia-smi is in the inventory."""
+    gpus = parse(smi.encode()).gpus
+    assert [gpu["uuid"] for gpu in status["gpus"]] == [gpu.uuid for gpu in gpus]
+    assert status["serials"] == sorted({gpu.serial for gpu in gpus if gpu.serial})
+    assert status["source"]["container"] == "nvidia-device-plugin"
+
+
+def check_calls(cluster: LocalCluster, account: str, granted: set[Grant]) -> None:
+    """Nothing was denied; every grant was used, or there is a reason for it above."""
+    calls = calls_of(cluster, account)
+    assert calls.used
+    assert calls.denied == []
+    unused = {grant[1:4] for grant in calls.unused(granted)}
+    assert unused <= UNUSED.keys(), "granted, not used, and no reason given"
+
+
+def policy(collector: Collector) -> dict[str, Any]:
+    sink = {
+        "name": "collector",
+        "http": {
+            "url": collector.url,
+            "insecure": True,
+            "tokenSecretRef": {"name": "collector", "key": "token"},
+        },
+    }
+    return {
+        "apiVersion": f"{GPUID}/v1alpha1",
+        "kind": "GPUInventoryPolicy",
+        "metadata": {"name": "fleet"},
+        "spec": {"sinks": [sink]},
+    }
+
+
+def secret() -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": "collector",
+            "namespace": "gpuid",
+            "labels": {f"{GPUID}/sink": "true"},
+        },
+        "stringData": {"token": TOKEN},
+    }
+
+
+def check_delivery(cluster: LocalCluster, collector: Collector) -> None:
+    """A policy given now takes effect without a restart: its sink gets every GPU that is there."""
+    wait_for(
+        "the records of the policy's sink",
+        lambda: uuids(SMI) <= {item["uuid"] for item in collector.records},
+        timeout=60,
+    )
+    assert collector.authorizations == {f"Bearer {TOKEN}"}
+
+    def acknowledged() -> bool:
+        status = inventory(cluster)
+        assert status["policy"] == "fleet"
+        (sink,) = status["sinks"]
+        return bool(sink["deliveredSequence"] == status["sequence"])
+
+    wait_for("the cursor of the policy's sink", acknowledged, timeout=30)
+
+
+def swap(cluster: LocalCluster, collector: Collector) -> None:
+    """The node gets other GPUs: the inventory, its labels, Events and the sink say so."""
+    daemonset = ("-n", "gpu-operator", "daemonset/real-device-plugin")
+    cluster.kubectl("set", "env", *daemonset, "SMI_FILE=/swapped.xml")
+    rollout(cluster, "gpu-operator", "daemonset/real-device-plugin")
+
+    def seen() -> bool:
+        ours = [item for item in collector.records if item["node"] == cluster.real_node_name]
+        removed = {item["uuid"] for item in ours if item["event"] == "GPURemoved"}
+        added = {item["uuid"] for item in ours if item["event"] == "GPUAdded"}
+        return removed == uuids(SMI) and added == uuids(SMI) | uuids(SWAPPED)
+
+    wait_for("the records of the swap", seen, timeout=60, hint=lambda: log(cluster))
+    check_facts(inventory(cluster), SWAPPED)
+    past, present = (next(iter(sorted(filter(None, uuids(smi))))) for smi in (SMI, SWAPPED))
+    for uuid, state in ((past, "past"), (present, "present")):
+        found = ("get", "gpuinventory", "-o", "name", "-l", f"uuid.{GPUID}/{uuid}={state}")
+        assert cluster.kubectl(*found).stdout.count("gpuinventory") == 1
+
+
+def executions(cluster: LocalCluster) -> int:
+    lines = cluster.audit_log.read_text().splitlines()
+    return sum('"subresource":"exec"' in line and ":gpuid:" in line for line in lines)
+
+
+def test_the_chart(installable: LocalCluster, collector: Collector, tmp_path: Path) -> None:
+    cluster = installable
+    (port,) = free_ports(1, host="0.0.0.0")
+    values = {
+        "replicaCount": 1,
+        "hostNetwork": True,
+        "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+        "nodeSelector": {"kubernetes.io/hostname": cluster.real_node_name},
+        "image": {"pullPolicy": "Never"},
+        "port": port,
+        "service": {"port": port},
+    }
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+
+    def helm(*arguments: str) -> str:
+        command = [str(go_tool("helm3")), *arguments, "--namespace", "gpuid"]
+        done = subprocess.run(
+            [*command, f"--kubeconfig={cluster.kubeconfig}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{done.stdout}{done.stderr}{log(cluster)}"
+        return done.stdout
+
+    release = ("gpuid-operator", str(CHART), "--values", str(file), "--wait", "--timeout=90s")
+    assert "kubectl get gpuinventory" in helm("install", *release)
+    check_facts(inventory(cluster))
+    tested = helm("test", "gpuid-operator", "--timeout=60s")
+    assert "Phase:          Succeeded" in tested
+    shell = ("exec", "-n", "gpuid", "deployment/gpuid-operator", "--", "/bin/sh", "-c", "true")
+    assert "no such file or directory" in cluster.kubectl(*shell, check=False).stderr
+
+    apply(cluster, secret())
+    apply(cluster, policy(collector))
+    check_delivery(cluster, collector)
+
+    before = executions(cluster)
+    count = len(collector.records)
+    helm("upgrade", *release, "--set", "clusterName=renamed")
+    rollout(cluster, "gpuid", "deployment/gpuid-operator")
+    wait_for("the upgraded operator to lead", lambda: leads(port), timeout=60)
+    check_facts(inventory(cluster))
+    # What was read and delivered is neither read nor delivered again.
+    assert executions(cluster) == before
+    assert len(collector.records) == count
+
+    swap(cluster, collector)
+    assert TOKEN not in log(cluster)
+    check_calls(cluster, "gpuid-operator", rights(render(values=values)))
+    helm("uninstall", "gpuid-operator", "--wait", "--timeout=60s")
+    check_facts(inventory(cluster), SWAPPED)
+    # Helm takes the rights away while the pod ends, which may then not give up its lease.
+    lease = "update /apis/coordination.k8s.io/v1/namespaces/gpuid/leases/gpuid-operator"
+    assert set(calls_of(cluster, "gpuid-operator").denied) <= {lease}
+    cluster.kubectl("delete", "secret", "-n", "gpuid", "collector")
+    cluster.kubectl("delete", "crd", *CRDS, "--timeout=30s")
+
+
+def leads(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return "gpuid_leader 1" in answer.read().decode()
+    except OSError:
+        return False
+
+
+def log(cluster: LocalCluster) -> str:
+    """The end of the logs of the operator's pods, for the words of a failure."""
+    pods = cluster.kubectl("get", "pods", "-n", "gpuid", "-o", "name").stdout.split()
+    tails = [cluster.kubectl("logs", "-n", "gpuid", pod, check=False).stdout for pod in pods]
+    return "".join(f"\n{pod}:\n{tail[-5000:]}" for pod, tail in zip(pods, tails, strict=True))
+
+
+def test_the_kustomization(installable: LocalCluster, collector: Collector, tmp_path: Path) -> None:
+    cluster = installable
+    cluster.kubectl(
+        "set", "env", "-n", "gpu-operator", "daemonset/real-device-plugin", "SMI_FILE=/smi.xml"
+    )
+    rollout(cluster, "gpu-operator", "daemonset/real-device-plugin")
+    (port,) = free_ports(1, host="0.0.0.0")
+    overlay(tmp_path, node=cluster.real_node_name, port=port)
+    cluster.kubectl("apply", "-k", str(tmp_path))
+    rollout(cluster, "gpuid", "deployment/gpuid")
+    check_facts(inventory(cluster))
+
+    def printed() -> bool:
+        lines = cluster.kubectl("logs", "-n", "gpuid", "-l", "app=gpuid", "--tail=-1").stdout
+        parsed = [json.loads(line) for line in lines.splitlines()]
+        node = cluster.real_node_name
+        said = [item["node"] for item in parsed if item["msg"] == "gpu serial number reading"]
+        return node in said
+
+    wait_for("the records in the log", printed, timeout=30)
+    apply(cluster, secret())
+    apply(cluster, policy(collector))
+    check_delivery(cluster, collector)
+    granted = rights(
+        [
+            item
+            for item in yaml.safe_load_all(cluster.kubectl("kustomize", str(tmp_path)).stdout)
+            if item
+        ]
+    )
+    swap(cluster, collector)
+    check_calls(cluster, "gpuid", granted)
+    cluster.kubectl("delete", "-k", str(tmp_path), "--wait", "--timeout=90s")
+    left = cluster.kubectl("get", "namespace,crd,clusterrole", "-o", "name").stdout.split()
+    assert not [name for name in left if "gpuid" in name]
+
+
+def overlay(folder: Path, *, node: str, port: int) -> None:
+    """An overlay of the base for this node, written into `folder`."""
+    spec = {
+        "hostNetwork": True,
+        "nodeSelector": {"kubernetes.io/hostname": node},
+        "containers": [
+            {
+                "name": "gpuid",
+                "imagePullPolicy": "Never",
+                "env": [{"name": "SERVER_PORT", "value": str(port)}],
+            }
+        ],
+    }
+    patch = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "gpuid", "namespace": "gpuid"},
+        "spec": {"template": {"spec": spec}},
+    }
+    replace = [
+        {
+            "op": "replace",
+            "path": f"/spec/template/spec/containers/0/ports/0/{field}",
+            "value": port,
+        }
+        for field in ("containerPort",)
+    ]
+    kustomization = {
+        "resources": [os.path.relpath(DEPLOYMENT / "base", folder.resolve())],
+        "patches": [
+            {"patch": yaml.safe_dump(patch)},
+            {"target": {"kind": "Deployment"}, "patch": yaml.safe_dump(replace)},
+        ],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
