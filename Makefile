@@ -4,9 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 NODES ?= 1000
 PEER ?=
+REGISTRY ?=
+KEY ?=
+SOURCE ?=
+BUILDER ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-tools lint format bench crds chart lock clean
+.PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-release test-tools lint format bench dist release crds chart lock lock-base clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -37,6 +41,9 @@ test-cluster: venv ## Tests on a real API server with simulated nodes.
 test-node: venv ## Tests on a real kubelet with real containers (root, containerd).
 	$(BIN)/pytest tests/node $(PYTEST_ARGS)
 
+test-release: venv ## Release into two local registries, and verify it as its users would.
+	$(BIN)/pytest tests/release $(PYTEST_ARGS)
+
 test-tools: venv ## Build the programs that the tests need (the first time, with Go: ten minutes).
 	$(BIN)/python tests/gotools.py
 
@@ -53,6 +60,14 @@ format: venv ## Let ruff format the code.
 bench: venv ## Cold start at NODES=1000, beside a bare exec loop and, with PEER=…, another program.
 	$(BIN)/python -m tests.bench.coldstart --nodes $(NODES) $(if $(PEER),--peer $(PEER))
 
+dist: venv ## The image, the chart and the wheel of HEAD, in dist/: the same for everyone.
+	$(BIN)/python -m release build $(if $(SOURCE),--source $(SOURCE)) $(if $(BUILDER),--builder $(BUILDER))
+
+release: venv ## Send them to REGISTRY (several: a,b), attested with KEY; docs/verify.md.
+	$(if $(REGISTRY),,$(error say where to: make release REGISTRY=registry.example.com/team))
+	$(MAKE) dist
+	$(BIN)/python -m release publish $(REGISTRY) $(if $(KEY),--key $(KEY))
+
 crds: venv ## Write the CRDs from the models: crds/*.yaml, the chart's and those of deployment/.
 	$(BIN)/gpuid-operator crds --write crds
 	$(BIN)/python scripts/chart.py
@@ -63,6 +78,9 @@ chart: venv ## Write what is generated of the chart: its CRDs and its table of v
 lock: venv ## Resolve the dependencies anew into requirements/.
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --universal --no-header --python-version 3.11 pyproject.toml -o requirements/runtime.txt
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --universal --no-header --python-version 3.11 --extra dev -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
+
+lock-base: venv ## Lock the Debian packages of the image's base anew, with apt.
+	$(BIN)/python -m release.debian
 
 clean: ## Remove what was made here (not the cache of built binaries).
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -5,23 +5,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import subprocess
-import tempfile
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import pytest
 
-from gpuid_operator.localcluster import RealNodeUnavailable, binaries, realnode, toolchain
+from gpuid_operator.localcluster import RealNodeUnavailable, binaries, realnode
 from gpuid_operator.localcluster.errors import BuildError
+from release.tools import PROGRAMS, install
 
-VERSIONS: Final = {
+VERSIONS: Final = PROGRAMS | {
+    "crane": "github.com/google/go-containerregistry/cmd/crane@v0.22.1",
     "helm3": "helm.sh/helm/v3/cmd/helm@v3.21.4",
     "helm4": "helm.sh/helm/v4/cmd/helm@v4.3.1",
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
+    "policy-tester": "github.com/sigstore/policy-controller//cmd/tester@v0.13.1",
+    "syft": "github.com/anchore/syft/cmd/syft@v1.20.0",
     "versitygw": "github.com/versity/versitygw/cmd/versitygw@v1.8.0",
 }
 """Package and version by name."""
@@ -32,36 +33,13 @@ def go_tool(name: str) -> Path:
 
     Where it cannot be built the test is skipped, and fails where CI is set.
     """
-    package = VERSIONS[name]
-    program, version = package.rpartition("/")[2].split("@")
-    folder = toolchain.cache_directory() / "tools"
-    target = folder / f"{name}-{version}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if target.exists():
-            return target
-        go = toolchain.find()
-        if go.program is None:
-            try:
-                go = toolchain.install(print)
-            except BuildError as error:
-                _missing(str(error))
-        with tempfile.TemporaryDirectory(dir=folder) as bin_folder:
-            environment = os.environ | {"GOBIN": bin_folder, "CGO_ENABLED": "0", "GOFLAGS": ""}
-            done = subprocess.run(
-                [str(go.program), "install", "-trimpath", "-ldflags", "-s -w", package],
-                env=environment,
-                capture_output=True,
-                text=True,
-            )
-            if done.returncode:
-                _missing(f"{package} cannot be built: {done.stderr[-1000:]}")
-            (Path(bin_folder) / program).rename(target)
-    return target
+    try:
+        return install(name, VERSIONS[name])
+    except BuildError as error:
+        _missing(str(error))
 
 
-def _missing(why: str) -> None:
+def _missing(why: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(why)
     pytest.skip(why)

@@ -1,0 +1,58 @@
+"""`python -m release build`, then `python -m release publish REGISTRY[,REGISTRY…]`, in a clone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from gpuid_operator.localcluster import toolchain
+from gpuid_operator.localcluster.errors import BuildError
+from release.build import build
+from release.errors import ReleaseError
+from release.policies import write_policies
+from release.project import ROOT
+from release.publish import publish
+from release.signer import Signer
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Exit code 1 where a step cannot be done."""
+    parser = argparse.ArgumentParser(prog="python -m release", description=__doc__)
+    parser.add_argument("--dist", type=Path, default=ROOT / "dist", help="folder of what is made")
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("build", help="make HEAD's image, chart and wheel")
+    make.add_argument("--source", help="where the commit can be had from")
+    make.add_argument("--builder", help="URI of who builds, for the provenance")
+    send = commands.add_parser("publish", help="send them to registries and attest them")
+    send.add_argument("registries", help="host/path, several separated by commas")
+    send.add_argument("--key", help="cosign's private key")
+    options = parser.parse_args()
+    dist = options.dist.absolute()
+    try:
+        if options.command == "build":
+            made = build(
+                dist,
+                source=options.source,
+                builder=options.builder,
+                cache=toolchain.cache_directory() / "release",
+                progress=_progress,
+            )
+            print(f"{made['name']}@{made['image']}")
+        else:
+            signer = Signer.choose(options.key, dist, _progress)
+            write_policies(dist, signer)
+            for registry in filter(None, options.registries.split(",")):
+                print(publish(dist, registry, signer, _progress))
+    except (ReleaseError, BuildError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

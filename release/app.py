@@ -1,0 +1,103 @@
+"""The folder /app of the image: the operator and the Python packages that it needs.
+
+Used by the Dockerfile and by the release, in two steps, so that what is fetched and what is made of
+it can run under different Pythons. Only the standard library, and pip for `fetch`:
+
+    python3 app.py fetch amd64|arm64 REQUIREMENTS WHEELS [PYTHON-VERSION]
+    python3 app.py assemble WHEELS SOURCE APP
+
+Wheels are unpacked, never installed, so that nothing of the machine that does it comes along, and
+the folder of any architecture is made on any machine.
+"""
+
+from __future__ import annotations
+
+import compileall
+import py_compile
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+CPUS: Final = {"amd64": "x86_64", "arm64": "aarch64"}
+_NEWEST_GLIBC: Final = 36
+"""Debian 12 has glibc 2.36."""
+_PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
+_DROPPED_FOLDERS: Final = ("tests", "test")
+_DROPPED_SUFFIXES: Final = (".c", ".h", ".pxd", ".pyi", ".pyx")
+_NOT_COMPILED: Final = re.compile(r"/(kubernetes_asyncio|pygments|tzdata)/")
+"""Large packages that the operator in a cluster does not import."""
+
+
+def fetch(architecture: str, requirements: Path, wheels: Path, python: str = _PYTHON) -> None:
+    """Download the locked wheels of an architecture with pip, which checks their hashes.
+
+    `python` is the version, such as `3.11`, that is to run them.
+    """
+    cpu = CPUS[architecture]
+    tags = [f"manylinux_2_{minor}_{cpu}" for minor in range(_NEWEST_GLIBC, 16, -1)]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += [
+        "--require-hashes",
+        "--only-binary=:all:",
+        "--no-deps",
+        f"--python-version={python}",
+    ]
+    command += [f"--platform={tag}" for tag in (*tags, f"manylinux2014_{cpu}")]
+    command += [f"--requirement={requirements}", f"--dest={wheels}"]
+    subprocess.run(command, check=True)
+
+
+def assemble(wheels: Path, source: Path, app: Path) -> None:
+    """Make the folder `app` of the wheels and of the package in the source tree."""
+    app.mkdir(parents=True)
+    for wheel in sorted(wheels.glob("*.whl")):
+        _unpack(wheel, app)
+    package = app / "gpuid_operator"
+    unwanted = shutil.ignore_patterns("__pycache__", "*.pyc")
+    shutil.copytree(source / "gpuid_operator", package, ignore=unwanted)
+    shutil.copy(source / "LICENSE", package)
+    # Byte code that is checked against nothing, so that it does not depend on any file's time.
+    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    if not compileall.compile_dir(
+        app,
+        quiet=1,
+        rx=_NOT_COMPILED,
+        invalidation_mode=unchecked,
+        stripdir=str(app),
+        prependdir="/app",
+    ):
+        raise SystemExit(f"not all of {app} compiles")
+
+
+def _unpack(wheel: Path, app: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        for name in sorted(archive.namelist()):
+            path = PurePosixPath(name)
+            if path.parts[0].endswith(".data"):
+                if path.parts[1] not in ("purelib", "platlib"):
+                    continue  # programs and headers
+                path = PurePosixPath(*path.parts[2:])
+            dropped = path.suffix in _DROPPED_SUFFIXES or set(_DROPPED_FOLDERS) & set(path.parts)
+            if name.endswith("/") or dropped:
+                continue
+            target = app / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(archive.read(name))
+
+
+def main(arguments: list[str]) -> None:
+    match arguments:
+        case ["fetch", architecture, requirements, wheels, *python] if architecture in CPUS:
+            fetch(architecture, Path(requirements), Path(wheels), *python)
+        case ["assemble", wheels, source, app]:
+            assemble(Path(wheels), Path(source), Path(app))
+        case _:
+            raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,115 @@
+"""Everything of a release that depends on the commit alone, into one folder: `make dist`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Final
+
+from release import chart, image, provenance, sbom
+from release.errors import ReleaseError
+from release.image import Progress
+from release.oci import EMPTY, Document, Layout, iso
+from release.project import Project
+
+SPDX: Final = "application/spdx+json"
+_SPDX_LAYER: Final = "text/spdx+json"  # the media type that ko and cosign give it
+
+
+def build(
+    dist: Path, *, source: str | None, builder: str | None, cache: Path, progress: Progress
+) -> Document:
+    """Fill the folder `dist` and return what is in it, which is also its file release.json.
+
+    - `oci/`: the image, its base, the bills of materials and the chart, as they go to a registry
+    - `sbom-*.spdx.json`, `provenance.json`: what is attested of the image
+    - the chart and the wheel
+    """
+    started = int(time.time())
+    dist.mkdir(parents=True, exist_ok=True)
+    layout = Layout(dist / "oci")
+    with tempfile.TemporaryDirectory(prefix="gpuid-release-") as scratch:
+        work = Path(scratch)
+        project = Project.export(work / "source", source=source)
+        progress(f"{project.name} {project.version}, commit {project.commit}")
+        made = image.build(project, layout, cache=cache, work=work, progress=progress)
+        layout.name(made.base, f"{project.version}-base")
+        layout.name(made.index, project.version)
+        subjects = {"index": (made.index, sbom.of_index(project, made))}
+        for platform in made.platforms:
+            subjects[platform.architecture] = (platform.image, sbom.of_platform(project, platform))
+        for name, (subject, document) in subjects.items():
+            text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False).encode()
+            (dist / f"sbom-{name}.spdx.json").write_bytes(text)
+            _attach(layout, subject, text, project)
+        layout.name(chart.build(project, layout, dist), f"{project.version}-chart")
+        progress("the wheel")
+        wheel = _wheel(project, dist)
+        statement = provenance.predicate(
+            project,
+            made,
+            builder=builder
+            or f"{project.source}/blob/v{project.version}/docs/verify.md#the-builder",
+            invocation=f"urn:uuid:{uuid.uuid4()}",
+            started=started,
+            finished=int(time.time()),
+        )
+        (dist / "provenance.json").write_text(json.dumps(statement, indent=1))
+    release: Document = {
+        "name": project.name,
+        "version": project.version,
+        "commit": project.commit,
+        "source": project.source,
+        "image": made.index["digest"],
+        "platforms": {one.architecture: one.image["digest"] for one in made.platforms},
+        "base": made.base["digest"],
+        "wheel": wheel,
+    }
+    (dist / "release.json").write_text(json.dumps(release, indent=1) + "\n")
+    return release
+
+
+def _attach(layout: Layout, subject: Document, text: bytes, project: Project) -> None:
+    """A bill of materials as a referrer of its image, under the tag by which ko's users find it."""
+    manifest = layout.manifest(
+        config=layout.blob(b"{}", EMPTY),
+        layers=[layout.blob(text, _SPDX_LAYER)],
+        annotations={"org.opencontainers.image.created": iso(project.epoch)},
+        artifact_type=SPDX,
+        subject=subject,
+    )
+    layout.name(manifest, f"{subject['digest'].replace(':', '-')}.sbom")
+
+
+def _wheel(project: Project, dist: Path) -> str:
+    """The file name of the wheel of the package."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "hatchling",
+                "build",
+                "--target",
+                "wheel",
+                "--directory",
+                folder,
+            ],
+            cwd=project.folder,
+            env=os.environ | {"SOURCE_DATE_EPOCH": str(project.epoch)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode or len(wheels) != 1:
+            raise ReleaseError(f"the wheel cannot be built:\n{done.stdout}{done.stderr}")
+        shutil.move(wheels[0], dist / wheels[0].name)
+        return wheels[0].name

@@ -1,0 +1,46 @@
+"""What `make dist` made, to a registry: the image with all that refers to it, attested, and the
+chart. Every digest is the same in every registry; only signatures differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from release import tools
+from release.image import Progress
+from release.oci import Document
+from release.signer import PROVENANCE, SBOM, Signer
+
+
+def publish(dist: Path, registry: str, signer: Signer, progress: Progress) -> str:
+    """Send everything in `dist` to a registry (`host/path`); returns the image as name@digest."""
+    release: Document = json.loads((dist / "release.json").read_text())
+    name, version = release["name"], release["version"]
+    image = f"{registry.rstrip('/')}/{name}"
+    progress(f"{image}:{version}")
+    _copy(dist, f"{version}-base", f"{image}:{version}-base")
+    _copy(dist, version, f"{image}:{version}", "--recursive")
+    for digest, sbom in _subjects(dist, release):
+        tag = f"{digest.replace(':', '-')}.sbom"
+        _copy(dist, tag, f"{image}:{tag}")
+        subject = f"{image}@{digest}"
+        progress(f"attesting {subject}")
+        signer.attest(subject, kind=PROVENANCE, predicate=dist / "provenance.json")
+        signer.attest(subject, kind=SBOM, predicate=sbom)
+    chart = f"{registry.rstrip('/')}/charts/{name}"
+    progress(f"{chart}:{version}")
+    _copy(dist, f"{version}-chart", f"{chart}:{version}")
+    return f"{image}@{release['image']}"
+
+
+def _subjects(dist: Path, release: Document) -> Iterator[tuple[str, Path]]:
+    """The index and each platform's image, with their bills of materials."""
+    for name, digest in {"index": release["image"], **release["platforms"]}.items():
+        yield digest, dist / f"sbom-{name}.spdx.json"
+
+
+def _copy(dist: Path, tag: str, target: str, *options: str) -> None:
+    layout = f"{dist}/oci:{tag}"
+    tools.run("oras", "copy", "--no-tty", "--from-oci-layout", *options, layout, target)

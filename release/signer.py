@@ -1,0 +1,74 @@
+"""Who vouches for a release, by way of cosign.
+
+Each attestation goes out in both forms of cosign: the bundle, and the one that the Sigstore policy
+controller reads.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from release import tools
+from release.image import Progress
+
+PROVENANCE: Final = "slsaprovenance1"
+SBOM: Final = "spdxjson"
+"""cosign's names for the types of what is attested."""
+
+_NO_SERVICES: Final = ("fulcio", "oidc", "rekor", "tsa")
+
+
+@dataclass(frozen=True)
+class Signer:
+    """Who vouches: a key of cosign's (a file, or an address such as `awskms://…`), which is used
+    offline; or, with None, the identity that a hosted CI has, with entries in Sigstore's public
+    log."""
+
+    key: str | None
+    password: str = field(default="", repr=False)
+
+    @classmethod
+    def choose(cls, key: str | None, dist: Path, progress: Progress) -> Signer:
+        """The given key; else the CI's identity where there is one; else a key made for this."""
+        password = os.environ.get("COSIGN_PASSWORD")
+        if key:
+            if password is None and Path(key).is_file() and sys.stdin.isatty():
+                password = getpass.getpass(f"Password of {key}: ")
+            return cls(key, password or "")
+        if os.environ.get("ACTIONS_ID_TOKEN_REQUEST_URL"):
+            return cls(None)
+        own = dist / "cosign.key"
+        signer = cls(str(own), password or "")
+        if not own.exists():
+            signer.run("generate-key-pair", "--output-key-prefix", str(own.with_suffix("")))
+            progress(f"no KEY given: made {own} for this; KEY=… takes one that lasts")
+        return signer
+
+    def run(self, *arguments: str) -> str:
+        """What cosign prints."""
+        return tools.run("cosign", *arguments, settings={"COSIGN_PASSWORD": self.password})
+
+    def public_key(self) -> str | None:
+        """In PEM; None for an identity."""
+        return None if self.key is None else self.run("public-key", "--key", self.key)
+
+    def attest(self, subject: str, *, kind: str, predicate: Path) -> None:
+        """Attest a predicate of an image (`repository@digest`) in both forms."""
+        what = ["--type", kind, "--predicate", str(predicate), subject]
+        old = ["--new-bundle-format=false", "--use-signing-config=false"]
+        if self.key is None:
+            self.run("attest", "--yes", *what)
+            self.run("attest", "--yes", *old, *what)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            config = f"{folder}/signing-config.json"
+            none = [f"--no-default-{service}" for service in _NO_SERVICES]
+            self.run("signing-config", "create", *none, "--out", config)
+            self.run("attest", "--key", self.key, "--signing-config", config, *what)
+        self.run("attest", "--key", self.key, "--tlog-upload=false", *old, *what)
