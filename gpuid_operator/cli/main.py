@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+from typing import Any, Final
 
 import click
 
 from gpuid_operator import __version__
-from gpuid_operator.cli.cluster import cluster
-from gpuid_operator.cli.crds import crds
-from gpuid_operator.cli.demo import demo
+
+_COMMANDS: Final = {
+    "cluster": "gpuid_operator.cli.cluster",
+    "crds": "gpuid_operator.cli.crds",
+    "demo": "gpuid_operator.cli.demo",
+}
+"""Modules that hold a command of their name; loaded only when asked for, since `run` starts in
+every pod and needs none of them."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The commands defined here, and those of other modules."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_COMMANDS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _COMMANDS:
+            command: Any = getattr(importlib.import_module(_COMMANDS[cmd_name]), cmd_name)
+            assert isinstance(command, click.Command)  # noqa: S101 - what the table says
+            return command
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gpuid-operator")
 def main() -> None:
     """Which physical GPU sits behind which Kubernetes node: now, before, and what changed."""
@@ -28,8 +49,3 @@ def run() -> None:
     # Not by way of the interpreter's own end: threads of obstore may touch it while it is taken
     # down, and abort (docs/adr/0011). Nothing is buffered: the log writes to its descriptor.
     os._exit(code)
-
-
-main.add_command(cluster)
-main.add_command(crds)
-main.add_command(demo)
