@@ -1,4 +1,4 @@
-"""The life of a release on a real API server: upgrade from an old chart, and what uninstall leaves.
+"""The life of an installation on a real API server: upgrades, and what it leaves behind.
 
 The pods are simulated; tests/node/test_install.py runs real ones.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from gotools import go_tool
-from manifests import CHART
+from manifests import CHART, DEPLOYMENT
 from operators import eventually
 
 from gpuid_operator.localcluster import LocalCluster
@@ -134,3 +134,16 @@ def test_a_missing_target_namespace_is_named(cluster: LocalCluster, helm: Helm) 
     assert done.returncode != 0
     assert 'namespaces "absent" not found' in done.stderr
     helm("uninstall", "gpuid-operator")
+
+
+def test_kustomize_removal_by_label_keeps_the_inventories(cluster: LocalCluster) -> None:
+    """As docs/install.md has it."""
+    cluster.kubectl("delete", "crd", *KINDS, "--ignore-not-found")
+    base = str(DEPLOYMENT / "base")
+    cluster.kubectl("apply", "-k", base)
+    cluster.kubectl("delete", "-k", base, "-l", "app.kubernetes.io/instance=gpuid")
+    cluster.kubectl("get", "namespace", "gpuid")
+    cluster.kubectl("get", "crd", *KINDS)
+    kinds = "deployments,services,serviceaccounts,roles,rolebindings,clusterroles"
+    left = cluster.kubectl("get", kinds, "-A", "-l", "app=gpuid", "-o", "name").stdout
+    assert left == ""

@@ -14,6 +14,7 @@ import yaml
 from manifests import (
     DEPLOYMENT,
     EXAMPLES,
+    ROOT,
     Manifest,
     find,
     footprint,
@@ -89,6 +90,10 @@ def test_kubeconform_sees_an_unknown_field(schemas: Path) -> None:
     assert kubeconform.check(yaml.safe_dump(service), schemas)["valid"] == 1
     with pytest.raises(AssertionError, match="potrs"):
         kubeconform.check(yaml.safe_dump(service | {"spec": {"potrs": []}}), schemas)
+
+
+def test_the_server_accepts_the_policies_of_the_documentation(cluster: LocalCluster) -> None:
+    accept(cluster, objects_of(kustomize(cluster, ROOT / "docs" / "gitops" / "policies")))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
