@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -14,28 +14,22 @@ from gpuid_operator.engine.commit import Committer
 from gpuid_operator.engine.fleet import Fleet, node_info
 from gpuid_operator.engine.held import Held, Inventories
 from gpuid_operator.engine.node_labels import NodeLabeller
+from gpuid_operator.engine.smi_run import SmiRuns, read_error
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import (
-    CommandNotFound,
     ExecError,
-    ExecFailed,
-    ExecForbidden,
-    ExecIncomplete,
     ExecPodGone,
-    ExecTimedOut,
-    ExecTooLarge,
     KubeError,
     NotFound,
 )
-from gpuid_operator.kube.exec import ExecResult, pod_exec
 from gpuid_operator.kube.nodes import NodeFacts, get_node
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.failure import FailureReason, ReadError
 from gpuid_operator.plan.outcome import Outcome, Suspects, Terms
 from gpuid_operator.plan.schedule import Situation, backoff, next_read
-from gpuid_operator.plan.smi import MAX_OUTPUT_BYTES, Reading, parse
-from gpuid_operator.plan.target import GKE_NVIDIA_SMI, NVIDIA_SMI, Target
+from gpuid_operator.plan.smi import Reading, parse
+from gpuid_operator.plan.target import Target
 from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
 
@@ -49,16 +43,6 @@ FACTS_AGE: Final = 60.0
 
 _GONE_TRIES: Final = 3
 """Attempts that find the pod gone before that is a failure: the watch brings the next pod."""
-
-_REASONS: Final[dict[type[ExecError], FailureReason]] = {
-    ExecTimedOut: FailureReason.TIMED_OUT,
-    ExecForbidden: FailureReason.FORBIDDEN,
-    ExecPodGone: FailureReason.EXEC_FAILED,
-    CommandNotFound: FailureReason.NVIDIA_SMI_NOT_FOUND,
-    ExecTooLarge: FailureReason.UNPARSABLE,
-    ExecIncomplete: FailureReason.INCOMPLETE,
-    ExecFailed: FailureReason.EXEC_FAILED,
-}
 
 
 @dataclass(slots=True)
@@ -97,9 +81,7 @@ class Reader:
         self._labeller = labeller
         self._metrics = metrics
         self._clock = clock
-        self._timeout = timeout.total_seconds()
-        self._slots = slots
-        self._running: dict[str, asyncio.Task[ExecResult]] = {}
+        self._runs = SmiRuns(client, timeout=timeout, slots=slots)
         self._troubles: dict[str, _Trouble] = {}
         self._suspects: dict[str, Suspects] = {}
 
@@ -158,12 +140,12 @@ class Reader:
         started = loop.time()
         try:
             facts = await self._facts(name)
-            result = await self._stoppable(name, self._run(target, pod))
+            result = await self._runs.run(name, target, pod)
             if result is None:
                 return
             reading = parse(result.stdout, exit_code=result.exit_code, stderr=result.stderr)
         except (ReadError, ExecError) as error:
-            await self._failed(name, pod, _read_error(error), request)
+            await self._failed(name, pod, read_error(error), request)
             return
         except (KubeError, OSError) as error:
             # Nothing is known of the node by this, and nothing could be written either.
@@ -177,44 +159,9 @@ class Reader:
 
     def stop_suspended(self) -> None:
         """End the reads of nodes that are suspended by now."""
-        for name, task in self._running.items():
+        for name in self._runs.under_way:
             if self._fleet.force(name, self._inventories.get(name)).suspended:
-                task.cancel()
-
-    async def _stoppable(
-        self, name: str, run: Coroutine[None, None, ExecResult]
-    ) -> ExecResult | None:
-        """Run, unless `stop_suspended` ends it: then None."""
-        task = self._running[name] = asyncio.create_task(run)
-        try:
-            await asyncio.wait([task])
-            return None if task.cancelled() else task.result()
-        finally:
-            task.cancel()
-            del self._running[name]
-
-    async def _run(self, target: Target, pod: TargetPod) -> ExecResult:
-        """Execute the target's command, and GKE's own path where the program is not in PATH."""
-        commands = [target.command]
-        if target.command == NVIDIA_SMI:
-            commands.append((GKE_NVIDIA_SMI, *NVIDIA_SMI[1:]))
-        missing: CommandNotFound | None = None
-        for command in commands:
-            try:
-                async with self._slots:
-                    return await pod_exec(
-                        self._client,
-                        namespace=pod.namespace,
-                        pod=pod.name,
-                        container=pod.container,
-                        command=command,
-                        timeout=self._timeout,
-                        max_bytes=MAX_OUTPUT_BYTES,
-                    )
-            except CommandNotFound as error:
-                missing = missing or error
-        assert missing is not None  # noqa: S101 - there is at least one command
-        raise missing
+                self._runs.stop(name)
 
     async def _facts(self, name: str) -> NodeFacts:
         """The node's facts, fetched since its pods last changed and not long ago.
@@ -386,11 +333,3 @@ def _open_request(held: Held | None) -> str | None:
     if held is None or held.request is None or held.request == held.handled_request:
         return None
     return held.request
-
-
-def _read_error(error: ReadError | ExecError) -> ReadError:
-    if isinstance(error, ReadError):
-        return error
-    failure = ReadError(_REASONS[type(error)], error.message)
-    failure.__cause__ = error
-    return failure
