@@ -78,9 +78,9 @@ async def execute(client: KubeClient, job: CheckJob, pod: TargetPod) -> Answer:
             max_bytes=MAX_OUTPUT,
         )
     except (ExecTimedOut, ExecTooLarge, CommandNotFound) as error:
-        return _explained(error)
+        return _explained(error, job.command)
     except (ExecIncomplete, ExecFailed) as error:
-        raise NoAnswer(error.message, _explained(error)) from error
+        raise NoAnswer(error.message, _explained(error, job.command)) from error
     except KubeError as error:
         raise NoAnswer(error.message) from error
     except OSError as error:
@@ -88,8 +88,10 @@ async def execute(client: KubeClient, job: CheckJob, pod: TargetPod) -> Answer:
     return Answer(done.exit_code, done.stdout, done.stderr)
 
 
-def _explained(error: ExecError) -> Answer:
+def _explained(error: ExecError, command: str) -> Answer:
     """An answer that has the reason before what the command wrote to stderr."""
     said = error.stderr[: MAX_CHECK_OUTPUT // 2]
-    reason = error.message.encode() + (b"\n" + said if said else b"")
+    # The command, perhaps of many lines, would hide what came of it.
+    shown = f"`{' '.join((*SHELL, command))[:120]}` in "
+    reason = error.message.removeprefix(shown).encode() + (b"\n" + said if said else b"")
     return Answer(None, error.stdout, reason, hung=isinstance(error, ExecTimedOut))

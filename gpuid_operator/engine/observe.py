@@ -73,7 +73,11 @@ class Observer:
                 task.add_done_callback(self._posting.discard)
 
     def show(self, name: str, status: InventoryStatus) -> None:
-        """Bring the metrics of a node in line with its status."""
+        """Bring the metrics of a node in line with its status; of one that is gone there are
+        none."""
+        if status.state is not InventoryState.PRESENT:
+            self._metrics.forget_node(name)
+            return
         self._metrics.set_gpus(
             name,
             [
@@ -85,13 +89,11 @@ class Observer:
                     gpu.product or "",
                 )
                 for gpu in status.gpus or ()
-                if status.state is InventoryState.PRESENT
             ],
         )
-        checks = status.checks if status.state is InventoryState.PRESENT else None
+        results = {check.name: check.passed for check in status.checks or ()}
         self._metrics.set_checks(
-            name,
-            {check.name: check.passed for check in checks or () if check.passed is not None},
+            name, {check: passed for check, passed in results.items() if passed is not None}
         )
         if status.last_read_time is not None:
             self._metrics.set_last_read(name, status.last_read_time.timestamp())
