@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from machines import machine
+from operators import Operator, eventually, history, read_well, status
 
 from gpuid_operator.localcluster import LocalCluster, binaries
 
@@ -63,3 +65,37 @@ def fleet(local_cluster: Callable[..., LocalCluster]) -> Iterator[LocalCluster]:
     cluster = local_cluster(nodes=0)
     yield cluster
     cluster.down()
+
+
+@pytest.fixture(scope="module")
+def operator(fleet: LocalCluster) -> Iterator[Operator]:
+    """The operator on `fleet`, with its defaults; a module may have one of its own."""
+    with Operator(fleet) as operator:
+        yield operator
+
+
+@pytest.fixture
+def node(fleet: LocalCluster, operator: Operator) -> str:
+    """A node with two GPUs that was read."""
+    name = f"gpu-of-test-{len(fleet.node_names)}"
+    fleet.add_node(name, xml=machine(name))
+    eventually(lambda: read_well(fleet, name))
+    return name
+
+
+@pytest.fixture
+def change(fleet: LocalCluster, node: str) -> Callable[[str], list[dict[str, Any]]]:
+    """Gives the node other hardware, restarts its plugin, and returns what history says of it."""
+
+    def changed(xml: str) -> list[dict[str, Any]]:
+        before = status(fleet, node)["sequence"]
+        fleet.write_smi(node, xml)
+        container = fleet.restart_plugin(node)
+
+        def read() -> None:
+            assert status(fleet, node)["source"]["containerID"] == container
+
+        eventually(read)
+        return [entry for entry in history(fleet, node) if entry["sequence"] > before]
+
+    return changed

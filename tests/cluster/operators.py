@@ -206,6 +206,16 @@ def condition(cluster: LocalCluster, node: str, kind: str = "Ready") -> tuple[st
     raise AssertionError(f"{node} has no condition {kind}")
 
 
+def read_well(cluster: LocalCluster, node: str) -> None:
+    """The last read of the node was good, and what it gave is delivered."""
+    assert condition(cluster, node) == ("True", "ReadOK")
+    assert condition(cluster, node, "Delivered")[0] == "True"
+
+
+def is_not_ready(cluster: LocalCluster, node: str, reason: str) -> None:
+    assert condition(cluster, node) == ("False", reason)
+
+
 def history(cluster: LocalCluster, node: str) -> list[dict[str, Any]]:
     """The node's history without its sightings."""
     entries = status(cluster, node).get("history", ())

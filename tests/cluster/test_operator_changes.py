@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import pytest
 from machines import facts, lost, machine, moved, serials, swapped, uuids, without
 from operators import (
     Operator,
@@ -23,51 +20,8 @@ from operators import (
 
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import MERGE, Request
-from gpuid_operator.localcluster.smi import generate
 
 LABELS = "gpuid.github.com"
-
-
-@pytest.fixture(scope="module")
-def operator(fleet: LocalCluster) -> Iterator[Operator]:
-    with Operator(fleet) as operator:
-        yield operator
-
-
-@pytest.fixture(scope="module")
-def numbers() -> Iterator[int]:
-    return itertools.count()
-
-
-@pytest.fixture
-def node(fleet: LocalCluster, operator: Operator, numbers: Iterator[int]) -> str:
-    """A node with two GPUs that was read."""
-    name = f"gpu-changes-{next(numbers)}"
-    fleet.add_node(name, xml=machine(name))
-    eventually(lambda: read_well(fleet, name))
-    return name
-
-
-@pytest.fixture
-def change(fleet: LocalCluster, node: str) -> Callable[[str], list[dict[str, Any]]]:
-    """Gives the node other hardware, restarts its plugin, and returns what history says of it."""
-
-    def changed(xml: str) -> list[dict[str, Any]]:
-        before = status(fleet, node)["sequence"]
-        fleet.write_smi(node, xml)
-        container = fleet.restart_plugin(node)
-
-        def read() -> None:
-            assert status(fleet, node)["source"]["containerID"] == container
-
-        eventually(read)
-        return [entry for entry in history(fleet, node) if entry["sequence"] > before]
-
-    return changed
-
-
-def read_well(fleet: LocalCluster, node: str) -> None:
-    assert condition(fleet, node) == ("True", "ReadOK")
 
 
 def lookup(fleet: LocalCluster, node: str) -> dict[str, str]:
@@ -79,7 +33,8 @@ def lookup(fleet: LocalCluster, node: str) -> dict[str, str]:
 def events(fleet: LocalCluster, node: str) -> dict[str, dict[str, Any]]:
     """The Events about a node's inventory by their reason."""
     path = "/api/v1/namespaces/default/events"
-    found = fleet.client.get(path, fieldSelector=f"involvedObject.name={node}")["items"]
+    about = f"involvedObject.kind=GPUInventory,involvedObject.name={node}"
+    found = fleet.client.get(path, fieldSelector=about)["items"]
     return {event["reason"]: event for event in found}
 
 
@@ -151,24 +106,6 @@ def test_a_swapped_gpu_is_there_within_moments(
         assert "GPURemoved" in described.split("Events:")[1]
 
     eventually(told)
-
-
-def test_a_serial_is_looked_up_by_a_label(
-    fleet: LocalCluster, node: str, change: Callable[[str], list[dict[str, Any]]]
-) -> None:
-    xml = fleet.smi_file(node).read_text()
-    gone = serials(xml)[0]
-    change(swapped(xml, 0, f"{node}-spare"))
-    other = f"{node}-other"
-    fleet.add_node(other, xml=xml)
-    label = f"serial.{LABELS}/{gone}"
-
-    def found() -> None:
-        table = fleet.kubectl("get", "gpuinventory", "-l", label, "-L", label).stdout
-        rows = [line.split() for line in table.splitlines()[1:]]
-        assert {row[0]: row[-1] for row in rows} == {node: "past", other: "present"}
-
-    eventually(found)
 
 
 def test_a_moved_gpu_is_the_same_gpu(
@@ -279,74 +216,6 @@ def test_a_driver_upgrade_is_no_swap(
         assert (entries[0]["from"], entries[0]["to"]) == (old, driver)
         assert [gpu["uuid"] for gpu in status(fleet, node)["gpus"]] == uuids(machine(node))
         old = driver
-
-
-def test_gpus_of_one_board_share_a_serial_and_stay_two(
-    fleet: LocalCluster, operator: Operator
-) -> None:
-    node = "gpu-rack-0007"
-    xml = generate("gb200", node=node, pad_to=0)
-    fleet.add_node(node, xml=xml)
-    eventually(lambda: read_well(fleet, node))
-    found = status(fleet, node)
-    assert len(found["gpus"]) == 4
-    assert found["serials"] == sorted(set(serials(xml))) and len(found["serials"]) == 2
-    (chassis,) = found["chassis"]
-
-    def labelled() -> None:
-        assert node_labels(fleet, node) == {
-            "chassis": chassis,
-            "chassis-count": "1",
-            "gpu-0": found["serials"][0],
-            "gpu-1": found["serials"][1],
-        }
-
-    eventually(labelled)
-    eventually(lambda: delivered(fleet, node))
-    records = [one for one in operator.records() if one["node"] == node]
-    assert [(one["chassis"], one["gpu"]) for one in records] == [
-        (chassis, serial) for serial in found["serials"]
-    ]
-
-
-def test_stale_labels_go_and_those_of_others_stay(
-    fleet: LocalCluster, node: str, change: Callable[[str], list[dict[str, Any]]]
-) -> None:
-    xml = fleet.smi_file(node).read_text()
-    expected = dict(zip(("gpu-0", "gpu-1"), sorted(serials(xml)), strict=True))
-    eventually(lambda: has_labels(fleet, node, expected))
-    fleet.kubectl(
-        *["label", "--overwrite", "node", node, f"{LABELS}/gpu-7=1234", f"{LABELS}/gpu-0=wrong"],
-        *[f"{LABELS}/chassis-0-gpu-1=5", "other.example/gpu-0=mine", f"x.{LABELS}/gpu-0=mine"],
-    )
-    assert change(xml) == []
-    eventually(lambda: has_labels(fleet, node, expected))
-    labels = fleet.client.get(f"/api/v1/nodes/{node}")["metadata"]["labels"]
-    assert labels["other.example/gpu-0"] == labels[f"x.{LABELS}/gpu-0"] == "mine"
-
-
-def has_labels(fleet: LocalCluster, node: str, expected: dict[str, str]) -> None:
-    assert node_labels(fleet, node) == expected
-
-
-def test_labels_are_written_though_the_node_changes_meanwhile(
-    fleet: LocalCluster, node: str
-) -> None:
-    after = swapped(fleet.smi_file(node).read_text(), 0, f"{node}-spare")
-    runs = len(fleet.exec_log(node))
-    fleet.set_behaviour(node, delay=0.5)
-    fleet.write_smi(node, after)
-    fleet.restart_plugin(node)
-
-    def reading() -> None:
-        assert len(fleet.exec_log(node)) > runs
-
-    # The node's facts are those of before the read; this makes their resourceVersion an old one.
-    eventually(reading)
-    fleet.kubectl("annotate", "node", node, f"example.com/at={time.time()}")
-    fleet.clear_behaviour(node)
-    expected = dict(zip(("gpu-0", "gpu-1"), sorted(serials(after)), strict=True))
-    eventually(lambda: has_labels(fleet, node, expected))
 
 
 def test_an_inventory_that_was_deleted_by_hand_is_made_anew(fleet: LocalCluster, node: str) -> None:

@@ -17,6 +17,7 @@ from operators import (
     history,
     inventory,
     node_labels,
+    read_well,
     status,
     types,
 )
@@ -55,10 +56,9 @@ def numbers() -> Iterator[int]:
     return itertools.count()
 
 
-def read_well(fleet: LocalCluster, node: str) -> None:
-    assert condition(fleet, node) == ("True", "ReadOK")
+def is_present(fleet: LocalCluster, node: str) -> None:
+    read_well(fleet, node)
     assert status(fleet, node)["state"] == "Present"
-    assert condition(fleet, node, "Delivered")[0] == "True"
 
 
 def departed(fleet: LocalCluster, node: str) -> None:
@@ -74,7 +74,7 @@ def new_entries(fleet: LocalCluster, node: str, after: int) -> list[dict[str, An
 def test_a_node_departs_and_returns(fleet: LocalCluster, operator: Operator, node: str) -> None:
     xml = machine(node)
     fleet.add_node(node, xml=xml, provider_id="aws:///us-east-1a/i-first")
-    eventually(lambda: read_well(fleet, node))
+    eventually(lambda: is_present(fleet, node))
     before = status(fleet, node)
     fleet.delete_node(node)
     eventually(lambda: departed(fleet, node))
@@ -87,7 +87,7 @@ def test_a_node_departs_and_returns(fleet: LocalCluster, operator: Operator, nod
     assert "Sighted" not in types(gone["history"])
     assert condition(fleet, node) == ("False", "NodeNotFound")
     fleet.add_node(node, xml=xml, provider_id="aws:///us-east-1a/i-second")
-    eventually(lambda: read_well(fleet, node))
+    eventually(lambda: is_present(fleet, node))
     entries = new_entries(fleet, node, gone["sequence"])
     assert types(entries) == ["NodeReturned", "GPUAdded", "GPUAdded"]
     assert (entries[0]["from"], entries[0]["to"]) == ("i-first", "i-second")
@@ -109,7 +109,7 @@ def test_what_happened_while_the_operator_was_down_is_found(
     for name in names:
         fleet.add_node(name, xml=machine(name), provider_id=f"aws:///us-east-1a/i-{name}")
     for name in names:
-        eventually(lambda name=name: read_well(fleet, name))
+        eventually(lambda name=name: is_present(fleet, name))
     before = {name: status(fleet, name) for name in names}
     assert operator.terminate() == 0
     fleet.write_smi(swap, swapped(machine(swap), 0, f"{swap}-spare"))
@@ -141,7 +141,7 @@ def test_another_node_object_is_another_machine(
 ) -> None:
     """A Node that is deleted and created again under its pods, as when a kubelet registers anew."""
     fleet.add_node(node, xml=machine(node))
-    eventually(lambda: read_well(fleet, node))
+    eventually(lambda: is_present(fleet, node))
     before = status(fleet, node)
     body = fleet.client.get(f"/api/v1/nodes/{node}")
     del body["metadata"]["resourceVersion"], body["metadata"]["uid"]
@@ -163,7 +163,7 @@ def test_a_node_whose_pod_goes_first_departs_when_it_follows(
     fleet: LocalCluster, operator: Operator, node: str
 ) -> None:
     fleet.add_node(node, xml=machine(node))
-    eventually(lambda: read_well(fleet, node))
+    eventually(lambda: is_present(fleet, node))
     fleet.kubectl("label", "node", node, "nvidia.com/gpu.present=false", "--overwrite")
 
     def without_pod() -> None:
@@ -172,7 +172,7 @@ def test_a_node_whose_pod_goes_first_departs_when_it_follows(
     eventually(without_pod)
     assert len(status(fleet, node)["gpus"]) == 2
     fleet.kubectl("label", "node", node, "nvidia.com/gpu.present=true", "--overwrite")
-    eventually(lambda: read_well(fleet, node))
+    eventually(lambda: is_present(fleet, node))
     assert types(history(fleet, node)) == ["GPUAdded", "GPUAdded"]
     fleet.kubectl("label", "node", node, "nvidia.com/gpu.present=false", "--overwrite")
     eventually(without_pod)
@@ -218,7 +218,7 @@ def test_departed_inventories_that_are_ours_end_after_their_retention(
     fleet.add_node(kept, xml=machine(kept))
     fleet.add_node(foreign, xml=machine(foreign), labels=SHORT)
     for name in (ours, kept, foreign):
-        eventually(lambda name=name: read_well(fleet, name))
+        eventually(lambda name=name: is_present(fleet, name))
     assert status(fleet, ours)["policy"] == "short"
     assert inventory(fleet, foreign)["spec"] == {"suspend": False}
     for name in (foreign, kept, ours):
@@ -237,13 +237,13 @@ def test_a_node_that_returns_within_its_retention_goes_on(
     fleet: LocalCluster, operator: Operator, node: str
 ) -> None:
     fleet.add_node(node, xml=machine(node), labels=SHORT)
-    eventually(lambda: read_well(fleet, node))
+    eventually(lambda: is_present(fleet, node))
     uid = inventory(fleet, node)["metadata"]["uid"]
     fleet.delete_node(node)
     fleet.add_node(node, xml=machine(node), labels=SHORT)
 
     def returned() -> None:
-        read_well(fleet, node)
+        is_present(fleet, node)
         assert status(fleet, node)["node"]["uid"] == real["metadata"]["uid"]
 
     real = fleet.client.get(f"/api/v1/nodes/{node}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,9 @@ from operators import (
     eventually,
     history,
     inventory,
+    is_not_ready,
     read_again,
+    read_well,
     request_read,
     status,
     types,
@@ -46,24 +47,6 @@ def operator(fleet: LocalCluster) -> Iterator[Operator]:
     fleet.client.send(Request("POST", "/api/v1/nodes", body))
     with Operator(fleet, TIMEOUT="1s") as operator:
         yield operator
-
-
-@pytest.fixture(scope="module")
-def numbers() -> Iterator[int]:
-    return itertools.count()
-
-
-@pytest.fixture
-def node(fleet: LocalCluster, operator: Operator, numbers: Iterator[int]) -> str:
-    """A node with two GPUs that was read."""
-    name = f"gpu-reading-{next(numbers)}"
-    fleet.add_node(name, xml=machine(name))
-    eventually(lambda: read_well(fleet, name))
-    return name
-
-
-def read_well(fleet: LocalCluster, node: str) -> None:
-    assert condition(fleet, node) == ("True", "ReadOK")
 
 
 def outputs() -> list[tuple[str, bytes]]:
@@ -111,10 +94,6 @@ def test_an_inventory_is_what_nvidia_smi_says(
         "bootID": real["status"]["nodeInfo"]["bootID"],
     }
     assert inventory(fleet, node)["spec"] == {}
-
-
-def is_not_ready(fleet: LocalCluster, node: str, reason: str) -> None:
-    assert condition(fleet, node) == ("False", reason)
 
 
 def test_an_edit_is_in_the_table_after_the_restart_of_the_plugin(
@@ -194,7 +173,7 @@ def test_the_exit_code_alone_says_nothing(fleet: LocalCluster, node: str) -> Non
         assert status(fleet, node)["source"]["containerID"] == container
 
     eventually(read)
-    read_well(fleet, node)
+    eventually(lambda: read_well(fleet, node))
 
 
 def test_a_hung_command_is_never_joined_by_a_second_one(fleet: LocalCluster, node: str) -> None:
@@ -248,7 +227,7 @@ def test_a_request_is_read_for_once_and_echoed(fleet: LocalCluster, node: str) -
     assert condition(fleet, node) == ("False", "ExecFailed")
     fleet.clear_behaviour(node)
     read_again(fleet, node, "three")
-    read_well(fleet, node)
+    eventually(lambda: read_well(fleet, node))
 
 
 def test_the_table_and_its_explanation(fleet: LocalCluster, node: str) -> None:
