@@ -41,7 +41,29 @@ test-cluster: venv ## Tests on a real API server with simulated nodes.
 test-node: venv ## Tests on a real kubelet with real containers (root, containerd).
 	$(BIN)/pytest tests/node $(PYTEST_ARGS)
 
-test-release: registry dist ## Send them to REGISTRY (several: a,b), attested with KEY; docs/verify.md.
+test-release: venv ## Release into two local registries, and verify it as its users would.
+	$(BIN)/pytest tests/release $(PYTEST_ARGS)
+
+test-tools: venv ## Build the programs that the tests need (the first time, with Go: ten minutes).
+	$(BIN)/python tests/gotools.py
+
+lint: venv ## Style, types, and who may import whom.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: venv ## Let ruff format the code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: venv ## Cold start at NODES=1000, beside a bare exec loop and, with PEER=…, another program.
+	$(BIN)/python -m tests.bench.coldstart --nodes $(NODES) $(if $(PEER),--peer $(PEER))
+
+dist: venv ## The image, the chart and the wheel of HEAD, in dist/: the same for everyone.
+	$(BIN)/python -m release build $(if $(SOURCE),--source $(SOURCE)) $(if $(BUILDER),--builder $(BUILDER))
+
+release: registry dist ## Send them to REGISTRY (several: a,b), attested with KEY; docs/verify.md.
 	$(BIN)/python -m release publish $(REGISTRY) $(if $(KEY),--key $(KEY))
 
 registry:
