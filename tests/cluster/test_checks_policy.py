@@ -18,7 +18,6 @@ from operators import (
     types,
 )
 from probes import (
-    PLUGIN,
     Probe,
     delete_policies,
     events,
@@ -437,4 +436,3 @@ def test_only_one_manager_writes_results_of_policies(
     becomes(probe, NODES[0], True, 0, "fine")
     owned = managers(cluster, NODES[0])
     assert owned.keys() == {"gpuid-operator"}
-    assert PLUGIN == probe.check()["podSelector"]
