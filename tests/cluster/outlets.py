@@ -1,0 +1,270 @@
+"""Sinks of a policy on real servers, and whether what they got is what the histories hold."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import asyncpg
+from operators import INVENTORIES, POLICIES, Operator
+from receivers import WebService
+from servers import S3, Postgres
+
+from gpuid_operator.api.inventory import HistoryEntry
+from gpuid_operator.api.values import format_time
+from gpuid_operator.localcluster import LocalCluster
+from gpuid_operator.localcluster.client import MERGE, Request
+from gpuid_operator.plan.records import records_for
+
+CLUSTER = "prod"
+NAMESPACE = "gpuid"
+SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
+ENVIRONMENT = {"CLUSTER_NAME": CLUSTER, "POD_NAMESPACE": NAMESPACE, "EXPORTER_TYPE": "stdout"}
+BATCH = {"maxWait": "50ms"}
+GPUID_FIELDS = ("cluster", "node", "machine", "source", "chassis", "gpu")
+# Columns of the table, and the field of a record that each holds.
+COLUMNS = {
+    "record_id": "id",
+    **dict(zip(GPUID_FIELDS, GPUID_FIELDS, strict=True)),
+    **{name: name for name in ("event", "uuid", "pci", "product", "driver")},
+    "read_time": "time",
+}
+
+
+def policy(
+    fleet: LocalCluster, name: str, sinks: list[dict[str, Any]], **spec: Any
+) -> dict[str, Any]:
+    """Create a policy with these sinks, or give them to it."""
+    body = {
+        "apiVersion": "gpuid.github.com/v1alpha1",
+        "kind": "GPUInventoryPolicy",
+        "metadata": {"name": name},
+        "spec": {"sinks": sinks} | spec,
+    }
+    made = fleet.client.send(Request("POST", POLICIES, body, tolerate=(409,)))
+    if made is None:
+        path = f"{POLICIES}/{name}"
+        made = fleet.client.send(Request("PATCH", path, {"spec": body["spec"]}, content_type=MERGE))
+    return dict(made)
+
+
+def secret(
+    fleet: LocalCluster,
+    name: str,
+    *,
+    hosts: str | None = None,
+    for_sinks: bool = True,
+    **values: str,
+) -> None:
+    """Create a Secret in the operator's namespace, or give it these values."""
+    prefix = "gpuid.github.com"
+    body = {
+        "metadata": {
+            "name": name,
+            "labels": {f"{prefix}/sink": "true"} if for_sinks else {},
+            "annotations": {f"{prefix}/allowed-hosts": hosts} if hosts else {},
+        },
+        "stringData": values,
+    }
+    if fleet.client.send(Request("POST", SECRETS, body, tolerate=(409,))) is None:
+        fleet.client.send(Request("PATCH", f"{SECRETS}/{name}", body, content_type=MERGE))
+
+
+class Database:
+    """A database of its own, by a superuser."""
+
+    def __init__(self, server: Postgres, name: str) -> None:
+        self.server = server
+        self.name = name
+        self._run(f'CREATE DATABASE "{name}" TEMPLATE template0', database="postgres")
+
+    def query(self, statement: str) -> list[dict[str, Any]]:
+        """The rows; of several statements none."""
+        return self._run(statement, database=self.name)
+
+    def copy_as_gpuid(self, table: str, rows: list[tuple[Any, ...]]) -> None:
+        """What gpuid does with its rows, each the seven fields and the time of the write."""
+        fields = (*GPUID_FIELDS, "read_time", "created_at")
+
+        async def copy() -> None:
+            connection = await self._connect(self.name)
+            await connection.copy_records_to_table(table, columns=fields, records=rows)
+            await connection.close()
+
+        asyncio.run(copy())
+
+    def sink(self, name: str = "warehouse", *, port: int | None = None, **fields: Any) -> Any:
+        """A sink of the superuser's, or of whose credentials the Secret `warehouse` holds."""
+        return {
+            "name": name,
+            "batch": BATCH,
+            "postgres": {
+                "host": "127.0.0.1",
+                "port": port or self.server.port,
+                "database": self.name,
+                "userSecretRef": {"name": "warehouse", "key": "user"},
+                "passwordSecretRef": {"name": "warehouse", "key": "password"},
+                "autoMigrate": True,
+            }
+            | fields,
+        }
+
+    def records(self, table: str = "serials") -> list[dict[str, Any]]:
+        """The rows in the order of their ids, as records."""
+        if not self.query(f"SELECT 1 FROM pg_tables WHERE tablename = '{table}'"):
+            return []
+        rows = self.query(f"SELECT {', '.join(COLUMNS)} FROM {table} ORDER BY id")
+        return [
+            {
+                field: format_time(row[column]) if column == "read_time" else row[column]
+                for column, field in COLUMNS.items()
+            }
+            for row in rows
+        ]
+
+    async def _connect(self, database: str) -> Any:
+        return await asyncpg.connect(
+            host="127.0.0.1",
+            port=self.server.port,
+            user=self.server.user,
+            password=self.server.password,
+            database=database,
+        )
+
+    def _run(self, statement: str, *, database: str) -> list[dict[str, Any]]:
+        async def run() -> list[dict[str, Any]]:
+            connection = await self._connect(database)
+            try:
+                return [dict(row) for row in await connection.fetch(statement)]
+            finally:
+                await connection.close()
+
+        return asyncio.run(run())
+
+
+class Bucket:
+    """A bucket of its own."""
+
+    def __init__(self, server: S3, name: str) -> None:
+        self.server = server
+        self.name = name
+        (server.folder / name).mkdir()
+
+    def sink(self, name: str = "lake", *, port: int | None = None, **fields: Any) -> Any:
+        """A sink with the credentials that the Secret `lake` holds."""
+        own = {key: fields.pop(key) for key in ("records", "batch") if key in fields}
+        return {
+            "name": name,
+            "batch": BATCH,
+            **own,
+            "s3": {
+                "bucket": self.name,
+                "region": "us-east-1",
+                "endpoint": f"http://127.0.0.1:{port}" if port else self.server.url,
+                "insecure": True,
+                "credentialsSecretRef": {"name": "lake"},
+                "format": "jsonl",
+            }
+            | fields,
+        }
+
+    @property
+    def objects(self) -> dict[str, bytes]:
+        return self.server.objects(self.name)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of all objects of JSON lines."""
+        return [json.loads(line) for text in self.objects.values() for line in text.splitlines()]
+
+
+class Fleetwide:
+    """Four sinks for every node: a web service, a table, a bucket, and the log."""
+
+    def __init__(
+        self, fleet: LocalCluster, *, service: WebService, database: Database, bucket: Bucket
+    ) -> None:
+        self.service = service
+        self.database = database
+        self.bucket = bucket
+        self._fleet = fleet
+        credentials(fleet, database, bucket)
+
+    def sinks(self, *, http: int | None, postgres: int | None, s3: int | None) -> list[Any]:
+        """The four, through doors at these ports."""
+        return [
+            self.service.sink(port=http),
+            # In clear text, so that a door can read what passes.
+            self.database.sink(port=postgres, sslMode="disable"),
+            self.bucket.sink(port=s3),
+            {"name": "logs", "batch": BATCH, "stdout": {}},
+        ]
+
+    def check(self, operator: Operator) -> None:
+        """Every entry of every history is at every sink, under one id with one content; in the
+        table once."""
+        wanted = written(self._fleet)
+        assert booked(self.service.records) == wanted
+        assert {r["id"]: r for r in self.bucket.records()} == wanted
+        logged = [{key: line[key] for key in shape(wanted)} for line in operator.records()]
+        assert booked(logged) == wanted
+        rows = self.database.records()
+        assert len(rows) == len(wanted)
+        booked(rows)
+        assert {row["id"]: row for row in rows} == {
+            identity: {field: record[field] for field in COLUMNS.values()}
+            for identity, record in wanted.items()
+        }
+
+
+def credentials(fleet: LocalCluster, database: Database, bucket: Bucket) -> None:
+    """The Secrets `warehouse` and `lake`."""
+    server, store = database.server, bucket.server
+    secret(fleet, "warehouse", user=server.user, password=server.password)
+    keys = {"AWS_ACCESS_KEY_ID": store.access_key, "AWS_SECRET_ACCESS_KEY": store.secret_key}
+    secret(fleet, "lake", hosts="127.0.0.1", **keys)
+
+
+def shape(records: dict[str, dict[str, Any]]) -> list[str]:
+    """The fields of a record."""
+    return list(next(iter(records.values()), {}))
+
+
+def written(fleet: LocalCluster, *, sightings: bool = False) -> dict[str, dict[str, Any]]:
+    """The records that the histories of all inventories give, by id, in their order."""
+    return {
+        record["id"]: record
+        for item in fleet.client.get(INVENTORIES)["items"]
+        for record in of_inventory(item, sightings=sightings)
+    }
+
+
+def of_inventory(item: dict[str, Any], *, sightings: bool = False) -> list[dict[str, Any]]:
+    """The records that the history of an inventory gives."""
+    return [
+        record.to_json()
+        for entry in item.get("status", {}).get("history", ())
+        for record in records_for(
+            HistoryEntry.model_validate(entry),
+            sightings=sightings,
+            inventory_uid=item["metadata"]["uid"],
+            node=item["metadata"]["name"],
+            cluster=CLUSTER,
+        )
+    ]
+
+
+def booked(records: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Records by id, in the order in which they first came; the same id has the same content, and
+    those of an inventory come in the order of its history."""
+    found: dict[str, dict[str, Any]] = {}
+    last: dict[str, int] = {}
+    for record in records:
+        identity = record["id"]
+        if identity not in found:
+            uid, sequence = identity.split(".")[:2]
+            assert int(sequence) >= last.get(uid, 0), f"{identity} came after {last[uid]}"
+            last[uid] = int(sequence)
+        assert found.setdefault(identity, record) == record
+    return found

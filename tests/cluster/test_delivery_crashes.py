@@ -1,0 +1,182 @@
+"""The operator is killed while it delivers: nothing is lost, and no id has two contents."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from gate import Gate, Position
+from machines import machine, swapped
+from operators import Operator, eventually, inventory, status
+from outlets import ENVIRONMENT, Bucket, Database, Fleetwide, of_inventory, policy
+from receivers import Door, WebService
+
+from gpuid_operator.localcluster import LocalCluster
+
+NODES = [f"gpu-kill-{number}" for number in range(8)]
+KILLS = 30
+# What is sent again after a crash that a server noticed need not wait for minutes here.
+PERIODS = {"engine.channel.LONGEST_PAUSE": 2.0}
+SIGNS = {"http": b"POST /gpus", "postgres": b"ON CONFLICT DO NOTHING", "s3": b"PUT /"}
+
+
+@dataclass
+class Scene:
+    """The cluster, the sinks, and what stands between them and the operator."""
+
+    fleet: LocalCluster
+    gate: Gate
+    doors: dict[str, Door]
+    outlets: Fleetwide
+    operator: Operator
+    spares: Iterator[int]
+
+    def change(self, node: str) -> None:
+        """Another GPU is in the node."""
+        xml = self.fleet.smi_file(node).read_text()
+        self.fleet.write_smi(node, swapped(xml, 1, f"gpu-spare-{next(self.spares)}"))
+        self.fleet.restart_plugin(node)
+
+    def has(self, sink: str, records: list[dict[str, Any]]) -> bool:
+        """Whether all of these came to a sink."""
+        outlets = self.outlets
+        came = {
+            "http": lambda: outlets.service.records,
+            "postgres": outlets.database.records,
+            "s3": outlets.bucket.records,
+            "stdout": self.operator.records,
+        }[sink]()
+        return {record["id"] for record in records} <= {record["id"] for record in came}
+
+    def newest(self, node: str, *, after: int) -> list[dict[str, Any]]:
+        """The records of the node's entries after a sequence."""
+        found = of_inventory(inventory(self.fleet, node))
+        return [record for record in found if record["sequence"] > after]
+
+    def settle(self) -> None:
+        """Everything is delivered and noted, and the books agree."""
+
+        def noted() -> None:
+            for node in NODES:
+                found = status(self.fleet, node)
+                assert [sink["pending"] for sink in found.get("sinks", ())] == [0] * 4, node
+                assert {sink["deliveredSequence"] for sink in found["sinks"]} == {found["sequence"]}
+
+        eventually(noted, within=60)
+        self.outlets.check(self.operator)
+
+
+@pytest.fixture(scope="module")
+def scene(fleet: LocalCluster, postgres: Any, s3: Any) -> Iterator[Scene]:
+    with ExitStack() as stack:
+        service = stack.enter_context(WebService())
+        outlets = Fleetwide(
+            fleet,
+            service=service,
+            database=Database(postgres, "crashes"),
+            bucket=Bucket(s3, "crashes"),
+        )
+        ports = {"http": service.port, "postgres": postgres.port, "s3": int(s3.url.split(":")[2])}
+        doors = {name: stack.enter_context(Door(port)) for name, port in ports.items()}
+        policy(fleet, "fleet", outlets.sinks(**{name: door.port for name, door in doors.items()}))
+        for node in NODES:
+            fleet.add_node(node, xml=machine(node))
+        gate = stack.enter_context(Gate(fleet))
+        operator = stack.enter_context(
+            Operator(fleet, kubeconfig=gate.kubeconfig, periods=PERIODS, **ENVIRONMENT)
+        )
+        scene = Scene(fleet, gate, doors, outlets, operator, itertools.count())
+        scene.settle()
+        yield scene
+
+
+def test_killed_before_the_send(scene: Scene) -> None:
+    node = NODES[0]
+    before = status(scene.fleet, node)["sequence"]
+    ambush = scene.gate.lay(0, Position.AFTER, scene.operator.kill)
+    scene.change(node)
+    assert ambush.struck.wait(30)
+    news = scene.newest(node, after=before)
+    assert len(news) == 2, "the history is not written"
+    assert not any(scene.has(sink, news[:1]) for sink in (*SIGNS, "stdout"))
+    scene.operator.restart()
+    scene.settle()
+
+
+@pytest.mark.parametrize("position", list(Position))
+@pytest.mark.parametrize("sink", list(SIGNS))
+def test_killed_before_the_answer(scene: Scene, sink: str, position: Position) -> None:
+    """Whether the sink has seen the records, or has taken them."""
+    node = NODES[1]
+    before = status(scene.fleet, node)["sequence"]
+    trap = scene.doors[sink].lay(SIGNS[sink], position, scene.operator.kill)
+    scene.change(node)
+    assert trap.struck.wait(30)
+    news = scene.newest(node, after=before)
+    assert len(news) == 2
+    assert scene.has(sink, news) is (position is Position.AFTER)
+    scene.operator.restart()
+    scene.settle()
+
+
+def test_killed_before_the_acknowledgement(scene: Scene) -> None:
+    """All sinks have answered, and nothing of it is noted."""
+    node = NODES[2]
+    before = status(scene.fleet, node)["sequence"]
+
+    def acknowledges(head: str) -> str | None:
+        return "" if head.startswith("PATCH") and "/status" in head else None
+
+    def close() -> None:
+        scene.gate.refuses = acknowledges
+
+    for name, door in scene.doors.items():
+        door.lay(SIGNS[name], Position.BEFORE, close, cuts=False)
+    scene.change(node)
+
+    def taken() -> None:
+        news = scene.newest(node, after=before)
+        assert len(news) == 2
+        assert all(scene.has(sink, news) for sink in (*SIGNS, "stdout"))
+        assert scene.gate.asked
+
+    eventually(taken)
+    scene.operator.kill()
+    assert {sink["pending"] for sink in status(scene.fleet, node)["sinks"]} == {2}
+    scene.gate.refuses = lambda _: None
+    scene.operator.restart()
+    scene.settle()
+    again = [one for one in scene.outlets.service.records if one["node"] == node]
+    assert len(again) == len({one["id"] for one in again}) + 2, "sent once more, and no more"
+
+
+def test_killed_thirty_times_at_random_moments(scene: Scene) -> None:
+    seed = time.time_ns()
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    before, deliveries = total(scene), len(scene.outlets.service.deliveries)
+    for _ in range(KILLS):
+        if chance.random() < 0.8:  # the others are killed while they start
+            scene.operator.wait_ready()
+        for node in chance.sample(NODES, 3):
+            scene.change(node)
+        # The moment is what is random: while it reads, writes, sends or notes.
+        time.sleep(chance.uniform(0.0, 0.8))
+        scene.operator.kill()
+        scene.operator.start()
+    during = len(scene.outlets.service.deliveries) - deliveries
+    print(f"{total(scene) - before} entries, {during} deliveries to a web service")
+    assert total(scene) - before > KILLS
+    assert during > KILLS / 3
+    scene.operator.wait_ready()
+    scene.settle()
+
+
+def total(scene: Scene) -> int:
+    return sum(status(scene.fleet, node)["sequence"] for node in NODES)
