@@ -27,10 +27,11 @@ class Calls:
         return {grant for grant in granted if not any(_covers(grant, call) for call in self.used)}
 
 
-def calls_of(cluster: LocalCluster, account: str) -> Calls:
-    """What the service account `account` of the namespace gpuid did so far."""
+def calls_of(cluster: LocalCluster, account: str, *, since: int) -> Calls:
+    """What the service account `account` of the namespace gpuid did after the first `since` lines
+    of the audit log."""
     calls = Calls()
-    for line in cluster.audit_log.read_text().splitlines():
+    for line in cluster.audit_log.read_text().splitlines()[since:]:
         event = json.loads(line)
         if event["user"]["username"] != f"system:serviceaccount:gpuid:{account}":
             continue

@@ -19,14 +19,20 @@ from gpuid_operator.localcluster import toolchain
 ROOT: Final = Path(__file__).parent.parent.parent
 NEEDED: Final = ("buildah", "debootstrap")
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+_NVIDIA_SMI: Final = """#!/usr/bin/python3
+import sys
+assert sys.argv[1:] == ["-q", "-x"]
+sys.stdout.write(open("/smi.xml").read())
+"""
 _PIP_SETTINGS: Final = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout")
 
 
-def build(folder: Path, *, name: str) -> Path:
-    """Build the image as `name` in a storage of its own under `folder`; the path of its tar.
+def build(folder: Path, *, name: str, with_smi: str, smi: str) -> list[Path]:
+    """Build the image as `name` in a storage of its own under `folder`; the paths of two tars.
 
-    The packages of the base are kept in the user's cache. A program that is missing skips the
-    test, and fails it where CI is set.
+    The second is the image `with_smi`: the first with a simulated nvidia-smi that prints `smi`, as
+    the NVIDIA container runtime would put a real one there. The packages of the base are kept in
+    the user's cache. A program that is missing skips the test, and fails it where CI is set.
     """
     absent = [program for program in NEEDED if shutil.which(program) is None]
     if absent:
@@ -66,10 +72,22 @@ def build(folder: Path, *, name: str) -> Path:
         *(f"--build-arg={key}={value}" for key, value in arguments.items()),
         ".",
     )
-    tar = folder / "operator.tar"
-    run("buildah", "push", "--quiet", "operator", f"docker-archive:{tar}:{name}")
+    context = folder / "with-smi"
+    context.mkdir()
+    (context / "smi.xml").write_text(smi)
+    (context / "nvidia-smi").write_text(_NVIDIA_SMI)
+    (context / "nvidia-smi").chmod(0o755)
+    (context / "Dockerfile").write_text(
+        "FROM localhost/operator\nCOPY smi.xml /\nCOPY nvidia-smi /usr/bin/\n"
+    )
+    run("buildah", "bud", "--quiet", "--tag", "with-smi", str(context))
+    tars = []
+    for image, tag in (("operator", name), ("with-smi", with_smi)):
+        tar = folder / f"{image}.tar"
+        run("buildah", "push", "--quiet", image, f"docker-archive:{tar}:{tag}")
+        tars.append(tar)
     shutil.rmtree(folder / "images")
-    return tar
+    return tars
 
 
 def _pip_configuration(folder: Path) -> Path:

@@ -35,6 +35,7 @@ from gpuid_operator.localcluster.waiting import wait_for
 from gpuid_operator.plan.smi import parse
 
 IMAGE = f"docker.io/library/gpuid-operator:{__version__}"
+READER_IMAGE = f"docker.io/library/with-smi:{__version__}"
 PLUGIN_IMAGE = "gpuid.local/device-plugin:install"
 SMI = generate("gb200", node="real-node")
 SWAPPED = generate("gb200", node="another-node")
@@ -60,7 +61,9 @@ def installable(node_cluster: LocalCluster) -> Iterator[LocalCluster]:
     """The cluster with the operator's image and a device plugin, and without CRDs."""
     folder = Path(tempfile.mkdtemp(prefix="gpuid-image-"))
     try:
-        node_cluster.import_image(operator_image.build(folder, name=IMAGE))
+        tars = operator_image.build(folder, name=IMAGE, with_smi=READER_IMAGE, smi=SWAPPED)
+        for tar in tars:
+            node_cluster.import_image(tar)
         files, links = images.busybox()
         script = b'#!/bin/sh\nexec cat "${SMI_FILE:-/smi.xml}"\n'
         files |= {"/bin/nvidia-smi": script}
@@ -174,17 +177,19 @@ def uuids(smi: str) -> set[str | None]:
     return {gpu.uuid for gpu in parse(smi.encode()).gpus}
 
 
-def check_facts(status: dict[str, Any], smi: str = SMI) -> None:
+def check_facts(
+    status: dict[str, Any], smi: str = SMI, *, container: str = "nvidia-device-plugin"
+) -> None:
     """What is in the image's nvidia-smi is in the inventory."""
     gpus = parse(smi.encode()).gpus
     assert [gpu["uuid"] for gpu in status["gpus"]] == [gpu.uuid for gpu in gpus]
     assert status["serials"] == sorted({gpu.serial for gpu in gpus if gpu.serial})
-    assert status["source"]["container"] == "nvidia-device-plugin"
+    assert status["source"]["container"] == container
 
 
-def check_calls(cluster: LocalCluster, account: str, granted: set[Grant]) -> None:
+def check_calls(cluster: LocalCluster, account: str, granted: set[Grant], *, since: int) -> None:
     """Nothing was denied; every grant was used, or there is a reason for it above."""
-    calls = calls_of(cluster, account)
+    calls = calls_of(cluster, account, since=since)
     assert calls.used
     assert calls.denied == []
     unused = {grant[1:4] for grant in calls.unused(granted)}
@@ -264,10 +269,36 @@ def executions(cluster: LocalCluster) -> int:
     return sum('"subresource":"exec"' in line and ":gpuid:" in line for line in lines)
 
 
-def test_the_chart(installable: LocalCluster, collector: Collector, tmp_path: Path) -> None:
-    cluster = installable
-    (port,) = free_ports(1, host="0.0.0.0")
-    values = {
+@pytest.fixture
+def audited(installable: LocalCluster) -> int:
+    """Lines of the audit log that are not of this test."""
+    return len(installable.audit_log.read_text().splitlines())
+
+
+@pytest.fixture
+def helm(installable: LocalCluster) -> Iterator[Helm]:
+    helm = Helm(installable)
+    yield helm
+    helm("uninstall", "gpuid-operator", "--ignore-not-found", "--wait")
+
+
+class Helm:
+    """Helm 3 in the namespace gpuid; a call gives its output."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self._cluster = cluster
+
+    def __call__(self, *arguments: str) -> str:
+        options = ("--namespace", "gpuid", f"--kubeconfig={self._cluster.kubeconfig}")
+        command = [str(go_tool("helm3")), *arguments, *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{done.stdout}{done.stderr}{log(self._cluster)}"
+        return done.stdout
+
+
+def chart_values(cluster: LocalCluster, port: int) -> dict[str, Any]:
+    """What this one node asks for."""
+    return {
         "replicaCount": 1,
         "hostNetwork": True,
         "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
@@ -276,20 +307,16 @@ def test_the_chart(installable: LocalCluster, collector: Collector, tmp_path: Pa
         "port": port,
         "service": {"port": port},
     }
+
+
+def test_the_chart(
+    installable: LocalCluster, helm: Helm, collector: Collector, audited: int, tmp_path: Path
+) -> None:
+    cluster = installable
+    (port,) = free_ports(1, host="0.0.0.0")
+    values = chart_values(cluster, port)
     file = tmp_path / "values.yaml"
     file.write_text(yaml.safe_dump(values))
-
-    def helm(*arguments: str) -> str:
-        command = [str(go_tool("helm3")), *arguments, "--namespace", "gpuid"]
-        done = subprocess.run(
-            [*command, f"--kubeconfig={cluster.kubeconfig}"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{done.stdout}{done.stderr}{log(cluster)}"
-        return done.stdout
-
     release = ("gpuid-operator", str(CHART), "--values", str(file), "--wait", "--timeout=90s")
     assert "kubectl get gpuinventory" in helm("install", *release)
     check_facts(inventory(cluster))
@@ -314,13 +341,40 @@ def test_the_chart(installable: LocalCluster, collector: Collector, tmp_path: Pa
 
     swap(cluster, collector)
     assert TOKEN not in log(cluster)
-    check_calls(cluster, "gpuid-operator", rights(render(values=values)))
+    check_calls(cluster, "gpuid-operator", rights(render(values=values)), since=audited)
     helm("uninstall", "gpuid-operator", "--wait", "--timeout=60s")
     check_facts(inventory(cluster), SWAPPED)
     # Helm takes the rights away while the pod ends, which may then not give up its lease.
     lease = "update /apis/coordination.k8s.io/v1/namespaces/gpuid/leases/gpuid-operator"
-    assert set(calls_of(cluster, "gpuid-operator").denied) <= {lease}
+    assert set(calls_of(cluster, "gpuid-operator", since=audited).denied) <= {lease}
     cluster.kubectl("delete", "secret", "-n", "gpuid", "collector")
+    cluster.kubectl("delete", "crd", *CRDS, "--timeout=30s")
+
+
+def test_the_reader(installable: LocalCluster, helm: Helm, audited: int, tmp_path: Path) -> None:
+    """Pods of our own read the node where there is no device plugin to read it in."""
+    cluster = installable
+    (port,) = free_ports(1, host="0.0.0.0")
+    values = chart_values(cluster, port)
+    values["image"] |= {"repository": "with-smi"}
+    values["targets"] = []
+    values["reader"] = {
+        "enabled": True,
+        "runtimeClassName": "",
+        "nodeSelector": {"nvidia.com/gpu.present": None} | values["nodeSelector"],
+    }
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    release = ("gpuid-operator", str(CHART), "--values", str(file), "--wait", "--timeout=90s")
+    helm("install", *release)
+    status = inventory(cluster)
+    check_facts(status, SWAPPED, container="reader")
+    assert status["source"]["namespace"] == "gpuid"
+    assert calls_of(cluster, "gpuid-operator", since=audited).denied == []
+    helm("uninstall", "gpuid-operator", "--wait", "--timeout=60s")
+    # It ends when it is told to, not when it is killed.
+    gone = ("wait", "-n", "gpuid", "pod", "-l", "app.kubernetes.io/component=reader")
+    cluster.kubectl(*gone, "--for=delete", "--timeout=30s")
     cluster.kubectl("delete", "crd", *CRDS, "--timeout=30s")
 
 
@@ -339,7 +393,9 @@ def log(cluster: LocalCluster) -> str:
     return "".join(f"\n{pod}:\n{tail[-5000:]}" for pod, tail in zip(pods, tails, strict=True))
 
 
-def test_the_kustomization(installable: LocalCluster, collector: Collector, tmp_path: Path) -> None:
+def test_the_kustomization(
+    installable: LocalCluster, collector: Collector, audited: int, tmp_path: Path
+) -> None:
     cluster = installable
     cluster.kubectl(
         "set", "env", "-n", "gpu-operator", "daemonset/real-device-plugin", "SMI_FILE=/smi.xml"
@@ -370,7 +426,7 @@ def test_the_kustomization(installable: LocalCluster, collector: Collector, tmp_
         ]
     )
     swap(cluster, collector)
-    check_calls(cluster, "gpuid", granted)
+    check_calls(cluster, "gpuid", granted, since=audited)
     cluster.kubectl("delete", "-k", str(tmp_path), "--wait", "--timeout=90s")
     left = cluster.kubectl("get", "namespace,crd,clusterrole", "-o", "name").stdout.split()
     assert not [name for name in left if "gpuid" in name]
