@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import datetime
 import secrets
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -21,6 +22,7 @@ from gpuid_operator.localcluster.waiting import wait_for
 _PODS: Final = f"/api/v1/namespaces/{nodes.TARGET_NAMESPACE}/pods"
 _DAEMONSETS: Final = f"/apis/apps/v1/namespaces/{nodes.TARGET_NAMESPACE}/daemonsets"
 _POD_WITHIN: Final = 60.0
+_NUDGE_AFTER: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -130,11 +132,26 @@ class Simulation:
     def wait_pod(self, node: str) -> dict[str, Any]:
         """The node's target pod, once it is ready and not being deleted."""
 
+        nudge_at = time.monotonic() + _NUDGE_AFTER
+
         def ready() -> dict[str, Any] | None:
-            return next((pod for pod in self._pods(node) if _is_ready(pod)), None)
+            nonlocal nudge_at
+            pods = self._pods(node)
+            if time.monotonic() > nudge_at:
+                nudge_at += _NUDGE_AFTER
+                self._nudge(pods)
+            return next((pod for pod in pods if _is_ready(pod)), None)
 
         pod: dict[str, Any] = self._wait(f"a ready pod of the device plugin on {node}", ready)
         return pod
+
+    def _nudge(self, pods: Iterable[dict[str, Any]]) -> None:
+        """Touch pods, so that KWOK sees them again: it overlooks one that is bound to a new node
+        before KWOK itself has taken up the node."""
+        body = {"metadata": {"annotations": {"gpuid.github.com/nudged": secrets.token_hex(4)}}}
+        for pod in pods:
+            path = f"{_PODS}/{pod['metadata']['name']}"
+            self._client.send(Request("PATCH", path, body, content_type=MERGE, tolerate=(404,)))
 
     def restart_container(self, node: str) -> str:
         """Give the target container a new id, as a restart would; returns the id."""
