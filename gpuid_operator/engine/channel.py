@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -64,6 +64,7 @@ class Channel:
         self._sent: dict[str, tuple[str, int]] = {}
         self._blocked: dict[str, asyncio.TimerHandle] = {}
         self._carried: list[Parcel] = []
+        """The batch that is gathered, under way, or to be sent again."""
         self._refused_alone = 0
         self._notes = Notes(outbox)
         self._failures = 0
@@ -79,6 +80,11 @@ class Channel:
         self._wake.set()
         if self._trouble is not None:
             self._notes.failed([node], self._trouble)
+
+    def revise(self, node: str, kept: Collection[int]) -> None:
+        """Of the node's history only these entries are left: what gave way is not sent any more,
+        for what followed from it may have given way, too."""
+        self._carried = [p for p in self._carried if p.node != node or p.sequence in kept]
 
     def forget(self, node: str) -> None:
         """The node's inventory is gone."""
@@ -116,40 +122,41 @@ class Channel:
     async def _turn(self) -> None:
         # What failed is sent again as it was: a sink that took it, and whose answer was lost,
         # knows the same batch by its key.
-        batch = [parcel for parcel in self._carried if self._outbox.serves(parcel)]
-        if not batch:
+        if not self._carried:
             await self._wake.wait()
-            batch = await self._gather()
-        if batch:
-            await self._attempt(batch)
+            await self._gather()
+        self._carried = [parcel for parcel in self._carried if self._outbox.serves(parcel)]
+        if self._carried:
+            await self._attempt()
 
-    async def _gather(self) -> list[Parcel]:
+    async def _gather(self) -> None:
         """A batch of at most the sink's size, over as many nodes as it takes; when it is not full,
         it waits once for others to join."""
-        batch = self._collect([])
-        if batch and sum(len(parcel.records) for parcel in batch) < self._max_records:
+        self._collect()
+        if self._carried and self._room > 0:
             await asyncio.sleep(self._max_wait)
-            batch = self._collect(batch)
-        return batch
+            self._collect()
 
-    def _collect(self, batch: list[Parcel]) -> list[Parcel]:
-        reached = {parcel.node: (parcel.uid, parcel.sequence) for parcel in batch}
-        room = self._max_records - sum(len(parcel.records) for parcel in batch)
+    @property
+    def _room(self) -> int:
+        return self._max_records - sum(len(parcel.records) for parcel in self._carried)
+
+    def _collect(self) -> None:
+        reached = {parcel.node: (parcel.uid, parcel.sequence) for parcel in self._carried}
+        room = self._room
         while self._due and room > 0:
             node = next(iter(self._due))
             after = reached.get(node) or self._sent.get(node)
             for parcel in self._open_parcels(node, after=after):
-                if len(parcel.records) > room and batch:
-                    return batch
-                batch.append(parcel)
+                if len(parcel.records) > room and self._carried:
+                    return
+                self._carried.append(parcel)
                 room -= len(parcel.records)
-                reached[node] = (parcel.uid, parcel.sequence)
                 if room <= 0:
-                    return batch  # the node stays due: it may have more
+                    return  # the node stays due: it may have more
             self._due.pop(node, None)
         if not self._due:
             self._wake.clear()
-        return batch
 
     def _open_parcels(self, node: str, *, after: tuple[str, int] | None) -> list[Parcel]:
         try:
@@ -158,17 +165,16 @@ class Channel:
             _log.exception("what waits for a sink cannot be read", sink=self.name, node=node)
             return []
 
-    async def _attempt(self, batch: Sequence[Parcel]) -> None:
-        """Send a batch; when that fails, wait as long as is due before the next one."""
+    async def _attempt(self) -> None:
+        """Send the batch; when that fails, wait as long as is due before the next attempt."""
         self._refused_alone = 0
-        self._carried = list(batch)
         self._sending = True
         try:
-            await self._send(batch)
+            await self._send(self._carried)
         except SinkError as error:
             self._sending = False
             self._failures += 1
-            self._carried = [parcel for parcel in batch if self._is_open(parcel)]
+            self._carried = [parcel for parcel in self._carried if self._is_open(parcel)]
             if not self._stopping:
                 await self._pause(error)
         else:

@@ -141,6 +141,10 @@ class Delivery:
         return {channel.name for channel, _ in self._channels.values()}
 
     def _written(self, written: Written) -> None:
+        if any(outcome.dropped for outcome in written.outcomes):
+            kept = {entry.sequence for entry in written.after.history or ()}
+            for channel, _ in self._channels.values():
+                channel.revise(written.name, kept)
         if any(outcome.entries for outcome in written.outcomes) or (
             written.before.sinks != written.after.sinks
         ):
