@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import datetime
+import itertools
 import secrets
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -22,7 +22,8 @@ from gpuid_operator.localcluster.waiting import wait_for
 _PODS: Final = f"/api/v1/namespaces/{nodes.TARGET_NAMESPACE}/pods"
 _DAEMONSETS: Final = f"/apis/apps/v1/namespaces/{nodes.TARGET_NAMESPACE}/daemonsets"
 _POD_WITHIN: Final = 60.0
-_NUDGE_AFTER: Final = 3.0
+_LOOKS: Final = 20
+"""Looks for a pod, a tenth of a second apart, after which its simulator is reminded of it."""
 
 
 @dataclass(frozen=True)
@@ -131,26 +132,24 @@ class Simulation:
 
     def wait_pod(self, node: str) -> dict[str, Any]:
         """The node's target pod, once it is ready and not being deleted."""
-
-        nudge_at = time.monotonic() + _NUDGE_AFTER
+        looks = itertools.count(1)
 
         def ready() -> dict[str, Any] | None:
-            nonlocal nudge_at
             pods = self._pods(node)
-            if time.monotonic() > nudge_at:
-                nudge_at += _NUDGE_AFTER
-                self._nudge(pods)
-            return next((pod for pod in pods if _is_ready(pod)), None)
+            found = next((pod for pod in pods if _is_ready(pod)), None)
+            if found is None and next(looks) % _LOOKS == 0:
+                self._remind(pods)
+            return found
 
         pod: dict[str, Any] = self._wait(f"a ready pod of the device plugin on {node}", ready)
         return pod
 
-    def _nudge(self, pods: Iterable[dict[str, Any]]) -> None:
-        """Touch pods, so that KWOK sees them again: it overlooks one that is bound to a new node
-        before KWOK itself has taken up the node."""
-        body = {"metadata": {"annotations": {"gpuid.github.com/nudged": secrets.token_hex(4)}}}
+    def _remind(self, pods: Iterable[dict[str, Any]]) -> None:
+        """Change these pods. Of a hundred that come in the moment in which KWOK learns of their
+        node, it passes over about one, until something happens to it."""
         for pod in pods:
             path = f"{_PODS}/{pod['metadata']['name']}"
+            body = {"metadata": {"annotations": {"kwok.x-k8s.io/reminded": secrets.token_hex(4)}}}
             self._client.send(Request("PATCH", path, body, content_type=MERGE, tolerate=(404,)))
 
     def restart_container(self, node: str) -> str:
