@@ -1,0 +1,145 @@
+"""What the API server refuses of a policy or an inventory's spec, and the words that it has."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gpuid_operator.localcluster import LocalCluster
+
+CHECK = {"name": "c", "podSelector": {}, "command": "true"}
+HTTP = {"url": "https://host/path"}
+PG = {"host": "h", "database": "d"}
+DURATION = "write a duration such as 500ms, 30s, 1m30s or 24h (0s for none), at most 87600h"
+ONE_OF = "give exactly one of stdout, http, postgres or s3 (the first as `stdout: {}`)"
+HTTPS = "must begin with https:// (or set insecure: true to send in clear text)"
+
+
+def sink(**fields: Any) -> dict[str, Any]:
+    return {"sinks": [{"name": "s", **fields}]}
+
+
+def check(**fields: Any) -> dict[str, Any]:
+    return {"checks": [CHECK | fields]}
+
+
+def apply(cluster: LocalCluster, kind: str, spec: dict[str, Any]) -> str:
+    """What the server says to it; nothing when it takes it."""
+    body = {
+        "apiVersion": "gpuid.github.com/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": "any"},
+        "spec": spec,
+    }
+    done = cluster.kubectl(
+        *("apply", "--dry-run=server", "--validate=strict", "-f", "-"),
+        input=json.dumps(body),
+        check=False,
+    )
+    return done.stderr if done.returncode else ""
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (sink(), ONE_OF),
+        (sink(stdout={}, http=HTTP), ONE_OF),
+        (sink(http={"url": "http://host/path"}), f"url {HTTPS}"),
+        (sink(s3={"bucket": "b", "endpoint": "http://h"}), f"endpoint {HTTPS}"),
+        (sink(http={"url": "https://user:secret@host/"}), "spec.sinks[0].http.url"),
+        (sink(http={"url": "ftp://host/"}), "spec.sinks[0].http.url"),
+        (sink(postgres={"host": "h"}), "spec.sinks[0].postgres.database: Required value"),
+        (sink(postgres={**PG, "table": "a; drop"}), "spec.sinks[0].postgres.table"),
+        (sink(postgres={**PG, "sslMode": "off"}), '"verify-full"'),
+        (sink(postgres={**PG, "password": "p"}), 'unknown field "spec.sinks[0].postgres.password"'),
+        (sink(s3={"bucket": "b", "partition": "%Q"}), "spec.sinks[0].s3.partition"),
+        (sink(http=HTTP, records="all"), '"sightings"'),
+        (sink(http=HTTP, batch={"maxRecords": 0}), "greater than or equal to 1"),
+        (sink(http={**HTTP, "timeout": "1 minute"}), DURATION),
+        ({"sinks": [{"name": "s", "stdout": {}}] * 2}, 'Duplicate value: {"name":"s"}'),
+        ({"sinks": [{"name": "A_b", "stdout": {}}]}, "spec.sinks[0].name"),
+        ({"sinks": [{"stdout": {}}]}, "spec.sinks[0].name: Required value"),
+        (
+            {"sinks": [{"name": f"s{n}", "stdout": {}} for n in range(17)]},
+            "must have at most 16 items",
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", ["GPUInventoryPolicy", "GPUInventory"])
+def test_sinks_that_are_refused(
+    cluster: LocalCluster, kind: str, spec: dict[str, Any], words: str
+) -> None:
+    assert words in apply(cluster, kind, spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"readInterval": "0"}, DURATION),
+        ({"readInterval": "1d"}, DURATION),
+        ({"readInterval": "-1h"}, DURATION),
+        ({"retention": "87601h"}, DURATION),
+        ({"retention": "9999999999h"}, DURATION),
+        ({"sightingInterval": "5256000m1s"}, DURATION),
+        (
+            {"readInterval": "10ms"},
+            "readInterval must be at least 1s, or 0s: then only with events",
+        ),
+        ({"priority": 1_000_001}, "less than or equal to 1000000"),
+        ({"nodeSelektor": {}}, 'unknown field "spec.nodeSelektor"'),
+        (
+            {"nodeSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}},
+            "operators In and NotIn need values; Exists and DoesNotExist take none",
+        ),
+        (
+            {
+                "nodeSelector": {
+                    "matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]
+                }
+            },
+            "operators In and NotIn need values; Exists and DoesNotExist take none",
+        ),
+        (
+            {"nodeSelector": {"matchExpressions": [{"key": "a b", "operator": "Exists"}]}},
+            "spec.nodeSelector.matchExpressions[0].key",
+        ),
+        ({"nodeSelector": {"matchLabels": {"a": "b c"}}}, "spec.nodeSelector.matchLabels.a"),
+        ({"nodeSelector": {"matchLabels": {"a": "b" * 64}}}, "spec.nodeSelector.matchLabels.a"),
+        ({"checks": [CHECK, CHECK]}, 'Duplicate value: {"name":"c"}'),
+        ({"checks": [{"name": "c", "command": "true"}]}, "podSelector: Required value"),
+        ({"checks": [CHECK | {"name": f"c{n}"} for n in range(17)]}, "at most 16 items"),
+        (check(command=""), "spec.checks[0].command"),
+        (check(command="x" * 16_385), "spec.checks[0].command"),
+        (check(onFailure="Reboot"), '"RestartPod"'),
+        (check(timeout="0s"), "timeout must be more than 0s and at most 1h"),
+        (check(timeout="61m"), "timeout must be more than 0s and at most 1h"),
+        (check(interval="500ms"), "interval must be at least 1s, or 0s"),
+        (check(interval="soon"), DURATION),
+    ],
+)
+def test_policies_that_are_refused(cluster: LocalCluster, spec: dict[str, Any], words: str) -> None:
+    assert words in apply(cluster, "GPUInventoryPolicy", spec)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"sinks": []},
+        {"readInterval": "0s", "sightingInterval": "1m30.5s", "retention": "87600h"},
+        sink(http={"url": "http://host", "insecure": True}),
+        sink(s3={"bucket": "b", "endpoint": "http://h:9000", "insecure": True}),
+        check(timeout="1h", interval="0s", onFailure="RestartPod", container="main"),
+        check(timeout="500ms", podSelector={"matchLabels": {"example.com/a_B.c": ""}}),
+        {"nodeSelector": {"matchExpressions": [{"key": "a/b", "operator": "In", "values": [""]}]}},
+    ],
+)
+def test_policies_that_are_taken(cluster: LocalCluster, spec: dict[str, Any]) -> None:
+    assert apply(cluster, "GPUInventoryPolicy", spec) == ""
+
+
+def test_an_inventory_has_no_fields_of_a_policy(cluster: LocalCluster) -> None:
+    assert 'unknown field "spec.checks"' in apply(cluster, "GPUInventory", {"checks": [CHECK]})
+    assert apply(cluster, "GPUInventory", {"suspend": True}) == ""
