@@ -132,9 +132,9 @@ def read(cluster: LocalCluster, policy_name: str) -> None:
 
 def in_force(cluster: LocalCluster, name: str, generation: int = 1) -> None:
     assert policy_condition(cluster, name, "Ready")[:2] == ("True", "InForce")
-    found = cluster.client.get(f"{POLICIES}/{name}")["status"]
-    assert found["observedGeneration"] == generation
-    assert found["matchedNodes"] == 1
+    found = cluster.client.get(f"{POLICIES}/{name}").get("status", {})
+    assert found.get("observedGeneration") == generation
+    assert found.get("matchedNodes") == 1
 
 
 def test_nothing_of_the_operator_stays_on_what_it_watches(cluster: LocalCluster) -> None:
