@@ -37,6 +37,7 @@ PACKAGES: Final = (
     "libpython3.11-minimal",
     "libpython3.11-stdlib",
     "libssl3",
+    "libstdc++6",
     "libuuid1",
     "media-types",
     "netbase",
