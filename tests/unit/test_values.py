@@ -71,7 +71,7 @@ def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
 
 
 TEN_YEARS = 87_600 * 3_600_000
-MILLISECONDS = st.integers(min_value=0, max_value=TEN_YEARS).map(lambda n: timedelta(milliseconds=n))
+MILLISECONDS = st.integers(0, TEN_YEARS).map(lambda n: timedelta(milliseconds=n))
 
 
 @given(MILLISECONDS)
