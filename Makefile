@@ -69,6 +69,9 @@ release: registry dist ## Send them to REGISTRY (several: a,b), attested with KE
 registry:
 	$(if $(REGISTRY),,$(error say where to: make release REGISTRY=registry.example.com/team))
 
+bench-sinks: venv ## Transactions and objects in which NODES=1000 reach PostgreSQL and S3.
+	PYTHONPATH=tests:tests/cluster $(BIN)/python -m tests.bench.delivery --nodes $(NODES)
+
 crds: venv ## Write the CRDs from the models: crds/*.yaml, the chart's and those of deployment/.
 	$(BIN)/gpuid-operator crds --write crds
 	$(BIN)/python scripts/chart.py

@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,13 @@ class Postgres:
 
 @pytest.fixture(scope="session")
 def postgres(certificates: Any) -> Iterator[Postgres]:
+    with run_postgres(certificate=certificates.certificate, key=certificates.key) as server:
+        yield server
+
+
+@contextmanager
+def run_postgres(*, certificate: Path | None = None, key: Path | None = None) -> Iterator[Postgres]:
+    """A server that is gone afterwards; it speaks TLS where it gets a certificate."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     binary = str(found[-1]) if found else shutil.which("postgres")
     if binary is None:
@@ -68,9 +76,10 @@ def postgres(certificates: Any) -> Iterator[Postgres]:
     owner = pwd.getpwnam("nobody") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
     password_file = folder / "password"
     password_file.write_text(server.password)
-    for source, name in ((certificates.certificate, "tls.crt"), (certificates.key, "tls.key")):
-        shutil.copyfile(source, folder / name)
-        (folder / name).chmod(0o600)
+    for source, name in ((certificate, "tls.crt"), (key, "tls.key")):
+        if source is not None:
+            shutil.copyfile(source, folder / name)
+            (folder / name).chmod(0o600)
     for path in (folder, *folder.iterdir()):
         os.chown(path, owner.pw_uid, owner.pw_gid)
     identity: dict[str, Any] = {"cwd": folder}
@@ -90,7 +99,7 @@ def postgres(certificates: Any) -> Iterator[Postgres]:
         "port": str(server.port),
         "unix_socket_directories": "",
         "fsync": "off",
-        "ssl": "on",
+        "ssl": "on" if certificate else "off",
         "ssl_cert_file": str(folder / "tls.crt"),
         "ssl_key_file": str(folder / "tls.key"),
     }
@@ -133,9 +142,16 @@ class S3:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with run_s3(tmp_path_factory.mktemp("buckets")) as server:
+        yield server
+
+
+@contextmanager
+def run_s3(folder: Path) -> Iterator[S3]:
+    """A server with its buckets in this folder."""
     binary = go_tool("versitygw")
     port = _free_port()
-    server = S3(url=f"http://127.0.0.1:{port}", folder=tmp_path_factory.mktemp("buckets"))
+    server = S3(url=f"http://127.0.0.1:{port}", folder=folder)
     process = subprocess.Popen(
         [str(binary), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(server.folder)],
         env={
