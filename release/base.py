@@ -11,7 +11,7 @@ import io
 import os
 import subprocess
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -169,13 +169,20 @@ class Interpreter:
         home = str(root / "usr")
         self._environment = {"PYTHONHOME": home, "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
 
-    def run(self, *arguments: str | Path, stdin: bytes = b"") -> bytes:
+    def run(
+        self,
+        *arguments: str | Path,
+        stdin: bytes = b"",
+        cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> bytes:
         """What a Python program prints; raises ReleaseError with its words if it fails."""
         done = subprocess.run(
             [*self._command, *map(str, arguments)],
             input=stdin,
             capture_output=True,
-            env=self._environment,
+            cwd=cwd,
+            env={**self._environment, **(environment or {})},
             check=False,
         )
         if done.returncode:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
 from pathlib import Path
 from typing import Final
 
+import hatchling
+
 from release import chart, image, provenance, sbom
-from release.errors import ReleaseError
+from release.base import Interpreter
 from release.image import Progress
 from release.oci import EMPTY, Document, Layout, iso
 from release.project import Project
@@ -49,9 +48,10 @@ def build(
             text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False).encode()
             (dist / f"sbom-{name}.spdx.json").write_bytes(text)
             _attach(layout, subject, text, project)
-        layout.name(chart.build(project, layout, dist), f"{project.version}-chart")
+        artifact = chart.build(project, layout, dist=dist, gzip=made.interpreter.gzip)
+        layout.name(artifact, f"{project.version}-chart")
         progress("the wheel")
-        wheel = _wheel(project, dist)
+        wheel = _wheel(project, dist, made.interpreter)
         statement = provenance.predicate(
             project,
             made,
@@ -88,28 +88,17 @@ def _attach(layout: Layout, subject: Document, text: bytes, project: Project) ->
     layout.name(manifest, f"{subject['digest'].replace(':', '-')}.sbom")
 
 
-def _wheel(project: Project, dist: Path) -> str:
-    """The file name of the wheel of the package."""
+def _wheel(project: Project, dist: Path, interpreter: Interpreter) -> str:
+    """Build the wheel of the package with this environment's hatchling; returns its file name."""
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "hatchling",
-                "build",
-                "--target",
-                "wheel",
-                "--directory",
-                folder,
-            ],
+        interpreter.run(
+            *("-m", "hatchling", "build", "--target", "wheel", "--directory", folder),
             cwd=project.folder,
-            env=os.environ | {"SOURCE_DATE_EPOCH": str(project.epoch)},
-            capture_output=True,
-            text=True,
-            check=False,
+            environment={
+                "PYTHONPATH": str(Path(hatchling.__file__).parent.parent),
+                "SOURCE_DATE_EPOCH": str(project.epoch),
+            },
         )
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or len(wheels) != 1:
-            raise ReleaseError(f"the wheel cannot be built:\n{done.stdout}{done.stderr}")
-        shutil.move(wheels[0], dist / wheels[0].name)
-        return wheels[0].name
+        (wheel,) = Path(folder).glob("*.whl")
+        shutil.move(wheel, dist / wheel.name)
+        return wheel.name

@@ -5,8 +5,8 @@ Helm's own `package` and `push` write the time of the call into both, so that no
 
 from __future__ import annotations
 
-import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -19,12 +19,14 @@ _CONFIG: Final = "application/vnd.cncf.helm.config.v1+json"
 _CONTENT: Final = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
 
 
-def build(project: Project, layout: Layout, dist: Path) -> Document:
+def build(
+    project: Project, layout: Layout, *, dist: Path, gzip: Callable[[bytes], bytes]
+) -> Document:
     """Write the archive into `dist` and the artifact into `layout`; returns its descriptor."""
     folder = project.folder / "charts" / project.name
     about = yaml.safe_load((folder / "Chart.yaml").read_text())
     tar = tar_of(folder, prefix=f"{project.name}/", epoch=project.epoch)
-    archive = gzip.compress(tar, 9, mtime=0)
+    archive = gzip(tar)
     (dist / f"{project.name}-{project.version}.tgz").write_bytes(archive)
     return layout.manifest(
         config=layout.blob(json.dumps(about, sort_keys=True).encode(), _CONFIG),

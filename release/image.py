@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from release import base, debian
+from release.base import Interpreter
 from release.dockerfile import configuration
 from release.errors import ReleaseError
 from release.oci import CONFIG, LAYER, Document, Layout, diff_id, iso, tar_of
@@ -34,12 +35,12 @@ class Platform:
 
 @dataclass(frozen=True)
 class Image:
-    """The index of all platforms, the base that it stands on, and its parts."""
+    """The index of all platforms, the base that it stands on, its parts, and its Python."""
 
     index: Document
     base: Document
-    base_name: str
     platforms: list[Platform]
+    interpreter: Interpreter
 
 
 def build(
@@ -54,7 +55,7 @@ def build(
         files = [debian.fetch(package, cache / "debian") for package in packages[arch]]
         base.assemble(files, work / f"base-{arch}")
         wheels[arch] = _wheels(project, arch, folder=work / f"wheels-{arch}")
-    interpreter = base.Interpreter(work / f"base-{_host()}", _host())
+    interpreter = Interpreter(work / f"base-{_host()}", _host())
 
     taken = int(lock.taken.timestamp())
     base_notes = {
@@ -75,7 +76,6 @@ def build(
         base_notes,
     )
 
-    base_name = f"{project.name}:{project.version}-base"
     notes = {
         "title": project.name,
         "description": project.description,
@@ -85,7 +85,7 @@ def build(
         "source": project.source,
         "authors": project.authors,
         "licenses": project.license,
-        "base.name": base_name,
+        "base.name": f"{project.name}:{project.version}-base",
         "base.digest": base_index["digest"],
     }
     config = configuration((project.folder / "Dockerfile").read_text())
@@ -102,7 +102,7 @@ def build(
         image = _image(layout, arch, [base_layers[arch], layer], notes, config)
         platforms.append(Platform(arch, packages[arch], wheels[arch], image))
     index = _index(layout, {one.architecture: one.image for one in platforms}, notes)
-    return Image(index=index, base=base_index, base_name=base_name, platforms=platforms)
+    return Image(index=index, base=base_index, platforms=platforms, interpreter=interpreter)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from release.project import ROOT
 from release.signer import Signer
 
 POLICIES: Final = ROOT / "deployment" / "policy"
-_SOURCE: Final = "https://github.com/gpuid/gpuid-operator"
+SOURCE: Final = "https://github.com/gpuid/gpuid-operator"
 _KEY: Final = re.compile(
     r"^( +)-----BEGIN PUBLIC KEY-----.+-----END PUBLIC KEY-----\n", re.MULTILINE | re.DOTALL
 )
@@ -28,7 +28,7 @@ def write_policies(dist: Path, signer: Signer) -> None:
     for name in ("slsa-attestation", "sbom-attestation"):
         text = (POLICIES / f"{name}{'' if pem else '-keyless'}.yaml").read_text()
         for dot in (".", r"\."):  # as it is, and in a regular expression
-            text = text.replace(_SOURCE.replace(".", dot), release["source"].replace(".", dot))
+            text = text.replace(SOURCE.replace(".", dot), release["source"].replace(".", dot))
         if pem:
             text = _KEY.sub(lambda found: textwrap.indent(pem, found[1]), text)
         (folder / f"{name}.yaml").write_text(text)

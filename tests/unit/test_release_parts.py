@@ -1,0 +1,105 @@
+"""The parts of a release that need no network: the lock, the Dockerfile's words, tars, policies."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from release import policies
+from release.debian import ARCHITECTURES, LOCK, PACKAGES, Lock, Package, fetch
+from release.dockerfile import configuration
+from release.errors import ReleaseError
+from release.oci import Layout, tar_of
+from release.project import ROOT
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_package_is_locked_for_every_architecture(architecture: str) -> None:
+    locked = Lock.read().of(architecture)
+    assert [one.name for one in locked] == sorted(PACKAGES)
+    assert {one.architecture for one in locked} == {architecture, "all"}
+
+
+def test_the_lock_file_is_as_it_would_be_written() -> None:
+    text = LOCK.read_text()
+    assert Lock.read().text() == text
+    assert "://" not in text  # no mirror
+
+
+def test_a_package_url_has_no_characters_of_its_own_meaning() -> None:
+    package = Package("libstdc++6", "1:12.2+deb12u1", "arm64", "0" * 64, "pool/x.deb")
+    assert package.purl == (
+        "pkg:deb/debian/libstdc%2B%2B6@1%3A12.2%2Bdeb12u1?arch=arm64&distro=debian-12"
+    )
+
+
+def test_a_package_that_no_mirror_has_is_an_error_that_names_the_mirrors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "x.deb").write_bytes(b"another content")
+    monkeypatch.setenv("DEBIAN_MIRROR", f"file://{tmp_path}/nowhere file://{tmp_path}")
+    package = Package("x", "1", "amd64", "0" * 64, "pool/x.deb")
+    with pytest.raises(ReleaseError) as error:
+        fetch(package, tmp_path / "cache")
+    assert "no mirror has x 1 (amd64)" in str(error.value)
+    assert f"file://{tmp_path}/pool/x.deb: another content than the locked one" in str(error.value)
+    assert "DEBIAN_MIRROR" in str(error.value)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_last_stage_of_the_dockerfile_says_how_the_image_runs() -> None:
+    config = configuration((ROOT / "Dockerfile").read_text())
+    assert config["Entrypoint"] == ["python3", "-m", "gpuid_operator"]
+    assert config["Cmd"] == ["run"]
+    assert config["User"] == "65532:65532"
+    assert config["ExposedPorts"] == {"8080/tcp": {}}
+
+
+def test_a_line_that_only_a_builder_understands_is_refused() -> None:
+    with pytest.raises(ReleaseError, match="HEALTHCHECK"):
+        configuration("FROM base\nENV A=1\nHEALTHCHECK CMD true\n")
+
+
+def test_a_tar_depends_on_names_contents_and_executable_bits_alone(tmp_path: Path) -> None:
+    for name, mode in (("one", 0o600), ("two", 0o664)):
+        folder = tmp_path / name
+        (folder / "tmp").mkdir(parents=True)
+        for file in sorted(("b", "a/x", "a-x"), reverse=name == "two"):
+            path = folder / file
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(file)
+            path.chmod(mode)
+        (folder / "run.sh").write_text("")
+        (folder / "run.sh").chmod(0o755)
+        (folder / "link").symlink_to("/a/x")
+    first, second = (tar_of(tmp_path / name, prefix="", epoch=7) for name in ("one", "two"))
+    assert first == second
+    with tarfile.open(fileobj=io.BytesIO(first)) as archive:
+        modes = {member.name: member.mode for member in archive}
+        assert {(one.uid, one.gid, one.mtime) for one in archive.getmembers()} == {(0, 0, 7)}
+    assert modes["tmp"] == 0o1777
+    assert (modes["run.sh"], modes["b"], modes["a"]) == (0o755, 0o644, 0o755)
+
+
+def test_a_layout_is_the_same_for_the_same_content(tmp_path: Path) -> None:
+    written = []
+    for name in ("one", "two"):
+        layout = Layout(tmp_path / name)
+        blob = layout.blob(b"content", "text/plain")
+        manifest = layout.manifest(config=blob, layers=[blob], annotations={"b": "1", "a": "2"})
+        layout.name(manifest, "tag")
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        written.append({path.name: path.read_bytes() for path in files})
+    assert written[0] == written[1]
+
+
+def test_the_policies_name_the_source_of_the_project() -> None:
+    source = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
+    for name in ("slsa-attestation", "slsa-attestation-keyless"):
+        assert source in (policies.POLICIES / f"{name}.yaml").read_text()
+    assert source == policies.SOURCE
