@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -43,6 +43,10 @@ class Restarts:
     def passed(self, node: str, name: str) -> None:
         """The check passes: the next refusal is news again."""
         self._told.pop((node, name), None)
+
+    def prune(self, nodes: Container[str]) -> None:
+        """Drop what is remembered of all other nodes."""
+        self._told = {key: words for key, words in self._told.items() if key[0] in nodes}
 
     async def consider(self, job: CheckJob, node: str, pod: TargetPod) -> timedelta | None:
         """Restart the pod of a failed check, if the guards let it.

@@ -13,7 +13,7 @@ from typing import Any
 from gpuid_operator.engine.check_job import CheckJob
 from gpuid_operator.engine.check_pods import CheckPods
 from gpuid_operator.engine.check_runs import CheckRuns
-from gpuid_operator.engine.engine import utcnow
+from gpuid_operator.engine.options import utcnow
 from gpuid_operator.engine.resync import PERIOD, list_source
 from gpuid_operator.engine.runner_book import RunnerBook
 from gpuid_operator.engine.sources import Source
@@ -88,7 +88,9 @@ class CheckRunner:
     async def _list(self) -> None:
         await list_source(self._client, self._pods, self._job.source)
         await self._book.refresh()
-        self._runs.add(self._pods.nodes())
+        nodes = self._pods.nodes()
+        self._runs.prune(nodes)
+        self._runs.add(nodes)
 
     async def _resync_for_ever(self) -> None:
         while True:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Container, Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -84,10 +84,10 @@ class CheckRuns:
             if job not in self._book.jobs(node):
                 task.cancel()
 
-    def forget(self, node: str) -> None:
-        """Drop what is remembered of a node that is gone."""
-        for key in [key for key in self._memory if key[0] == node]:
-            del self._memory[key]
+    def prune(self, nodes: Container[str]) -> None:
+        """Drop what is remembered of all other nodes."""
+        self._memory = {key: kept for key, kept in self._memory.items() if key[0] in nodes}
+        self._restarts.prune(nodes)
 
     def works(self) -> list[Coroutine[None, None, None]]:
         """The workers, to be run as tasks."""

@@ -8,35 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any, Final
 
-from gpuid_operator.api.inventory import InventoryStatus
-from gpuid_operator.api.policy import PolicySpec
 from gpuid_operator.engine.commit import Committer, Written
 from gpuid_operator.engine.delivery import Delivery, Secrets
 from gpuid_operator.engine.fleet import Fleet
-from gpuid_operator.engine.held import Held, Inventories
+from gpuid_operator.engine.held import Inventories
 from gpuid_operator.engine.inventory_watch import InventoryWatch
 from gpuid_operator.engine.node_labels import NodeLabeller
 from gpuid_operator.engine.observe import Observer
+from gpuid_operator.engine.options import Options, utcnow
 from gpuid_operator.engine.policy_checks import PolicyChecks
 from gpuid_operator.engine.policy_status import PolicyStatuses
-from gpuid_operator.engine.queue import WorkQueue
 from gpuid_operator.engine.reader import Reader
-from gpuid_operator.engine.resync import PERIOD, Resync, read_policy
+from gpuid_operator.engine.resync import Resync, read_policy
 from gpuid_operator.engine.sources import Source
+from gpuid_operator.engine.upkeep import Upkeep
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import KubeError
 from gpuid_operator.kube.pods import TargetPod
-from gpuid_operator.plan import status as plan
-from gpuid_operator.plan.checks import recorded
-from gpuid_operator.plan.outcome import Outcome, Terms
-from gpuid_operator.plan.policy import outlet
 from gpuid_operator.plan.schedule import backoff
-from gpuid_operator.plan.target import Target
 from gpuid_operator.sinks.registry import SinkContext
 from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
@@ -46,33 +39,6 @@ _log = get_logger(__name__)
 CATCH_UP: Final = timedelta(seconds=10)
 """How long after the beginning of a watch it is looked what was deleted before it. The watch has
 listed by then; of what went between that and our own last look no event tells."""
-
-LONGEST_WAIT: Final = timedelta(hours=1)
-"""A node is looked at again after this at the latest; the re-sync does so sooner."""
-
-_LONGEST_PAUSE: Final = timedelta(minutes=1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the engine needs to know of the operator's settings."""
-
-    targets: tuple[Target, ...]
-    builtin: PolicySpec
-    """The built-in policy, every field given."""
-    cluster: str
-    """CLUSTER_NAME, a field of every record."""
-    workers: int
-    timeout: timedelta
-    suspended: bool = False
-    checks_allowed: bool = False
-    """Whether policies may run checks."""
-    restarts_per_hour: int = 20
-    resync_period: timedelta = PERIOD
-
-
-def utcnow() -> datetime:
-    return datetime.now(UTC)
 
 
 class Engine:
@@ -91,9 +57,7 @@ class Engine:
         self._options = options
         self._metrics = metrics
         self._clock = clock
-        self._queue: WorkQueue[str] = WorkQueue()
         self._watch_began = asyncio.Event()
-        self._failures: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._inventories = Inventories()
         self._fleet = Fleet(
@@ -111,13 +75,13 @@ class Engine:
             clock=clock,
             watchers=[self._observer, self._written],
         )
-        self._labeller = NodeLabeller(client, fleet=self._fleet, inventories=self._inventories)
+        labeller = NodeLabeller(client, fleet=self._fleet, inventories=self._inventories)
         self._reader = Reader(
             client,
             fleet=self._fleet,
             inventories=self._inventories,
             committer=self._committer,
-            labeller=self._labeller,
+            labeller=labeller,
             metrics=metrics,
             clock=clock,
             timeout=options.timeout,
@@ -159,6 +123,16 @@ class Engine:
             metrics=metrics,
             clock=clock,
         )
+        self._upkeep = Upkeep(
+            fleet=self._fleet,
+            inventories=self._inventories,
+            committer=self._committer,
+            reader=self._reader,
+            labeller=labeller,
+            delivery=self._delivery,
+            checks=self._checks,
+            clock=clock,
+        )
         self._policies = PolicyStatuses(
             client,
             fleet=self._fleet,
@@ -187,12 +161,11 @@ class Engine:
         names = await self._resync.run()
         await self._checks.follow()
         for held in self._inventories:
-            status = self._inventories.status(held.name)
-            self._observer.show(held.name, status)
+            self._observer.show(held.name, self._inventories.status(held.name))
             await self._committer.repair_labels(held.name)
-        self._consider(names)
-        for _ in range(self._options.workers):
-            self._spawn(self._work(), "worker")
+        self._upkeep.consider(names)
+        for work in self._upkeep.works(self._options.workers):
+            self._spawn(work, "worker")
         for work in self._checks.works():
             self._spawn(work, "check worker")
         self._spawn(self._watch.follow(), "inventory watch")
@@ -233,15 +206,14 @@ class Engine:
             pod = None
             if not deleted:
                 pod = TargetPod.from_pod(body, container=self._fleet.targets[number].container)
-            self._consider(self._fleet.put_pod(number, uid, pod))
-        self._consider(self._checks.pod_event(source, body, deleted=deleted))
+            self._upkeep.consider(self._fleet.put_pod(number, uid, pod))
+        self._upkeep.consider(self._checks.pod_event(source, body, deleted=deleted))
 
     def _inventory_deleted(self, name: str, uid: str) -> None:
         if self._inventories.remove(name, uid=uid) is not None:
             self._delivery.forget(name)
             self._metrics.forget_node(name)
-            self._checks.forget(name)
-            self._consider([name])
+            self._upkeep.consider([name])
 
     def _inventory_changed(self, body: dict[str, Any]) -> None:
         """Another than this process wrote an inventory."""
@@ -253,8 +225,7 @@ class Engine:
         if before is not None and held is not None and held.generation != before.generation:
             self._stop_unwanted()
             self._delivery.prune()
-            self._checks.consider([name])
-        self._consider([name])
+        self._upkeep.consider([name])
 
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:
         """A policy came, changed or went."""
@@ -265,7 +236,7 @@ class Engine:
             news = policy is not None and self._fleet.put_policy(policy)
         if news:
             self._policies_changed()
-            self._consider(
+            self._upkeep.consider(
                 {held.name for held in self._inventories} | self._fleet.nodes_with_pods()
             )
 
@@ -282,12 +253,8 @@ class Engine:
 
     def count(self) -> None:
         """Bring the metrics that are counted, not followed, up to date."""
-        self._metrics.queue_depth.set(len(self._queue))
+        self._metrics.queue_depth.set(len(self._upkeep))
         self._delivery.count_pending()
-
-    def _consider(self, names: Iterable[str]) -> None:
-        for name in names:
-            self._queue.add(name)
 
     def _written(self, written: Written) -> None:
         if written.before.policy != written.after.policy or any(
@@ -298,82 +265,13 @@ class Engine:
     def _spawn(self, work: Any, name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))
 
-    async def _work(self) -> None:
-        while True:
-            name = await self._queue.get()
-            try:
-                wait = await self._look(name)
-                self._failures.pop(name, None)
-            except KubeError as error:
-                wait = self._back_off(name)
-                _log.warning("a node could not be brought up to date", node=name, error=str(error))
-            except Exception:
-                # Whatever it was, it concerns this node; the others must go on.
-                wait = self._back_off(name)
-                _log.exception("a node could not be brought up to date", node=name)
-            self._queue.done(name)
-            if wait is not None:
-                self._queue.add(name, min(wait, LONGEST_WAIT).total_seconds())
-
-    def _back_off(self, name: str) -> timedelta:
-        self._failures[name] = self._failures.get(name, 0) + 1
-        chance = random.random()  # noqa: S311 - jitter, no secret
-        return backoff(self._failures[name], chance=chance, most=_LONGEST_PAUSE)
-
-    async def _look(self, name: str) -> timedelta | None:
-        """Do all that is due for a node; the time until it is to be looked at again."""
-        wait = await self._reader.process(name)
-        held = self._inventories.get(name)
-        if held is not None:
-            if self._is_stale(held):
-                await self._committer.commit(name, self._reconsideration())
-            if held.unsettled:
-                await self._committer.commit(name, self._recording())
-            if self._labeller.changes(name):
-                await self._labeller.sync(name)
-            self._delivery.consider(name)
-        # Only now are the node's facts known, and with them the checks that it is to have.
-        self._checks.consider([name])
-        return wait
-
-    def _is_stale(self, held: Held) -> bool:
-        """Whether the status was written under other terms than those in force now."""
-        if held.state is None:
-            return False  # nothing was written yet
-        force = self._fleet.force(held.name, held)
-        return (
-            held.policy != force.policy
-            or held.observed_generation != held.generation
-            or held.suspended != force.suspended
-            or {cursor[:2] for cursor in held.cursors}
-            != {(way.name, way.type) for way in map(outlet, force.sinks)}
-            or not {check.name for check in held.checks}
-            <= {check.name for check in force.checks} | held.foreign_checks
-        )
-
-    def _recording(self) -> Callable[[InventoryStatus, Terms], Outcome]:
-        now = self._clock()
-
-        def change(previous: InventoryStatus, terms: Terms) -> Outcome:
-            return recorded(previous, now=now, terms=terms)
-
-        return change
-
-    def _reconsideration(self) -> Callable[[InventoryStatus, Terms], Outcome]:
-        now = self._clock()
-
-        def change(previous: InventoryStatus, terms: Terms) -> Outcome:
-            return plan.reconsidered(previous, now=now, terms=terms)
-
-        return change
-
     async def _catch_up(self) -> None:
         while True:
             await self._watch_began.wait()
             await asyncio.sleep(CATCH_UP.total_seconds())
             self._watch_began.clear()
             try:
-                self._consider(await self._resync.catch_up())
+                self._upkeep.consider(await self._resync.catch_up())
             except KubeError as error:
                 _log.warning("a look after the watch began failed", error=str(error))
 
@@ -389,10 +287,9 @@ class Engine:
                 for name in await self._resync.expire():
                     self._delivery.forget(name)
                     self._metrics.forget_node(name)
-                    self._checks.forget(name)
                 self._delivery.prune()
                 self._policies.touch()
-                self._consider(names)
+                self._upkeep.consider(names)
                 await self._checks.relist()
                 failures = 0
             except KubeError as error:

@@ -92,14 +92,12 @@ class PolicyChecks:
         """End what runs and is not wanted any more."""
         self._runs.stop_unwanted()
 
-    def forget(self, node: str) -> None:
-        """The node and its inventory are gone."""
-        self._runs.forget(node)
-
     async def relist(self) -> None:
         """Repair what no event told: list the pods of all checks."""
         await self._list()
-        self._runs.add(self._pods.nodes())
+        nodes = self._pods.nodes()
+        self._runs.prune(nodes)
+        self._runs.add(nodes)
 
     async def follow(self) -> None:
         """Watch the pods of the policies' checks, and look which of the checks are due."""

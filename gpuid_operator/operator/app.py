@@ -14,7 +14,8 @@ from gpuid_operator import __version__
 from gpuid_operator.engine.check_job import CheckJob
 from gpuid_operator.engine.check_runner import CheckRunner
 from gpuid_operator.engine.delivery import Secrets
-from gpuid_operator.engine.engine import Engine, Options
+from gpuid_operator.engine.engine import Engine
+from gpuid_operator.engine.options import Options
 from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.credentials import Credentials
