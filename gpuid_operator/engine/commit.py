@@ -85,15 +85,19 @@ class Committer:
         inventories: Inventories,
         fleet: Fleet,
         clock: Callable[[], datetime],
+        refreshed: Callable[[str], None],
         watchers: Sequence[Watcher] = (),
     ) -> None:
+        """`refreshed` gets the name of an inventory that was found changed, or gone."""
         self._client = client
         self._inventories = inventories
         self._fleet = fleet
         self._clock = clock
+        self._refreshed = refreshed
         self._watchers = list(watchers)
         self._jobs: dict[str, list[_Job]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._unlabelled: set[str] = set()
 
     def watch(self, watcher: Watcher) -> None:
         """Tell this one, too, of each write."""
@@ -158,17 +162,27 @@ class Committer:
                 await self._refresh(name)
             except NotFound:
                 # The user deleted it: what was decided on it is void.
-                self._inventories.remove(name)
+                self._forget(name)
                 if tries == _ATTEMPTS:
                     raise
 
     async def _refresh(self, name: str) -> None:
         try:
-            self._inventories.put_object(await get_inventory(self._client, name))
+            await self._take(name)
         except NotFound:
-            self._inventories.remove(name)
+            self._forget(name)
         except (ApiUnreachable, ServerError, TooManyRequests) as error:
             _log.debug("could not look", node=name, error=error.message)
+
+    async def _take(self, name: str) -> None:
+        """Read what another made of an inventory. Its event will bring no news then, so that the
+        node has to be looked at for it: a read may be asked for, or the spec be another."""
+        if self._inventories.put_object(await get_inventory(self._client, name)):
+            self._refreshed(name)
+
+    def _forget(self, name: str) -> None:
+        if self._inventories.remove(name) is not None:
+            self._refreshed(name)
 
     async def _write(self, name: str, jobs: Sequence[_Job]) -> list[Outcome | None]:
         held = self._inventories.get(name)
@@ -201,7 +215,7 @@ class Committer:
                 force=True,
             )
             self._inventories.put_status(name, status, body, resource_version=version)
-            await self._label(name, status)
+            await self._label(name)
             done = tuple(outcome for outcome in outcomes if outcome is not None)
             written = Written(name, held.uid, before, status, done)
             for watcher in self._watchers:
@@ -212,38 +226,49 @@ class Committer:
         try:
             meta = await create_inventory(self._client, name=name, labels=labels)
         except AlreadyExists:
-            self._inventories.put_object(await get_inventory(self._client, name))
+            await self._take(name)
             raise  # decided on nothing; decide on what is there
         self._inventories.put_created(name, meta, labels=labels)
         held = self._inventories.get(name)
         assert held is not None  # noqa: S101 - put just now, and nothing ran in between
         return held
 
-    async def _label(self, name: str, status: InventoryStatus) -> None:
-        """Bring the look-up labels in line. A failure is mended by the next re-sync."""
-        held = self._inventories.get(name)
-        if held is None:
-            return
-        changes = lookup_changes(held.labels, lookup_labels(status))
-        if not changes:
-            return
-        try:
-            version = await patch_inventory_labels(
-                self._client,
-                name=name,
-                resource_version=held.resource_version,
-                changes=changes,
-            )
-        except KubeError as error:
-            _log.warning("look-up labels were not written", node=name, error=error.message)
-            return
-        merged = {**held.labels, **changes}
-        labels = {key: value for key, value in merged.items() if value is not None}
-        self._inventories.put_labels(name, labels, resource_version=version)
+    async def _label(self, name: str) -> None:
+        """Bring the look-up labels in line with the status. What fails is tried again with the next
+        look at the node, at the re-sync at the latest."""
+        self._unlabelled.add(name)
+        for _ in range(_ATTEMPTS):
+            held = self._inventories.get(name)
+            wanted = lookup_labels(self._inventories.status(name))
+            changes = lookup_changes(held.labels, wanted) if held else {}
+            if held is None or not changes:
+                self._unlabelled.discard(name)
+                return
+            try:
+                version = await patch_inventory_labels(
+                    self._client,
+                    name=name,
+                    resource_version=held.resource_version,
+                    changes=changes,
+                )
+            except Conflict:
+                await self._refresh(name)
+            except KubeError as error:
+                _log.warning("look-up labels were not written", node=name, error=error.message)
+                return
+            else:
+                merged = {**held.labels, **changes}
+                labels = {key: value for key, value in merged.items() if value is not None}
+                self._inventories.put_labels(name, labels, resource_version=version)
 
     async def repair_labels(self, name: str) -> None:
         """Write the look-up labels of an inventory if they are not what its status asks for."""
-        await self._label(name, self._inventories.status(name))
+        await self._label(name)
+
+    async def mend_labels(self, name: str) -> None:
+        """Write the look-up labels of an inventory if they could not be written before."""
+        if name in self._unlabelled:
+            await self._label(name)
 
 
 def _owned(body: dict[str, Any], held: Held) -> dict[str, Any]:

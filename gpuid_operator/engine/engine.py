@@ -73,6 +73,7 @@ class Engine:
             inventories=self._inventories,
             fleet=self._fleet,
             clock=clock,
+            refreshed=lambda name: self._upkeep.consider([name]),
             watchers=[self._observer, self._written],
         )
         labeller = NodeLabeller(client, fleet=self._fleet, inventories=self._inventories)

@@ -102,6 +102,7 @@ class Upkeep:
                 await self._committer.commit(name, self._reconsideration())
             if held.unsettled:
                 await self._committer.commit(name, self._recording())
+            await self._committer.mend_labels(name)
             if self._labeller.changes(name):
                 await self._labeller.sync(name)
             self._delivery.consider(name)

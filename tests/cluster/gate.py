@@ -31,6 +31,8 @@ class Position(Enum):
     """The server has not seen it, and never will."""
     AFTER = auto()
     """The server has done it, and its answer goes nowhere."""
+    MEANWHILE = auto()
+    """The server sees it after what is done, and its answer comes."""
 
 
 @dataclass
@@ -113,7 +115,7 @@ class Gate:
         return sum("watch=true" in one.request for one in self._copy())
 
     def lay(self, skip: int, position: Position, action: Callable[[], None]) -> Ambush:
-        """Do something at a write that is still to come; the operator gets no answer to it."""
+        """Do something at a write that is still to come."""
         self._ambush = Ambush(skip, position, action)
         return self._ambush
 
@@ -183,10 +185,13 @@ class Gate:
                 return
             if not first.startswith(_READS):
                 self._writes.append(connection.request)
-                connection.ambush = self._due(connection.request)
-                if connection.ambush and connection.ambush.position is Position.BEFORE:
-                    await self._strike(connection.ambush)
-                    return
+                ambush = self._due(connection.request)
+                if ambush and ambush.position is Position.AFTER:
+                    connection.ambush = ambush
+                elif ambush:
+                    await self._strike(ambush)
+                    if ambush.position is Position.BEFORE:
+                        return
             connection.upstream.write(head + body)
             if "upgrade" in headers:
                 while data := await reader.read(65_536):

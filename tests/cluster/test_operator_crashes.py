@@ -126,7 +126,7 @@ def test_a_kill_at_any_write_leaves_no_trace(fleet: LocalCluster, gate: Gate) ->
         counts, pictures = undisturbed(fleet, gate)
         assert all(count >= 3 for count in counts), counts
         killed = []
-        for position in Position:
+        for position in (Position.BEFORE, Position.AFTER):
             for skip in range(max(counts)):
                 node = f"gpu-crash-{position.name.lower()}-{skip}"
                 for step, count, expected in zip(SCENARIO, counts, pictures, strict=True):

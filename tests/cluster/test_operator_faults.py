@@ -10,14 +10,23 @@ from collections.abc import Iterator
 from datetime import datetime
 
 import pytest
-from gate import Gate
-from machines import facts, machine, swapped
-from operators import Operator, condition, eventually, request_read, status
+from gate import Gate, Position
+from machines import facts, machine, swapped, uuids
+from operators import (
+    INVENTORIES,
+    Operator,
+    condition,
+    eventually,
+    inventory,
+    request_read,
+    status,
+)
 
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
 
 NODE = "gpu-faults"
+FORCED = "?fieldManager=gpuid-operator&force=true"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -230,3 +239,54 @@ def test_without_a_cluster_it_says_so_and_waits(fleet: LocalCluster) -> None:
         eventually(said)
         absent.write_text(fleet.kubeconfig.read_text())
         operator.wait_ready()
+
+
+def test_a_request_that_crosses_a_write_is_not_overlooked(fleet: LocalCluster, gate: Gate) -> None:
+    """A write meets the change of a user: what is found then, no event tells any more."""
+    with Operator(fleet, kubeconfig=gate.kubeconfig):
+        eventually(lambda: read_well(fleet))
+        eventually(lambda: is_watched(gate))
+        before = len(gate.writes)
+        xml = swap(fleet, "gpu-first")
+        eventually(lambda: shows(fleet, xml))
+        eventually(lambda: is_watched(gate))
+        count = len(gate.writes) - before
+        # The last one notes the delivery, apart from any look at the node.
+        crossing = gate.lay(
+            count - 1, Position.MEANWHILE, lambda: request_read(fleet, NODE, "crossing")
+        )
+        xml = swap(fleet, "gpu-second")
+        assert crossing.struck.wait(30)
+        assert crossing.what == f"PATCH {INVENTORIES}/{NODE}/status{FORCED}"
+
+        def handled() -> None:
+            assert status(fleet, NODE).get("lastHandledRequest") == "crossing"
+
+        eventually(handled)
+        shows(fleet, xml)
+
+
+def test_look_up_labels_that_were_refused_are_written_later(
+    fleet: LocalCluster, gate: Gate
+) -> None:
+    periods = {"engine.resync.PERIOD": 3.0}
+    with Operator(fleet, kubeconfig=gate.kubeconfig, periods=periods) as operator:
+        eventually(lambda: is_watched(gate))
+        gate.refuses = lambda head: (
+            "500 Internal Server Error" if head.startswith(f"PATCH {INVENTORIES}/{NODE}?") else None
+        )
+        xml = swap(fleet, "gpu-labels")
+        eventually(lambda: shows(fleet, xml))
+        eventually(lambda: says(operator, "look-up labels were not written"))
+        gate.refuses = lambda _: None
+        wanted = {f"uuid.gpuid.github.com/{uuid}": "present" for uuid in uuids(xml)}
+
+        def labelled() -> None:
+            labels = inventory(fleet, NODE)["metadata"]["labels"]
+            assert wanted.items() <= labels.items()
+
+        eventually(labelled)
+
+
+def says(operator: Operator, words: str) -> None:
+    assert any(line["msg"] == words for line in operator.lines())
