@@ -12,7 +12,7 @@ from gpuid_operator.api.policy import Check, OnFailure
 from gpuid_operator.api.values import whole_seconds
 from gpuid_operator.engine.check_job import CheckJob
 from gpuid_operator.engine.commit import Committer
-from gpuid_operator.engine.fleet import Fleet
+from gpuid_operator.engine.fleet import Fleet, node_info
 from gpuid_operator.engine.held import Inventories
 from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.client import KubeClient
@@ -83,9 +83,11 @@ class InventoryBook:
 
     async def note(self, node: str, result: CheckResult) -> None:
         now = self._clock()
+        known = self._fleet.nodes.get(node)
+        facts = node_info(known.facts) if known else None
 
         def change(previous: InventoryStatus, terms: Terms) -> Outcome:
-            return after_check(previous, result, now=now, terms=terms)
+            return after_check(previous, result, node=facts, now=now, terms=terms)
 
         await self._committer.commit(node, change, create=True)
 

@@ -15,6 +15,7 @@ from gpuid_operator.api.inventory import (
     HistoryType,
     InventoryState,
     InventoryStatus,
+    NodeInfo,
 )
 from gpuid_operator.api.meta import MAX_CHECK_OUTPUT
 from gpuid_operator.api.values import encoded_size, fitting, whole_seconds
@@ -133,13 +134,20 @@ def replaced(checks: Sequence[CheckStatus] | None, check: CheckStatus) -> list[C
 
 
 def after_check(
-    previous: InventoryStatus, result: CheckResult, *, now: datetime, terms: Terms
+    previous: InventoryStatus,
+    result: CheckResult,
+    *,
+    node: NodeInfo | None,
+    now: datetime,
+    terms: Terms,
 ) -> Outcome:
-    """The status of an inventory after a run of a check of its own."""
+    """The status of an inventory after a run of a check of its own; `node` is what is known of the
+    Node, for an inventory that says nothing of it yet."""
     check = with_result(find(previous, result.name), result)
     update = {
         "checks": replaced(previous.checks, check),
         "state": previous.state or InventoryState.PRESENT,
+        "node": previous.node or node,
     }
     return recorded(previous.model_copy(update=update), now=now, terms=terms)
 

@@ -154,7 +154,7 @@ def checks_passed(checks: Sequence[CheckStatus] | None) -> Verdict | None:
         words = [
             f"{check.name}: "
             + ("no exit code" if check.exit_code is None else f"exit code {check.exit_code}")
-            + (f", still after {check.restarts} restarts" if check.restarts else "")
+            + (f", restarts so far: {check.restarts}" if check.restarts else "")
             for check in failed
         ]
         return Verdict(ConditionStatus.FALSE, "ChecksFailed", "; ".join(words))

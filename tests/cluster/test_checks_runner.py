@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import yaml
 from machines import machine, swapped
+from manifests import DEPLOYMENT
 from operators import (
     INVENTORIES,
     Operator,
@@ -26,11 +28,7 @@ from gpuid_operator.localcluster.client import Request
 
 NODES = ("gpu-one", "gpu-two", "gpu-three")
 JQ = r'.[] | select(.stdout != null) | "\(.node) \(.msg) \(.stdout)"'
-SCRIPT = """
-VALUE=$(sed -n 's/GrdmaPciTopoCheckOverride: //p' params)
-echo "GrdmaPciTopoCheckOverride is $VALUE"
-[ "$VALUE" != "0" ]
-"""
+MONITOR = DEPLOYMENT / "overlays" / "gpu-kernel-param-monitor" / "check.yaml"
 RUNNER = "gpuid-operator-check-"
 
 
@@ -74,7 +72,12 @@ def ran(probe: Probe, node: str, count: int) -> None:
 
 
 def test_the_environment_alone_and_jq_on_the_whole_log(cluster: LocalCluster) -> None:
-    """What users of the kernel parameter monitor do today."""
+    """What users of the kernel parameter monitor do today, with the overlay's own command."""
+    patch = yaml.safe_load(MONITOR.read_text())
+    (container,) = patch["spec"]["template"]["spec"]["containers"]
+    command = next(item["value"] for item in container["env"] if item["name"] == "COMMAND")
+    # A simulated node has its parameters in its folder.
+    command = command.replace("/proc/driver/nvidia/params", "params")
     for node, value in zip(NODES, ("1", "0", "1"), strict=True):
         params = cluster.smi_file(node).parent / "params"
         params.write_text(f"DmabufSupported: 1\nGrdmaPciTopoCheckOverride: {value}\n")
@@ -90,7 +93,7 @@ def test_the_environment_alone_and_jq_on_the_whole_log(cluster: LocalCluster) ->
         "BURST": "40",
         "LOG_LEVEL": "info",
     }
-    runner = Operator(cluster, COMMAND=SCRIPT, **variables)
+    runner = Operator(cluster, COMMAND=command, **variables)
     with runner:
         for node in NODES:
             eventually(lambda node=node: ran_once(runner, node))

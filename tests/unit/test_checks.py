@@ -14,6 +14,7 @@ from gpuid_operator.api.inventory import (
     HistoryType,
     InventoryState,
     InventoryStatus,
+    NodeInfo,
 )
 from gpuid_operator.api.meta import MAX_CHECK_OUTPUT
 from gpuid_operator.api.values import encoded_size
@@ -35,6 +36,7 @@ from gpuid_operator.plan.status import Terms
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, 987_654, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
+NODE = NodeInfo(name="node", machine="i-1")
 TERMS = Terms(outlets=(Outlet("logs", "stdout", sightings=False),))
 
 
@@ -112,7 +114,7 @@ class TestResults:
     def test_each_turn_is_a_transition_and_one_entry(self, results: list[bool]) -> None:
         status, said = InventoryStatus(), []
         for number, passed in enumerate(results):
-            outcome = after_check(status, result(passed), now=NOW, terms=TERMS)
+            outcome = after_check(status, result(passed), node=None, now=NOW, terms=TERMS)
             status = outcome.status
             said += [(number, entry.type) for entry in outcome.entries]
         turns = [
@@ -146,11 +148,11 @@ class TestResults:
         assert not last or (last[-1].type is HistoryType.CHECK_PASSED) is runs[-1][0]
 
     def test_a_first_failure_says_what_the_command_said(self) -> None:
-        outcome = after_check(InventoryStatus(), result(False), now=NOW, terms=TERMS)
+        outcome = after_check(InventoryStatus(), result(False), node=NODE, now=NOW, terms=TERMS)
         (entry,) = outcome.entries
         assert (entry.type, entry.from_, entry.to) == (HistoryType.CHECK_FAILED, None, "c=failed")
         assert entry.message == "check c failed with exit code 3: so it is not"
-        assert entry.source == "ns/pod"
+        assert (entry.source, entry.machine) == ("ns/pod", "i-1")
         assert outcome.status.state is InventoryState.PRESENT
         verdict = conditions.find(outcome.status.conditions, ConditionType.CHECKS_PASSED)
         assert verdict is not None
@@ -175,7 +177,7 @@ class TestResults:
     def test_results_of_checks_that_nobody_wants_any_more_go(self) -> None:
         terms = Terms(outlets=TERMS.outlets, checks=frozenset({"a"}))
         status = InventoryStatus(checks=[with_result(None, result(True, name="b"))])
-        status = after_check(status, result(True, name="a"), now=NOW, terms=terms).status
+        status = after_check(status, result(True, name="a"), node=None, now=NOW, terms=terms).status
         assert [check.name for check in status.checks or ()] == ["a"]
 
 
