@@ -10,7 +10,7 @@ SOURCE ?=
 BUILDER ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-release test-tools lint format bench dist release registry crds chart lock lock-base clean
+.PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-release test-tools lint format bench bench-sinks dist release registry crds chart lock lock-base clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -44,7 +44,7 @@ test-node: venv ## Tests on a real kubelet with real containers (root, container
 test-release: venv ## Release into two local registries, and verify it as its users would.
 	$(BIN)/pytest tests/release $(PYTEST_ARGS)
 
-test-tools: venv ## Build the programs that the tests need (the first time, with Go: ten minutes).
+test-tools: venv ## Build the programs that the tests need (the first time, with Go: twenty minutes).
 	$(BIN)/python tests/gotools.py
 
 lint: venv ## Style, types, and who may import whom.

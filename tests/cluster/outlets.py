@@ -111,9 +111,12 @@ class Database:
             | fields,
         }
 
+    def exists(self, table: str = "serials") -> bool:
+        return bool(self.query(f"SELECT 1 FROM pg_tables WHERE tablename = '{table}'"))
+
     def records(self, table: str = "serials") -> list[dict[str, Any]]:
-        """The rows in the order of their ids, as records."""
-        if not self.query(f"SELECT 1 FROM pg_tables WHERE tablename = '{table}'"):
+        """The rows in the order of their ids, as records; none where there is no table."""
+        if not self.exists(table):
             return []
         rows = self.query(f"SELECT {', '.join(COLUMNS)} FROM {table} ORDER BY id")
         return [
