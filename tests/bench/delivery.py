@@ -22,11 +22,11 @@ from rich.table import Table
 from servers import run_postgres, run_s3
 
 from gpuid_operator.localcluster import LocalCluster
-from tests.bench.coldstart import DEADLINE, GPUS, LOAD, delivered
+from tests.bench.coldstart import DEADLINE, GPUS, LOAD, Figures, delivered, usage
 
 
-def measure(cluster: LocalCluster, database: Database, nodes: int) -> float:
-    """Seconds from the start of the operator until every node's records are noted as delivered."""
+def measure(cluster: LocalCluster, database: Database, nodes: int) -> Figures:
+    """The operator from its start until every node's records are noted as delivered."""
     # Rows are cheap to count; the fleet's objects are not, and are looked at when rows are there.
     count = "SELECT count(*) FROM serials"
     log = cluster.directory / "operator.log"
@@ -54,7 +54,8 @@ def measure(cluster: LocalCluster, database: Database, nodes: int) -> float:
             if time.monotonic() - began > DEADLINE:
                 sys.exit(f"not delivered after {DEADLINE:.0f} s; see {log}")
             time.sleep(1.0)
-        return time.monotonic() - began
+        wall = time.monotonic() - began
+        return Figures("operator", wall, *usage(process.pid))
     finally:
         process.terminate()
         process.wait(30)
@@ -79,7 +80,7 @@ def main() -> None:
         for sink in sinks:
             del sink["batch"]
         policy(cluster, "bench", sinks)
-        wall = measure(cluster, database, nodes)
+        took = measure(cluster, database, nodes)
         (rows,) = database.query(
             "SELECT count(*) AS rows, count(DISTINCT xmin::text) AS transactions,"
             " count(DISTINCT record_id) AS ids FROM serials"
@@ -88,7 +89,10 @@ def main() -> None:
         expected = nodes * GPUS
         assert rows["rows"] == rows["ids"] == expected, rows
         assert lines == expected, lines
-        table = Table(title=f"{nodes} nodes, {GPUS} GPUs each, delivered after {wall:.1f} s")
+        table = Table(
+            title=f"{nodes} nodes, {GPUS} GPUs each: {took.wall:.1f} s,"
+            f" {1000 * took.cpu / nodes:.1f} ms of CPU per node, {took.resident:.0f} MB"
+        )
         for title in ("sink", "records", "in", "records each"):
             table.add_column(title, justify="right" if title != "sink" else "left")
         for name, count, unit in (
