@@ -34,8 +34,8 @@ def plain(output: str) -> list[str]:
     """The lines of an output without what differs from one commit to the next."""
     for pattern, word in VARYING.items():
         output = re.sub(pattern, word, output)
-    # What refers to an image is listed in any order.
-    return sorted(output.splitlines())
+    # What refers to an image is a tree whose branches come in any order.
+    return sorted(line.lstrip(" │├└─") for line in output.splitlines())
 
 
 def outputs(release: Release, folder: Path, page: str) -> list[str]:
