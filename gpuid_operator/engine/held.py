@@ -28,7 +28,8 @@ from gpuid_operator.api.inventory import (
 from gpuid_operator.api.meta import MANAGED_BY_LABEL, MANAGER, REQUESTED_AT
 from gpuid_operator.kube.inventories import InventoryMeta
 from gpuid_operator.plan.checks import is_recorded
-from gpuid_operator.plan.conditions import checks_passed, find
+from gpuid_operator.plan.conditions import MAX_CONDITION_MESSAGE, checks_passed, find
+from gpuid_operator.plan.diff import shorten
 from gpuid_operator.plan.labels import Pair
 from gpuid_operator.plan.status import request_token
 
@@ -85,7 +86,9 @@ class Held:
         """Whether a check has another result than history and conditions say, as after a run by
         another instance."""
         verdict = checks_passed(self.checks)
-        said = None if verdict is None else (verdict.reason, verdict.message)
+        said = None
+        if verdict is not None:
+            said = verdict.reason, shorten(verdict.message, MAX_CONDITION_MESSAGE)
         return said != self.checks_said or not all(map(is_recorded, self.checks))
 
     @property

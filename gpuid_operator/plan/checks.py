@@ -107,6 +107,9 @@ def with_result(before: CheckStatus | None, result: CheckResult) -> CheckStatus:
     turned = before.passed != result.passed if before.passed is not None else not result.passed
     new = before.passed is None or before.passed != result.passed
     now = whole_seconds(result.time)
+    if before.last_restart_time == now and before.pod != result.pod:
+        # Later than the restart of the other pod, as whole seconds have to show, too.
+        now += timedelta(seconds=1)
     return before.model_copy(
         update={
             "passed": result.passed,

@@ -38,7 +38,7 @@ def test_500_nodes_of_which_some_misbehave(fleet: LocalCluster) -> None:
     scripts = ["echo fine", "exit 3", "sleep 60", "yes", "absent"]
     for number, node in enumerate(fleet.node_names):
         probe.answer(node, scripts[number % 100] if number % 100 < len(scripts) else scripts[0])
-    environment = {"COMMAND": probe.command, "CHECK_NAME": "params", "TIMEOUT": "2s"}
+    environment = {"COMMAND": probe.command, "CHECK_NAME": "params", "TIMEOUT": "10s"}
     with Operator(fleet, **environment, WORKERS="16", RESYNC="1h") as runner:
         found = eventually(lambda: all_have(fleet, "params"), within=120)
         assert Counter(check.get("exitCode", "none") for check in found) == {

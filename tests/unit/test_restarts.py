@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuid_operator.api.inventory import CheckStatus, InventoryStatus
-from gpuid_operator.plan.checks import find
+from gpuid_operator.plan.checks import CheckResult, find, with_result
 from gpuid_operator.plan.restarts import (
     RESTART_PAUSE,
     UNDER_WAY_PAUSE,
@@ -128,6 +129,17 @@ def test_one_at_a_time() -> None:
     assert decide(on("n"), on("x", restarted=2 * MINUTE, ran=MINUTE)) is None
     forgotten = on("x", restarted=RESTART_PAUSE, ran=HOUR)
     assert decide(on("n"), forgotten) is None
+
+
+def test_a_restart_is_over_when_the_other_pod_was_asked_even_within_its_second() -> None:
+    ran = CheckResult("c", "d", False, 1, "", "", "ns/old", NOW)
+    failed = with_result(None, ran)
+    noted = with_restart(failed, since=None, now=NOW)
+    assert noted is not None
+    again = with_result(noted, ran)
+    assert decide(on("n"), CheckOnNode("x", again)) == ("RestartRefused", UNDER_WAY_PAUSE)
+    mended = with_result(noted, replace(ran, pod="ns/new"))
+    assert decide(on("n"), CheckOnNode("x", mended)) is None
 
 
 def test_so_many_an_hour() -> None:
