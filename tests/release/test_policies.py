@@ -116,7 +116,7 @@ def test_another_content_is_refused(
 def test_the_keyless_variant_asks_for_the_identity_of_the_workflow(
     name: str, release: Release
 ) -> None:
-    """It is a valid policy; that it accepts an image takes Sigstore's public services."""
+    """As it is, it looks for Sigstore's public services; test_keyless.py has others in place."""
     path = FOLDER / f"{name}-keyless.yaml"
     done = judge(release, path, release.image)
     assert done.returncode == 1
