@@ -22,15 +22,17 @@ def fleet(local_cluster: Callable[..., LocalCluster]) -> Iterator[LocalCluster]:
     cluster.down()
 
 
-def results(cluster: LocalCluster) -> list[dict[str, Any]]:
+def results(cluster: LocalCluster, runner: Operator, name: str) -> list[dict[str, Any]]:
+    """The results of all nodes, once they are there; until then only the runner is asked."""
+
+    def counted() -> None:
+        series = runner.get("/metrics")[1].count(f'gpuid_check_passed{{check="{name}"')
+        assert series == NODES
+
+    eventually(counted, within=120)
     items = cluster.client.get(INVENTORIES)["items"]
-    return [check for item in items for check in item.get("status", {}).get("checks", ())]
-
-
-def all_have(cluster: LocalCluster, name: str) -> list[dict[str, Any]]:
-    found = [check for check in results(cluster) if check["name"] == name]
-    assert len(found) == NODES
-    return found
+    checks = [check for item in items for check in item["status"]["checks"]]
+    return [check for check in checks if check["name"] == name]
 
 
 def test_500_nodes_of_which_some_misbehave(fleet: LocalCluster) -> None:
@@ -40,7 +42,7 @@ def test_500_nodes_of_which_some_misbehave(fleet: LocalCluster) -> None:
         probe.answer(node, scripts[number % 100] if number % 100 < len(scripts) else scripts[0])
     environment = {"COMMAND": probe.command, "CHECK_NAME": "params", "TIMEOUT": "10s"}
     with Operator(fleet, **environment, WORKERS="16", RESYNC="1h") as runner:
-        found = eventually(lambda: all_have(fleet, "params"), within=120)
+        found = results(fleet, runner, "params")
         assert Counter(check.get("exitCode", "none") for check in found) == {
             0: NODES - 20,
             3: 5,
@@ -57,7 +59,7 @@ def test_a_check_that_fails_on_all_restarts_next_to_nothing(fleet: LocalCluster)
     before = pods(fleet)
     environment = {"COMMAND": "exit 1", "CHECK_NAME": "bad", "FORCE_RESTART": "true"}
     with Operator(fleet, **environment, WORKERS="64", RESYNC="1h") as runner:
-        eventually(lambda: all_have(fleet, "bad"), within=120)
+        assert len(results(fleet, runner, "bad")) == NODES
 
         def halted() -> None:
             lines = [line for line in runner.lines() if line["msg"] == "a pod is not restarted"]
