@@ -50,7 +50,7 @@ def local_cluster() -> Iterator[Callable[..., LocalCluster]]:
     yield up
     for cluster in clusters:
         cluster.down()
-        shutil.rmtree(cluster.directory)
+        shutil.rmtree(cluster.directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
