@@ -119,6 +119,10 @@ class Gate:
         self._ambush = Ambush(skip, position, action)
         return self._ambush
 
+    def lift(self) -> None:
+        """Give up the ambush that was laid, if it did not strike yet."""
+        self._ambush = None
+
     def cut(self, wanted: Callable[[str], bool] = lambda _: True) -> int:
         """Break the connections whose request is `wanted`; how many there were."""
         hit = [one for one in self._copy() if one.request and wanted(one.request)]
