@@ -27,12 +27,15 @@ RECORD = "gpu serial number reading"
 
 
 def eventually(check: Callable[[], T], *, within: float = 30.0) -> T:
-    """What `check` returns once none of its assertions fails any more."""
+    """What `check` returns once none of its assertions fails any more.
+
+    A field or an item that is not there (KeyError, IndexError) is one that is not there yet.
+    """
     deadline = time.monotonic() + within
     while True:
         try:
             return check()
-        except AssertionError:
+        except (AssertionError, LookupError):
             if time.monotonic() > deadline:
                 raise
         time.sleep(0.05)
