@@ -216,6 +216,7 @@ class TestDue:
             {"digest": "other"},
             {"digest": "other", "asked": True},
             {"pod": "ns/other"},
+            {"started": -60 * SECOND},
             {"started": -59 * SECOND},
             {"asked": False},
         ],
