@@ -253,13 +253,15 @@ def read_again(cluster: LocalCluster, node: str, token: str) -> None:
     eventually(handled)
 
 
-def writes(cluster: LocalCluster, *, user: str = "admin") -> list[str]:
-    """What the user changed, oldest first: `verb resource/subresource` of each write."""
+def writes(cluster: LocalCluster, *, user: str = "admin", name: str | None = None) -> list[str]:
+    """What the user changed, oldest first: `verb resource/subresource` of each write; with `name`,
+    only of objects that are called so."""
     found = []
     for line in cluster.audit_log.read_text().splitlines():
         event = json.loads(line)
         if event["user"]["username"] == user and event["verb"] not in ("get", "list", "watch"):
             reference = event["objectRef"]
             words = (reference["resource"], reference.get("subresource"))
-            found.append(f"{event['verb']} {'/'.join(filter(None, words))}")
+            if name in (None, reference.get("name")):
+                found.append(f"{event['verb']} {'/'.join(filter(None, words))}")
     return found
