@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 import yaml
 
 from gpuid_operator.kube.errors import NoCluster
+from gpuid_operator.kube.tls import ResumingContext
 
 RELOAD_AFTER: Final = 60.0
 """Seconds after which tokens and certificates are read again; what client-go does."""
@@ -45,10 +46,17 @@ class Credentials:
     """Name to verify the certificate against, where it differs from the server's."""
     proxy: str | None = field(default=None, repr=False)
 
-    def ssl_context(self) -> ssl.SSLContext:
+    def ssl_context(self) -> ResumingContext:
         """A new TLS context. Raises NoCluster when a file cannot be used."""
+        context = ResumingContext()
+        # As Go has it: any certificate of the bundle may be trusted, an authority's or not.
+        # Extensions that many clusters' authorities lack (VERIFY_X509_STRICT) are not asked for.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         try:
-            context = ssl.create_default_context(cafile=self.ca_path)
+            if self.ca_path:
+                context.load_verify_locations(self.ca_path)
+            else:
+                context.load_default_certs()
             if self.certificate_path:
                 context.load_cert_chain(self.certificate_path, self.private_key_path)
         except (OSError, ValueError) as error:
@@ -56,8 +64,6 @@ class Credentials:
                 f"TLS files of the API server {self.server} cannot be used (CA {self.ca_path},"
                 f" certificate {self.certificate_path}): {error}; mend them"
             ) from error
-        # Python 3.13 demands extensions that the CAs of many clusters do not have; Go does not.
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if self.insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -205,15 +211,16 @@ class FreshCredentials:
         self._reload_at = 0.0
         self._tls_files: tuple[object, ...] = ()
         self._credentials: Credentials | None = None
-        self._ssl: ssl.SSLContext | bool = True
+        self._tls: ResumingContext | bool = True
         self.headers: dict[str, str] = {}
 
-    async def get(self) -> tuple[Credentials, ssl.SSLContext | bool]:
-        """The credentials of the moment. Raises NoCluster only while there never were any."""
+    async def get(self) -> tuple[Credentials, ResumingContext | bool]:
+        """The credentials of the moment, and the TLS context for them (True where the server has no
+        TLS). Raises NoCluster only while there never were any."""
         if self._credentials is None or self._clock() >= self._reload_at:
             await self._renew(rejected=None)
         assert self._credentials is not None  # noqa: S101 - _renew sets it or raises
-        return self._credentials, self._ssl
+        return self._credentials, self._tls
 
     async def renew_rejected(self, refused: Credentials) -> bool:
         """After a 401: read them again. Whether they are other ones now."""
@@ -246,7 +253,7 @@ class FreshCredentials:
             except OSError as error:
                 raise NoCluster(f"a TLS file of {fresh.server} cannot be read: {error}") from error
             if files != self._tls_files:
-                self._ssl = await asyncio.to_thread(fresh.ssl_context)
+                self._tls = await asyncio.to_thread(fresh.ssl_context)
                 self._tls_files = files
         self._credentials = fresh
         authorization = fresh.authorization

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
@@ -14,6 +13,7 @@ from yarl import URL
 
 from gpuid_operator.kube.answers import refusal, unreachable
 from gpuid_operator.kube.credentials import Credentials, FreshCredentials
+from gpuid_operator.kube.tls import ResumingContext
 
 _HEARTBEAT: Final = 20.0
 """Seconds between pings: a peer that vanished without a word is noticed half of that later."""
@@ -76,13 +76,15 @@ class WebSockets:
             yield socket
         finally:
             if not socket.closed:
+                if isinstance(tls, ResumingContext):
+                    tls.remember(socket)
                 await _cut(socket)
 
     async def _open(
         self,
         target: str,
         credentials: Credentials,
-        tls: ssl.SSLContext | bool,
+        tls: ResumingContext | bool,
         protocols: tuple[str, ...],
         max_message: int,
     ) -> aiohttp.ClientWebSocketResponse:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
+from yarl import URL
 
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.credentials import Credentials, FreshCredentials
@@ -32,6 +35,9 @@ from gpuid_operator.kube.errors import (
 )
 from gpuid_operator.kube.exec import ExecResult, pod_exec
 
+if TYPE_CHECKING:
+    from tests.conftest import Certificates
+
 Play = Callable[[web.WebSocketResponse], Awaitable[None]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -41,21 +47,38 @@ SUCCESS = {"metadata": {}, "status": "Success"}
 class Fixed:
     """Credentials that never change."""
 
-    def __init__(self, server: str) -> None:
-        self.server = server
+    def __init__(self, server: str, **fields: Any) -> None:
+        self.credentials = Credentials(
+            server=server.rstrip("/"), authorization="Bearer sesame", **fields
+        )
 
     async def load(self, *, rejected: bool) -> Credentials:
-        return Credentials(server=self.server, authorization="Bearer sesame")
+        return self.credentials
+
+
+@asynccontextmanager
+async def served(
+    handler: Handler, *, tls: ssl.SSLContext | None = None, port: int | None = None
+) -> AsyncIterator[str]:
+    """The address of an API server that knows execs only."""
+    app = web.Application()
+    app.router.add_get("/api/v1/namespaces/{namespace}/pods/{pod}/exec", handler)
+    server = TestServer(app, scheme="https" if tls else "http", port=port)
+    await server.start_server(ssl=tls)
+    try:
+        yield str(server.make_url(""))
+    finally:
+        await server.close()
+
+
+def client_of(server: str, **fields: Any) -> KubeClient:
+    return KubeClient(FreshCredentials(Fixed(server, **fields)), qps=1000, burst=1000)
 
 
 @asynccontextmanager
 async def serving(handler: Handler) -> AsyncIterator[KubeClient]:
-    app = web.Application()
-    app.router.add_get("/api/v1/namespaces/{namespace}/pods/{pod}/exec", handler)
-    async with TestServer(app) as server:
-        source = Fixed(str(server.make_url("")).rstrip("/"))
-        async with KubeClient(FreshCredentials(source), qps=1000, burst=1000) as client:
-            yield client
+    async with served(handler) as server, client_of(server) as client:
+        yield client
 
 
 def playing(play: Play, *, protocols: tuple[str, ...] = ("v5.channel.k8s.io",)) -> Handler:
@@ -359,3 +382,33 @@ async def test_no_server_is_told_apart_from_a_failed_command() -> None:
     async with KubeClient(FreshCredentials(server), qps=1, burst=1) as client:
         with pytest.raises(ApiUnreachable, match=r"127\.0\.0\.1:1"):
             await run(client)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_later_execs_resume_the_tls_session_of_the_first(
+    certificates: Certificates, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    authority = tmp_path / "ca.pem"
+    authority.write_text(certificates.authority)
+    resumed = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        resumed.append(request.get_extra_info("ssl_object").session_reused)
+        return await playing(frames((1, b"out"), status(SUCCESS)))(request)
+
+    def new_tls() -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificates.certificate, certificates.key)
+        context.maximum_version = version
+        return context
+
+    async with served(handler, tls=new_tls()) as server:
+        client = client_of(server, ca_path=str(authority), server_name="localhost")
+        for _ in range(3):
+            assert (await run(client)).stdout == b"out"
+    assert resumed == [False, True, True]
+    # A restarted API server, or another one behind the same address, does not know the session.
+    async with client, served(handler, tls=new_tls(), port=URL(server).port):
+        for _ in range(2):
+            assert (await run(client)).stdout == b"out"
+    assert resumed[3:] == [False, True]
