@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from gpuid_operator.api.inventory import CheckStatus, InventoryStatus
-from gpuid_operator.api.meta import API_VERSION, INVENTORY_KIND, MAX_CHECKS
+from gpuid_operator.api.meta import MAX_CHECKS
 from gpuid_operator.api.policy import Check, OnFailure
 from gpuid_operator.api.values import whole_seconds
 from gpuid_operator.engine.check_job import CheckJob
 from gpuid_operator.engine.commit import Committer
+from gpuid_operator.engine.event_posts import EventPosts
 from gpuid_operator.engine.fleet import Fleet, node_info
 from gpuid_operator.engine.held import Inventories
 from gpuid_operator.engine.sources import Source
-from gpuid_operator.kube.client import KubeClient
-from gpuid_operator.kube.events import EventType, Involved, post_event
+from gpuid_operator.kube.events import EventType
 from gpuid_operator.plan.checks import CheckResult, after_check, find
 from gpuid_operator.plan.outcome import Outcome, Terms
 from gpuid_operator.plan.policy import runnable, selector_text
@@ -31,19 +30,18 @@ class InventoryBook:
 
     def __init__(
         self,
-        client: KubeClient,
+        posts: EventPosts,
         *,
         fleet: Fleet,
         inventories: Inventories,
         committer: Committer,
         clock: Callable[[], datetime],
     ) -> None:
-        self._client = client
+        self._posts = posts
         self._fleet = fleet
         self._inventories = inventories
         self._committer = committer
         self._clock = clock
-        self._telling: set[asyncio.Task[None]] = set()
         self._taken: set[str] = set()
 
     def every_job(self) -> list[CheckJob]:
@@ -104,14 +102,8 @@ class InventoryBook:
 
     def tell(self, node: str, *, reason: str, message: str, type: EventType) -> None:  # noqa: A002
         held = self._inventories.get(node)
-        if held is None:
-            return
-        involved = Involved(API_VERSION, INVENTORY_KIND, node, held.uid)
-        task = asyncio.create_task(
-            post_event(self._client, involved=involved, reason=reason, message=message, type=type)
-        )
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        if held is not None:
+            self._posts.post(node, held.uid, reason=reason, message=message, type=type)
 
     def _job(self, check: Check) -> CheckJob:
         timeout = timedelta(seconds=30) if check.timeout is None else check.timeout

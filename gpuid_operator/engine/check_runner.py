@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from gpuid_operator.engine.check_job import CheckJob
 from gpuid_operator.engine.check_pods import CheckPods
@@ -61,6 +61,8 @@ class CheckRunner:
         self.kinds_gone = asyncio.Event()
         """Never set: inventories are not watched."""
 
+    watches_policies: Final = False
+
     @property
     def sources(self) -> tuple[Source, ...]:
         return (self._job.source,)
@@ -78,6 +80,12 @@ class CheckRunner:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=within)
+
+    def watch_begins(self) -> None:
+        """Nothing hangs on it: what went unseen is found by the next re-sync."""
+
+    def count(self) -> None:
+        """No metric of a check runner is counted."""
 
     def pod_event(self, source: Source, body: dict[str, Any], *, deleted: bool) -> None:
         self._runs.add(self._pods.put(source, body, deleted=deleted))

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from gpuid_operator.engine.commit import Committer, Written
 from gpuid_operator.engine.delivery import Delivery, Secrets
+from gpuid_operator.engine.event_posts import EventPosts
 from gpuid_operator.engine.fleet import Fleet
 from gpuid_operator.engine.held import Inventories
 from gpuid_operator.engine.inventory_watch import InventoryWatch
@@ -67,7 +68,8 @@ class Engine:
             checks_allowed=options.checks_allowed,
         )
         slots = asyncio.Semaphore(options.workers)
-        self._observer = Observer(client, metrics)
+        self._posts = EventPosts(client)
+        self._observer = Observer(self._posts, metrics)
         self._committer = Committer(
             client,
             inventories=self._inventories,
@@ -93,6 +95,7 @@ class Engine:
             fleet=self._fleet,
             inventories=self._inventories,
             committer=self._committer,
+            posts=self._posts,
             slots=slots,
             workers=options.workers,
             allowed=options.checks_allowed,
@@ -104,6 +107,8 @@ class Engine:
             fleet=self._fleet,
             inventories=self._inventories,
             policies_changed=self._policies_changed,
+            inventory_found=self._inventory_changed,
+            inventory_gone=self._inventory_deleted,
             clock=clock,
         )
         self._watch = InventoryWatch(
@@ -141,6 +146,8 @@ class Engine:
             clock=clock,
             checks_allowed=options.checks_allowed,
         )
+
+    watches_policies: Final = True
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -192,7 +199,7 @@ class Engine:
         try:
             async with asyncio.timeout(within * 0.2):
                 await self._committer.finish()
-                await self._observer.finish()
+                await self._posts.finish()
         except TimeoutError:
             _log.warning("some writes were given up; they are made anew after the next start")
 
@@ -217,7 +224,7 @@ class Engine:
             self._upkeep.consider([name])
 
     def _inventory_changed(self, body: dict[str, Any]) -> None:
-        """Another than this process wrote an inventory."""
+        """An inventory as it is; no news, where it is known like that."""
         name = body["metadata"]["name"]
         before = self._inventories.get(name)
         if not self._inventories.put_object(body):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
 from gpuid_operator.api.inventory import HistoryEntry, HistoryType, InventoryState, InventoryStatus
-from gpuid_operator.api.meta import API_VERSION, INVENTORY_KIND
 from gpuid_operator.engine.commit import Written
-from gpuid_operator.kube.client import KubeClient
-from gpuid_operator.kube.events import EventType, Involved, post_event
+from gpuid_operator.engine.event_posts import EventPosts
+from gpuid_operator.kube.events import EventType
 from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
 
@@ -26,17 +24,14 @@ _WARNINGS: Final = frozenset(
     }
 )
 _CHECKS: Final = frozenset({HistoryType.CHECK_FAILED, HistoryType.CHECK_PASSED})
-_MAX_EVENTS: Final = 64
-"""Events under way at a time; more are dropped: nothing may wait for them."""
 
 
 class Observer:
     """Turns writes into metrics, log lines and Kubernetes Events."""
 
-    def __init__(self, client: KubeClient, metrics: Metrics) -> None:
-        self._client = client
+    def __init__(self, posts: EventPosts, metrics: Metrics) -> None:
+        self._posts = posts
         self._metrics = metrics
-        self._posting: set[asyncio.Task[None]] = set()
 
     def __call__(self, written: Written) -> None:
         self.show(written.name, written.after)
@@ -53,24 +48,14 @@ class Observer:
         for entry in entries:
             if entry.type is not HistoryType.SIGHTED:
                 by_type[entry.type].append(entry)
-        involved = Involved(API_VERSION, INVENTORY_KIND, written.name, written.uid)
         for kind, group in by_type.items():
             words = event_message(group)
             what = "a check turned" if kind in _CHECKS else "hardware changed"
             _log.info(what, node=written.name, change=kind.value, what=words)
-            if len(self._posting) < _MAX_EVENTS:
-                severity = EventType.WARNING if kind in _WARNINGS else EventType.NORMAL
-                task = asyncio.create_task(
-                    post_event(
-                        self._client,
-                        involved=involved,
-                        reason=kind.value,
-                        message=words,
-                        type=severity,
-                    )
-                )
-                self._posting.add(task)
-                task.add_done_callback(self._posting.discard)
+            severity = EventType.WARNING if kind in _WARNINGS else EventType.NORMAL
+            self._posts.post(
+                written.name, written.uid, reason=kind.value, message=words, type=severity
+            )
 
     def show(self, name: str, status: InventoryStatus) -> None:
         """Bring the metrics of a node in line with its status; of one that is gone there are
@@ -97,11 +82,6 @@ class Observer:
         )
         if status.last_read_time is not None:
             self._metrics.set_last_read(name, status.last_read_time.timestamp())
-
-    async def finish(self) -> None:
-        """Wait for the Events that are under way."""
-        if self._posting:
-            await asyncio.wait(self._posting)
 
 
 def event_message(entries: Sequence[HistoryEntry]) -> str:

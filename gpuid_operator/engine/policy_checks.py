@@ -11,6 +11,7 @@ from gpuid_operator.engine.check_book import InventoryBook
 from gpuid_operator.engine.check_pods import CheckPods
 from gpuid_operator.engine.check_runs import CheckRuns
 from gpuid_operator.engine.commit import Committer
+from gpuid_operator.engine.event_posts import EventPosts
 from gpuid_operator.engine.fleet import Fleet
 from gpuid_operator.engine.held import Inventories
 from gpuid_operator.engine.resync import list_source
@@ -34,6 +35,7 @@ class PolicyChecks:
         fleet: Fleet,
         inventories: Inventories,
         committer: Committer,
+        posts: EventPosts,
         slots: asyncio.Semaphore,
         workers: int,
         allowed: bool,
@@ -47,7 +49,7 @@ class PolicyChecks:
         self._allowed = allowed
         self._pods = CheckPods()
         self._book = InventoryBook(
-            client, fleet=fleet, inventories=inventories, committer=committer, clock=clock
+            posts, fleet=fleet, inventories=inventories, committer=committer, clock=clock
         )
         self._runs = CheckRuns(
             client,

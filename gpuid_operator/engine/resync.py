@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -43,12 +43,18 @@ class Resync:
         fleet: Fleet,
         inventories: Inventories,
         policies_changed: Callable[[], None],
+        inventory_found: Callable[[dict[str, Any]], None],
+        inventory_gone: Callable[[str, str], None],
         clock: Callable[[], datetime],
     ) -> None:
+        """`inventory_found` gets each inventory as the API gives it, to be taken over where it is
+        news; `inventory_gone` the name and uid of one that is not there any more."""
         self._client = client
         self._fleet = fleet
         self._inventories = inventories
         self._policies_changed = policies_changed
+        self._inventory_found = inventory_found
+        self._inventory_gone = inventory_gone
         self._clock = clock
         self.inventories_version: str | None = None
         """The resourceVersion of the last list of inventories."""
@@ -115,15 +121,15 @@ class Resync:
             self._fleet.forget_node(name)
 
     async def list_inventories(self) -> None:
-        """Take over all inventories as they are now; what vanished is forgotten."""
+        """Look at all inventories; whatever is news is told."""
         unseen = {held.name: held.uid for held in self._inventories}
         async for page in inventory_pages(self._client):
             for body in page["items"]:
                 unseen.pop(body["metadata"]["name"], None)
-                self._inventories.put_object(body)
+                self._inventory_found(body)
             self.inventories_version = page["metadata"]["resourceVersion"]
         for name, uid in unseen.items():
-            self._inventories.remove(name, uid=uid)
+            self._inventory_gone(name, uid)
 
     async def expire(self) -> list[str]:
         """Delete what we created for nodes that left long ago, if every sink has all of it; the

@@ -6,21 +6,21 @@ instance and other runners write into the same objects is theirs.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Self
 
 from gpuid_operator.api.inventory import CheckStatus, InventoryState
-from gpuid_operator.api.meta import API_VERSION, INVENTORY_KIND, MANAGER
+from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.api.values import whole_seconds
 from gpuid_operator.engine.check_job import CheckJob
 from gpuid_operator.engine.check_pods import CheckPods
+from gpuid_operator.engine.event_posts import EventPosts
 from gpuid_operator.engine.held import foreign_checks, newer
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
-from gpuid_operator.kube.events import EventType, Involved, post_event
+from gpuid_operator.kube.events import EventType
 from gpuid_operator.kube.inventories import (
     InventoryMeta,
     apply_status,
@@ -88,7 +88,7 @@ class RunnerBook:
         self._metrics = metrics
         self._manager = f"{MANAGER}-check-{job.name}"
         self._found: dict[str, _Found] = {}
-        self._telling: set[asyncio.Task[None]] = set()
+        self._posts = EventPosts(client)
 
     def jobs(self, node: str) -> Sequence[CheckJob]:
         return () if self._suspended else (self._job,)
@@ -133,14 +133,8 @@ class RunnerBook:
 
     def tell(self, node: str, *, reason: str, message: str, type: EventType) -> None:  # noqa: A002
         found = self._found.get(node)
-        if found is None:
-            return
-        involved = Involved(API_VERSION, INVENTORY_KIND, node, found.uid)
-        task = asyncio.create_task(
-            post_event(self._client, involved=involved, reason=reason, message=message, type=type)
-        )
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        if found is not None:
+            self._posts.post(node, found.uid, reason=reason, message=message, type=type)
 
     async def _write(
         self, node: str, change: Change, *, found: _Found | None = None

@@ -8,7 +8,7 @@ import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from gpuid_operator import __version__
 from gpuid_operator.engine.check_job import CheckJob
@@ -27,7 +27,7 @@ from gpuid_operator.operator.health import Health, serve, watch_loop
 from gpuid_operator.operator.lease import Lease, LeaseOptions, LostLease
 from gpuid_operator.operator.settings import Settings, own_namespace
 from gpuid_operator.operator.variables import SettingsError
-from gpuid_operator.operator.watch import Watch
+from gpuid_operator.operator.watch import Events, Watch
 from gpuid_operator.sinks.http_client import HTTPClient
 from gpuid_operator.sinks.registry import SinkContext
 from gpuid_operator.sinks.secrets import EnvironmentSecrets, KubernetesSecrets, SecretData
@@ -51,6 +51,24 @@ _SETTLED: Final = 60.0
 _CRD_PERIOD: Final = 2.0
 
 T = TypeVar("T")
+
+
+class _Leader(Events, Protocol):
+    """What works on the instance that holds the lease: an engine, or a check runner."""
+
+    @property
+    def sources(self) -> tuple[Source, ...]: ...
+    @property
+    def sources_changed(self) -> asyncio.Event: ...
+    @property
+    def watches_policies(self) -> bool: ...
+    @property
+    def kinds_gone(self) -> asyncio.Event: ...
+
+    async def start(self) -> None: ...
+    async def stop(self, *, within: float) -> None: ...
+    def watch_begins(self) -> None: ...
+    def count(self) -> None: ...
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
@@ -78,7 +96,7 @@ class _Process:
         self._namespace = own_namespace(environ)
         self._metrics = Metrics()
         self._health = Health()
-        self._engine: Engine | None = None
+        self._leader: _Leader | None = None
         self._credentials: Credentials | None = None
 
     async def run(self) -> int:
@@ -110,8 +128,8 @@ class _Process:
         return 0
 
     def _render(self, accept: str) -> tuple[str, bytes]:
-        if self._engine is not None:
-            self._engine.count()
+        if self._leader is not None:
+            self._leader.count()
         return self._metrics.render(accept)
 
     async def _work(self) -> None:
@@ -150,75 +168,80 @@ class _Process:
         self._health.beat("lease", self._settings.lease_duration.total_seconds() + 5.0)
 
     async def _lead(self, client: KubeClient) -> None:
-        """Read and deliver for ever; anew from the start when the CRDs went away meanwhile."""
-        if self._settings.command is not None:
-            await self._run_checks(client, self._settings.command)
+        """Do for ever what this instance is for."""
+        command = self._settings.command
+        if command is not None:
+            job = self._check_job(command)
+            await self._keep_going(client, lambda: self._check_runner(client, job))
             return
-        settings = self._settings
-        cluster = settings.cluster_name
+        cluster = self._settings.cluster_name
         if cluster is None:
             cluster = await self._persevere(
                 "read namespace kube-system", lambda: cluster_uid(client)
             )
         http = HTTPClient()
         try:
-            while True:
-                await self._wait_for_crds(client)
-                engine = Engine(
-                    client,
-                    Options(
-                        targets=settings.targets,
-                        builtin=builtin_policy(settings),
-                        cluster=cluster,
-                        workers=settings.workers,
-                        timeout=settings.timeout,
-                        suspended=settings.suspend,
-                        checks_allowed=settings.policy_checks,
-                        restarts_per_hour=settings.restarts_per_hour,
-                    ),
-                    secrets=self._secrets(client),
-                    context=SinkContext(http=http, write_records=telemetry.write_records),
-                    metrics=self._metrics,
-                )
-                try:
-                    await self._persevere("list the cluster", engine.start)
-                    self._engine = engine
-                    await self._watch(client, engine)
-                finally:
-                    self._engine = None
-                    self._health.retire("watch")
-                    await engine.stop(within=STOP_WITHIN * 0.8)
+            await self._keep_going(client, lambda: self._inventory_engine(client, cluster, http))
         finally:
             await http.close()
 
-    async def _run_checks(self, client: KubeClient, command: str) -> None:
-        """Be a check runner: one command of the environment, and no inventory."""
-        settings = self._settings
-        target = settings.targets[0]
+    async def _keep_going(self, client: KubeClient, make: Callable[[], _Leader]) -> None:
+        """Work for ever; anew from the start when the CRDs went away meanwhile."""
         while True:
             await self._wait_for_crds(client)
-            runner = CheckRunner(
-                client,
-                CheckJob(
-                    name=settings.check_name,
-                    source=Source(target.namespace, target.selector),
-                    container=target.container,
-                    command=command,
-                    timeout=settings.timeout,
-                    interval=settings.resync,
-                    restart=settings.force_restart,
-                ),
-                workers=settings.workers,
-                per_hour=settings.restarts_per_hour,
-                suspended=settings.suspend,
-                metrics=self._metrics,
-            )
+            leader = make()
             try:
-                await self._persevere("list the cluster", runner.start)
-                await self._watch(client, runner, only_pods=True)
+                await self._persevere("list the cluster", leader.start)
+                self._leader = leader
+                await self._watch(client, leader)
             finally:
+                self._leader = None
                 self._health.retire("watch")
-                await runner.stop(within=STOP_WITHIN * 0.8)
+                await leader.stop(within=STOP_WITHIN * 0.8)
+
+    def _inventory_engine(self, client: KubeClient, cluster: str, http: HTTPClient) -> Engine:
+        settings = self._settings
+        return Engine(
+            client,
+            Options(
+                targets=settings.targets,
+                builtin=builtin_policy(settings),
+                cluster=cluster,
+                workers=settings.workers,
+                timeout=settings.timeout,
+                suspended=settings.suspend,
+                checks_allowed=settings.policy_checks,
+                restarts_per_hour=settings.restarts_per_hour,
+            ),
+            secrets=self._secrets(client),
+            context=SinkContext(http=http, write_records=telemetry.write_records),
+            metrics=self._metrics,
+        )
+
+    def _check_runner(self, client: KubeClient, job: CheckJob) -> CheckRunner:
+        settings = self._settings
+        return CheckRunner(
+            client,
+            job,
+            workers=settings.workers,
+            per_hour=settings.restarts_per_hour,
+            suspended=settings.suspend,
+            metrics=self._metrics,
+        )
+
+    def _check_job(self, command: str) -> CheckJob:
+        """The one command of the environment, run in the pods of the first target."""
+        settings = self._settings
+        target = settings.targets[0]
+        return CheckJob(
+            name=settings.check_name,
+            source=Source(target.namespace, target.selector),
+            container=target.container,
+            command=command,
+            timeout=settings.timeout,
+            interval=settings.resync,
+            restart=settings.force_restart,
+        )
 
     def _secrets(self, client: KubeClient) -> Secrets:
         async def read(name: str) -> SecretData | None:
@@ -248,9 +271,7 @@ class _Process:
                 self._health.set_unready(words)
             await asyncio.sleep(_CRD_PERIOD)
 
-    async def _watch(
-        self, client: KubeClient, engine: Engine | CheckRunner, *, only_pods: bool = False
-    ) -> None:
+    async def _watch(self, client: KubeClient, leader: _Leader) -> None:
         """Keep Kopf going; returns when the CRDs are gone."""
         failures = 0
         loop = asyncio.get_running_loop()
@@ -261,19 +282,18 @@ class _Process:
             refresh = asyncio.create_task(self._refresh_credentials(client))
             try:
                 watch = Watch(
-                    sources=engine.sources,
-                    only_pods=only_pods,
-                    events=engine,
+                    sources=leader.sources,
+                    policies=leader.watches_policies,
+                    events=leader,
                     credentials=self._current_credentials,
                     beat=lambda: self._health.beat("watch", _WATCH_BOUND),
                 )
-                engine.sources_changed.clear()
-                if isinstance(engine, Engine):
-                    engine.watch_begins()
-                await _first([watch.run(), engine.sources_changed.wait(), engine.kinds_gone.wait()])
+                leader.sources_changed.clear()
+                leader.watch_begins()
+                await _first([watch.run(), leader.sources_changed.wait(), leader.kinds_gone.wait()])
             finally:
                 refresh.cancel()
-            if engine.sources_changed.is_set():
+            if leader.sources_changed.is_set():
                 continue  # the same watch, for other pods
             failures = 1 if loop.time() - started > _SETTLED else failures + 1
             if await self._persevere("look for the CRDs", lambda: missing_kinds(client)):

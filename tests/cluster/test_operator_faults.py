@@ -123,6 +123,28 @@ def test_a_watch_that_gave_up_is_started_again(fleet: LocalCluster, gate: Gate) 
         eventually(lambda: is_ready(operator))
 
 
+def test_what_users_did_while_the_watch_was_too_old_is_seen(
+    fleet: LocalCluster, gate: Gate
+) -> None:
+    def follows(request: str) -> bool:
+        return "watch=true" in request and "/gpuinventories?" in request
+
+    with Operator(fleet, kubeconfig=gate.kubeconfig):
+        eventually(lambda: read_well(fleet))
+        eventually(lambda: is_watched(gate))
+        gate.refuses = lambda head: "" if follows(head) else None
+        gate.cut(follows)
+        request_read(fleet, NODE, "unseen")
+        answers = ["410 Gone"]
+        gate.refuses = lambda head: answers.pop() if answers and follows(head) else None
+
+        def handled() -> None:
+            assert not answers
+            assert status(fleet, NODE)["lastHandledRequest"] == "unseen"
+
+        eventually(handled)
+
+
 def test_a_node_that_follows_its_pod_departs_after_the_grace(
     fleet: LocalCluster, gate: Gate
 ) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from secret_source import Secrets
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from gpuid_operator.api.record import Record
-from gpuid_operator.api.sinks import SecretKeyRef, SecretRef, Sink
+from gpuid_operator.api.sinks import Sink
 from gpuid_operator.sinks.addresses import is_forbidden, resolve
 from gpuid_operator.sinks.base import (
     AddressNotAllowed,
@@ -33,27 +34,6 @@ from gpuid_operator.sinks.registry import SinkContext, open_sink
 TOKEN = "a-token-that-nobody-may-see"
 TOKEN_REF = {"tokenSecretRef": {"name": "cmdb", "key": "token"}}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Secrets:
-    """A source whose values a test can change; it counts how often it was told to read again."""
-
-    def __init__(self, **values: str) -> None:
-        self.values = values
-        self.hosts: set[str | None] = set()
-        self.invalidated = 0
-
-    async def get(self, ref: SecretKeyRef, *, host: str | None) -> str:
-        self.hosts.add(host)
-        if ref.key not in self.values:
-            raise SecretMissing(f"Secret {ref.name} has no key {ref.key}: add it")
-        return self.values[ref.key]
-
-    async def get_all(self, ref: SecretRef, *, host: str | None) -> dict[str, str]:
-        raise NotImplementedError
-
-    def invalidate(self) -> None:
-        self.invalidated += 1
 
 
 @dataclass
