@@ -95,8 +95,8 @@ def check_due(
     if last is None or last.last_run_time is None or last.command_digest != digest:
         return now
     if asked is None:
-        # Both are whole seconds: in the same one the run may have been the earlier. It is made again
-        # then, once.
+        # Both are whole seconds: in the same one the run may have been the earlier. Then it is made
+        # again, once.
         later = started is not None and last.last_run_time <= started
         asked = last.pod == pod and not later
     return next_interval_read(last.last_run_time, interval, node=node) if asked else now
