@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.api.sinks import Sink as SinkSpec
+from gpuid_operator.engine.backlog import Backlog
 from gpuid_operator.engine.channel import Channel
 from gpuid_operator.engine.commit import Change, Committer, Written
 from gpuid_operator.engine.fleet import Fleet
@@ -59,6 +61,7 @@ class Delivery:
         inventories: Inventories,
         fleet: Fleet,
         committer: Committer,
+        backlog: Backlog,
         secrets: Secrets,
         context: SinkContext,
         cluster: str,
@@ -68,6 +71,7 @@ class Delivery:
         self._inventories = inventories
         self._fleet = fleet
         self._committer = committer
+        self._backlog = backlog
         self._secrets = secrets
         self._context = context
         self._cluster = cluster
@@ -75,6 +79,7 @@ class Delivery:
         self._clock = clock
         self._channels: dict[_Key, tuple[Channel, asyncio.Task[None]]] = {}
         self._writing = asyncio.Semaphore(PARALLEL_NOTES)
+        self._turns: dict[str, asyncio.Event] = {}
         self._closed = False
         committer.watch(self._written)
 
@@ -120,6 +125,7 @@ class Delivery:
         """Begin no more sends; see for at most `within` seconds that those under way end, and that
         what was sent is noted."""
         self._closed = True
+        self._backlog.close()
         for channel, task in self._channels.values():
             if not channel.stop():
                 task.cancel()
@@ -206,7 +212,7 @@ class Delivery:
         while True:
             tries += 1
             try:
-                async with self._writing:
+                async with self._turn(node):
                     await self._committer.commit(node, change, uid=uid)
                 return
             except Exception as error:  # whatever it was: the cursor has to move some day
@@ -214,6 +220,27 @@ class Delivery:
                 chance = random.random()  # noqa: S311 - jitter, no secret
                 pause = backoff(tries, chance=chance, most=_LONGEST_PAUSE)
                 await asyncio.sleep(pause.total_seconds())
+
+    @asynccontextmanager
+    async def _turn(self, node: str) -> AsyncIterator[None]:
+        """Wait for a turn to write; whatever else waits for the same node goes along, so that the
+        notes of several sinks become one write."""
+        turn = self._turns.get(node)
+        if turn is not None:
+            await turn.wait()
+            yield
+            return
+        turn = self._turns[node] = asyncio.Event()
+        try:
+            await self._backlog.gone()
+            await self._writing.acquire()
+        finally:
+            del self._turns[node]
+            turn.set()
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     def acknowledgement(self, sink: SinkSpec, *, upto: int) -> Change:
         way, now = outlet(sink), self._clock()

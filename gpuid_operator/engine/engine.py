@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from gpuid_operator.engine.backlog import Backlog
 from gpuid_operator.engine.commit import Committer, Written
 from gpuid_operator.engine.delivery import Delivery, Secrets
 from gpuid_operator.engine.event_posts import EventPosts
@@ -68,6 +69,7 @@ class Engine:
             checks_allowed=options.checks_allowed,
         )
         slots = asyncio.Semaphore(options.workers)
+        backlog = Backlog()
         self._posts = EventPosts(client)
         self._observer = Observer(self._posts, metrics)
         self._committer = Committer(
@@ -123,6 +125,7 @@ class Engine:
             inventories=self._inventories,
             fleet=self._fleet,
             committer=self._committer,
+            backlog=backlog,
             secrets=secrets,
             context=context,
             cluster=options.cluster,
@@ -137,6 +140,7 @@ class Engine:
             labeller=labeller,
             delivery=self._delivery,
             checks=self._checks,
+            backlog=backlog,
             clock=clock,
         )
         self._policies = PolicyStatuses(

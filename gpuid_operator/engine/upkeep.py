@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from gpuid_operator.api.inventory import InventoryStatus
+from gpuid_operator.engine.backlog import Backlog
 from gpuid_operator.engine.commit import Change, Committer
 from gpuid_operator.engine.delivery import Delivery
 from gpuid_operator.engine.fleet import Fleet
@@ -45,6 +46,7 @@ class Upkeep:
         labeller: NodeLabeller,
         delivery: Delivery,
         checks: PolicyChecks,
+        backlog: Backlog,
         clock: Callable[[], datetime],
     ) -> None:
         self._fleet = fleet
@@ -54,6 +56,7 @@ class Upkeep:
         self._labeller = labeller
         self._delivery = delivery
         self._checks = checks
+        self._backlog = backlog
         self._clock = clock
         self._queue: WorkQueue[str] = WorkQueue()
         self._failures: dict[str, int] = {}
@@ -74,6 +77,7 @@ class Upkeep:
     async def _work(self) -> None:
         while True:
             name = await self._queue.get()
+            self._backlog.show(len(self._queue))
             try:
                 wait = await self._look(name)
                 self._failures.pop(name, None)

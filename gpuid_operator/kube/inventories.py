@@ -88,7 +88,11 @@ async def apply_status(
     answer = await client.request(
         "PATCH",
         f"{item(_INVENTORIES, name)}/status",
-        params={"fieldManager": manager, "force": "true" if force else "false"},
+        params={
+            "fieldManager": manager,
+            "force": "true" if force else "false",
+            "fieldValidation": "Ignore",
+        },
         body={
             "apiVersion": API_VERSION,
             "kind": INVENTORY_KIND,

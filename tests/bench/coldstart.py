@@ -2,7 +2,10 @@
 
 Prints wall time, CPU per node, resident memory and API writes per node of the operator, beside the
 floor (tests/bench/floor.py) measured before and after it on the same cluster, and beside another
-program given with --peer. The ratios are what to quote: these machines are noisy.
+program given with --peer. The wall time ends with the last record of the last node; until then each
+inventory is written, too, since records come from there. CPU and writes are those until everything
+is noted as delivered, which is the second time. The ratios are what to quote: these machines are
+noisy.
 """
 
 from __future__ import annotations
@@ -40,9 +43,12 @@ class Figures:
 
     name: str
     wall: float
+    """Seconds until every record is out."""
     cpu: float
     resident: float
     writes: float | None = None
+    settled: float | None = None
+    """Seconds until nothing is left to do."""
 
     def row(self, nodes: int, floor: Figures) -> list[str]:
         return [
@@ -53,6 +59,7 @@ class Figures:
             f"{self.cpu / floor.cpu:.2f}",
             f"{self.resident:.0f} MB",
             "" if self.writes is None else f"{self.writes / nodes:.2f}",
+            "" if self.settled is None else f"{self.settled:.1f} s",
         ]
 
 
@@ -66,7 +73,7 @@ def measure_floor(cluster: LocalCluster) -> Figures:
 def measure(
     name: str, command: list[str], cluster: LocalCluster, *, records: int, done: Callable[[], bool]
 ) -> Figures:
-    """Run a program until it has exported all records and `done` agrees, and end it."""
+    """Run a program until it has exported all records and then `done` agrees, and end it."""
     log = cluster.directory / f"{name}.log"
     command, access = as_in_a_pod(command, cluster)
     environment = {
@@ -83,19 +90,24 @@ def measure(
         process = subprocess.Popen(
             command, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
-    try:
-        while count_records(log) < records or not done():
+
+    def wait(until: Callable[[], bool]) -> float:
+        while not until():
             if process.poll() is not None:
                 sys.exit(f"{name} ended with {process.returncode}; see {log}")
             if time.monotonic() - began > DEADLINE:
                 sys.exit(f"{name} was not through after {DEADLINE:.0f} s; see {log}")
             time.sleep(0.25)
-        wall = time.monotonic() - began
+        return time.monotonic() - began
+
+    try:
+        wall = wait(lambda: count_records(log) >= records)
+        settled = wait(done)
         cpu, resident = usage(process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
-    return Figures(name, wall, cpu, resident, api_writes(cluster) - before)
+    return Figures(name, wall, cpu, resident, api_writes(cluster) - before, settled)
 
 
 def as_in_a_pod(command: list[str], cluster: LocalCluster) -> tuple[list[str], dict[str, str]]:
@@ -122,6 +134,20 @@ def as_in_a_pod(command: list[str], cluster: LocalCluster) -> tuple[list[str], d
         "KUBERNETES_SERVICE_HOST": str(address.hostname),
         "KUBERNETES_SERVICE_PORT": str(address.port),
     }
+
+
+def wait_until_quiet(cluster: LocalCluster) -> None:
+    """Wait until the controllers are through with the new nodes: what they do would be measured,
+    too."""
+    before = None
+    while before != (now := node_versions(cluster)):
+        before = now
+        time.sleep(5.0)
+
+
+def node_versions(cluster: LocalCluster) -> str:
+    versions = "jsonpath={.items[*].metadata.resourceVersion}"
+    return cluster.kubectl("get", "nodes", "-o", versions).stdout
 
 
 def count_records(log: Path) -> int:
@@ -175,6 +201,7 @@ def main() -> None:
         directory, nodes=nodes, node_object_bytes=NODE_OBJECT_BYTES, progress=print
     )
     try:
+        wait_until_quiet(cluster)
         floors = [measure_floor(cluster)]
         print(f"floor before: {floors[0].wall:.1f} s")
         program = [sys.executable, "-m", "gpuid_operator", "run"]
@@ -199,7 +226,16 @@ def main() -> None:
             max(item.resident for item in floors),
         )
         table = Table(title=f"cold start, {nodes} nodes, {GPUS} GPUs each; {LOAD}")
-        for title in ("", "wall", "x floor", "CPU per node", "x floor", "resident", "writes/node"):
+        for title in (
+            "",
+            "wall",
+            "x floor",
+            "CPU per node",
+            "x floor",
+            "resident",
+            "writes",
+            "settled",
+        ):
             table.add_column(title, justify="right" if title else "left")
         for item in (floor, *rows):
             table.add_row(*item.row(nodes, floor))
