@@ -66,7 +66,7 @@ def format_duration(value: timedelta) -> str:
 
 def format_time(value: datetime) -> str:
     """Write a time as the Kubernetes API does (RFC 3339, UTC, whole seconds)."""
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return value.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
 
 
 def _duration(value: Any) -> Any:

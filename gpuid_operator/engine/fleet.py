@@ -8,14 +8,12 @@ from dataclasses import dataclass
 
 from gpuid_operator.api.inventory import InventorySpec, NodeInfo
 from gpuid_operator.api.policy import Policy, PolicySpec, PolicyStatus
-from gpuid_operator.engine.held import Held, newer
+from gpuid_operator.engine.held import NO_SPEC, Held, newer
 from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.nodes import NodeFacts
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan.policy import Force, in_force, ranked, ruling
 from gpuid_operator.plan.target import Target
-
-_NO_SPEC = InventorySpec()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +42,8 @@ class Fleet:
         self._checks_allowed = checks_allowed
         self._policies: dict[str, Policy] = {}
         self._ranked: list[Policy] = []
+        # By name of the policy, with the policy that it was found for.
+        self._forces: dict[str, tuple[Policy | None, Force]] = {}
         # Pods by node, by (number of the target, uid).
         self._pods: dict[str, dict[tuple[int, str], TargetPod]] = {}
         self._node_of: dict[tuple[int, str], str] = {}
@@ -181,10 +181,20 @@ class Fleet:
             policy = next(iter(self.ruling(name)), None)
         else:
             policy = self._policies.get(held.policy) if held and held.policy else None
+        spec = held.spec if held else NO_SPEC
+        if spec is not NO_SPEC:
+            return self._in_force(policy, spec)
+        key = policy.name if policy else ""
+        known = self._forces.get(key)
+        if known is None or known[0] is not policy:
+            known = self._forces[key] = (policy, self._in_force(policy, spec))
+        return known[1]
+
+    def _in_force(self, policy: Policy | None, spec: InventorySpec) -> Force:
         return in_force(
             policy,
             builtin=self._builtin,
-            spec=held.spec if held else _NO_SPEC,
+            spec=spec,
             suspended=self._suspended,
             checks_allowed=self._checks_allowed,
         )

@@ -36,7 +36,8 @@ from gpuid_operator.plan.status import request_token
 UNPACKED: Final = 128
 """Statuses that are kept unpacked."""
 
-_NO_SPEC: Final = InventorySpec()
+NO_SPEC: Final = InventorySpec()
+"""The spec of nearly every inventory: what users gave none is this very object."""
 
 
 @dataclass(slots=True)
@@ -146,7 +147,7 @@ class Inventories:
             generation=found.generation,
             labels=found.labels,
             request=request_token(found.annotations.get(REQUESTED_AT, "")) or None,
-            spec=_NO_SPEC if found.spec == _NO_SPEC else found.spec,
+            spec=NO_SPEC if found.spec == NO_SPEC else found.spec,
             packed=b"",
             foreign_checks=foreign_checks(meta, manager=MANAGER)
             if found.status.checks
@@ -169,7 +170,7 @@ class Inventories:
             generation=meta.generation,
             labels=labels | {MANAGED_BY_LABEL: MANAGER},
             request=None,
-            spec=_NO_SPEC,
+            spec=NO_SPEC,
             packed=b"",
         )
         self._take(held, InventoryStatus(), {})
