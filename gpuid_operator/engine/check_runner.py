@@ -1,6 +1,6 @@
 """The check runner: an instance that runs one command on each node, and keeps no inventory.
 
-It works beside an inventory instance or without one, and asks no policy.
+It works beside an inventory instance or without one; of policies it obeys `suspend`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from gpuid_operator.engine.options import utcnow
 from gpuid_operator.engine.resync import PERIOD, list_source
 from gpuid_operator.engine.runner_book import RunnerBook
 from gpuid_operator.engine.sources import Source
+from gpuid_operator.engine.suspensions import Suspensions
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import KubeError
 from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
+
+_PAUSE: Final = 5.0
 
 
 class CheckRunner:
@@ -45,7 +48,14 @@ class CheckRunner:
         self._resync_period = resync_period.total_seconds()
         self._pods = CheckPods()
         self._pods.want([job])
-        self._book = RunnerBook(client, job, pods=self._pods, suspended=suspended, metrics=metrics)
+        self._suspensions = Suspensions(client, nodes=self._pods.nodes)
+        self._book = RunnerBook(
+            client,
+            job,
+            pods=self._pods,
+            suspended=lambda node: suspended or self._suspensions.holds(node),
+            metrics=metrics,
+        )
         self._runs = CheckRuns(
             client,
             pods=self._pods,
@@ -61,7 +71,7 @@ class CheckRunner:
         self.kinds_gone = asyncio.Event()
         """Never set: inventories are not watched."""
 
-    watches_policies: Final = False
+    watches_policies: Final = True
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -73,6 +83,7 @@ class CheckRunner:
         for work in self._runs.works():
             self._spawn(work)
         self._spawn(self._resync_for_ever())
+        self._spawn(self._follow_policies())
 
     async def stop(self, *, within: float) -> None:
         """Stop; what is being run is given up within that many seconds."""
@@ -88,14 +99,19 @@ class CheckRunner:
         """No metric of a check runner is counted."""
 
     def pod_event(self, source: Source, body: dict[str, Any], *, deleted: bool) -> None:
-        self._runs.add(self._pods.put(source, body, deleted=deleted))
+        nodes = self._pods.put(source, body, deleted=deleted)
+        if nodes:
+            self._suspensions.nodes_came()
+        self._runs.add(nodes)
 
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:
-        """Not watched: policies are not asked."""
+        self._suspensions.policy_event(body, deleted=deleted)
 
     async def _list(self) -> None:
         await list_source(self._client, self._pods, self._job.source)
+        await self._suspensions.look()
         await self._book.refresh()
+        self._runs.stop_unwanted()
         nodes = self._pods.nodes()
         self._runs.prune(nodes)
         self._runs.add(nodes)
@@ -109,6 +125,19 @@ class CheckRunner:
                 _log.warning("the re-sync failed", error=error.message)
             except Exception:
                 _log.exception("the re-sync failed")
+
+    async def _follow_policies(self) -> None:
+        while True:
+            await self._suspensions.news.wait()
+            self._suspensions.news.clear()
+            try:
+                await self._suspensions.learn()
+            except KubeError as error:
+                _log.warning("labels of nodes could not be read", error=error.message)
+                await asyncio.sleep(_PAUSE)
+                self._suspensions.news.set()
+            self._runs.stop_unwanted()
+            self._runs.add(self._pods.nodes())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))

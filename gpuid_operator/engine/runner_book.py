@@ -7,7 +7,7 @@ instance and other runners write into the same objects is theirs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Self
 
@@ -47,6 +47,8 @@ class _Found:
     foreign: frozenset[str] = frozenset()
     """The checks that others run."""
     departed: bool = False
+    suspended: bool = False
+    """By the inventory's own spec."""
 
     @classmethod
     def from_object(cls, body: dict[str, Any], *, manager: str) -> Self:
@@ -57,13 +59,14 @@ class _Found:
             checks=tuple(map(CheckStatus.model_validate, status.get("checks") or ())),
             foreign=foreign_checks(meta, manager=manager),
             departed=status.get("state") == InventoryState.DEPARTED,
+            suspended=(body.get("spec") or {}).get("suspend") is True,
         )
 
     def without_output(self) -> _Found:
         checks = tuple(
             check.model_copy(update={"stdout": None, "stderr": None}) for check in self.checks
         )
-        return _Found(self.uid, self.version, checks, self.foreign, self.departed)
+        return replace(self, checks=checks)
 
     def check(self, name: str) -> CheckStatus | None:
         return next((check for check in self.checks if check.name == name), None)
@@ -78,9 +81,10 @@ class RunnerBook:
         job: CheckJob,
         *,
         pods: CheckPods,
-        suspended: bool,
+        suspended: Callable[[str], bool],
         metrics: Metrics,
     ) -> None:
+        """`suspended` says whether the settings or a policy suspend a node."""
         self._client = client
         self._job = job
         self._pods = pods
@@ -91,7 +95,8 @@ class RunnerBook:
         self._posts = EventPosts(client)
 
     def jobs(self, node: str) -> Sequence[CheckJob]:
-        return () if self._suspended else (self._job,)
+        found = self._found.get(node)
+        return () if (found and found.suspended) or self._suspended(node) else (self._job,)
 
     def check(self, node: str, name: str) -> CheckStatus | None:
         found = self._found.get(node)
@@ -170,9 +175,7 @@ class RunnerBook:
                 found = None
                 continue
             others = (other for other in found.checks if other.name != check.name)
-            self._keep(
-                node, _Found(found.uid, version, (*others, check), found.foreign, found.departed)
-            )
+            self._keep(node, replace(found, version=version, checks=(*others, check)))
             return check
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 import yaml
@@ -24,7 +24,7 @@ from operators import (
 from probes import Probe, delete_policies, events, managers, put_policy
 
 from gpuid_operator.localcluster import LocalCluster
-from gpuid_operator.localcluster.client import Request
+from gpuid_operator.localcluster.client import MERGE, Request
 
 NODES = ("gpu-one", "gpu-two", "gpu-three")
 JQ = r'.[] | select(.stdout != null) | "\(.node) \(.msg) \(.stdout)"'
@@ -55,9 +55,15 @@ def probe_of(cluster: LocalCluster, name: str) -> Probe:
     return probe
 
 
-def runner(cluster: LocalCluster, probe: Probe, **variables: str) -> Operator:
+def runner(
+    cluster: LocalCluster,
+    probe: Probe,
+    *,
+    periods: Mapping[str, float] | None = None,
+    **variables: str,
+) -> Operator:
     environment = {"COMMAND": probe.command, "CHECK_NAME": probe.name, "RESYNC": "1s"}
-    return Operator(cluster, **environment | variables)
+    return Operator(cluster, periods=periods, **environment | variables)
 
 
 def becomes(probe: Probe, node: str, *outcome: object) -> None:
@@ -154,6 +160,64 @@ def test_suspended_it_runs_nothing(cluster: LocalCluster) -> None:
     assert [probe.runs(node) for node in NODES] == [0, 0, 0]
     items = cluster.client.get(INVENTORIES)["items"]
     assert items == []
+
+
+def hosts(*names: str) -> dict[str, object]:
+    expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": list(names)}
+    return {"matchExpressions": [expression]}
+
+
+def test_what_a_policy_suspends_is_suspended_for_runners_too(cluster: LocalCluster) -> None:
+    hung, quiet, other = NODES
+    late = "gpu-late"
+    probe = probe_of(cluster, "paused")
+    probe.answer(hung, "sleep 600")
+
+    def passes(seconds: int) -> None:
+        """So many runs on a node that is not suspended, one each second."""
+        count = probe.runs(other) + seconds
+        eventually(lambda: ran(probe, other, count))
+
+    with runner(cluster, probe, TIMEOUT="1h"):
+        eventually(lambda: ran(probe, hung, 1))
+        eventually(lambda: ran(probe, quiet, 2))
+        put_policy(cluster, "pause", nodeSelector=hosts(hung, quiet), suspend=True)
+        passes(3)
+        runs = [probe.runs(node) for node in (hung, quiet)]
+        cluster.restart_plugin(quiet)
+        # A node that comes now is none of those.
+        cluster.add_node(late, xml=machine(late))
+        probe.answer(late, "echo late")
+        becomes(probe, late, True, 0, "late")
+        passes(3)
+        assert [probe.runs(node) for node in (hung, quiet)] == runs
+        probe.answer(hung, "echo awake")
+        delete_policies(cluster)
+        # Had the run that hung not been ended, the node would wait for an hour.
+        becomes(probe, hung, True, 0, "awake")
+        eventually(lambda: ran(probe, quiet, runs[1] + 1))
+    cluster.delete_node(late)
+
+
+def test_what_was_suspended_before_its_start_is_not_run(cluster: LocalCluster) -> None:
+    by_policy, by_inventory, other = NODES
+    probe = probe_of(cluster, "before")
+    put_policy(cluster, "pause", nodeSelector=hosts(by_policy), suspend=True)
+    body = {
+        "apiVersion": "gpuid.github.com/v1alpha1",
+        "kind": "GPUInventory",
+        "metadata": {"name": by_inventory},
+        "spec": {"suspend": True},
+    }
+    cluster.client.send(Request("POST", INVENTORIES, body))
+    with runner(cluster, probe, periods={"engine.resync.PERIOD": 2.0}):
+        eventually(lambda: ran(probe, other, 3))
+        assert [probe.runs(node) for node in (by_policy, by_inventory)] == [0, 0]
+        path = f"{INVENTORIES}/{by_inventory}"
+        nothing = {"spec": {"suspend": None}}
+        cluster.client.send(Request("PATCH", path, nothing, content_type=MERGE))
+        becomes(probe, by_inventory, True, 0, "fine")
+        assert probe.runs(by_policy) == 0
 
 
 def test_two_instances_on_the_same_objects(cluster: LocalCluster) -> None:
