@@ -202,6 +202,7 @@ class CheckRuns:
             stderr=kept_output(answer.stderr),
             pod=f"{pod.namespace}/{pod.name}",
             time=self._clock(),
+            started=pod.started_at,
         )
 
 

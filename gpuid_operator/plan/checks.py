@@ -48,6 +48,8 @@ class CheckResult:
     pod: str
     """namespace/pod."""
     time: datetime
+    started: datetime | None = None
+    """When the container started."""
 
 
 def digest_of(*parts: str) -> str:
@@ -95,8 +97,6 @@ def check_due(
     if last is None or last.last_run_time is None or last.command_digest != digest:
         return now
     if asked is None:
-        # Both are whole seconds: in the same one the run may have been the earlier. Then it is made
-        # again, once.
         later = started is not None and last.last_run_time <= started
         asked = last.pod == pod and not later
     return next_interval_read(last.last_run_time, interval, node=node) if asked else now
@@ -109,8 +109,10 @@ def with_result(before: CheckStatus | None, result: CheckResult) -> CheckStatus:
     turned = before.passed != result.passed if before.passed is not None else not result.passed
     new = before.passed is None or before.passed != result.passed
     now = whole_seconds(result.time)
-    if before.last_restart_time == now and before.pod != result.pod:
-        # Later than the restart of the other pod, as whole seconds have to show, too.
+    restarted = before.last_restart_time if before.pod != result.pod else None
+    if now in (restarted, result.started):
+        # Later than the other pod's restart and than the start of this container, as whole seconds
+        # have to show, too: by them a later instance tells what was asked in this container.
         now += timedelta(seconds=1)
     return before.model_copy(
         update={

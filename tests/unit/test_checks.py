@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -223,6 +224,23 @@ class TestDue:
     )
     def test_at_once(self, changed: dict[str, object]) -> None:
         assert self.due(**changed) == timedelta(0)  # type: ignore[arg-type]
+
+    def test_a_container_that_started_in_the_second_of_its_run_was_asked(self) -> None:
+        second = NOW.replace(microsecond=0)
+        ran = with_result(None, replace(result(True), started=second))
+        assert ran.last_run_time == second + SECOND
+        for started, asked in ((second, True), (second + SECOND, False)):
+            at = check_due(
+                ran,
+                digest="d",
+                pod="ns/pod",
+                started=started,
+                asked=None,
+                interval=timedelta(hours=1),
+                node="node",
+                now=NOW + 5 * SECOND,
+            )
+            assert at is not None and (at > NOW + timedelta(minutes=59)) is asked
 
     def test_when_the_interval_has_passed_and_spread(self) -> None:
         wait = self.due()
