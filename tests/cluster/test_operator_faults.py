@@ -26,7 +26,7 @@ from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
 
 NODE = "gpu-faults"
-FORCED = "?fieldManager=gpuid-operator&force=true"
+FORCED = "?fieldManager=gpuid-operator&force=true&fieldValidation=Ignore"
 
 
 @pytest.fixture(scope="module", autouse=True)

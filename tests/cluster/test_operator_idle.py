@@ -150,12 +150,14 @@ def test_a_failing_node_costs_one_write_per_change_of_the_reason(
     fleet.add_node(FAILING, xml=machine(FAILING))
     fleet.set_behaviour(FAILING, stdout="", exit=1)
     before = len(writes(fleet))
+    matched = fleet.client.get(f"{POLICIES}/all")["status"]["matchedNodes"]
     with Operator(fleet):
 
         def tried_thrice() -> None:
             assert len(fleet.exec_log(FAILING)) >= 3
 
         eventually(tried_thrice)
+        eventually(lambda: has_matched(fleet, matched + 1))
     made = Counter(writes(fleet)[before:])
     # The policy's status counts one node more.
     assert made.pop("patch gpuinventorypolicies/status") == 1
