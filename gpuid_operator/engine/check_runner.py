@@ -71,8 +71,6 @@ class CheckRunner:
         self.kinds_gone = asyncio.Event()
         """Never set: inventories are not watched."""
 
-    watches_policies: Final = True
-
     @property
     def sources(self) -> tuple[Source, ...]:
         return (self._job.source,)

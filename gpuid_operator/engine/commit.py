@@ -85,15 +85,18 @@ class Committer:
         inventories: Inventories,
         fleet: Fleet,
         clock: Callable[[], datetime],
-        refreshed: Callable[[str], None],
+        found: Callable[[dict[str, Any]], None],
+        gone: Callable[[str, str], None],
         watchers: Sequence[Watcher] = (),
     ) -> None:
-        """`refreshed` gets the name of an inventory that was found changed, or gone."""
+        """`found` gets an inventory as the API gives it, to be taken over where it is news; `gone`
+        the name and uid of one that is not there any more."""
         self._client = client
         self._inventories = inventories
         self._fleet = fleet
         self._clock = clock
-        self._refreshed = refreshed
+        self._found = found
+        self._gone = gone
         self._watchers = list(watchers)
         self._jobs: dict[str, list[_Job]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -175,14 +178,14 @@ class Committer:
             _log.debug("could not look", node=name, error=error.message)
 
     async def _take(self, name: str) -> None:
-        """Read what another made of an inventory. Its event will bring no news then, so that the
-        node has to be looked at for it: a read may be asked for, or the spec be another."""
-        if self._inventories.put_object(await get_inventory(self._client, name)):
-            self._refreshed(name)
+        """Read what another made of an inventory. Its event will bring no news then, so that this
+        is what tells of a read that is asked for, or of another spec."""
+        self._found(await get_inventory(self._client, name))
 
     def _forget(self, name: str) -> None:
-        if self._inventories.remove(name) is not None:
-            self._refreshed(name)
+        held = self._inventories.get(name)
+        if held is not None:
+            self._gone(name, held.uid)
 
     async def _write(self, name: str, jobs: Sequence[_Job]) -> list[Outcome | None]:
         held = self._inventories.get(name)

@@ -77,7 +77,8 @@ class Engine:
             inventories=self._inventories,
             fleet=self._fleet,
             clock=clock,
-            refreshed=lambda name: self._upkeep.consider([name]),
+            found=self._inventory_changed,
+            gone=self._inventory_deleted,
             watchers=[self._observer, self._written],
         )
         labeller = NodeLabeller(client, fleet=self._fleet, inventories=self._inventories)
@@ -150,8 +151,6 @@ class Engine:
             clock=clock,
             checks_allowed=options.checks_allowed,
         )
-
-    watches_policies: Final = True
 
     @property
     def sources(self) -> tuple[Source, ...]:

@@ -61,8 +61,6 @@ class _Leader(Events, Protocol):
     @property
     def sources_changed(self) -> asyncio.Event: ...
     @property
-    def watches_policies(self) -> bool: ...
-    @property
     def kinds_gone(self) -> asyncio.Event: ...
 
     async def start(self) -> None: ...
@@ -283,7 +281,6 @@ class _Process:
             try:
                 watch = Watch(
                     sources=leader.sources,
-                    policies=leader.watches_policies,
                     events=leader,
                     credentials=self._current_credentials,
                     beat=lambda: self._health.beat("watch", _WATCH_BOUND),

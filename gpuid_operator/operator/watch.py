@@ -54,15 +54,13 @@ class Watch:
         self,
         *,
         sources: tuple[Source, ...],
-        policies: bool,
         events: Events,
         credentials: Callable[[], Credentials],
         beat: Callable[[], None],
     ) -> None:
-        """`policies`: whether they are watched, too. `credentials` gives those of the moment, from
-        any thread; `beat` is called in the loop of the caller while the watch lives."""
+        """`credentials` gives those of the moment, from any thread; `beat` is called in the loop of
+        the caller while the watch lives."""
         self._sources = sources
-        self._policies = policies
         self._events = events
         self._credentials = credentials
         self._beat = beat
@@ -122,7 +120,7 @@ class Watch:
         """Say that the watch lives. Raises RuntimeError when Kopf lacks a watcher for a kind: once
         one has failed, Kopf may wait for ever for the others to end."""
         loop = asyncio.get_running_loop()
-        expected = len(self._sources) + int(self._policies)
+        expected = len(self._sources) + 1
         whole_by = loop.time() + _WHOLE_WITHIN
         while True:
             missing = expected - len(_watchers())
@@ -148,7 +146,7 @@ class Watch:
                 functools.partial(self._events.pod_event, source, body, deleted=gone)
             )
 
-        if first and self._policies:
+        if first:
 
             @kopf.on.event(GROUP, VERSION, POLICY_PLURAL, registry=registry)
             async def policy(event: Any, **_: Any) -> None:
