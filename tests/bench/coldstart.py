@@ -35,6 +35,7 @@ GPUS = 8
 LOAD = {"WORKERS": "16", "QPS": "500", "BURST": "1000"}
 WRITES = ("POST", "PUT", "PATCH", "DELETE", "APPLY")
 DEADLINE = 1800.0
+QUIET_WITHIN = 600.0
 
 
 @dataclass
@@ -139,8 +140,10 @@ def as_in_a_pod(command: list[str], cluster: LocalCluster) -> tuple[list[str], d
 def wait_until_quiet(cluster: LocalCluster) -> None:
     """Wait until the controllers are through with the new nodes: what they do would be measured,
     too."""
-    before = None
+    before, until = None, time.monotonic() + QUIET_WITHIN
     while before != (now := node_versions(cluster)):
+        if time.monotonic() > until:
+            sys.exit(f"the nodes still change {QUIET_WITHIN:.0f} s after they were made")
         before = now
         time.sleep(5.0)
 
