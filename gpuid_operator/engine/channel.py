@@ -115,10 +115,6 @@ class Channel:
         self._stopping = True
         return self._sending
 
-    async def finish(self) -> None:
-        """Wait until what was sent is noted."""
-        await self._notes.finish()
-
     async def _turn(self) -> None:
         # What failed is sent again as it was: a sink that took it, and whose answer was lost,
         # knows the same batch by its key.

@@ -88,7 +88,8 @@ class CheckRunner:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=within)
+            await asyncio.wait(self._tasks, timeout=within * 0.8)
+        await self._book.finish(within=within * 0.2)
 
     def watch_begins(self) -> None:
         """Nothing hangs on it: what went unseen is found by the next re-sync."""

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.api.meta import MANAGER
+from gpuid_operator.engine.background import Background
 from gpuid_operator.engine.fleet import Fleet
 from gpuid_operator.engine.held import Held, Inventories
 from gpuid_operator.kube.client import KubeClient
@@ -99,7 +100,8 @@ class Committer:
         self._gone = gone
         self._watchers = list(watchers)
         self._jobs: dict[str, list[_Job]] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._writing: set[str] = set()
+        self._writers = Background()
         self._unlabelled: set[str] = set()
 
     def watch(self, watcher: Watcher) -> None:
@@ -117,18 +119,19 @@ class Committer:
         """
         job = _Job(change, create, uid)
         self._jobs.setdefault(name, []).append(job)
-        if name not in self._tasks:
-            self._tasks[name] = asyncio.create_task(self._work(name), name=f"commit {name}")
+        if name not in self._writing:
+            self._writing.add(name)
+            self._writers.start(self._work(name))
         return await job.result
 
     def is_writing(self, name: str) -> bool:
         """Whether a write of the node's inventory is under way or waits."""
-        return name in self._tasks
+        return name in self._writing
 
-    async def finish(self) -> None:
-        """Wait until what was handed over is written."""
-        while self._tasks:
-            await asyncio.wait(list(self._tasks.values()))
+    async def finish(self, *, within: float) -> bool:
+        """Wait for so many seconds at most until what was handed over is written, and give up the
+        rest; whoever waits for it has to be ended before. Whether nothing was given up."""
+        return await self._writers.finish(within=within)
 
     async def _work(self, name: str) -> None:
         try:
@@ -146,7 +149,7 @@ class Committer:
                         if not job.result.done():
                             job.result.set_result(result)
         finally:
-            del self._tasks[name]
+            self._writing.discard(name)
 
     async def _persist(self, name: str, jobs: Sequence[_Job]) -> list[Outcome | None]:
         """Write, again where the object changed or the server did not answer."""

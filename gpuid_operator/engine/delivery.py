@@ -13,6 +13,7 @@ from typing import Final
 
 from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.api.sinks import Sink as SinkSpec
+from gpuid_operator.engine.background import Background
 from gpuid_operator.engine.backlog import Backlog
 from gpuid_operator.engine.channel import Channel
 from gpuid_operator.engine.commit import Change, Committer, Written
@@ -78,6 +79,7 @@ class Delivery:
         self._metrics = metrics
         self._clock = clock
         self._channels: dict[_Key, tuple[Channel, asyncio.Task[None]]] = {}
+        self._notes = Background()
         self._writing = asyncio.Semaphore(PARALLEL_NOTES)
         self._turns: dict[str, asyncio.Event] = {}
         self._closed = False
@@ -124,23 +126,20 @@ class Delivery:
     async def close(self, *, within: float) -> None:
         """Begin no more sends; see for at most `within` seconds that those under way end, and that
         what was sent is noted."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + within
         self._closed = True
         self._backlog.close()
         for channel, task in self._channels.values():
             if not channel.stop():
                 task.cancel()
         tasks = [task for _, task in self._channels.values()]
-        if not tasks:
-            return
-        await asyncio.wait(tasks, timeout=within / 2)
-        for task in tasks:
-            task.cancel()
-        try:
-            async with asyncio.timeout(within / 2):
-                await asyncio.wait(tasks)
-                for channel, _ in self._channels.values():
-                    await channel.finish()
-        except TimeoutError:
+        if tasks:
+            await asyncio.wait(tasks, timeout=within / 2)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=within / 4)
+        if not await self._notes.finish(within=until - loop.time()):
             _log.warning("some deliveries were not noted in time; they are sent again")
 
     def _names(self) -> set[str]:
@@ -206,8 +205,12 @@ class Delivery:
     def _is_in_force(self, sink: SinkSpec, held: Held) -> bool:
         return sink in self._fleet.force(held.name, held).sinks
 
-    async def note(self, node: str, change: Change, *, uid: str | None = None) -> None:
-        """Write what became of a delivery, for as long as it takes."""
+    def note(self, node: str, change: Change, *, uid: str | None = None) -> None:
+        """Have written what became of a delivery."""
+        self._notes.start(self._note(node, change, uid=uid))
+
+    async def _note(self, node: str, change: Change, *, uid: str | None) -> None:
+        """Write it, for as long as it takes."""
         tries = 0
         while True:
             tries += 1
@@ -272,12 +275,12 @@ class _SinkOutbox:
     def serves(self, parcel: Parcel) -> bool:
         return self._delivery.serves(parcel, self._sink)
 
-    async def delivered(self, node: str, *, uid: str, upto: int) -> None:
+    def delivered(self, node: str, *, uid: str, upto: int) -> None:
         change = self._delivery.acknowledgement(self._sink, upto=upto)
-        await self._delivery.note(node, change, uid=uid)
+        self._delivery.note(node, change, uid=uid)
 
-    async def failed(self, node: str, *, error: str) -> None:
-        await self._delivery.note(node, self._delivery.failure(self._sink, error=error))
+    def failed(self, node: str, *, error: str) -> None:
+        self._delivery.note(node, self._delivery.failure(self._sink, error=error))
 
 
 def _key(sink: SinkSpec, force: Force) -> _Key:

@@ -195,16 +195,15 @@ class Engine:
     async def stop(self, *, within: float) -> None:
         """Stop reading; finish or abandon what is being sent and written within that many
         seconds."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + within
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._delivery.close(within=within * 0.8)
-        try:
-            async with asyncio.timeout(within * 0.2):
-                await self._committer.finish()
-                await self._posts.finish()
-        except TimeoutError:
+        if not await self._committer.finish(within=until - loop.time()):
             _log.warning("some writes were given up; they are made anew after the next start")
+        await self._posts.finish(within=until - loop.time())
 
     def watch_begins(self) -> None:
         """The source of events starts, for the first time or again."""

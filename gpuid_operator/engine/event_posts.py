@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from gpuid_operator.api.meta import API_VERSION, INVENTORY_KIND
+from gpuid_operator.engine.background import Background
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.events import EventType, Involved, post_event
 
@@ -25,7 +25,8 @@ class EventPosts:
     def __init__(self, client: KubeClient) -> None:
         self._client = client
         self._waiting: deque[Callable[[], Awaitable[None]]] = deque()
-        self._posters: set[asyncio.Task[None]] = set()
+        self._posters = Background()
+        self._posting = 0
 
     def post(
         self,
@@ -42,18 +43,17 @@ class EventPosts:
         involved = Involved(API_VERSION, INVENTORY_KIND, node, uid)
         post = partial(post_event, self._client, involved=involved, reason=reason)
         self._waiting.append(partial(post, message=message, type=type, now=datetime.now(UTC)))
-        if len(self._posters) < _POSTERS:
-            self._posters.add(asyncio.create_task(self._work()))
+        if self._posting < _POSTERS:
+            self._posting += 1
+            self._posters.start(self._work())
 
-    async def finish(self) -> None:
-        """Wait until all are posted."""
-        if self._posters:
-            await asyncio.wait(self._posters)
+    async def finish(self, *, within: float) -> bool:
+        """Wait for so many seconds at most until all are posted, and give up the others."""
+        return await self._posters.finish(within=within)
 
     async def _work(self) -> None:
         try:
             while self._waiting:
                 await self._waiting.popleft()()
         finally:
-            # Not by a callback: it would run later, and what is posted meanwhile would be left.
-            self._posters -= {asyncio.current_task()}
+            self._posting -= 1

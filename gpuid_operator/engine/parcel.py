@@ -31,11 +31,12 @@ class Outbox(Protocol):
     def serves(self, parcel: Parcel) -> bool:
         """Whether the sink is in force for the inventory that the parcel is from."""
 
-    async def delivered(self, node: str, *, uid: str, upto: int) -> None:
-        """Note in the node's inventory of this uid that the sink has every entry up to `upto`."""
+    def delivered(self, node: str, *, uid: str, upto: int) -> None:
+        """Have noted in the node's inventory of this uid that the sink has every entry up to
+        `upto`."""
 
-    async def failed(self, node: str, *, error: str) -> None:
-        """Note in the node's status why the sink does not take what waits."""
+    def failed(self, node: str, *, error: str) -> None:
+        """Have noted in the node's status why the sink does not take what waits."""
 
 
 def halves(batch: Sequence[Parcel]) -> tuple[Sequence[Parcel], Sequence[Parcel]] | None:

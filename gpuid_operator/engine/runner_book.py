@@ -141,6 +141,10 @@ class RunnerBook:
         if found is not None:
             self._posts.post(node, found.uid, reason=reason, message=message, type=type)
 
+    async def finish(self, *, within: float) -> None:
+        """Wait for so many seconds at most for the Events that are under way."""
+        await self._posts.finish(within=within)
+
     async def _write(
         self, node: str, change: Change, *, found: _Found | None = None
     ) -> CheckStatus | None:

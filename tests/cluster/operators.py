@@ -174,7 +174,7 @@ class Operator:
         for line in self.lines():
             assert {"time", "level", "source", "msg", "service"} <= line.keys(), line
             # Kopf gives a traceback for each watch that ends.
-            assert "stack" not in line or "kopf" in line["logger"], line
+            assert "stack" not in line or "kopf" in line.get("logger", ""), line
 
 
 def _shortened(periods: Mapping[str, float]) -> str:
