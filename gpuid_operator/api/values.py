@@ -6,7 +6,15 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+)
 from pydantic.alias_generators import to_camel
 
 _UNITS: Final = {
@@ -67,6 +75,12 @@ def format_duration(value: timedelta) -> str:
 def format_time(value: datetime) -> str:
     """Write a time as the Kubernetes API does (RFC 3339, UTC, whole seconds)."""
     return value.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that is wrong with an object, in one line: which field, and why."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _duration(value: Any) -> Any:

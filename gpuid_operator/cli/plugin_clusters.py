@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from gpuid_operator.api.inventory import Inventory
 from gpuid_operator.api.meta import API_VERSION, GROUP, INVENTORY_PLURAL, LOOKUP_PREFIXES
+from gpuid_operator.api.values import first_fault
 from gpuid_operator.cli.plugin_kubeconfig import KubeconfigNames
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.discovery import missing_kinds
@@ -118,11 +119,9 @@ class Clusters:
         except KubeError as error:
             self.problems.append(await explain(cluster, error))
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"]))
             self.problems.append(
                 f"context {cluster.name}: a GPUInventory is not as this version of the plugin knows"
-                f" it ({where}: {first['msg']}): install the plugin of the operator's version"
+                f" it ({first_fault(error)}): install the plugin of the operator's version"
             )
         return None
 

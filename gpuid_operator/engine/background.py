@@ -1,10 +1,40 @@
-"""Tasks that nobody waits for until the end."""
+"""Tasks that nobody waits for: what ends by itself, and what is to go on for ever."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
+from typing import Any, Final
+
+from gpuid_operator.plan.schedule import backoff
+from gpuid_operator.telemetry.log import get_logger
+
+_log = get_logger(__name__)
+
+_LONGEST_PAUSE: Final = timedelta(minutes=1)
+
+
+Loop = Callable[[], Awaitable[None]]
+"""What is to go on for ever, or until it is done."""
+
+
+async def keep_on(loop: Loop) -> None:
+    """Work until it is done. A fault that nobody foresaw is logged, and the work is begun anew
+    after a pause: without it the rest would go on, and nobody would know what is missing."""
+    failures = 0
+    while True:
+        try:
+            await loop()
+        except Exception:
+            failures += 1
+            name = getattr(loop, "__qualname__", repr(loop))
+            _log.exception("a loop stumbled; it is begun anew", loop=name)
+        else:
+            return
+        chance = random.random()  # noqa: S311 - jitter, no secret
+        await asyncio.sleep(backoff(failures, chance=chance, most=_LONGEST_PAUSE).total_seconds())
 
 
 class Background:

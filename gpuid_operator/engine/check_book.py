@@ -52,7 +52,10 @@ class InventoryBook:
 
     def jobs(self, node: str) -> Sequence[CheckJob]:
         held = self._inventories.get(node)
-        if held.departed if held else not self._fleet.is_gpu_node(node):
+        if held is None:
+            if self._inventories.is_illegible(node) or not self._fleet.is_gpu_node(node):
+                return ()
+        elif held.departed:
             return ()
         force = self._fleet.force(node, held)
         if force.suspended:

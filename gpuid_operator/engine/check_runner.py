@@ -6,10 +6,11 @@ It works beside an inventory instance or without one; of policies it obeys `susp
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from gpuid_operator.engine.background import Loop, keep_on
 from gpuid_operator.engine.check_job import CheckJob
 from gpuid_operator.engine.check_pods import CheckPods
 from gpuid_operator.engine.check_runs import CheckRuns
@@ -78,10 +79,8 @@ class CheckRunner:
     async def start(self) -> None:
         """List what is known, then begin. Raises KubeError."""
         await self._list()
-        for work in self._runs.works():
-            self._spawn(work)
-        self._spawn(self._resync_for_ever())
-        self._spawn(self._follow_policies())
+        loops: list[Loop] = [*self._runs.loops(), self._resync_for_ever, self._follow_policies]
+        self._tasks += [asyncio.create_task(keep_on(loop)) for loop in loops]
 
     async def stop(self, *, within: float) -> None:
         """Stop; what is being run is given up within that many seconds."""
@@ -137,6 +136,3 @@ class CheckRunner:
                 self._suspensions.news.set()
             self._runs.stop_unwanted()
             self._runs.add(self._pods.nodes())
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.create_task(work))

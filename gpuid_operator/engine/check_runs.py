@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Container, Coroutine, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final
 
+from gpuid_operator.engine.background import Loop
 from gpuid_operator.engine.check_exec import Answer, NoAnswer, execute
 from gpuid_operator.engine.check_job import Book, CheckJob
 from gpuid_operator.engine.check_pods import CheckPods
@@ -89,9 +91,9 @@ class CheckRuns:
         self._memory = {key: kept for key, kept in self._memory.items() if key[0] in nodes}
         self._restarts.prune(nodes)
 
-    def works(self) -> list[Coroutine[None, None, None]]:
-        """The workers, to be run as tasks."""
-        return [self._work(number) for number in range(self._workers)]
+    def loops(self) -> list[Loop]:
+        """The workers."""
+        return [partial(self._work, number) for number in range(self._workers)]
 
     async def _work(self, worker: int) -> None:
         while True:

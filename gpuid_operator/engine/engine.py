@@ -12,6 +12,10 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from pydantic import ValidationError
+
+from gpuid_operator.api.values import first_fault
+from gpuid_operator.engine.background import Loop, keep_on
 from gpuid_operator.engine.backlog import Backlog
 from gpuid_operator.engine.commit import Committer, Written
 from gpuid_operator.engine.delivery import Delivery, Secrets
@@ -175,15 +179,16 @@ class Engine:
             self._observer.show(held.name, self._inventories.status(held.name))
             await self._committer.repair_labels(held.name)
         self._upkeep.consider(names)
-        for work in self._upkeep.works(self._options.workers):
-            self._spawn(work, "worker")
-        for work in self._checks.works():
-            self._spawn(work, "check worker")
-        self._spawn(self._watch.follow(), "inventory watch")
-        self._spawn(self._watch.look(), "inventory news")
-        self._spawn(self._resync_for_ever(), "re-sync")
-        self._spawn(self._catch_up(), "catch up")
-        self._spawn(self._policies.run(), "policy status")
+        loops: list[Loop] = [
+            *self._upkeep.loops(self._options.workers),
+            *self._checks.loops(),
+            self._watch.follow,
+            self._watch.look,
+            self._resync_for_ever,
+            self._catch_up,
+            self._policies.run,
+        ]
+        self._tasks += [asyncio.create_task(keep_on(loop)) for loop in loops]
         _log.info(
             "everything is listed",
             nodes=len(self._fleet.nodes),
@@ -220,7 +225,7 @@ class Engine:
         self._upkeep.consider(self._checks.pod_event(source, body, deleted=deleted))
 
     def _inventory_deleted(self, name: str, uid: str) -> None:
-        if self._inventories.remove(name, uid=uid) is not None:
+        if self._inventories.remove(name, uid=uid):
             self._delivery.forget(name)
             self._metrics.forget_node(name)
             self._upkeep.consider([name])
@@ -229,7 +234,12 @@ class Engine:
         """An inventory as it is; no news, where it is known like that."""
         name = body["metadata"]["name"]
         before = self._inventories.get(name)
-        if not self._inventories.put_object(body):
+        try:
+            if not self._inventories.put_object(body):
+                return
+        except ValidationError as error:
+            self._delivery.forget(name)
+            self._observer.illegible(name, body["metadata"]["uid"], first_fault(error))
             return
         held = self._inventories.get(name)
         if before is not None and held is not None and held.generation != before.generation:
@@ -271,9 +281,6 @@ class Engine:
             outcome.entries for outcome in written.outcomes
         ):
             self._policies.touch()
-
-    def _spawn(self, work: Any, name: str) -> None:
-        self._tasks.append(asyncio.create_task(work, name=name))
 
     async def _catch_up(self) -> None:
         while True:

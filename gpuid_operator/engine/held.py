@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import orjson
+from pydantic import ValidationError
 
 from gpuid_operator.api.inventory import (
     CheckStatus,
@@ -103,6 +104,8 @@ class Inventories:
     def __init__(self) -> None:
         self._held: dict[str, Held] = {}
         self._unpacked: OrderedDict[str, InventoryStatus] = OrderedDict()
+        # Those that cannot be understood: uid and resourceVersion by name.
+        self._illegible: dict[str, tuple[str, str]] = {}
 
     def __len__(self) -> int:
         return len(self._held)
@@ -115,6 +118,16 @@ class Inventories:
 
     def get(self, name: str) -> Held | None:
         return self._held.get(name)
+
+    def is_illegible(self, name: str) -> bool:
+        """Whether there is an inventory of this name that cannot be understood, such as one that a
+        later version of the operator wrote. It must be left alone."""
+        return name in self._illegible
+
+    def uids(self) -> dict[str, str]:
+        """The uids of all that are known to be there, by name."""
+        illegible = {name: uid for name, (uid, _) in self._illegible.items()}
+        return illegible | {held.name: held.uid for held in self._held.values()}
 
     def status(self, name: str) -> InventoryStatus:
         """The whole status; an empty one where there is no such inventory."""
@@ -130,8 +143,14 @@ class Inventories:
         return status
 
     def put_object(self, body: dict[str, Any]) -> bool:
-        """Take over an object from the API server; False if a version as new is held already."""
+        """Take over an object from the API server; False if a version as new is held already.
+
+        Raises pydantic.ValidationError for one that cannot be understood, once for each version.
+        """
         meta = body["metadata"]
+        version = (meta.get("uid", ""), meta.get("resourceVersion", ""))
+        if self._illegible.get(meta["name"]) == version:
+            return False
         known = self._held.get(meta["name"])
         if (
             known is not None
@@ -139,7 +158,13 @@ class Inventories:
             and not newer(meta.get("resourceVersion", ""), than=known.resource_version)
         ):
             return False
-        found = Inventory.from_object(body)
+        try:
+            found = Inventory.from_object(body)
+        except ValidationError:
+            self.remove(meta["name"])
+            self._illegible[meta["name"]] = version
+            raise
+        self._illegible.pop(found.name, None)
         held = Held(
             name=found.name,
             uid=found.uid,
@@ -194,13 +219,17 @@ class Inventories:
             held.resource_version = resource_version
             held.labels = labels
 
-    def remove(self, name: str, *, uid: str | None = None) -> Held | None:
-        """Forget an inventory that is gone; one that was created since under the name stays."""
-        held = self._held.get(name)
-        if held is None or (uid is not None and held.uid != uid):
-            return None
+    def remove(self, name: str, *, uid: str | None = None) -> bool:
+        """Forget an inventory that is gone; one that was created since under the name stays.
+        Whether one was there."""
+        held, illegible = self._held.get(name), self._illegible.get(name)
+        known = held.uid if held else illegible[0] if illegible else None
+        if known is None or uid not in (None, known):
+            return False
         self._unpacked.pop(name, None)
-        return self._held.pop(name)
+        self._held.pop(name, None)
+        self._illegible.pop(name, None)
+        return True
 
     def _keep(self, name: str, status: InventoryStatus) -> None:
         self._unpacked[name] = status

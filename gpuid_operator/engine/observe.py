@@ -57,6 +57,16 @@ class Observer:
                 written.name, written.uid, reason=kind.value, message=words, type=severity
             )
 
+    def illegible(self, name: str, uid: str, fault: str) -> None:
+        """Tell of an inventory that cannot be understood, and in which nothing can be written."""
+        words = "the GPUInventory cannot be understood and is left alone"
+        _log.error(words, node=name, error=fault)
+        message = (
+            f"{words} ({fault}); was it written by a later version of the operator? Install that"
+            " version, or correct the object"
+        )
+        self._posts.post(name, uid, reason="NotUnderstood", message=message, type=EventType.WARNING)
+
     def show(self, name: str, status: InventoryStatus) -> None:
         """Bring the metrics of a node in line with its status; of one that is gone there are
         none."""

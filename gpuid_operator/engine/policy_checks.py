@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Final
 
+from gpuid_operator.engine.background import Loop
 from gpuid_operator.engine.check_book import InventoryBook
 from gpuid_operator.engine.check_pods import CheckPods
 from gpuid_operator.engine.check_runs import CheckRuns
@@ -70,9 +71,9 @@ class PolicyChecks:
         """The pods to watch."""
         return self._pods.sources
 
-    def works(self) -> list[Coroutine[None, None, None]]:
-        """What is to run as tasks."""
-        return [self._follow_for_ever(), *self._runs.works()] if self._allowed else []
+    def loops(self) -> list[Loop]:
+        """What is to go on as long as this is in use."""
+        return [self._follow_for_ever, *self._runs.loops()] if self._allowed else []
 
     def pod_event(self, source: Source, body: dict[str, Any], *, deleted: bool) -> set[str]:
         """A pod came, changed or went; the nodes of which nothing is known yet, and which are to

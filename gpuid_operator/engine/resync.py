@@ -12,6 +12,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from gpuid_operator.api.policy import Policy
+from gpuid_operator.api.values import first_fault
 from gpuid_operator.engine.check_pods import CheckPods
 from gpuid_operator.engine.fleet import Fleet
 from gpuid_operator.engine.held import Held, Inventories
@@ -122,7 +123,7 @@ class Resync:
 
     async def list_inventories(self) -> None:
         """Look at all inventories; whatever is news is told."""
-        unseen = {held.name: held.uid for held in self._inventories}
+        unseen = self._inventories.uids()
         async for page in inventory_pages(self._client):
             for body in page["items"]:
                 unseen.pop(body["metadata"]["name"], None)
@@ -195,5 +196,6 @@ def read_policy(body: dict[str, object]) -> Policy | None:
     except ValidationError as error:
         meta = body.get("metadata")
         name = meta.get("name") if isinstance(meta, dict) else None
-        _log.error("a policy cannot be understood and is left out", policy=name, error=str(error))
+        words = "a policy cannot be understood and is left out"
+        _log.error(words, policy=name, error=first_fault(error))
         return None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
 from gpuid_operator.api.inventory import InventoryStatus
+from gpuid_operator.engine.background import Loop
 from gpuid_operator.engine.backlog import Backlog
 from gpuid_operator.engine.commit import Change, Committer
 from gpuid_operator.engine.delivery import Delivery
@@ -70,9 +71,9 @@ class Upkeep:
         for name in names:
             self._queue.add(name)
 
-    def works(self, count: int) -> list[Coroutine[None, None, None]]:
-        """So many workers, to be run as tasks."""
-        return [self._work() for _ in range(count)]
+    def loops(self, workers: int) -> list[Loop]:
+        """So many workers."""
+        return [self._work] * workers
 
     async def _work(self) -> None:
         while True:

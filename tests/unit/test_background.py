@@ -1,10 +1,15 @@
-"""Tasks that nobody waits for end by themselves, or are ended."""
+"""Tasks that nobody waits for end by themselves, or are ended, or go on for ever."""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
+from typing import Any
 
-from gpuid_operator.engine.background import Background
+import pytest
+
+from gpuid_operator.engine import background as module
+from gpuid_operator.engine.background import Background, keep_on
 
 
 async def test_what_they_begin_is_waited_for_too() -> None:
@@ -45,3 +50,35 @@ async def test_with_nothing_to_do_or_no_time() -> None:
     assert await background.finish(within=0)
     background.start(asyncio.sleep(600))
     assert not await background.finish(within=-1)
+
+
+async def test_a_loop_that_stumbles_is_begun_anew(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pauses: list[int] = []
+
+    def backoff(failures: int, **_: Any) -> timedelta:
+        pauses.append(failures)
+        return timedelta(0)
+
+    monkeypatch.setattr(module, "backoff", backoff)
+    turns = iter([ValueError("one"), KeyError("two"), None])
+
+    async def loop() -> None:
+        if error := next(turns):
+            raise error
+
+    await keep_on(loop)
+    assert pauses == [1, 2]
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == [
+        "one",
+        "'two'",
+    ]
+
+
+async def test_a_loop_can_be_ended() -> None:
+    task = asyncio.create_task(keep_on(asyncio.Event().wait))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
