@@ -15,7 +15,6 @@ _log = get_logger(__name__)
 
 _LONGEST_PAUSE: Final = timedelta(minutes=1)
 
-
 Loop = Callable[[], Awaitable[None]]
 """What is to go on for ever, or until it is done."""
 
@@ -43,9 +42,6 @@ class Background:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
-
-    def __len__(self) -> int:
-        return len(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Begin a task."""
