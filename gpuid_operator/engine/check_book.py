@@ -55,7 +55,7 @@ class InventoryBook:
         if held is None:
             if self._inventories.is_illegible(node) or not self._fleet.is_gpu_node(node):
                 return ()
-        elif held.departed:
+        elif held.departed or self._fleet.in_doubt(held):
             return ()
         force = self._fleet.force(node, held)
         if force.suspended:

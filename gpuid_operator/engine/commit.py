@@ -192,10 +192,9 @@ class Committer:
 
     async def _write(self, name: str, jobs: Sequence[_Job]) -> list[Outcome | None]:
         held = self._inventories.get(name)
-        if held is None:
-            creates = any(job.create for job in jobs)
-            if not creates or self._inventories.is_illegible(name):
-                return [None] * len(jobs)
+        creates = held is not None or any(job.create for job in jobs)
+        if not creates or self._inventories.is_illegible(name) or self._fleet.in_doubt(held):
+            return [None] * len(jobs)
         force = self._fleet.force(name, held)
         terms = force.terms(
             held.generation if held else 1, foreign=held.foreign_checks if held else frozenset()

@@ -88,7 +88,7 @@ class Delivery:
     def consider(self, name: str) -> None:
         """Hand the node to the channels of the sinks that still have to get something."""
         held = self._inventories.get(name)
-        if held is None or self._closed:
+        if held is None or self._closed or self._fleet.in_doubt(held):
             return
         force = self._fleet.force(name, held)
         cursors = {cursor[:2]: cursor for cursor in held.cursors}

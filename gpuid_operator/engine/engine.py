@@ -146,6 +146,7 @@ class Engine:
             delivery=self._delivery,
             checks=self._checks,
             backlog=backlog,
+            metrics=metrics,
             clock=clock,
         )
         self._policies = PolicyStatuses(
@@ -249,11 +250,11 @@ class Engine:
 
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:
         """A policy came, changed or went."""
+        name = body["metadata"]["name"]
         if deleted:
-            news = self._fleet.remove_policy(body["metadata"]["name"])
+            news = self._fleet.remove_policy(name)
         else:
-            policy = read_policy(body)
-            news = policy is not None and self._fleet.put_policy(policy)
+            news = self._fleet.put_policy(name, read_policy(body))
         if news:
             self._policies_changed()
             self._upkeep.consider(

@@ -42,6 +42,7 @@ class Fleet:
         self._checks_allowed = checks_allowed
         self._policies: dict[str, Policy] = {}
         self._ranked: list[Policy] = []
+        self._illegible: set[str] = set()
         # By name of the policy, with the policy that it was found for.
         self._forces: dict[str, tuple[Policy | None, Force]] = {}
         # Pods by node, by (number of the target, uid).
@@ -133,25 +134,38 @@ class Fleet:
 
     # Policies
 
-    def put_policies(self, policies: Iterable[Policy]) -> bool:
-        """Take over all policies there are; whether that changes what is in force. Where a later
-        version of one is known from an event already, that stays."""
-        before = {(policy.uid, policy.name): policy.spec for policy in self._ranked}
+    def put_policies(self, policies: Iterable[Policy], *, illegible: Iterable[str] = ()) -> bool:
+        """Take over all policies there are, with the names of those that cannot be understood;
+        whether that changes what is in force. Where a later version of one is known from an event
+        already, that stays."""
+        before = self._said()
         self._policies = {policy.name: self._latest(policy) for policy in policies}
         self._ranked = ranked(self._policies.values())
-        return before != {(policy.uid, policy.name): policy.spec for policy in self._ranked}
+        self._illegible = set(illegible)
+        return before != self._said()
 
-    def put_policy(self, policy: Policy) -> bool:
-        """Take over one policy; False when its spec is known already."""
-        return self.put_policies([*(self._policies | {policy.name: policy}).values()])
+    def put_policy(self, name: str, policy: Policy | None) -> bool:
+        """Take over one policy, None if it cannot be understood; False when its spec is known
+        already."""
+        others = [other for other in self._policies.values() if other.name != name]
+        if policy is None:
+            return self.put_policies(others, illegible=self._illegible | {name})
+        return self.put_policies([*others, policy], illegible=self._illegible - {name})
+
+    def _said(self) -> tuple[dict[tuple[str, str], PolicySpec], set[str]]:
+        return {(policy.uid, policy.name): policy.spec for policy in self._ranked}, self._illegible
+
+    def in_doubt(self, held: Held | None) -> bool:
+        """Whether the inventory is under a policy that cannot be understood, such as after a
+        rollback of the operator. Then nobody knows what is in force, and it is left alone."""
+        return held is not None and held.policy in self._illegible
 
     def put_policy_status(self, policy: Policy, status: PolicyStatus, *, version: str) -> None:
         """Take over a status that was just written of this version of a policy, unless an event
         has brought a later one, or its end, already."""
         if self._policies.get(policy.name) is policy:
-            self.put_policy(
-                policy.model_copy(update={"status": status, "resource_version": version})
-            )
+            written = {"status": status, "resource_version": version}
+            self.put_policy(policy.name, policy.model_copy(update=written))
 
     def _latest(self, policy: Policy) -> Policy:
         known = self._policies.get(policy.name)
@@ -160,10 +174,8 @@ class Fleet:
         return policy if newer(policy.resource_version, than=known.resource_version) else known
 
     def remove_policy(self, name: str) -> bool:
-        if self._policies.pop(name, None) is None:
-            return False
-        self._ranked = ranked(self._policies.values())
-        return True
+        others = [other for other in self._policies.values() if other.name != name]
+        return self.put_policies(others, illegible=self._illegible - {name})
 
     @property
     def policies(self) -> list[Policy]:

@@ -29,6 +29,8 @@ class NodeLabeller:
         held = self._inventories.get(name)
         if known is None or held is None or held.pairs is None or held.departed:
             return {}
+        if self._fleet.in_doubt(held):
+            return {}
         force = self._fleet.force(name, held)
         if force.suspended:
             return {}

@@ -64,7 +64,7 @@ class PolicyStatuses:
         matched: Counter[str] = Counter()
         contenders: dict[str, set[str]] = defaultdict(set)
         for held in self._inventories:
-            if held.departed:
+            if held.departed or self._fleet.in_doubt(held):
                 continue
             claims = [policy.name for policy in self._fleet.ruling(held.name)]
             matched.update(claims[:1])

@@ -120,9 +120,6 @@ class Reader:
 
         Raises KubeError when its inventory could not be written.
         """
-        if self._inventories.is_illegible(name):
-            self._metrics.reads.labels("NotUnderstood").inc()
-            return None
         found = self._fleet.target(name)
         if found is None:
             return await self._without_pod(name)

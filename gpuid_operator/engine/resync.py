@@ -5,7 +5,7 @@ An event source never reports what vanished while it was not watching.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -92,8 +92,7 @@ class Resync:
         return nodes
 
     async def _policies(self) -> bool:
-        found = map(read_policy, await list_policies(self._client))
-        changed = self._fleet.put_policies(policy for policy in found if policy is not None)
+        changed = take_policies(self._fleet, await list_policies(self._client))
         if changed:
             self._policies_changed()
         return changed
@@ -139,7 +138,10 @@ class Resync:
             (
                 held
                 for held in self._inventories
-                if held.departed and held.managed and held.name not in self._fleet.nodes
+                if held.departed
+                and held.managed
+                and held.name not in self._fleet.nodes
+                and not self._fleet.in_doubt(held)
             ),
             key=lambda held: held.last_change or self._clock(),
         )
@@ -186,16 +188,24 @@ async def list_source(client: KubeClient, pods: CheckPods, source: Source) -> No
         pods.remove(source, uid)
 
 
-def read_policy(body: dict[str, object]) -> Policy | None:
+def take_policies(fleet: Fleet, bodies: Sequence[dict[str, Any]]) -> bool:
+    """Take over all policies there are; whether that changes what is in force."""
+    found = {body["metadata"]["name"]: read_policy(body) for body in bodies}
+    return fleet.put_policies(
+        (policy for policy in found.values() if policy is not None),
+        illegible=(name for name, policy in found.items() if policy is None),
+    )
+
+
+def read_policy(body: dict[str, Any]) -> Policy | None:
     """A policy from its object; None, and a line in the log, for one that cannot be understood.
 
-    The API server refuses such specs; one can be there from before the CRD was tightened.
+    The API server refuses such specs; one can be there from a later version of the operator, or
+    from before the CRD was tightened.
     """
     try:
         return Policy.from_object(body)
     except ValidationError as error:
-        meta = body.get("metadata")
-        name = meta.get("name") if isinstance(meta, dict) else None
-        words = "a policy cannot be understood and is left out"
-        _log.error(words, policy=name, error=first_fault(error))
+        words = "a policy cannot be understood; the nodes that it ruled are left alone"
+        _log.error(words, policy=body["metadata"]["name"], error=first_fault(error))
         return None

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuid_operator.api.policy import PolicySpec
 from gpuid_operator.engine.fleet import Fleet
-from gpuid_operator.engine.resync import read_policy
+from gpuid_operator.engine.resync import read_policy, take_policies
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import NotFound
 from gpuid_operator.kube.nodes import get_node, list_nodes
@@ -35,11 +35,11 @@ class Suspensions:
 
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:
         """A policy came, changed or went."""
+        name = body["metadata"]["name"]
         if deleted:
-            changed = self._fleet.remove_policy(body["metadata"]["name"])
+            changed = self._fleet.remove_policy(name)
         else:
-            policy = read_policy(body)
-            changed = policy is not None and self._fleet.put_policy(policy)
+            changed = self._fleet.put_policy(name, read_policy(body))
         if changed:
             self._outdated = True
             self.news.set()
@@ -51,8 +51,7 @@ class Suspensions:
 
     async def look(self) -> None:
         """List the policies, and what follows from them. Raises KubeError."""
-        found = map(read_policy, await list_policies(self._client))
-        self._fleet.put_policies(policy for policy in found if policy is not None)
+        take_policies(self._fleet, await list_policies(self._client))
         self._outdated = True
         await self.learn()
 

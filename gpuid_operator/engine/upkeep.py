@@ -25,6 +25,7 @@ from gpuid_operator.plan.outcome import Outcome, Terms
 from gpuid_operator.plan.policy import outlet
 from gpuid_operator.plan.schedule import backoff
 from gpuid_operator.telemetry.log import get_logger
+from gpuid_operator.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
 
@@ -48,6 +49,7 @@ class Upkeep:
         delivery: Delivery,
         checks: PolicyChecks,
         backlog: Backlog,
+        metrics: Metrics,
         clock: Callable[[], datetime],
     ) -> None:
         self._fleet = fleet
@@ -58,6 +60,7 @@ class Upkeep:
         self._delivery = delivery
         self._checks = checks
         self._backlog = backlog
+        self._metrics = metrics
         self._clock = clock
         self._queue: WorkQueue[str] = WorkQueue()
         self._failures: dict[str, int] = {}
@@ -100,6 +103,10 @@ class Upkeep:
 
     async def _look(self, name: str) -> timedelta | None:
         """Do all that is due for a node; the time until it is to be looked at again."""
+        held = self._inventories.get(name)
+        if self._inventories.is_illegible(name) or self._fleet.in_doubt(held):
+            self._metrics.reads.labels("NotUnderstood").inc()
+            return None
         wait = await self._reader.process(name)
         held = self._inventories.get(name)
         if held is not None:
