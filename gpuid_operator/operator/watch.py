@@ -93,6 +93,7 @@ class Watch:
 
     async def _watch(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(tell_fault)
         self._task = asyncio.current_task()
         beating = asyncio.create_task(self._beat_on())
         # Each source has its own selector, and Kopf one selector for all pods that it watches.
@@ -156,6 +157,18 @@ class Watch:
                 )
 
         return registry
+
+
+def tell_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what went wrong in Kopf's loop where nobody waits for it.
+
+    Not that one of its generators of events did not end at once when it was closed: they are closed
+    when the watch has ended, in the middle of whatever they do.
+    """
+    if "asyncgen" in context:
+        _log.debug("a generator of Kopf did not end at once", error=repr(context.get("exception")))
+    else:
+        loop.default_exception_handler(context)
 
 
 def _watchers() -> set[asyncio.Task[Any]]:
