@@ -29,7 +29,7 @@ from gpuid_operator.engine.options import Options, utcnow
 from gpuid_operator.engine.policy_checks import PolicyChecks
 from gpuid_operator.engine.policy_status import PolicyStatuses
 from gpuid_operator.engine.reader import Reader
-from gpuid_operator.engine.resync import Resync, read_policy
+from gpuid_operator.engine.resync import Resync, take_policy
 from gpuid_operator.engine.sources import Source
 from gpuid_operator.engine.upkeep import Upkeep
 from gpuid_operator.kube.client import KubeClient
@@ -250,12 +250,7 @@ class Engine:
 
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:
         """A policy came, changed or went."""
-        name = body["metadata"]["name"]
-        if deleted:
-            news = self._fleet.remove_policy(name)
-        else:
-            news = self._fleet.put_policy(name, read_policy(body))
-        if news:
+        if take_policy(self._fleet, body, deleted=deleted):
             self._policies_changed()
             self._upkeep.consider(
                 {held.name for held in self._inventories} | self._fleet.nodes_with_pods()

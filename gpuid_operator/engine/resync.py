@@ -197,6 +197,12 @@ def take_policies(fleet: Fleet, bodies: Sequence[dict[str, Any]]) -> bool:
     )
 
 
+def take_policy(fleet: Fleet, body: dict[str, Any], *, deleted: bool) -> bool:
+    """Take over what an event tells of a policy; whether that changes what is in force."""
+    name = body["metadata"]["name"]
+    return fleet.remove_policy(name) if deleted else fleet.put_policy(name, read_policy(body))
+
+
 def read_policy(body: dict[str, Any]) -> Policy | None:
     """A policy from its object; None, and a line in the log, for one that cannot be understood.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuid_operator.api.policy import PolicySpec
 from gpuid_operator.engine.fleet import Fleet
-from gpuid_operator.engine.resync import read_policy, take_policies
+from gpuid_operator.engine.resync import take_policies, take_policy
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import NotFound
 from gpuid_operator.kube.nodes import get_node, list_nodes
@@ -35,12 +35,7 @@ class Suspensions:
 
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:
         """A policy came, changed or went."""
-        name = body["metadata"]["name"]
-        if deleted:
-            changed = self._fleet.remove_policy(name)
-        else:
-            changed = self._fleet.put_policy(name, read_policy(body))
-        if changed:
+        if take_policy(self._fleet, body, deleted=deleted):
             self._outdated = True
             self.news.set()
 
