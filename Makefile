@@ -45,7 +45,7 @@ test-release: venv ## Release into two local registries, and verify it as its us
 	$(BIN)/pytest tests/release $(PYTEST_ARGS)
 
 test-tools: venv ## Build the programs that the tests need (the first time, with Go: twenty minutes).
-	$(BIN)/python tests/gotools.py
+	$(BIN)/python -m tests.support.gotools
 
 lint: venv ## Style, types, and who may import whom.
 	$(BIN)/ruff check .
@@ -70,7 +70,7 @@ registry:
 	$(if $(REGISTRY),,$(error say where to: make release REGISTRY=registry.example.com/team))
 
 bench-sinks: venv ## Transactions and objects in which NODES=1000 reach PostgreSQL and S3.
-	PYTHONPATH=tests:tests/cluster $(BIN)/python -m tests.bench.delivery --nodes $(NODES)
+	$(BIN)/python -m tests.bench.delivery --nodes $(NODES)
 
 crds: venv ## Write the CRDs from the models: crds/*.yaml, the chart's and those of deployment/.
 	$(BIN)/gpuid-operator crds --write crds
