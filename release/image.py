@@ -134,7 +134,9 @@ def _wheels(project: Project, arch: str, *, folder: Path) -> list[Path]:
         check=False,
     )
     if done.returncode:
-        raise ReleaseError(f"failed to fetch the wheels for {arch}: pip:\n{done.stderr[-2000:]}")
+        raise ReleaseError(
+            f"failed to fetch the wheels for {arch}; output of pip:\n{done.stderr[-2000:]}"
+        )
     return sorted(folder.glob("*.whl"))
 
 

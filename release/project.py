@@ -66,7 +66,8 @@ def _git(*arguments: str) -> bytes:
     except subprocess.CalledProcessError as error:
         raise ReleaseError(
             f"failed to run 'git {' '.join(arguments)}' in {ROOT}: "
-            f"{error.stderr.decode().strip()}\nA release needs a commit: run it in a clone of the repository."
+            f"{error.stderr.decode().strip()}\n"
+            "A release needs a commit: run it in a clone of the repository."
         ) from error
 
 
