@@ -45,7 +45,7 @@ test-release: venv ## Release to two local registries, and verify the release as
 	$(BIN)/pytest tests/release $(PYTEST_ARGS)
 
 test-tools: venv ## Build the programs that the tests need (first run: twenty minutes, with Go).
-	$(BIN)/python tests/gotools.py
+	$(BIN)/python -m tests.support.gotools
 
 lint: venv ## Check style, types and import contracts.
 	$(BIN)/ruff check .
@@ -70,7 +70,7 @@ registry:
 	$(if $(REGISTRY),,$(error REGISTRY is not set: make release REGISTRY=registry.example.com/team))
 
 bench-sinks: venv ## Count the transactions and objects in which NODES=1000 reach PostgreSQL and S3.
-	PYTHONPATH=tests:tests/cluster $(BIN)/python -m tests.bench.delivery --nodes $(NODES)
+	$(BIN)/python -m tests.bench.delivery --nodes $(NODES)
 
 crds: venv ## Generate the CRDs in crds/, the chart and deployment/ from the models.
 	$(BIN)/gpuid-operator crds --write crds

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from servers import postgres, s3
+
+from tests.support.servers import postgres, s3
 
 __all__ = ["postgres", "s3"]  # fixtures
 

@@ -16,13 +16,13 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from outlets import NAMESPACE, Bucket, Database, credentials, policy
 from rich.console import Console
 from rich.table import Table
-from servers import run_postgres, run_s3
 
 from gpuid_operator.localcluster import LocalCluster
 from tests.bench.coldstart import DEADLINE, GPUS, LOAD, Figures, delivered, usage
+from tests.support.servers import run_postgres, run_s3
+from tests.support.sink_servers import NAMESPACE, Bucket, Database, credentials, policy
 
 
 def measure(cluster: LocalCluster, database: Database, nodes: int) -> Figures:

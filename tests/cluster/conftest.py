@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machines import machine
-from operators import Operator, eventually, history, read_well, status
 
 from gpuid_operator.localcluster import LocalCluster, binaries
+from tests.support.operators import Operator, eventually, history, read_well, status
+from tests.support.smi_fixtures import machine
 
 _HERE = Path(__file__).parent
 

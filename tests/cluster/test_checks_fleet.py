@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from operators import INVENTORIES, Operator, eventually
-from probes import Probe
 
 from gpuid_operator.localcluster import LocalCluster
+from tests.support.check_scripts import Probe
+from tests.support.operators import INVENTORIES, Operator, eventually
 
 NODES = 500
 

@@ -7,8 +7,19 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from machines import machine
-from operators import (
+
+from gpuid_operator.localcluster import LocalCluster
+from gpuid_operator.localcluster.client import MERGE, Request
+from gpuid_operator.localcluster.nodes import node as node_object
+from tests.support.check_scripts import (
+    Probe,
+    delete_policies,
+    events,
+    managers,
+    policy_condition,
+    put_policy,
+)
+from tests.support.operators import (
     INVENTORIES,
     Operator,
     condition,
@@ -17,18 +28,7 @@ from operators import (
     status,
     types,
 )
-from probes import (
-    Probe,
-    delete_policies,
-    events,
-    managers,
-    policy_condition,
-    put_policy,
-)
-
-from gpuid_operator.localcluster import LocalCluster
-from gpuid_operator.localcluster.client import MERGE, Request
-from gpuid_operator.localcluster.nodes import node as node_object
+from tests.support.smi_fixtures import machine
 
 NODES = ("gpu-one", "gpu-two")
 SECONDLY = "1s"

@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from gate import Gate
-from machines import machine
-from operators import INVENTORIES, Operator, eventually, status
-from probes import Probe, delete_policies, events, put_policy
 
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
+from tests.support.check_scripts import Probe, delete_policies, events, put_policy
+from tests.support.gate import Gate
+from tests.support.operators import INVENTORIES, Operator, eventually, status
+from tests.support.smi_fixtures import machine
 
 NODES = ("gpu-one", "gpu-two", "gpu-three", "gpu-four")
 # Ten minutes and one, where nothing else is said.

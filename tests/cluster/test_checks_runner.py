@@ -9,9 +9,12 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 import yaml
-from machines import machine, swapped
-from manifests import DEPLOYMENT
-from operators import (
+
+from gpuid_operator.localcluster import LocalCluster
+from gpuid_operator.localcluster.client import MERGE, Request
+from tests.support.check_scripts import Probe, delete_policies, events, managers, put_policy
+from tests.support.manifests import DEPLOYMENT
+from tests.support.operators import (
     INVENTORIES,
     Operator,
     condition,
@@ -21,10 +24,7 @@ from operators import (
     status,
     types,
 )
-from probes import Probe, delete_policies, events, managers, put_policy
-
-from gpuid_operator.localcluster import LocalCluster
-from gpuid_operator.localcluster.client import MERGE, Request
+from tests.support.smi_fixtures import machine, swapped
 
 NODES = ("gpu-one", "gpu-two", "gpu-three")
 JQ = r'.[] | select(.stdout != null) | "\(.node) \(.msg) \(.stdout)"'

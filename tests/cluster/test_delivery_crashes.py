@@ -11,13 +11,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from gate import Gate, Position
-from machines import machine, swapped
-from operators import Operator, eventually, inventory, status
-from outlets import ENVIRONMENT, Bucket, Database, Fleetwide, of_inventory, policy
-from receivers import Door, WebService
 
 from gpuid_operator.localcluster import LocalCluster
+from tests.support.gate import Gate, Position
+from tests.support.operators import Operator, eventually, inventory, status
+from tests.support.receivers import Door, WebService
+from tests.support.sink_servers import (
+    ENVIRONMENT,
+    Bucket,
+    Database,
+    Fleetwide,
+    of_inventory,
+    policy,
+)
+from tests.support.smi_fixtures import machine, swapped
 
 NODES = [f"gpu-kill-{number}" for number in range(8)]
 KILLS = 30

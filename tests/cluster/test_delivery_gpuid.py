@@ -11,9 +11,11 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from machines import machine, serials, uuids
-from operators import Operator, condition, eventually, inventory, status
-from outlets import (
+
+from gpuid_operator.localcluster import LocalCluster
+from tests.support.operators import Operator, condition, eventually, inventory, status
+from tests.support.receivers import WebService
+from tests.support.sink_servers import (
     CLUSTER,
     ENVIRONMENT,
     GPUID_FIELDS,
@@ -24,9 +26,7 @@ from outlets import (
     secret,
     written,
 )
-from receivers import WebService
-
-from gpuid_operator.localcluster import LocalCluster
+from tests.support.smi_fixtures import machine, serials, uuids
 
 SEVEN = (*GPUID_FIELDS, "time")
 # As docs/sinks.md has it for those who do not let the operator migrate.

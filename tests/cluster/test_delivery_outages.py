@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from machines import machine, serials, swapped, uuids
-from operators import Operator, condition, eventually, inventory, status
-from outlets import ENVIRONMENT, booked, of_inventory, policy
 from prometheus_client.parser import text_string_to_metric_families
-from receivers import TAKEN, Answer, WebService
 
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.plan.history import IDENTITY, KEPT_IDENTITY
+from tests.support.operators import Operator, condition, eventually, inventory, status
+from tests.support.receivers import TAKEN, Answer, WebService
+from tests.support.sink_servers import ENVIRONMENT, booked, of_inventory, policy
+from tests.support.smi_fixtures import machine, serials, swapped, uuids
 
 LABEL = "test"
 # What is refused for good is tried again soon here.

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from machines import machine, swapped
-from operators import INVENTORIES, Operator, condition, eventually, inventory, status
-from outlets import ENVIRONMENT, SECRETS, booked, of_inventory, policy, secret
-from receivers import TAKEN, Answer, WebService
 
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import MERGE, Request
+from tests.support.operators import INVENTORIES, Operator, condition, eventually, inventory, status
+from tests.support.receivers import TAKEN, Answer, WebService
+from tests.support.sink_servers import ENVIRONMENT, SECRETS, booked, of_inventory, policy, secret
+from tests.support.smi_fixtures import machine, swapped
 
 PERIODS = {
     "sinks.secrets.MAX_AGE": 0.5,

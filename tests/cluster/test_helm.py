@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gotools import go_tool
-from manifests import CHART, DEPLOYMENT
-from operators import eventually
 
 from gpuid_operator.localcluster import LocalCluster
+from tests.support.gotools import go_tool
+from tests.support.manifests import CHART, DEPLOYMENT
+from tests.support.operators import eventually
 
 OLD = Path(__file__).parent.parent / "fixtures" / "charts" / "0.0.1"
 KINDS = "gpuinventories.gpuid.github.com", "gpuinventorypolicies.gpuid.github.com"

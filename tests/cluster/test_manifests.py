@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import kubeconform
 import pytest
 import yaml
-from manifests import (
+
+from gpuid_operator.localcluster import LocalCluster, LocalClusterError
+from tests.support import kubeconform
+from tests.support.manifests import (
     DEPLOYMENT,
     EXAMPLES,
     ROOT,
@@ -23,9 +25,7 @@ from manifests import (
     render_text,
     rights,
 )
-from operators import eventually
-
-from gpuid_operator.localcluster import LocalCluster, LocalClusterError
+from tests.support.operators import eventually
 
 OVERLAYS = ["base", *sorted(f"overlays/{p.name}" for p in (DEPLOYMENT / "overlays").iterdir())]
 VALUES: dict[str, Manifest] = {

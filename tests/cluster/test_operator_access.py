@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machines import facts, machine, swapped
-from operators import Operator, condition, eventually, node_labels, status
 
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
+from tests.support.operators import Operator, condition, eventually, node_labels, status
+from tests.support.smi_fixtures import facts, machine, swapped
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 KINDS = ("gpuinventories", "gpuinventorypolicies")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from machines import facts, lost, machine, moved, serials, swapped, uuids, without
-from operators import (
+from gpuid_operator.localcluster import LocalCluster
+from gpuid_operator.localcluster.client import MERGE, Request
+from tests.support.operators import (
     Operator,
     condition,
     eventually,
@@ -17,9 +18,7 @@ from operators import (
     status,
     types,
 )
-
-from gpuid_operator.localcluster import LocalCluster
-from gpuid_operator.localcluster.client import MERGE, Request
+from tests.support.smi_fixtures import facts, lost, machine, moved, serials, swapped, uuids, without
 
 LABELS = "gpuid.github.com"
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from gate import Gate, Position
-from machines import lost, machine, serials, swapped
-from operators import (
+
+from gpuid_operator.localcluster import LocalCluster
+from gpuid_operator.localcluster.client import Request
+from tests.support.gate import Gate, Position
+from tests.support.operators import (
     POLICIES,
     Operator,
     condition,
@@ -20,9 +22,7 @@ from operators import (
     status,
     types,
 )
-
-from gpuid_operator.localcluster import LocalCluster
-from gpuid_operator.localcluster.client import Request
+from tests.support.smi_fixtures import lost, machine, serials, swapped
 
 # The same machine under each node name: what is compared then needs no translation.
 FIRST = machine("gpu-crash")

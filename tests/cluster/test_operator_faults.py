@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from datetime import datetime
 
 import pytest
-from gate import Gate, Position
-from machines import facts, machine, swapped, uuids
-from operators import (
+
+from gpuid_operator.localcluster import LocalCluster
+from gpuid_operator.localcluster.client import Request
+from tests.support.gate import Gate, Position
+from tests.support.operators import (
     INVENTORIES,
     Operator,
     condition,
@@ -21,9 +23,7 @@ from operators import (
     request_read,
     status,
 )
-
-from gpuid_operator.localcluster import LocalCluster
-from gpuid_operator.localcluster.client import Request
+from tests.support.smi_fixtures import facts, machine, swapped, uuids
 
 NODE = "gpu-faults"
 FORCED = "?fieldManager=gpuid-operator&force=true&fieldValidation=Ignore"

@@ -8,8 +8,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from machines import machine
-from operators import (
+
+from gpuid_operator.localcluster import LocalCluster
+from gpuid_operator.localcluster.client import Request
+from gpuid_operator.localcluster.nodes import node as node_object
+from tests.support.operators import (
     INVENTORIES,
     POLICIES,
     Operator,
@@ -19,10 +22,7 @@ from operators import (
     status,
     writes,
 )
-
-from gpuid_operator.localcluster import LocalCluster
-from gpuid_operator.localcluster.client import Request
-from gpuid_operator.localcluster.nodes import node as node_object
+from tests.support.smi_fixtures import machine
 
 NODES = [f"gpu-idle-{number}" for number in range(4)]
 GONE = "gpu-idle-gone"

@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from machines import serials, swapped
-from operators import Operator, eventually, node_labels, read_well, status
-
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.smi import generate
+from tests.support.operators import Operator, eventually, node_labels, read_well, status
+from tests.support.smi_fixtures import serials, swapped
 
 LABELS = "gpuid.github.com"
 

@@ -9,12 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from gate import Gate
-from machines import facts, machine, swapped
-from operators import Operator, condition, eventually, history, read_again, status, types
 
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
+from tests.support.gate import Gate
+from tests.support.operators import (
+    Operator,
+    condition,
+    eventually,
+    history,
+    read_again,
+    status,
+    types,
+)
+from tests.support.smi_fixtures import facts, machine, swapped
 
 NODE = "gpu-lease"
 DURATION = 3.0

@@ -7,8 +7,13 @@ import re
 from typing import Any
 
 import pytest
-from machines import facts, machine
-from operators import (
+
+from gpuid_operator.api.meta import MAX_CHECKS, MAX_GPUS, MAX_HISTORY, MAX_SINKS
+from gpuid_operator.localcluster import LocalCluster
+from gpuid_operator.localcluster.client import Request
+from gpuid_operator.localcluster.ports import free_ports
+from gpuid_operator.plan.checks import kept_output
+from tests.support.operators import (
     INVENTORIES,
     POLICIES,
     Operator,
@@ -18,12 +23,7 @@ from operators import (
     read_again,
     status,
 )
-
-from gpuid_operator.api.meta import MAX_CHECKS, MAX_GPUS, MAX_HISTORY, MAX_SINKS
-from gpuid_operator.localcluster import LocalCluster
-from gpuid_operator.localcluster.client import Request
-from gpuid_operator.localcluster.ports import free_ports
-from gpuid_operator.plan.checks import kept_output
+from tests.support.smi_fixtures import facts, machine
 
 NODE = "gpu-limits"
 APPLY = "application/apply-patch+yaml"

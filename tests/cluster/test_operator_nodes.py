@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from machines import machine, swapped, uuids
-from operators import (
+
+from gpuid_operator.localcluster import LocalCluster
+from gpuid_operator.localcluster.client import Request
+from gpuid_operator.localcluster.nodes import node as node_object
+from tests.support.operators import (
     INVENTORIES,
     POLICIES,
     Operator,
@@ -21,10 +24,7 @@ from operators import (
     status,
     types,
 )
-
-from gpuid_operator.localcluster import LocalCluster
-from gpuid_operator.localcluster.client import Request
-from gpuid_operator.localcluster.nodes import node as node_object
+from tests.support.smi_fixtures import machine, swapped, uuids
 
 LABELS = "gpuid.github.com"
 PERIODS = {"engine.resync.PERIOD": 1.0, "engine.reader.GRACE": 1.5}

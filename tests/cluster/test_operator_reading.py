@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machines import facts, machine, swapped, uuids, with_bodies
-from operators import (
+
+from gpuid_operator.localcluster import LocalCluster
+from gpuid_operator.localcluster.client import Request
+from gpuid_operator.localcluster.nodes import node as node_object
+from gpuid_operator.plan.failure import ReadError
+from tests.support.operators import (
     Operator,
     condition,
     eventually,
@@ -22,11 +26,7 @@ from operators import (
     status,
     types,
 )
-
-from gpuid_operator.localcluster import LocalCluster
-from gpuid_operator.localcluster.client import Request
-from gpuid_operator.localcluster.nodes import node as node_object
-from gpuid_operator.plan.failure import ReadError
+from tests.support.smi_fixtures import facts, machine, swapped, uuids, with_bodies
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "smi"
 MODELS = ("h100", "gb200", "t4", "b200")

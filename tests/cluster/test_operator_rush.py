@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 
-from machines import machine
-from operators import POLICIES, Operator, condition, eventually
-
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
+from tests.support.operators import POLICIES, Operator, condition, eventually
+from tests.support.smi_fixtures import machine
 
 NODES = [f"gpu-rush-{number}" for number in range(4)]
 SINKS = ("one", "two", "three")

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from machines import facts, machine, swapped
-from operators import (
+
+from gpuid_operator.localcluster import LocalCluster
+from gpuid_operator.localcluster.client import MERGE, Request
+from tests.support.check_scripts import events, put_policy
+from tests.support.operators import (
     INVENTORIES,
     POLICIES,
     Operator,
@@ -18,10 +21,7 @@ from operators import (
     inventory,
     status,
 )
-from probes import events, put_policy
-
-from gpuid_operator.localcluster import LocalCluster
-from gpuid_operator.localcluster.client import MERGE, Request
+from tests.support.smi_fixtures import facts, machine, swapped
 
 LATER, NODE = "gpu-later", "gpu-of-today"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from operators import INVENTORIES, Operator, eventually
 
 from gpuid_operator.api.crd import crd_manifests
 from gpuid_operator.api.inventory import InventoryStatus
@@ -30,6 +29,7 @@ from gpuid_operator.localcluster.client import MERGE, Request
 from gpuid_operator.localcluster.ports import free_ports
 from gpuid_operator.localcluster.smi import generate
 from gpuid_operator.plan.labels import lookup_labels
+from tests.support.operators import INVENTORIES, Operator, eventually
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 UUID_1 = "GPU-25e04bdf-6a27-0a2d-f989-a9228a03f373"

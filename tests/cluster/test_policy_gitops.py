@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
-from machines import machine
-from operators import INVENTORIES, POLICIES, Operator, condition, eventually, status
-from probes import policy_condition
 
 from gpuid_operator.localcluster import LocalCluster
+from tests.support.check_scripts import policy_condition
+from tests.support.operators import INVENTORIES, POLICIES, Operator, condition, eventually, status
+from tests.support.smi_fixtures import machine
 
 NODE = "gpu-gitops"
 GROUP = "gpuid.github.com"

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from machines import machine, serials
-from operators import (
+
+from gpuid_operator.localcluster import LocalCluster
+from gpuid_operator.localcluster.client import MERGE, Request
+from tests.support.check_scripts import delete_policies, policy_condition, put_policy
+from tests.support.operators import (
     INVENTORIES,
     POLICIES,
     Operator,
@@ -19,10 +22,7 @@ from operators import (
     node_labels,
     status,
 )
-from probes import delete_policies, policy_condition, put_policy
-
-from gpuid_operator.localcluster import LocalCluster
-from gpuid_operator.localcluster.client import MERGE, Request
+from tests.support.smi_fixtures import machine, serials
 
 EAST, WEST, LONE = NODES = ("gpu-east", "gpu-west", "gpu-lone")
 POOLS = {EAST: "east", WEST: "west", LONE: "lone"}

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operators import Operator, eventually
-from probes import events
 
 from gpuid_operator.localcluster import LocalCluster, images
 from gpuid_operator.localcluster.client import Request
+from tests.support.check_scripts import events
+from tests.support.operators import Operator, eventually
 
 SHELL = "gpuid.local/with-shell:checks"
 BARE = "gpuid.local/without-shell:checks"

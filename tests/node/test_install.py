@@ -19,12 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import operator_image
 import pytest
 import yaml
-from gotools import go_tool
-from grants import GPUID, Grant, calls_of
-from manifests import CHART, DEPLOYMENT, render, rights
 
 from gpuid_operator import __version__
 from gpuid_operator.cli.crds import crd_files
@@ -33,6 +29,10 @@ from gpuid_operator.localcluster.ports import free_ports
 from gpuid_operator.localcluster.smi import generate
 from gpuid_operator.localcluster.waiting import wait_for
 from gpuid_operator.plan.smi import parse
+from tests.node import operator_image
+from tests.node.grants import GPUID, Grant, calls_of
+from tests.support.gotools import go_tool
+from tests.support.manifests import CHART, DEPLOYMENT, render, rights
 
 IMAGE = f"docker.io/library/gpuid-operator:{__version__}"
 READER_IMAGE = f"docker.io/library/with-smi:{__version__}"

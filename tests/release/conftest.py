@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gotools import go_tool
-from published import ROOT, Island, Release, clone, make, new_key
 
 from gpuid_operator.localcluster.ports import free_ports
 from gpuid_operator.localcluster.waiting import wait_for
+from tests.release.published import ROOT, Island, Release, clone, make, new_key
+from tests.support.gotools import go_tool
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gotools import go_tool
+from tests.support.gotools import go_tool
 
 ROOT = Path(__file__).parent.parent.parent
 PASSWORD = "a password of the key"

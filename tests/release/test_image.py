@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from published import Release, clone
 
 from release.debian import ARCHITECTURES
+from tests.release.published import Release, clone
 
 TITLES = ("title", "description", "version", "revision", "created", "source", "authors", "licenses")
 MACHINES = {"amd64": 62, "arm64": 183}

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from published import Release
-from test_policies import FOLDER, POLICIES, TYPES, copy_of, predicate
+
+from tests.release.published import Release
+from tests.release.test_policies import FOLDER, POLICIES, TYPES, copy_of, predicate
 
 ISSUER = "https://token.actions.githubusercontent.com"
 WORKFLOW = "https://github.com/gpuid/gpuid-operator/.github/workflows/release.yaml@refs/tags/v0.1.0"

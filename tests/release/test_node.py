@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from gotools import go_tool
-from published import Release
 
 from gpuid_operator.localcluster import LocalCluster, RealNodeUnavailable, realnode
 from gpuid_operator.localcluster.ports import free_ports
+from tests.release.published import Release
+from tests.support.gotools import go_tool
 
 pytestmark = pytest.mark.node
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}

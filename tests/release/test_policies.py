@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from published import ROOT, Release, new_key
+
+from tests.release.published import ROOT, Release, new_key
 
 POLICIES = {"slsa-attestation": "provenance", "sbom-attestation": "sbom"}
 TYPES = {"slsa-attestation": "slsaprovenance1", "sbom-attestation": "spdxjson"}

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from published import Release, new_key
 
 from release.debian import Lock
+from tests.release.published import Release, new_key
 
 FORMS = {"bundle": "--new-bundle-format=true", "old": "--new-bundle-format=false"}
 PROVENANCE = "https://slsa.dev/provenance/v1"

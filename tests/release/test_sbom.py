@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from published import Release
 
 from release.debian import ARCHITECTURES, Lock
+from tests.release.published import Release
 
 SPDX = "application/spdx+json"
 OWN = "gpuid-operator"

@@ -6,8 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
-from gotools import go_tool
-from published import ROOT, Release, new_key
+from tests.release.published import ROOT, Release, new_key
+from tests.support.gotools import go_tool
 
 PAGE = ROOT / "docs" / "verify.md"
 TOOLS = ("cosign", "crane", "oras", "policy-tester")

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from secret_source import Secrets
 
 from gpuid_operator.api.record import Record
+from tests.support.secret_source import Secrets
 
 
 @dataclass

@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests import (
+
+from gpuid_operator import __version__
+from gpuid_operator.cli.crds import crd_files
+from gpuid_operator.operator.settings import Settings
+from tests.support.manifests import (
     CHART,
     EXAMPLES,
     ROOT,
@@ -22,10 +26,6 @@ from manifests import (
     render,
     rights,
 )
-
-from gpuid_operator import __version__
-from gpuid_operator.cli.crds import crd_files
-from gpuid_operator.operator.settings import Settings
 
 EVERYTHING: Manifest = {
     "clusterName": "prod",

@@ -23,7 +23,7 @@ def outcome(folder: Path, code: str, *, ci: str) -> subprocess.CompletedProcess[
     (folder / "test_it.py").write_text(code)
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", os.devnull, str(folder)],
-        env=os.environ | {"CI": ci, "PYTEST_ADDOPTS": "", "PYTHONPATH": str(CONFTEST.parent)},
+        env=os.environ | {"CI": ci, "PYTEST_ADDOPTS": "", "PYTHONPATH": str(CONFTEST.parents[1])},
         cwd=folder,
         capture_output=True,
         text=True,

@@ -11,14 +11,14 @@ import yaml
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from strategies import EVENTS, Event, models
-from structural import violations
-from world import World
 
 from gpuid_operator.api.crd import crd_manifests
 from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.api.policy import PolicyStatus
 from gpuid_operator.cli.crds import crd_files, crds
+from tests.support.strategies import EVENTS, Event, models
+from tests.support.structural import violations
+from tests.support.world import World
 
 CRDS = Path(__file__).parents[2] / "crds"
 INVENTORY, POLICY = crd_manifests()

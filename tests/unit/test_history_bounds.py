@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from world import START, World, card, replay
 
 from gpuid_operator.api.inventory import (
     GPU,
@@ -24,6 +23,7 @@ from gpuid_operator.plan.history import MAX_HISTORY_BYTES, bounded
 from gpuid_operator.plan.identity import key
 from gpuid_operator.plan.outbox import Outlet
 from gpuid_operator.plan.outcome import Terms
+from tests.support.world import START, World, card, replay
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
 GPU_1 = card(1, address="00000000:01:00.0")

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import TEXT
 
 from gpuid_operator.api.inventory import (
     GPU,
@@ -25,6 +24,7 @@ from gpuid_operator.plan.labels import (
     node_label_changes,
     node_labels,
 )
+from tests.support.strategies import TEXT
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
 VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")

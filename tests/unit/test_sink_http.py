@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from secret_source import Secrets
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from gpuid_operator.api.record import Record
@@ -30,6 +29,7 @@ from gpuid_operator.sinks.base import (
 )
 from gpuid_operator.sinks.http_client import HTTPClient
 from gpuid_operator.sinks.registry import SinkContext, open_sink
+from tests.support.secret_source import Secrets
 
 TOKEN = "a-token-that-nobody-may-see"
 TOKEN_REF = {"tokenSecretRef": {"name": "cmdb", "key": "token"}}

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from smi_samples import (  # fmt: skip
+
+from gpuid_operator.plan.failure import FailureReason
+from gpuid_operator.plan.smi import MAX_OUTPUT_BYTES, Reading, parse
+from tests.support.smi_samples import (  # fmt: skip
     TWO,
     Card,
     only,
@@ -13,9 +16,6 @@ from smi_samples import (  # fmt: skip
     process,
     refusal,
 )
-
-from gpuid_operator.plan.failure import FailureReason
-from gpuid_operator.plan.smi import MAX_OUTPUT_BYTES, Reading, parse
 
 # Processes and bytes
 

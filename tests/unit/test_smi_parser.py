@@ -6,7 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from smi_samples import (  # fmt: skip
+
+from gpuid_operator.api.inventory import GPU, Fabric, GPUHealth, GPUState
+from gpuid_operator.plan.failure import FailureReason
+from gpuid_operator.plan.smi import Reading, parse
+from tests.support.smi_samples import (  # fmt: skip
     GENERATIONS,
     NO_DOCTYPE,
     R340,
@@ -23,10 +27,6 @@ from smi_samples import (  # fmt: skip
     process,
     refusal,
 )
-
-from gpuid_operator.api.inventory import GPU, Fabric, GPUHealth, GPUState
-from gpuid_operator.plan.failure import FailureReason
-from gpuid_operator.plan.smi import Reading, parse
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "smi"
 

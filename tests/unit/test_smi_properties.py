@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
-from smi_samples import GENERATIONS, TWO, Card, Generation, output, process
 
 from gpuid_operator.api.inventory import GPU
 from gpuid_operator.plan.failure import FailureReason, ReadError
 from gpuid_operator.plan.smi import Reading, parse
+from tests.support.smi_samples import GENERATIONS, TWO, Card, Generation, output, process
 
 SAMPLES = [output(*TWO, generation=generation) for generation in GENERATIONS]
 PIECES = st.sampled_from(

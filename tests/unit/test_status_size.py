@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from world import START
 
 from gpuid_operator.api.inventory import (
     GPU,
@@ -29,6 +28,7 @@ from gpuid_operator.plan.outbox import Outlet
 from gpuid_operator.plan.outcome import Terms
 from gpuid_operator.plan.smi import Reading
 from gpuid_operator.plan.smi_values import text_of
+from tests.support.world import START
 
 ETCD_LIMIT = 1_500_000
 """etcd takes requests of up to 1.5 MiB; the rest is for metadata that others write."""

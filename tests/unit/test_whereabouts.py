@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import EVENTS, Event, models
-from world import World
 
 from gpuid_operator.api.inventory import (
     GPU,
@@ -28,6 +26,8 @@ from gpuid_operator.plan.replay import stays
 from gpuid_operator.plan.smi import Reading
 from gpuid_operator.plan.status import after_departure, after_read
 from gpuid_operator.plan.whereabouts import Stay, canonical, entries_of, newest_first
+from tests.support.strategies import EVENTS, Event, models
+from tests.support.world import World
 
 START = datetime(2026, 6, 7, 10, 0, tzinfo=UTC)
 A, B = "00000000:01:00.0", "00000000:02:00.0"

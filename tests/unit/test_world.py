@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import EVENTS, Event
-from world import World
 
 from gpuid_operator.plan import history
+from tests.support.strategies import EVENTS, Event
+from tests.support.world import World
 
 # As many in proportion as the real ones, so that a short story reaches them all.
 TIGHT = {

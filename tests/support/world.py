@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from strategies import Event
-
 from gpuid_operator.api.inventory import (
     GPU,
     ConditionStatus,
@@ -31,6 +29,7 @@ from gpuid_operator.plan.identity import Key, key
 from gpuid_operator.plan.outbox import Outlet
 from gpuid_operator.plan.outcome import Outcome, Suspects, Terms
 from gpuid_operator.plan.smi import Reading
+from tests.support.strategies import Event
 
 START = datetime(2026, 6, 7, 10, 30, 45, 250_000, tzinfo=UTC)
 SINKS = (

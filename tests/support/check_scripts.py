@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from operators import INVENTORIES, POLICIES, status
-
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
 from gpuid_operator.localcluster.nodes import TARGET_LABELS
+from tests.support.operators import INVENTORIES, POLICIES, status
 
 PLUGIN = {"matchLabels": TARGET_LABELS}
 """The pods of the device plugin."""

@@ -8,15 +8,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import asyncpg
-from operators import INVENTORIES, POLICIES, Operator
-from receivers import WebService
-from servers import S3, Postgres
 
 from gpuid_operator.api.inventory import HistoryEntry
 from gpuid_operator.api.values import format_time
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import MERGE, Request
 from gpuid_operator.plan.records import records_for
+from tests.support.operators import INVENTORIES, POLICIES, Operator
+from tests.support.receivers import WebService
+from tests.support.servers import S3, Postgres
 
 CLUSTER = "prod"
 NAMESPACE = "gpuid"

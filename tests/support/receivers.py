@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from gate import Position
+from tests.support.gate import Position
 
 Answer = tuple[int, dict[str, str]]
 """Status and headers."""

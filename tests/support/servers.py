@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gotools import go_tool
+
+from tests.support.gotools import go_tool
 
 DEADLINE = 60.0
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from gotools import go_tool
 
-ROOT: Final = Path(__file__).parent.parent
+from tests.support.gotools import go_tool
+
+ROOT: Final = Path(__file__).parent.parent.parent
 CHART: Final = ROOT / "charts" / "gpuid-operator"
 DEPLOYMENT: Final = ROOT / "deployment"
 EXAMPLES: Final = sorted((CHART / "examples").glob("*.yaml"))

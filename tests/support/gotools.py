@@ -1,6 +1,6 @@
 """Programs that the tests need and that come as Go modules: built once into the user's cache.
 
-`python tests/gotools.py` builds them all, so that no test has to wait for one.
+`python -m tests.support.gotools` builds them all, so that no test has to wait for one.
 """
 
 from __future__ import annotations

@@ -8,9 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from gotools import go_tool
-
 from gpuid_operator.localcluster import LocalCluster
+from tests.support.gotools import go_tool
 
 _REF = re.compile(r'"#/definitions/([^"]+)"')
 

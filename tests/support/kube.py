@@ -1,0 +1,420 @@
+"""An API server in memory, behind the methods of KubeClient.
+
+For unit tests of the engine: objects with resourceVersions, 404, 409 and 410, merge patch,
+server-side apply of a status, pages, watches and execs. `tests/cluster/test_fake_kube.py` runs the
+same cases against it and against a real API server, so that it tells the truth. It checks no schema
+and no rights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from gpuid_operator.api.meta import API_VERSION, INVENTORY_PLURAL, POLICY_PLURAL
+from gpuid_operator.kube import errors
+from gpuid_operator.kube.client import APPLY_PATCH, ONLY_METADATA, KubeClient
+from tests.support.apply import ConflictingManagerError, Leaf, apply
+from tests.support.fake_exec import ExecHandler, FakeWebSockets
+
+INVENTORIES: Final = f"/apis/{API_VERSION}/{INVENTORY_PLURAL}"
+POLICIES: Final = f"/apis/{API_VERSION}/{POLICY_PLURAL}"
+NODES: Final = "/api/v1/nodes"
+EVENTS: Final = "/api/v1/namespaces/default/events"
+
+_COLLECTION: Final = re.compile(
+    r"(?:/api/v1|/apis/[^/]+/[^/]+)(?:/namespaces/[^/]+)?"
+    r"/(?:nodes|pods|events|secrets|leases|gpuinventories|gpuinventorypolicies)$"
+)
+_REQUIREMENT: Final = re.compile(r"\s*([^\s,!=]+)\s+(in|notin)\s+\(([^)]*)\)\s*|([^,]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as it reached the server."""
+
+    method: str
+    path: str
+    params: Mapping[str, str]
+    body: Any
+    time: float
+    """Seconds of the loop's clock."""
+
+
+@dataclass(slots=True)
+class Fault:
+    """What happens to the next `times` requests that fit `method` and, as a regular expression,
+    `path`."""
+
+    method: str
+    path: str
+    error: Exception | None
+    """Raised instead of an answer; None: the answer is only held."""
+    times: int
+    after: bool
+    """The server does what it was asked before the error."""
+    until: asyncio.Event | None
+    """The request waits for it first."""
+    met: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a request has met the fault."""
+
+
+class FakeKube(KubeClient):
+    """An empty cluster. Objects are put by `put`, found in `objects`, by their paths."""
+
+    def __init__(self) -> None:
+        # Not that of KubeClient, which opens connections; `pages` is inherited and needs none.
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.requests: list[Request] = []
+        self.exec = ExecHandler()
+        self.websockets = FakeWebSockets(self.exec)  # type: ignore[assignment]
+        self.served = {INVENTORY_PLURAL, POLICY_PLURAL}
+        """Plurals of our kinds that the server serves; the rest of their paths is 404."""
+        self.oldest = 0
+        """A watch from before this version is Gone."""
+        self.broken_watches = 0
+        """Watches that broke off."""
+        self._version = 100
+        self._made = 0
+        self._events: list[tuple[int, str, str, dict[str, Any]]] = []
+        self._owners: dict[str, dict[Leaf, set[str]]] = {}
+        self._snapshots: dict[str, tuple[int, list[dict[str, Any]]]] = {}
+        self._faults: list[Fault] = []
+        self._news = asyncio.Event()
+        self._cut = asyncio.Event()
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    # What a test does and sees
+
+    def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Create an object, or replace one as a user would; what the server made of it."""
+        known = self.objects.get(path)
+        made = copy.deepcopy(dict(body))
+        meta = made.setdefault("metadata", {})
+        meta["name"] = path.rpartition("/")[2]
+        if known is None:
+            self._made += 1
+            meta.setdefault("uid", f"uid-{self._made}")
+            meta["generation"] = 1
+            meta.setdefault("creationTimestamp", "2026-06-07T10:30:45Z")
+        else:
+            meta["uid"] = known["metadata"]["uid"]
+            changed = made.get("spec") != known.get("spec")
+            meta["generation"] = known["metadata"].get("generation", 1) + changed
+            if _content(made) == _content(known):
+                return copy.deepcopy(known)
+        return self._store(path, made, "MODIFIED" if known else "ADDED")
+
+    def change(self, path: str, edit: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """Let `edit` change an object in place, as a user or another client would."""
+        body = copy.deepcopy(self.objects[path])
+        edit(body)
+        return self.put(path, body)
+
+    def remove(self, path: str) -> None:
+        """Delete an object."""
+        body = self.objects.pop(path)
+        self._owners.pop(path, None)
+        self._version += 1
+        body["metadata"]["resourceVersion"] = str(self._version)
+        self._tell("DELETED", path, body)
+
+    def expire(self) -> None:
+        """Compact: older versions are gone for watches, and for lists that are between pages."""
+        self.oldest = self._version
+        self._snapshots.clear()
+
+    def break_watches(self) -> None:
+        """End every watch without a word, as a server that is restarted does."""
+        cut, self._cut = self._cut, asyncio.Event()
+        cut.set()
+
+    def fail(
+        self,
+        method: str,
+        path: str,
+        error: Exception | None = None,
+        *,
+        times: int = 1,
+        after: bool = False,
+        until: asyncio.Event | None = None,
+    ) -> Fault:
+        """Lay a fault for the next requests that fit; see Fault."""
+        fault = Fault(method, path, error, times, after, until)
+        self._faults.append(fault)
+        return fault
+
+    def asked(self, method: str, path: str) -> list[Request]:
+        """The requests so far of this method whose path the regular expression finds."""
+        return [one for one in self.requests if one.method == method and re.search(path, one.path)]
+
+    @property
+    def version(self) -> int:
+        """The newest resourceVersion."""
+        return self._version
+
+    # What the client calls
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str | None = None,
+        accept: str | None = None,
+        timeout: float = 30.0,
+        limited: bool = True,
+    ) -> Any:
+        query = dict(params or {})
+        # Bytes, as on a connection: what a caller changes later was sent as it was.
+        sent = None if body is None else orjson.loads(orjson.dumps(body))
+        loop = asyncio.get_running_loop()
+        self.requests.append(Request(method, path, query, sent, loop.time()))
+        await asyncio.sleep(0)
+        fault = self._fault(method, path)
+        if fault is not None:
+            fault.met.set()
+            if fault.until is not None:
+                await fault.until.wait()
+            if fault.error is not None and not fault.after:
+                raise fault.error
+        answer = self._answer(method, path, query, sent, content_type)
+        if fault is not None and fault.error is not None:
+            raise fault.error
+        if accept == ONLY_METADATA and isinstance(answer, dict):
+            answer = {"metadata": answer["metadata"]}
+        return copy.deepcopy(answer)
+
+    async def lines(
+        self, path: str, *, params: Mapping[str, str], accept: str, silence: float
+    ) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        self.requests.append(Request("WATCH", path, dict(params), None, loop.time()))
+        await asyncio.sleep(0)
+        fault = self._fault("WATCH", path)
+        if fault is not None:
+            fault.met.set()
+            if fault.until is not None:
+                await fault.until.wait()
+            if fault.error is not None:
+                raise fault.error
+        self._check_served(path)
+        since = int(params["resourceVersion"])
+        if since < self.oldest:
+            raise _error(errors.Gone, 410, "Expired", f"too old resource version: {since}")
+        cut, seen = self._cut, 0
+        while True:
+            for version, kind, where, body in self._events[seen:]:
+                if version > since and where.rpartition("/")[0] == path:
+                    yield orjson.dumps({"type": kind, "object": {"metadata": body["metadata"]}})
+            seen = len(self._events)
+            if cut.is_set():
+                self.broken_watches += 1
+                raise errors.ApiUnreachable(f"GET {path}: the connection broke off")
+            self._news.clear()
+            waits = [asyncio.create_task(event.wait()) for event in (self._news, cut)]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+
+    # The server
+
+    def _fault(self, method: str, path: str) -> Fault | None:
+        for fault in self._faults:
+            if fault.method == method and re.search(fault.path, path):
+                fault.times -= 1
+                if not fault.times:
+                    self._faults.remove(fault)
+                return fault
+        return None
+
+    def _check_served(self, path: str) -> None:
+        for plural in (INVENTORY_PLURAL, POLICY_PLURAL):
+            if f"/{plural}" in path and plural not in self.served:
+                raise _error(errors.NotFound, 404, "NotFound", "404 page not found")
+
+    def _answer(
+        self, method: str, path: str, query: dict[str, str], body: Any, content_type: str | None
+    ) -> Any:
+        self._check_served(path)
+        if path == f"/apis/{API_VERSION}":
+            if not self.served:
+                raise _error(errors.NotFound, 404, "NotFound", "404 page not found")
+            return {"resources": [{"name": name} for name in sorted(self.served)]}
+        if _COLLECTION.fullmatch(path):
+            return self._list(path, query) if method == "GET" else self._create(path, body)
+        target = path.removesuffix("/status")
+        known = self.objects.get(target)
+        if known is None:
+            raise _error(errors.NotFound, 404, "NotFound", f"{path} not found")
+        match method:
+            case "GET":
+                return known
+            case "DELETE":
+                return self._delete(target, known, body or {})
+            case "PUT":
+                self._same_version(known, body)
+                return self.put(target, body)
+        self._same_version(known, body)
+        if content_type == APPLY_PATCH:
+            return self._apply(target, known, query, body)
+        merged = _merge(known, body)
+        merged["metadata"]["resourceVersion"] = known["metadata"]["resourceVersion"]
+        return self.put(target, merged)
+
+    def _list(self, path: str, query: dict[str, str]) -> dict[str, Any]:
+        token = query.get("continue")
+        if token is not None:
+            if token not in self._snapshots:
+                raise _error(errors.Gone, 410, "Expired", "the continue token is too old")
+            version, left = self._snapshots.pop(token)
+        else:
+            version = self._version
+            left = [
+                copy.deepcopy(body)
+                for where, body in sorted(self.objects.items())
+                if where.rpartition("/")[0] == path
+                and _matches(body["metadata"].get("labels") or {}, query.get("labelSelector", ""))
+            ]
+        limit = int(query.get("limit", len(left) or 1))
+        meta = {"resourceVersion": str(version)}
+        if len(left) > limit:
+            self._made += 1
+            meta["continue"] = f"token-{self._made}"
+            self._snapshots[meta["continue"]] = (version, left[limit:])
+        return {"metadata": meta, "items": left[:limit]}
+
+    def _create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        target = f"{path}/{body['metadata']['name']}"
+        if target in self.objects:
+            raise _error(errors.AlreadyExists, 409, "AlreadyExists", f"{target} already exists")
+        body = dict(body)
+        body.pop("status", None)  # a subresource: POST drops it
+        return self.put(target, body)
+
+    def _delete(self, path: str, known: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+        meta = known["metadata"]
+        for name, wanted in (body.get("preconditions") or {}).items():
+            if meta[name] != wanted:
+                raise _error(errors.Conflict, 409, "Conflict", f"{name} is {meta[name]}")
+        self.remove(path)
+        return {"kind": "Status", "metadata": {}, "status": "Success"}
+
+    def _same_version(self, known: dict[str, Any], body: dict[str, Any]) -> None:
+        wanted = (body.get("metadata") or {}).get("resourceVersion")
+        if wanted is not None and wanted != known["metadata"]["resourceVersion"]:
+            raise _error(errors.Conflict, 409, "Conflict", "the object has been modified")
+
+    def _apply(
+        self, path: str, known: dict[str, Any], query: dict[str, str], body: dict[str, Any]
+    ) -> dict[str, Any]:
+        owners = copy.deepcopy(self._owners.get(path, {}))
+        try:
+            status = apply(
+                known.get("status") or {},
+                body.get("status") or {},
+                manager=query["fieldManager"],
+                owners=owners,
+                force=query.get("force") == "true",
+            )
+        except ConflictingManagerError as error:
+            raise _error(errors.Conflict, 409, "Conflict", str(error)) from error
+        self._owners[path] = owners
+        if status == (known.get("status") or {}):
+            return known
+        return self._store(path, {**copy.deepcopy(known), "status": status}, "MODIFIED")
+
+    def _store(self, path: str, body: dict[str, Any], kind: str) -> dict[str, Any]:
+        self._version += 1
+        body["metadata"]["resourceVersion"] = str(self._version)
+        self.objects[path] = body
+        self._tell(kind, path, body)
+        return copy.deepcopy(body)
+
+    def _tell(self, kind: str, path: str, body: dict[str, Any]) -> None:
+        self._events.append((self._version, kind, path, copy.deepcopy(body)))
+        self._news.set()
+
+
+def _error(kind: type[errors.ApiError], status: int, reason: str, message: str) -> errors.ApiError:
+    return kind(message, status=status, reason=reason, server_message=message)
+
+
+def server_error(status: int = 503) -> errors.ServerError:
+    """What a server that fails answers with."""
+    words = "the server is currently unable to handle the request"
+    return errors.ServerError(
+        words, status=status, reason="ServiceUnavailable", server_message=words
+    )
+
+
+def forbidden() -> errors.Forbidden:
+    """What a server answers where a right is missing."""
+    return errors.Forbidden(
+        "forbidden", status=403, reason="Forbidden", server_message="is forbidden"
+    )
+
+
+def too_many_requests() -> errors.TooManyRequests:
+    """What an overloaded server answers with."""
+    return errors.TooManyRequests(
+        "too many requests", status=429, reason="TooManyRequests", server_message="slow down"
+    )
+
+
+def unreachable() -> errors.ApiUnreachable:
+    """What the client says when no answer came."""
+    return errors.ApiUnreachable("no answer from the API server")
+
+
+def _content(body: Mapping[str, Any]) -> dict[str, Any]:
+    meta = {
+        key: value
+        for key, value in body["metadata"].items()
+        if key not in ("resourceVersion", "generation", "uid", "creationTimestamp") and value
+    }
+    return {**body, "metadata": meta}
+
+
+def _merge(known: Any, patch: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(known) if isinstance(known, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merge(merged.get(key), value)
+    return copy.deepcopy(merged)
+
+
+def _matches(labels: Mapping[str, str], selector: str) -> bool:
+    return all(_fits(labels, one) for one in _REQUIREMENT.finditer(selector) if one[0].strip())
+
+
+def _fits(labels: Mapping[str, str], requirement: re.Match[str]) -> bool:
+    key, operator, values, plain = requirement.groups()
+    if operator:
+        found = labels.get(key) in {value.strip() for value in values.split(",")}
+        return found == (operator == "in")
+    plain = plain.strip()
+    if plain.startswith("!"):
+        return plain[1:] not in labels
+    for sign in ("!=", "==", "="):
+        name, found_sign, value = plain.partition(sign)
+        if found_sign:
+            return (labels.get(name.strip()) == value.strip()) == (sign != "!=")
+    return plain in labels
