@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -136,7 +137,7 @@ async def test_pauses_between_attempts_stay_short(kube: FakeKube, writing: Writi
     with pytest.raises(ApiUnreachable):
         await writing.committer.commit("n1", setting(gpu_count=1))
     times = [one.time for one in kube.asked("PATCH", STATUS)]
-    pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert all(0 < pause <= 10 for pause in pauses)
 
 
