@@ -61,13 +61,8 @@ def test_the_highest_priority_that_matches_rules(kube: FakeKube, fleet: Fleet) -
 
 
 def test_of_equal_policies_the_oldest_rules(kube: FakeKube, fleet: Fleet) -> None:
-    put(fleet, policy(kube, "b"))
     put(fleet, policy(kube, "a"))
-    kube.change(
-        policy_path("b"),
-        lambda body: body["metadata"].update(creationTimestamp="2020-01-01T00:00:00Z"),
-    )
-    put(fleet, Policy.from_object(kube.objects[policy_path("b")]))
+    put(fleet, policy(kube, "b").model_copy(update={"created": "2020-01-01T00:00:00Z"}))
     assert [one.name for one in fleet.ruling("n1")] == ["b", "a"]
     assert fleet.force("n1", None).policy == "b"
 
