@@ -16,6 +16,7 @@ from gpuid_operator.engine.held import (
     newer,
 )
 from gpuid_operator.kube.inventories import InventoryMeta
+from gpuid_operator.plan.status import request_token
 
 STATUS: dict[str, Any] = {
     "state": "Present",
@@ -100,9 +101,9 @@ def test_an_inventory_without_a_status_was_never_read() -> None:
 
 
 def test_a_read_that_is_asked_for_and_a_spec_are_at_hand(cache: Inventories) -> None:
-    asked = {"gpuid.github.com/requestedAt": "token"}
+    asked = {"gpuid.github.com/requestedAt": "t" * 2000}
     cache.put_object(inventory(version=6, annotations=asked, spec={"suspend": True}))
-    assert held(cache).request == "token"
+    assert held(cache).request == request_token("t" * 2000)
     assert held(cache).spec.suspend is True
 
 
@@ -141,15 +142,13 @@ def test_the_most_recently_used_statuses_stay_unpacked() -> None:
     names = [f"n{number}" for number in range(UNPACKED + 1)]
     for name in names:
         cache.put_object(inventory(name, uid=name))
-    first = cache.status(names[0])
-    for name in names[1:-1]:
+    first, second = (cache.status(name) for name in names[:2])
+    for name in names[2:-1]:
         cache.status(name)
-    assert cache.status(names[0]) is first  # used again: now the second is the oldest
-    second = cache.status(names[1])
-    for name in names[2:]:
-        cache.status(name)
-    assert cache.status(names[1]) is second
-    assert cache.status(names[0]) is not first
+    assert cache.status(names[0]) is first
+    cache.status(names[-1])  # one too many: the second is the one that was not used for longest
+    assert cache.status(names[0]) is first
+    assert cache.status(names[1]) is not second
 
 
 @pytest.mark.parametrize(("version", "news"), [(4, False), (5, False), (6, True)])

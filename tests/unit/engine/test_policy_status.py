@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -32,24 +32,22 @@ async def writing(kube: FakeKube) -> Writing:
     return writing
 
 
+class Statuses(PolicyStatuses):
+    """The writer, started and stopped."""
+
+    async def __aenter__(self) -> Statuses:
+        self._task = asyncio.create_task(self.run())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+
 @pytest.fixture
-async def statuses(kube: FakeKube, writing: Writing) -> AsyncIterator[PolicyStatuses]:
-    """The writer, which a test starts with `start`."""
-    statuses = PolicyStatuses(
-        kube, fleet=writing.fleet, inventories=writing.inventories, clock=clock.now
-    )
-    yield statuses
-    for task in _running:
-        task.cancel()
-    await asyncio.gather(*_running, return_exceptions=True)
-    _running.clear()
-
-
-_running: list[asyncio.Task[None]] = []
-
-
-def start(statuses: PolicyStatuses) -> None:
-    _running.append(asyncio.create_task(statuses.run()))
+def statuses(kube: FakeKube, writing: Writing) -> Statuses:
+    return Statuses(kube, fleet=writing.fleet, inventories=writing.inventories, clock=clock.now)
 
 
 def put(kube: FakeKube, writing: Writing, name: str, **spec: Any) -> None:
@@ -67,36 +65,36 @@ def condition(kube: FakeKube, name: str, kind: str) -> tuple[str, str, str]:
 
 
 async def test_each_policy_counts_the_inventories_that_it_rules(
-    kube: FakeKube, writing: Writing, statuses: PolicyStatuses
+    kube: FakeKube, writing: Writing, statuses: Statuses
 ) -> None:
     put(kube, writing, "all")
     put(kube, writing, "gold", priority=1, nodeSelector=GOLD)
     put(kube, writing, "none", nodeSelector={"matchLabels": {"tier": "tin"}})
-    start(statuses)
-    await until(lambda: len(kube.asked("PATCH", ANY)) == 3)
-    counts = {name: status(kube, name).get("matchedNodes") for name in ("all", "gold", "none")}
-    assert counts == {"all": 1, "gold": 2, "none": 0}
-    assert condition(kube, "gold", "Ready")[:2] == ("True", "InForce")
-    assert condition(kube, "gold", "Conflict")[:2] == ("False", "NoConflict")
+    async with statuses:
+        await until(lambda: len(kube.asked("PATCH", ANY)) == 3)
+        counts = {name: status(kube, name).get("matchedNodes") for name in ("all", "gold", "none")}
+        assert counts == {"all": 1, "gold": 2, "none": 0}
+        assert condition(kube, "gold", "Ready")[:2] == ("True", "InForce")
+        assert condition(kube, "gold", "Conflict")[:2] == ("False", "NoConflict")
 
 
 async def test_policies_of_one_priority_name_each_other(
-    kube: FakeKube, writing: Writing, statuses: PolicyStatuses
+    kube: FakeKube, writing: Writing, statuses: Statuses
 ) -> None:
     put(kube, writing, "a", nodeSelector=GOLD)
     put(kube, writing, "b")
-    start(statuses)
-    await until(lambda: len(kube.asked("PATCH", ANY)) == 2)
-    for name, other, matched in (("a", "b", 2), ("b", "a", 1)):
-        turned, reason, message = condition(kube, name, "Conflict")
-        assert (turned, reason) == ("True", "SamePriority")
-        assert f"nodes of {other};" in message
-        assert status(kube, name)["matchedNodes"] == matched
+    async with statuses:
+        await until(lambda: len(kube.asked("PATCH", ANY)) == 2)
+        for name, other, matched in (("a", "b", 2), ("b", "a", 1)):
+            turned, reason, message = condition(kube, name, "Conflict")
+            assert (turned, reason) == ("True", "SamePriority")
+            assert f"nodes of {other};" in message
+            assert status(kube, name)["matchedNodes"] == matched
 
 
 @pytest.mark.parametrize("state", ["Departed", "in doubt"])
 async def test_inventories_that_no_policy_rules_do_not_count(
-    kube: FakeKube, writing: Writing, statuses: PolicyStatuses, state: str
+    kube: FakeKube, writing: Writing, statuses: Statuses, state: str
 ) -> None:
     put(kube, writing, "all")
     if state == "Departed":
@@ -105,71 +103,71 @@ async def test_inventories_that_no_policy_rules_do_not_count(
         writing.fleet.put_policy("newer", None)
         put_inventory(kube, "n3", status={"state": "Present", "policy": "newer"})
     writing.load("n3")
-    start(statuses)
-    await until(lambda: kube.asked("PATCH", ANY))
-    await until(lambda: status(kube, "all"))
-    assert status(kube, "all")["matchedNodes"] == 2
+    async with statuses:
+        await until(lambda: kube.asked("PATCH", ANY))
+        await until(lambda: status(kube, "all"))
+        assert status(kube, "all")["matchedNodes"] == 2
 
 
 async def test_a_status_is_written_only_when_it_changed(
-    kube: FakeKube, writing: Writing, statuses: PolicyStatuses
+    kube: FakeKube, writing: Writing, statuses: Statuses
 ) -> None:
     put(kube, writing, "all")
     put(kube, writing, "gold", priority=-1, nodeSelector=GOLD)
-    start(statuses)
-    await until(lambda: len(kube.asked("PATCH", ANY)) == 2)
-    since = condition(kube, "all", "Ready")
-    statuses.touch()
-    await asyncio.sleep(2 * QUIET)
-    assert len(kube.asked("PATCH", ANY)) == 2
-    put_inventory(kube, "n3", status={"state": "Departed"})
-    writing.load("n3")
-    statuses.touch()
-    await until(lambda: status(kube, "all")["matchedNodes"] == 2)
-    assert len(kube.asked("PATCH", ANY)) == 3
-    assert condition(kube, "all", "Ready") == since
+    async with statuses:
+        await until(lambda: len(kube.asked("PATCH", ANY)) == 2)
+        since = condition(kube, "all", "Ready")
+        statuses.touch()
+        await asyncio.sleep(2 * QUIET)
+        assert len(kube.asked("PATCH", ANY)) == 2
+        put_inventory(kube, "n3", status={"state": "Departed"})
+        writing.load("n3")
+        statuses.touch()
+        await until(lambda: status(kube, "all")["matchedNodes"] == 2)
+        assert len(kube.asked("PATCH", ANY)) == 3
+        assert condition(kube, "all", "Ready") == since
 
 
 async def test_a_fleet_that_comes_up_does_not_write_a_thousand_times(
-    kube: FakeKube, writing: Writing, statuses: PolicyStatuses
+    kube: FakeKube, writing: Writing, statuses: Statuses
 ) -> None:
     put(kube, writing, "all")
-    start(statuses)
-    for number in range(50):
-        name = f"m{number}"
-        writing.fleet.put_node(NodeFacts.from_node(put_node(kube, name)))
-        put_inventory(kube, name, status={"state": "Present"})
-        writing.load(name)
-        statuses.touch()
-        await asyncio.sleep(0.1)
-    await until(lambda: status(kube, "all")["matchedNodes"] == 53)
-    # 5 seconds of news, and a round every 2.
-    assert len(kube.asked("PATCH", ANY)) <= 4
+    async with statuses:
+        for number in range(50):
+            name = f"m{number}"
+            writing.fleet.put_node(NodeFacts.from_node(put_node(kube, name)))
+            put_inventory(kube, name, status={"state": "Present"})
+            writing.load(name)
+            statuses.touch()
+            await asyncio.sleep(0.1)
+        await until(lambda: status(kube, "all")["matchedNodes"] == 53)
+        # 5 seconds of news, and a round every 2.
+        assert len(kube.asked("PATCH", ANY)) <= 4
 
 
 async def test_after_a_failure_the_next_round_makes_up_for_it(
-    kube: FakeKube, writing: Writing, statuses: PolicyStatuses, caplog: pytest.LogCaptureFixture
+    kube: FakeKube, writing: Writing, statuses: Statuses, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(kube, writing, "a", priority=1, nodeSelector=GOLD)
     put(kube, writing, "b")
     kube.fail("PATCH", ANY, forbidden())
-    start(statuses)
-    await until(lambda: status(kube, "a") and status(kube, "b"))
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    first, second, *_ = kube.asked("PATCH", ANY)
-    assert second.time - first.time >= QUIET
+    async with statuses:
+        await until(lambda: status(kube, "a") and status(kube, "b"))
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        first, second, *_ = kube.asked("PATCH", ANY)
+        assert second.time - first.time >= QUIET
 
 
 async def test_a_policy_that_changed_meanwhile_is_written_once_its_event_came(
-    kube: FakeKube, writing: Writing, statuses: PolicyStatuses
+    kube: FakeKube, writing: Writing, statuses: Statuses
 ) -> None:
     put(kube, writing, "all", priority=1)
     put_policy(kube, "all", priority=2)  # its event is still on the way
-    start(statuses)
-    await until(lambda: kube.asked("PATCH", ANY))
-    await asyncio.sleep(QUIET)
-    assert status(kube, "all") == {}
-    put(kube, writing, "all", priority=2)
-    await until(lambda: status(kube, "all"))
-    assert status(kube, "all")["observedGeneration"] == 2
-    assert writing.fleet.policies[0].status.matched_nodes == 3
+    async with statuses:
+        await until(lambda: kube.asked("PATCH", ANY))
+        await asyncio.sleep(QUIET)
+        assert status(kube, "all") == {}
+        put(kube, writing, "all", priority=2)
+        await until(lambda: status(kube, "all"))
+        assert status(kube, "all")["observedGeneration"] == 2
+        assert writing.fleet.policies[0].status.matched_nodes == 3

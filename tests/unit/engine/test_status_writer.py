@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from gpuid_operator.api.inventory import InventoryState
+from gpuid_operator.api.inventory import InventoryState, InventoryStatus
+from gpuid_operator.api.policy import Policy
 from gpuid_operator.engine.commit import Written
+from gpuid_operator.kube.nodes import NodeFacts
+from gpuid_operator.plan.outcome import Outcome, Terms
 from tests.support.kube import FakeKube
-from tests.support.objects import inventory_path, put_inventory, put_policy
+from tests.support.objects import (
+    inventory_path,
+    policy_path,
+    put_inventory,
+    put_node,
+    put_policy,
+)
 from tests.support.smi_fixtures import machine, serials
 from tests.support.writing import Writing, counting, reading, setting
 
@@ -64,6 +74,26 @@ async def test_a_change_that_changes_nothing_is_not_written(
     assert outcome.status.gpu_count == 4
     assert kube.requests == []
     assert writing.written == []
+
+
+async def test_a_change_is_decided_under_what_is_in_force(kube: FakeKube, writing: Writing) -> None:
+    put_policy(kube, "all", suspend=True)
+    writing.fleet.put_policy("all", Policy.from_object(kube.objects[policy_path("all")]))
+    writing.fleet.put_node(NodeFacts.from_node(put_node(kube, "n1")))
+    decided: list[Terms] = []
+
+    def change(status: InventoryStatus, terms: Terms) -> Outcome:
+        decided.append(terms)
+        return setting()(status, terms)
+
+    await writing.committer.commit("n1", change, create=True)
+    kube.change(inventory_path("n1"), lambda body: body.update(spec={"suspend": False}))
+    writing.load("n1")
+    await writing.committer.commit("n1", change)
+    assert [(terms.policy, terms.suspended, terms.generation) for terms in decided] == [
+        ("all", True, 1),
+        ("all", True, 2),
+    ]
 
 
 async def test_changes_that_come_together_share_one_write(kube: FakeKube, writing: Writing) -> None:
@@ -183,7 +213,9 @@ async def test_results_of_checks_that_another_instance_writes_are_not_applied(
         {"name": "untold", "passed": True},
     ]
     put_inventory(kube, "n1", status={"state": "Present", "checks": checks})
-    fields = {f'k:{{"name":"{name}"}}': {"f:passed": {}} for name in ("theirs", "untold")}
+    fields: dict[str, Any] = {
+        f'k:{{"name":"{name}"}}': {"f:passed": {}} for name in ("theirs", "untold")
+    }
     managed = [{"manager": "runner", "fieldsV1": {"f:status": {"f:checks": fields}}}]
     kube.change(inventory_path("n1"), lambda body: body["metadata"].update(managedFields=managed))
     writing.load("n1")
@@ -192,7 +224,15 @@ async def test_results_of_checks_that_another_instance_writes_are_not_applied(
         check.model_copy(update={"recorded": 3}) if check.name == "theirs" else check
         for check in known
     ]
-    await writing.committer.commit("n1", setting(checks=recorded))
+    decided: list[Terms] = []
+
+    def change(status: InventoryStatus, terms: Terms) -> Outcome:
+        decided.append(terms)
+        return setting(checks=recorded)(status, terms)
+
+    await writing.committer.commit("n1", change)
+    # No policy asks for any of these checks; those of others are kept all the same.
+    assert [terms.checks for terms in decided] == [frozenset({"theirs", "untold"})]
     (sent,) = kube.asked("PATCH", STATUS)
     assert sent.body["status"]["checks"] == [
         {"name": "mine", "passed": True, "transitions": 0},

@@ -51,6 +51,8 @@ async def test_after_a_conflict_it_is_decided_anew_on_what_is_there(
     assert outcome.status.gpu_count == 21
     assert decisions() == 2
     assert writing.status("n1")["gpuCount"] == 21
+    # Another writer is no reason to wait.
+    assert {one.time for one in kube.requests} == {0.0}
     # What a watcher is told was before is what the other writer made of it.
     (written,) = writing.written
     assert written.before.gpu_count == 20
@@ -216,16 +218,20 @@ async def test_a_mistake_in_a_change_reaches_whoever_made_it_and_stops_nobody_el
     assert writing.status("n1")["gpuCount"] == 1
 
 
-async def test_a_failure_after_nobody_waits_any_more_stops_nothing(
+async def test_a_failure_after_nobody_waits_any_more_reaches_the_others(
     kube: FakeKube, writing: Writing
 ) -> None:
     go = asyncio.Event()
     held_up = kube.fail("PATCH", STATUS, forbidden(), until=go)
-    task = asyncio.create_task(writing.committer.commit("n1", setting(gpu_count=1)))
+    first, second = (
+        asyncio.create_task(writing.committer.commit("n1", setting(gpu_count=1))) for _ in range(2)
+    )
     await held_up.met.wait()
-    task.cancel()
+    first.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await task
+        await first
     go.set()
+    with pytest.raises(Forbidden):
+        await second
     assert await writing.committer.finish(within=10)
     assert writing.status("n1")["gpuCount"] == 10
