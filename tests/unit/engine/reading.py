@@ -48,7 +48,7 @@ class ReadBench:
             fleet=self.state,
             clock=clock.now,
             found=self.see_inventory,
-            gone=lambda name, uid: self.inventories.remove(name, uid=uid),
+            gone=self.lose_inventory,
         )
         self.reader = Reader(
             kube,
@@ -65,6 +65,10 @@ class ReadBench:
     def see_inventory(self, body: dict[str, Any]) -> None:
         """The watch brings an inventory."""
         self.inventories.put_object(body)
+
+    def lose_inventory(self, name: str, uid: str) -> None:
+        """The watch tells that an inventory is gone."""
+        self.inventories.remove(name, uid=uid)
 
     def see_pod(self, body: Mapping[str, Any], *, deleted: bool = False, target: int = 0) -> None:
         """The watch brings a target pod."""

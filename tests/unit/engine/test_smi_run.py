@@ -86,11 +86,11 @@ async def test_a_run_that_is_stopped_gives_nothing(kube: FakeKube) -> None:
     smi = runs(kube)
     run = asyncio.create_task(smi.run("n1", TARGET, pod(kube)))
     await asyncio.sleep(1)
-    assert smi.under_way == ("n1",)
+    assert list(smi.under_way) == ["n1"]
     smi.stop("n2")
     smi.stop("n1")
     assert await run is None
-    assert smi.under_way == ()
+    assert list(smi.under_way) == []
     assert kube.exec.running == 0
 
 
