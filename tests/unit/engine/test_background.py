@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
-from typing import Any
+import itertools
 
 import pytest
 
-from gpuid_operator.engine import background as module
 from gpuid_operator.engine.background import Background, keep_on
 
 
@@ -52,32 +50,41 @@ async def test_with_nothing_to_do_or_no_time() -> None:
     assert not await background.finish(within=-1)
 
 
-async def test_a_loop_that_stumbles_is_begun_anew(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    pauses: list[int] = []
-
-    def backoff(failures: int, **_: Any) -> timedelta:
-        pauses.append(failures)
-        return timedelta(0)
-
-    monkeypatch.setattr(module, "backoff", backoff)
+async def test_a_loop_that_stumbles_is_begun_anew(caplog: pytest.LogCaptureFixture) -> None:
+    times: list[float] = []
     turns = iter([ValueError("one"), KeyError("two"), None])
 
     async def loop() -> None:
+        times.append(asyncio.get_running_loop().time())
         if error := next(turns):
             raise error
 
     await keep_on(loop)
-    assert pauses == [1, 2]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert 0.5 <= pauses[0] <= 1 <= pauses[1] <= 2
     assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == [
         "one",
         "'two'",
     ]
 
 
+async def test_the_pauses_between_failures_are_a_minute_at_most() -> None:
+    times: list[float] = []
+
+    async def loop() -> None:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) < 12:
+            raise ValueError
+
+    await keep_on(loop)
+    assert 30 <= times[-1] - times[-2] <= 60
+
+
 async def test_a_loop_can_be_ended() -> None:
-    task = asyncio.create_task(keep_on(asyncio.Event().wait))
+    async def loop() -> None:
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(keep_on(loop))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

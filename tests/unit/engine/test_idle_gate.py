@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
-from gpuid_operator.engine import backlog as module
-from gpuid_operator.engine.backlog import Backlog
+from gpuid_operator.engine.backlog import PATIENCE, Backlog
 
 
 async def test_it_is_waited_for() -> None:
@@ -23,17 +20,16 @@ async def test_it_is_waited_for() -> None:
     await waiting
 
 
-async def test_not_for_longer_than_patience_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.01)
+async def test_not_for_longer_than_patience_lasts() -> None:
     backlog = Backlog()
+    loop = asyncio.get_running_loop()
     backlog.show(1)
     await backlog.gone()
+    assert loop.time() == PATIENCE
     # Those who come later have patience of their own.
     backlog.show(1)
-    waiting = asyncio.create_task(backlog.gone())
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    await waiting
+    await backlog.gone()
+    assert loop.time() == 2 * PATIENCE
 
 
 async def test_not_at_the_end() -> None:
