@@ -46,6 +46,8 @@ class Harness:
         """The time and the record ids of each attempt."""
         self.taken: list[str] = []
         self.answer: Answer = lambda _: None
+        self.during: dict[int, Callable[[], object]] = {}
+        """What happens while the n-th attempt is under way."""
         self.secret = "old"
         self.closed = False
         self.metrics = Metrics()
@@ -65,6 +67,8 @@ class Harness:
     async def send(self, records: Sequence[Record]) -> None:
         ids = [one.id for one in records]
         self.sent.append((asyncio.get_running_loop().time(), ids))
+        if (happens := self.during.get(len(self.sent))) is not None:
+            happens()
         error = self.answer(ids)
         if error is not None:
             raise error
@@ -104,6 +108,12 @@ class Harness:
 
     def invalidate(self) -> None:
         """Nothing is cached."""
+
+    def join(self, node: str, counts: list[int]) -> None:
+        """Another node has something for the sink."""
+        self.entries[node] = counts
+        self.served.add(node)
+        self.channel.add(node)
 
     def ids(self, *nodes: str) -> list[str]:
         """The ids of all records of these nodes, in their order."""

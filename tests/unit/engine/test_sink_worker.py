@@ -36,13 +36,7 @@ async def test_a_full_batch_does_not_wait_for_others() -> None:
 async def test_a_batch_that_is_not_full_waits_once_for_others_to_join() -> None:
     harness = Harness({"a": [1]})
     loop = asyncio.get_running_loop()
-
-    def join() -> None:
-        harness.entries["b"] = [1]
-        harness.served.add("b")
-        harness.channel.add("b")
-
-    loop.call_later(0.9, join)
+    loop.call_later(0.9, harness.join, "b", [1])
     await harness.until(lambda: len(harness.cursors) == 2)
     assert harness.sent == [(1.0, ["a.1.0.0", "b.1.0.0"])]
 
@@ -108,13 +102,8 @@ async def test_a_fault_of_the_loop_does_not_end_deliveries(
 async def test_dropped_entries_are_not_sent() -> None:
     harness = Harness({"a": [1, 1, 1], "b": [1]})
     harness.answer = failing([Unavailable("down")] * 2)
-
-    def drops() -> bool:
-        if len(harness.sent) == 2:
-            harness.channel.revise("a", {3})
-        return harness.is_done()
-
-    await harness.until(drops)
+    harness.during[2] = lambda: harness.channel.revise("a", {3})
+    await harness.until(harness.is_done)
     assert [len(ids) for _, ids in harness.sent] == [4, 4, 2]
     assert harness.taken == ["a.3.0.0", "b.1.0.0"]
 
@@ -122,13 +111,8 @@ async def test_dropped_entries_are_not_sent() -> None:
 async def test_a_node_that_is_not_the_sinks_any_more_gets_nothing() -> None:
     harness = Harness({"a": [1], "b": [1]})
     harness.answer = failing([Unavailable("down")] * 2)
-
-    def leaves() -> bool:
-        if len(harness.sent) == 2:
-            harness.served.discard("a")
-        return "b" in harness.cursors
-
-    await harness.until(leaves)
+    harness.during[2] = lambda: harness.served.discard("a")
+    await harness.until(lambda: "b" in harness.cursors)
     assert harness.taken == ["b.1.0.0"]
 
 
@@ -136,13 +120,8 @@ async def test_nothing_is_sent_again_when_no_node_is_the_sinks_any_more() -> Non
     harness = Harness({"a": [1]})
     harness.answer = failing([Unavailable("down")])
     loop = asyncio.get_running_loop()
-
-    def leaves() -> bool:
-        if harness.sent:
-            harness.served.discard("a")
-        return loop.time() > 100
-
-    await harness.until(leaves)
+    harness.during[1] = lambda: harness.served.discard("a")
+    await harness.until(lambda: loop.time() > 100)
     assert len(harness.sent) == 1
 
 
@@ -151,13 +130,12 @@ async def test_a_forgotten_node_gets_nothing() -> None:
     harness = Harness({"a": [1], "b": [1], "c": [2]}, max_records=2)
     harness.answer = failing([Unavailable("down")])
 
-    def forgets() -> bool:
-        if len(harness.sent) == 1:
-            harness.channel.forget("b")
-            harness.channel.forget("c")
-        return "a" in harness.cursors
+    def forget() -> None:
+        harness.channel.forget("b")
+        harness.channel.forget("c")
 
-    await harness.until(forgets)
+    harness.during[1] = forget
+    await harness.until(lambda: "a" in harness.cursors)
     assert [ids for _, ids in harness.sent] == [["a.1.0.0", "b.1.0.0"], ["a.1.0.0"]]
 
 

@@ -24,15 +24,8 @@ async def test_what_failed_is_sent_again_as_it_was() -> None:
     harness = Harness({"a": [1]})
     harness.answer = failing([Unavailable("down")] * 12)
     first = harness.ids("a")
-
-    def grows() -> bool:
-        if len(harness.sent) == 2 and len(harness.entries) == 1:
-            harness.entries["b"] = [1]
-            harness.served.add("b")
-            harness.channel.add("b")
-        return harness.is_done()
-
-    await harness.until(grows)
+    harness.during[2] = lambda: harness.join("b", [1])
+    await harness.until(harness.is_done, step=10)
     assert [ids for _, ids in harness.sent] == [first] * 13 + [["b.1.0.0"]]
 
 
@@ -126,9 +119,7 @@ async def test_a_node_that_joins_an_outage_is_told_of_it_at_once() -> None:
 
     def joins() -> bool:
         if harness.errors == [("a", "Refused: 401")]:
-            harness.entries["b"] = [1]
-            harness.served.add("b")
-            harness.channel.add("b")
+            harness.join("b", [1])
             assert harness.errors[1:] == [("b", "Refused: 401")]
         return harness.is_done()
 
