@@ -159,5 +159,3 @@ def failing(errors: Sequence[Exception | None]) -> Answer:
 def refusing(*poison: str) -> Answer:
     """Takes no batch that has one of these records."""
     return lambda ids: RecordsRefused("422") if {*poison} & {*ids} else None
-
-

@@ -13,6 +13,7 @@ from tests.support.engines import until
 from tests.support.kube import FakeKube
 from tests.support.objects import inventory_path
 
+
 async def test_what_a_node_has_is_sent_and_its_cursor_written(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 2)
@@ -243,5 +244,3 @@ async def test_a_sink_that_no_status_names_yet_counts_as_nothing_pending(kube: F
     world.deliver("n1")
     world.delivery.count_pending()
     assert world.count("gpuid_records_pending", "cmdb") == 0
-
-

@@ -69,9 +69,7 @@ async def test_the_statuses_of_many_nodes_are_not_all_written_at_a_time(kube: Fa
     await until(lambda: all(world.cursor(node, "cmdb") for node in nodes))
 
 
-async def test_a_cursor_is_tried_for_ever(
-    kube: FakeKube, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_cursor_is_tried_for_ever(kube: FakeKube, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever it is that fails; the records are not sent again for it."""
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 1)
