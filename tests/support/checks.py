@@ -18,7 +18,7 @@ from gpuid_operator.plan.checks import CheckResult, with_result
 from gpuid_operator.plan.restarts import CheckOnNode, with_restart
 from tests.support import clock
 from tests.support.kube import EVENTS, FakeKube
-from tests.support.objects import CONTAINER, LABEL, NAMESPACE, put_pod
+from tests.support.objects import CONTAINER, LABEL, NAMESPACE, pod_path, put_pod
 
 SOURCE = Source(NAMESPACE, "=".join(LABEL))
 
@@ -188,3 +188,31 @@ def told(kube: FakeKube, reason: str) -> list[str]:
         for path, body in kube.objects.items()
         if path.startswith(EVENTS) and body["reason"] == reason
     ]
+
+
+def deletes(kube: FakeKube, node: str = "") -> list[float]:
+    """When the pods of a node, or of all, were deleted, in seconds."""
+    return [one.time for one in kube.asked("DELETE", f"/pods/plugin-{node}")]
+
+
+class Controller:
+    """Puts a new pod in the place of one that was deleted, as a DaemonSet does."""
+
+    def __init__(self, bench: Bench, *nodes: str, after: float = 2.0) -> None:
+        self._bench = bench
+        self._after = after
+        self._bodies = {node: bench.pod(node) for node in nodes}
+        self._numbers = dict.fromkeys(nodes, 1)
+
+    async def run(self) -> None:
+        while True:
+            for node, body in list(self._bodies.items()):
+                if pod_path(f"plugin-{node}") not in self._bench.kube.objects:
+                    self._bench.gone(body)
+                    self._numbers[node] += 1
+                    await asyncio.sleep(self._after)
+                    started = clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+                    self._bodies[node] = self._bench.pod(
+                        node, number=self._numbers[node], started=started
+                    )
+            await asyncio.sleep(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -31,7 +32,7 @@ async def test_a_check_is_run_when_a_pod_becomes_ready_and_at_every_interval(
         await asyncio.sleep(3.5 * HOUR)
     times = bench.times("n1")
     assert times[0] == 10.0
-    waits = [after - before for before, after in zip(times, times[1:], strict=False)]
+    waits = [after - before for before, after in pairwise(times)]
     assert len(waits) == 3
     assert all(HOUR <= wait <= 1.1 * HOUR + 1 for wait in waits)
     assert results(bench) == [("n1", "c", True)] * 4
