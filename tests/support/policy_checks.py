@@ -42,7 +42,7 @@ def source(app: str) -> Source:
 
 def owned(manager: str, *names: str) -> dict[str, Any]:
     """An entry of managedFields: the results of these checks are that manager's."""
-    checks = {f'k:{{"name":"{name}"}}': {".": {}, "f:passed": {}} for name in names}
+    checks: dict[str, Any] = {f'k:{{"name":"{name}"}}': {".": {}, "f:passed": {}} for name in names}
     return {"manager": manager, "fieldsV1": {"f:status": {"f:checks": checks}}}
 
 
@@ -71,8 +71,8 @@ class PolicyBench:
             inventories=self.inventories,
             fleet=self.fleet,
             clock=clock.now,
-            found=self.inventories.put_object,
-            gone=lambda name, uid: self.inventories.remove(name, uid=uid),
+            found=self._found,
+            gone=self._gone,
         )
         self.checks = PolicyChecks(
             kube,
@@ -87,6 +87,12 @@ class PolicyBench:
             clock=clock.now,
         )
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _found(self, body: dict[str, Any]) -> None:
+        self.inventories.put_object(body)
+
+    def _gone(self, name: str, uid: str) -> None:
+        self.inventories.remove(name, uid=uid)
 
     async def look(self) -> None:
         """Take over what the cluster has, as the re-sync does."""
