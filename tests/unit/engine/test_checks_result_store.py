@@ -76,7 +76,12 @@ async def test_a_check_of_a_policy_has_its_defaults(book: InventoryBook) -> None
 async def test_a_check_of_a_policy_says_how_it_is_run(
     kube: FakeKube, bench: PolicyBench, book: InventoryBook
 ) -> None:
-    fields: dict[str, Any] = {"timeout": "5s", "interval": "0s", "onFailure": "RestartPod", "container": None}
+    fields: dict[str, Any] = {
+        "timeout": "5s",
+        "interval": "0s",
+        "onFailure": "RestartPod",
+        "container": None,
+    }
     put_policy(kube, "p", checks=[check(**fields)])
     await bench.look()
     (job,) = book.every_job()
