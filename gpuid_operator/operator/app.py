@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
 from gpuid_operator import __version__
-from gpuid_operator.engine.check_job import CheckJob
-from gpuid_operator.engine.check_runner import CheckRunner
-from gpuid_operator.engine.delivery import Secrets
+from gpuid_operator.engine.check_runner.runner import CheckRunner
+from gpuid_operator.engine.checks.job import CheckJob
+from gpuid_operator.engine.core.options import Options
+from gpuid_operator.engine.core.pod_selector import PodSelector
+from gpuid_operator.engine.delivery.manager import Secrets
 from gpuid_operator.engine.engine import Engine
-from gpuid_operator.engine.options import Options
-from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.credentials import Credentials
 from gpuid_operator.kube.discovery import cluster_uid, missing_kinds
@@ -57,7 +57,7 @@ class _Leader(Events, Protocol):
     """What works on the instance that holds the lease: an engine, or a check runner."""
 
     @property
-    def sources(self) -> tuple[Source, ...]: ...
+    def sources(self) -> tuple[PodSelector, ...]: ...
     @property
     def sources_changed(self) -> asyncio.Event: ...
     @property
@@ -233,7 +233,7 @@ class _Process:
         target = settings.targets[0]
         return CheckJob(
             name=settings.check_name,
-            source=Source(target.namespace, target.selector),
+            source=PodSelector(target.namespace, target.selector),
             container=target.container,
             command=command,
             timeout=settings.timeout,

@@ -16,7 +16,7 @@ from tests.support.smi_fixtures import machine, swapped
 
 PERIODS = {
     "sinks.secrets.MAX_AGE": 0.5,
-    "engine.channel.SECRETS_PAUSE": 0.5,
+    "engine.delivery.sink_worker.SECRETS_PAUSE": 0.5,
 }
 TOKEN = "a-token-nobody-may-see"
 ROTATED = "another-token-nobody-may-see"

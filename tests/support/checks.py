@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from gpuid_operator.api.inventory import CheckStatus
-from gpuid_operator.engine.check_job import CheckJob
-from gpuid_operator.engine.check_pods import CheckPods
-from gpuid_operator.engine.check_runs import CheckRuns
-from gpuid_operator.engine.sources import Source
+from gpuid_operator.engine.checks.job import CheckJob
+from gpuid_operator.engine.checks.pods import CheckPods
+from gpuid_operator.engine.checks.worker import CheckWorker
+from gpuid_operator.engine.core.pod_selector import PodSelector
 from gpuid_operator.kube.events import EventType
 from gpuid_operator.plan.checks import CheckResult, with_result
 from gpuid_operator.plan.restarts import CheckOnNode, with_restart
@@ -20,7 +20,7 @@ from tests.support import clock
 from tests.support.kube import EVENTS, FakeKube
 from tests.support.objects import CONTAINER, LABEL, NAMESPACE, pod_path, put_pod
 
-SOURCE = Source(NAMESPACE, "=".join(LABEL))
+SOURCE = PodSelector(NAMESPACE, "=".join(LABEL))
 
 RESULTS = ("command executed successfully", "command failed")
 
@@ -80,7 +80,7 @@ class MemoryBook:
         before = self.checks.get((node, result.name))
         self.checks[node, result.name] = with_result(before, result)
 
-    async def note_restart(self, node: str, name: str, *, now: datetime) -> bool:
+    async def record_restart(self, node: str, name: str, *, now: datetime) -> bool:
         if self.errors:
             raise self.errors.pop(0)
         known = self.checks.get((node, name))
@@ -92,7 +92,7 @@ class MemoryBook:
         self.log.append("noted")
         return True
 
-    def tell(self, node: str, *, reason: str, message: str, type: EventType) -> None:  # noqa: A002
+    def record_event(self, node: str, *, reason: str, message: str, type: EventType) -> None:  # noqa: A002
         assert type is EventType.WARNING
         self.events.append((node, reason, message))
 
@@ -117,13 +117,13 @@ class Bench:
         per_hour: int = 20,
     ) -> None:
         self.kube = kube
-        self.book = MemoryBook(*jobs)
+        self.results = MemoryBook(*jobs)
         self.pods = CheckPods()
         self.pods.want(jobs)
-        self.runs = CheckRuns(
+        self.runs = CheckWorker(
             kube,
             pods=self.pods,
-            book=self.book,
+            results=self.results,
             slots=asyncio.Semaphore(slots or workers),
             workers=workers,
             per_hour=per_hour,

@@ -6,13 +6,13 @@ import asyncio
 from typing import Any
 
 from gpuid_operator.api.meta import MANAGER
-from gpuid_operator.engine.commit import Committer
-from gpuid_operator.engine.event_posts import EventPosts
-from gpuid_operator.engine.fleet import Fleet
-from gpuid_operator.engine.held import Inventories
-from gpuid_operator.engine.policy_checks import PolicyChecks
-from gpuid_operator.engine.resync import take_policies
-from gpuid_operator.engine.sources import Source
+from gpuid_operator.engine.checks.policy_checks import PolicyChecks
+from gpuid_operator.engine.core.pod_selector import PodSelector
+from gpuid_operator.engine.reconcile.resync import take_policies
+from gpuid_operator.engine.state.cluster_state import ClusterState
+from gpuid_operator.engine.state.inventory_cache import InventoryCache
+from gpuid_operator.engine.writing.event_recorder import EventRecorder
+from gpuid_operator.engine.writing.status_writer import StatusWriter
 from gpuid_operator.kube.inventories import list_inventories
 from gpuid_operator.kube.nodes import list_nodes
 from gpuid_operator.kube.policies import list_policies
@@ -35,9 +35,9 @@ def check(name: str = "c", *, app: str | None = None, **fields: Any) -> dict[str
     return given | fields
 
 
-def source(app: str) -> Source:
+def source(app: str) -> PodSelector:
     """The pods of an app."""
-    return Source(SOURCE.namespace, f"app={app}")
+    return PodSelector(SOURCE.namespace, f"app={app}")
 
 
 def owned(manager: str, *names: str) -> dict[str, Any]:
@@ -63,23 +63,23 @@ class PolicyBench:
         self, kube: FakeKube, *, allowed: bool = True, workers: int = 4, per_hour: int = 20
     ) -> None:
         self.kube = kube
-        self.fleet = Fleet(targets=(TARGET,), builtin=builtin(), checks_allowed=allowed)
-        self.inventories = Inventories()
-        self.posts = EventPosts(kube)
-        self.committer = Committer(
+        self.state = ClusterState(targets=(TARGET,), builtin=builtin(), checks_allowed=allowed)
+        self.inventories = InventoryCache()
+        self.recorder = EventRecorder(kube)
+        self.status_writer = StatusWriter(
             kube,
             inventories=self.inventories,
-            fleet=self.fleet,
+            state=self.state,
             clock=clock.now,
             found=self._found,
             gone=self._gone,
         )
         self.checks = PolicyChecks(
             kube,
-            fleet=self.fleet,
+            state=self.state,
             inventories=self.inventories,
-            committer=self.committer,
-            posts=self.posts,
+            status_writer=self.status_writer,
+            recorder=self.recorder,
             slots=asyncio.Semaphore(workers),
             workers=workers,
             allowed=allowed,
@@ -96,9 +96,9 @@ class PolicyBench:
 
     async def look(self) -> None:
         """Take over what the cluster has, as the re-sync does."""
-        take_policies(self.fleet, await list_policies(self.kube))
+        take_policies(self.state, await list_policies(self.kube))
         async for facts in list_nodes(self.kube):
-            self.fleet.put_node(facts)
+            self.state.put_node(facts)
         async for body in list_inventories(self.kube):
             self.inventories.put_object(body)
 
@@ -121,8 +121,8 @@ class PolicyBench:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.committer.finish(within=10)
-        await self.posts.finish(within=10)
+        await self.status_writer.finish(within=10)
+        await self.recorder.finish(within=10)
 
     def pod(self, node: str, *, app: str | None = None, **fields: Any) -> dict[str, Any]:
         """A pod on a node, of the device plugin or of `app`, that its event tells of."""

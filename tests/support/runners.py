@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gpuid_operator.api.meta import MANAGER
-from gpuid_operator.engine.check_job import CheckJob
-from gpuid_operator.engine.check_runner import CheckRunner
+from gpuid_operator.engine.check_runner.runner import CheckRunner
+from gpuid_operator.engine.checks.job import CheckJob
 from gpuid_operator.kube.client import APPLY_PATCH
 from gpuid_operator.telemetry.metrics import Metrics
 from tests.support import clock

@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gpuid_operator.api.inventory import InventoryState, InventoryStatus, NodeInfo, Source
-from gpuid_operator.engine.commit import Change, Committer, Written
-from gpuid_operator.engine.fleet import Fleet
-from gpuid_operator.engine.held import Inventories
-from gpuid_operator.plan.outcome import Outcome, Terms
+from gpuid_operator.api.inventory import InventoryState, InventoryStatus, NodeInfo, PodSelector
+from gpuid_operator.engine.state.cluster_state import ClusterState
+from gpuid_operator.engine.state.inventory_cache import InventoryCache
+from gpuid_operator.engine.writing.status_writer import Decision, StatusWriter, StatusWritten
 from gpuid_operator.plan.smi import parse
 from gpuid_operator.plan.status import after_read
+from gpuid_operator.plan.status_change import StatusChange, StatusContext
 from tests.support import clock
 from tests.support.engines import TARGET, builtin
 from tests.support.kube import FakeKube
@@ -25,18 +25,18 @@ class Writing:
 
     def __init__(self, kube: FakeKube) -> None:
         self.kube = kube
-        self.inventories = Inventories()
-        self.fleet = Fleet(targets=[TARGET], builtin=builtin())
-        self.written: list[Written] = []
+        self.inventories = InventoryCache()
+        self.state = ClusterState(targets=[TARGET], builtin=builtin())
+        self.written: list[StatusWritten] = []
         self.gone: list[tuple[str, str]] = []
-        self.committer = Committer(
+        self.status_writer = StatusWriter(
             kube,
             inventories=self.inventories,
-            fleet=self.fleet,
+            state=self.state,
             clock=clock.now,
             found=self._found,
             gone=self._gone,
-            watchers=[self.written.append],
+            listeners=[self.written.append],
         )
 
     def load(self, name: str) -> None:
@@ -59,47 +59,47 @@ class Writing:
         self.inventories.remove(name, uid=uid)
 
 
-def setting(**fields: Any) -> Change:
+def setting(**fields: Any) -> Decision:
     """A change that sets fields of the status."""
 
-    def change(status: InventoryStatus, terms: Terms) -> Outcome:
+    def change(status: InventoryStatus, context: StatusContext) -> StatusChange:
         update = {"state": InventoryState.PRESENT, **fields}
-        return Outcome(status.model_copy(update=update))
+        return StatusChange(status.model_copy(update=update))
 
     return change
 
 
-def counting() -> tuple[Change, Callable[[], int]]:
+def counting() -> tuple[Decision, Callable[[], int]]:
     """A change that adds 1 to the GPU count, and how often it was decided."""
     decisions = 0
 
-    def change(status: InventoryStatus, terms: Terms) -> Outcome:
+    def change(status: InventoryStatus, context: StatusContext) -> StatusChange:
         nonlocal decisions
         decisions += 1
         count = (status.gpu_count or 0) + 1
-        return setting(gpu_count=count)(status, terms)
+        return setting(gpu_count=count)(status, context)
 
     return change, lambda: decisions
 
 
-def reading(xml: str, *, node: str = "n1") -> Change:
+def reading(xml: str, *, node: str = "n1") -> Decision:
     """The change that a good read with this output of nvidia-smi makes."""
     found = parse(xml.encode(), exit_code=0, stderr=b"")
-    source = Source(
+    source = PodSelector(
         namespace=NAMESPACE,
         pod=f"plugin-{node}",
         container=CONTAINER,
         container_id=f"containerd://plugin-{node}-1",
     )
 
-    def change(status: InventoryStatus, terms: Terms) -> Outcome:
+    def change(status: InventoryStatus, context: StatusContext) -> StatusChange:
         return after_read(
             status,
             found,
             source=source,
             node=NodeInfo(name=node, machine=f"i-{node}"),
             now=clock.now(),
-            terms=terms,
+            context=context,
         )
 
     return change

@@ -21,11 +21,11 @@ from gpuid_operator.api.inventory import (
     Source,
 )
 from gpuid_operator.plan.identity import key
-from gpuid_operator.plan.outcome import Terms
-from gpuid_operator.plan.replay import stays
+from gpuid_operator.plan.placement import Placement, canonical, entries_of, newest_first
+from gpuid_operator.plan.placements import placements
 from gpuid_operator.plan.smi import Reading
 from gpuid_operator.plan.status import after_departure, after_read
-from gpuid_operator.plan.whereabouts import Stay, canonical, entries_of, newest_first
+from gpuid_operator.plan.status_change import StatusContext
 from tests.support.strategies import EVENTS, Event, models
 from tests.support.world import World
 
@@ -54,16 +54,21 @@ def status(*history: HistoryEntry, **facts: Any) -> InventoryStatus:
     return InventoryStatus(**(given | facts))
 
 
-def spans(found: list[Stay]) -> list[tuple[str | None, datetime | None, datetime | None, bool]]:
-    return [(stay.machine, stay.since, stay.until, stay.present) for stay in found]
+def spans(
+    found: list[Placement],
+) -> list[tuple[str | None, datetime | None, datetime | None, bool]]:
+    return [
+        (placement.machine, placement.since, placement.until, placement.present)
+        for placement in found
+    ]
 
 
 GPU_1 = GPU(uuid="GPU-1", serial="S1", pci_address=A)
 
 
 def test_a_gpu_that_was_added_is_there_since() -> None:
-    (stay,) = stays("n", status(entry(1, HistoryType.GPU_ADDED), gpus=[GPU_1]))
-    assert stay == Stay(
+    (placement,) = placements("n", status(entry(1, HistoryType.GPU_ADDED), gpus=[GPU_1]))
+    assert placement == Placement(
         node="n",
         machine="i-1",
         uuid="GPU-1",
@@ -76,7 +81,7 @@ def test_a_gpu_that_was_added_is_there_since() -> None:
 
 
 def test_each_time_that_a_gpu_was_there_is_a_stay() -> None:
-    found = stays(
+    found = placements(
         "n",
         status(
             entry(1, HistoryType.GPU_ADDED),
@@ -141,11 +146,11 @@ def test_what_history_does_not_have_is_unknown(
     gpus: list[GPU],
     expected: list[tuple[str, datetime | None, datetime | None, bool]],
 ) -> None:
-    assert spans(stays("n", status(*history, gpus=gpus))) == expected
+    assert spans(placements("n", status(*history, gpus=gpus))) == expected
 
 
 def test_behind_another_machine_a_gpu_begins_another_stay() -> None:
-    found = stays(
+    found = placements(
         "n",
         status(
             entry(1, HistoryType.GPU_ADDED),
@@ -156,15 +161,17 @@ def test_behind_another_machine_a_gpu_begins_another_stay() -> None:
             node=NodeInfo(name="n", machine="i-2"),
         ),
     )
-    assert spans([stay for stay in found if stay.uuid == "GPU-1"]) == [
+    assert spans([placement for placement in found if placement.uuid == "GPU-1"]) == [
         ("i-1", at(1), at(5), False),
         ("i-2", at(5), None, True),
     ]
-    assert spans([stay for stay in found if stay.uuid == "GPU-2"]) == [("i-1", at(1), at(5), False)]
+    assert spans([placement for placement in found if placement.uuid == "GPU-2"]) == [
+        ("i-1", at(1), at(5), False)
+    ]
 
 
 def test_another_machine_of_which_history_says_nothing_has_no_time() -> None:
-    found = stays(
+    found = placements(
         "n",
         status(
             entry(1, HistoryType.GPU_ADDED),
@@ -177,22 +184,22 @@ def test_another_machine_of_which_history_says_nothing_has_no_time() -> None:
 
 def test_a_machine_without_provider_id_is_no_other_machine() -> None:
     added = entry(1, HistoryType.GPU_ADDED, machine="na")
-    assert spans(stays("n", status(added, gpus=[GPU_1]))) == [("i-1", at(1), None, True)]
+    assert spans(placements("n", status(added, gpus=[GPU_1]))) == [("i-1", at(1), None, True)]
 
 
 def test_another_chassis_is_another_stay() -> None:
     moved = entry(4, HistoryType.GPU_MOVED, chassis="C2", from_="C1", to="C2")
     here = GPU(uuid="GPU-1", serial="S1", pci_address=A, chassis_serial="C2")
     for history in [moved], [entry(1, HistoryType.GPU_ADDED, chassis="C1"), moved]:
-        found = stays("n", status(*history, gpus=[here]))
-        assert [(stay.chassis, stay.until, stay.present) for stay in found] == [
+        found = placements("n", status(*history, gpus=[here]))
+        assert [(placement.chassis, placement.until, placement.present) for placement in found] == [
             ("C1", at(4), False),
             ("C2", None, True),
         ]
 
 
 def test_another_address_is_the_same_stay() -> None:
-    found = stays(
+    found = placements(
         "n",
         status(
             entry(1, HistoryType.GPU_ADDED),
@@ -208,15 +215,15 @@ def test_a_gpu_is_found_under_the_serial_that_it_had() -> None:
     changed = entry(4, HistoryType.GPU_CHANGED, serial="S9", from_="S1", to="S9")
     here = GPU(uuid="GPU-1", serial="S9", pci_address=A)
     for history in [changed], [entry(1, HistoryType.GPU_ADDED), changed]:
-        (stay,) = stays("n", status(*history, gpus=[here]))
-        assert (stay.serial, stay.former_serials) == ("S9", ("S1",))
-        assert stay.is_of("S1")
-        assert stay.is_of("S9")
+        (placement,) = placements("n", status(*history, gpus=[here]))
+        assert (placement.serial, placement.former_serials) == ("S9", ("S1",))
+        assert placement.is_of("S1")
+        assert placement.is_of("S9")
 
 
 def test_a_gpu_whose_identity_was_read_later_was_there_before() -> None:
     here = GPU(uuid="GPU-1", serial="S1", pci_address=A)
-    found = stays(
+    found = placements(
         "n",
         status(
             entry(1, HistoryType.GPU_ADDED, None, pci_address=A),
@@ -231,7 +238,7 @@ def test_a_gpu_whose_identity_was_read_later_was_there_before() -> None:
 
 def test_twins_share_a_serial_and_have_stays_of_their_own() -> None:
     twin = GPU(uuid="GPU-2", serial="S1", pci_address=B)
-    found = stays(
+    found = placements(
         "n",
         status(
             entry(1, HistoryType.GPU_ADDED),
@@ -240,13 +247,13 @@ def test_twins_share_a_serial_and_have_stays_of_their_own() -> None:
             gpus=[twin],
         ),
     )
-    assert [stay.uuid for stay in found if stay.is_of("S1")] == ["GPU-1", "GPU-2"]
-    assert [stay.present for stay in found] == [False, True]
+    assert [placement.uuid for placement in found if placement.is_of("S1")] == ["GPU-1", "GPU-2"]
+    assert [placement.present for placement in found] == [False, True]
 
 
 def test_of_a_departed_node_every_gpu_left_with_it() -> None:
     twin = GPU(uuid="GPU-2", serial="S1", pci_address=B)
-    found = stays(
+    found = placements(
         "n",
         status(
             entry(1, HistoryType.GPU_ADDED),
@@ -264,9 +271,9 @@ def test_identifiers_are_taken_as_people_paste_them() -> None:
     assert canonical(" 25E04BDF-6A27-0A2D-F989-A9228A03F373\n") == uuid
     assert canonical(uuid.upper()) == uuid
     assert canonical("1652823054567") == "1652823054567"
-    stay = Stay(node="n", uuid=uuid, serial="16/52", chassis="C")
-    assert all(map(stay.is_of, (uuid, "16/52", "16-52", "C")))
-    assert not any(map(stay.is_of, ("", "16", "c", "na")))
+    placement = Placement(node="n", uuid=uuid, serial="16/52", chassis="C")
+    assert all(map(placement.is_of, (uuid, "16/52", "16-52", "C")))
+    assert not any(map(placement.is_of, ("", "16", "c", "na")))
 
 
 def test_entries_of_a_gpu_are_those_of_its_uuids() -> None:
@@ -278,7 +285,7 @@ def test_entries_of_a_gpu_are_those_of_its_uuids() -> None:
         entry(4, HistoryType.GPU_REMOVED, "GPU-2", serial="S2", pci_address=B),
     ]
     known = status(*history, gpus=[GPU(uuid="GPU-1", serial="S9", pci_address=A)])
-    found = stays("n", known)
+    found = placements("n", known)
     for identifier in "S1", "S9", "GPU-1":
         assert entries_of(identifier, known, found) == [history[0], history[3]]
     assert entries_of("S2", known, found) == [history[1], history[4]]
@@ -293,21 +300,21 @@ def test_entries_of_a_gpu_without_uuid_are_those_of_its_serial() -> None:
         entry(3, HistoryType.NODE_DEPARTED, None),
     ]
     known = status(*history, gpus=[GPU(serial="S1", pci_address=B)])
-    assert entries_of("S1", known, stays("n", known)) == history[:3]
+    assert entries_of("S1", known, placements("n", known)) == history[:3]
 
 
 @given(models(InventoryStatus))
 def test_whatever_a_status_holds_each_gpu_that_is_there_has_one_present_stay(
     drawn: InventoryStatus,
 ) -> None:
-    found = stays("n", drawn)
+    found = placements("n", drawn)
     here = [] if drawn.state is InventoryState.DEPARTED else drawn.gpus or []
-    present = [stay for stay in found if stay.present]
-    assert Counter(stay.pci_address for stay in present if stay.pci_address) >= Counter(
-        gpu.pci_address for gpu in here if gpu.pci_address
-    )
+    present = [placement for placement in found if placement.present]
+    assert Counter(
+        placement.pci_address for placement in present if placement.pci_address
+    ) >= Counter(gpu.pci_address for gpu in here if gpu.pci_address)
     assert len(present) == len(here)
-    assert all(stay.until is None for stay in present)
+    assert all(placement.until is None for placement in present)
     assert sorted(map(repr, newest_first(found))) == sorted(map(repr, found))
     assert {entry.sequence for entry in entries_of("", drawn, found)} <= {
         entry.sequence for entry in drawn.history or ()
@@ -317,16 +324,18 @@ def test_whatever_a_status_holds_each_gpu_that_is_there_has_one_present_stay(
 @given(EVENTS)
 def test_in_any_world_the_stays_are_those_of_its_gpus(events: list[Event]) -> None:
     known = World().run(events)
-    found = stays("n", known)
+    found = placements("n", known)
     there = known.state is InventoryState.PRESENT
-    assert sorted(stay.gpu for stay in found if stay.present) == sorted(
+    assert sorted(placement.gpu for placement in found if placement.present) == sorted(
         map(key, known.gpus or () if there else ())
     )
-    for stay in found:
-        assert stay.since is None or stay.until is None or stay.since <= stay.until
-        if stay.present:
+    for placement in found:
+        assert (
+            placement.since is None or placement.until is None or placement.since <= placement.until
+        )
+        if placement.present:
             # The bounds of history never give up the arrival of what is there.
-            assert stay.since is not None
+            assert placement.since is not None
 
 
 NODES = ("n0", "n1")
@@ -366,7 +375,7 @@ def test_the_stays_are_the_truth_as_long_as_history_holds_it(steps: list[Step]) 
         if departs:
             machines[node] -= other_machine
             if before.state is not None:
-                inventories[node] = after_departure(before, now=now, terms=Terms()).status
+                inventories[node] = after_departure(before, now=now, context=StatusContext()).status
             continue
         cards = [(address, card) for address, card in zip((A, B), slots, strict=True)]
         for _, card in cards:
@@ -389,14 +398,14 @@ def test_the_stays_are_the_truth_as_long_as_history_holds_it(steps: list[Step]) 
                 name=node, provider_id=machine, machine=machine, uid=node, boot_id=str(minute)
             ),
             now=now,
-            terms=Terms(),
+            context=StatusContext(),
         ).status
     expected = truth + [
         (node, machine, card, since, None) for (node, card), (machine, since) in there.items()
     ]
     found = [
-        (node, stay.machine, int((stay.uuid or "")[4:]), stay.since, stay.until)
+        (node, placement.machine, int((placement.uuid or "")[4:]), placement.since, placement.until)
         for node in NODES
-        for stay in stays(node, inventories[node])
+        for placement in placements(node, inventories[node])
     ]
     assert Counter(found) == Counter(expected)

@@ -8,11 +8,11 @@ from datetime import timedelta
 from typing import Any
 
 from gpuid_operator.api.policy import Policy
-from gpuid_operator.engine.commit import Committer
-from gpuid_operator.engine.fleet import Fleet
-from gpuid_operator.engine.held import Inventories
-from gpuid_operator.engine.node_labels import NodeLabeller
-from gpuid_operator.engine.reader import Reader
+from gpuid_operator.engine.reading.reader import Reader
+from gpuid_operator.engine.state.cluster_state import ClusterState
+from gpuid_operator.engine.state.inventory_cache import InventoryCache
+from gpuid_operator.engine.writing.node_labels import NodeLabeller
+from gpuid_operator.engine.writing.status_writer import StatusWriter
 from gpuid_operator.kube.nodes import NodeFacts
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan.target import Target
@@ -39,23 +39,23 @@ class ReadBench:
         **policy: Any,
     ) -> None:
         self.kube = kube
-        self.state = Fleet(targets=targets, builtin=builtin(**policy), suspended=suspended)
-        self.inventories = Inventories()
+        self.state = ClusterState(targets=targets, builtin=builtin(**policy), suspended=suspended)
+        self.inventories = InventoryCache()
         self.metrics = Metrics()
-        self.writer = Committer(
+        self.writer = StatusWriter(
             kube,
             inventories=self.inventories,
-            fleet=self.state,
+            state=self.state,
             clock=clock.now,
             found=self.see_inventory,
             gone=self.lose_inventory,
         )
         self.reader = Reader(
             kube,
-            fleet=self.state,
+            state=self.state,
             inventories=self.inventories,
-            committer=self.writer,
-            labeller=NodeLabeller(kube, fleet=self.state, inventories=self.inventories),
+            status_writer=self.writer,
+            labeller=NodeLabeller(kube, state=self.state, inventories=self.inventories),
             metrics=self.metrics,
             clock=clock.now,
             timeout=TIMEOUT,

@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from gpuid_operator.engine.background import Background, keep_on
+from gpuid_operator.engine.core.background import Background, run_forever
 
 
 async def test_what_they_begin_is_waited_for_too() -> None:
@@ -59,7 +59,7 @@ async def test_a_loop_that_stumbles_is_begun_anew(caplog: pytest.LogCaptureFixtu
         if error := next(turns):
             raise error
 
-    await keep_on(loop)
+    await run_forever(loop)
     pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert 0.5 <= pauses[0] <= 1 <= pauses[1] <= 2
     assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == [
@@ -76,7 +76,7 @@ async def test_the_pauses_between_failures_are_a_minute_at_most() -> None:
         if len(times) < 12:
             raise ValueError
 
-    await keep_on(loop)
+    await run_forever(loop)
     assert 30 <= times[-1] - times[-2] <= 60
 
 
@@ -84,7 +84,7 @@ async def test_a_loop_can_be_ended() -> None:
     async def loop() -> None:
         await asyncio.Event().wait()
 
-    task = asyncio.create_task(keep_on(loop))
+    task = asyncio.create_task(run_forever(loop))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

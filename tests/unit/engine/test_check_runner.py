@@ -199,7 +199,7 @@ async def test_a_new_node_under_a_suspension_is_asked_when_its_labels_are_known(
     bench.policy("p", suspend=True, nodeSelector={"matchLabels": {"pool": "a"}})
     await bench.start()
     put_node(kube, "free")
-    put_node(kube, "held", labels={"pool": "a"})
+    put_node(kube, "cached", labels={"pool": "a"})
     bench.pod("held")
     bench.pod("free")
     await until(lambda: bench.result("free"), within=60)

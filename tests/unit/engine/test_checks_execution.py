@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from gpuid_operator.api.meta import MAX_CHECK_OUTPUT
-from gpuid_operator.engine.check_exec import MAX_OUTPUT, Answer, NoAnswer, execute
+from gpuid_operator.engine.checks.execution import (
+    MAX_OUTPUT,
+    CheckInconclusive,
+    CheckOutput,
+    execute,
+)
 from gpuid_operator.kube import errors
 from gpuid_operator.kube.pods import TargetPod
 from tests.support.checks import job
@@ -20,13 +25,13 @@ def target(kube: FakeKube) -> TargetPod:
     return pod
 
 
-async def ran(kube: FakeKube, answer: ExecAnswer, command: str = "x") -> Answer:
+async def ran(kube: FakeKube, answer: ExecAnswer, command: str = "x") -> CheckOutput:
     kube.exec.answer = answer
     return await execute(kube, job(command=command), target(kube))
 
 
-async def unanswered(kube: FakeKube, answer: ExecAnswer) -> NoAnswer:
-    with pytest.raises(NoAnswer) as found:
+async def unanswered(kube: FakeKube, answer: ExecAnswer) -> CheckInconclusive:
+    with pytest.raises(CheckInconclusive) as found:
         await ran(kube, answer)
     return found.value
 
@@ -41,7 +46,7 @@ async def test_a_script_is_run_by_the_shell_of_the_container(kube: FakeKube) -> 
 @pytest.mark.parametrize("code", [0, 1, 3, 127, 255])
 async def test_an_exit_code_is_the_answer(kube: FakeKube, code: int) -> None:
     done = await ran(kube, ExecAnswer(stdout=b"out", stderr=b"err", exit_code=code))
-    assert done == Answer(code, b"out", b"err")
+    assert done == CheckOutput(code, b"out", b"err")
     assert done.passed is (code == 0)
     assert done.blames_pod is (code != 0)
 
@@ -119,7 +124,7 @@ async def test_the_reason_comes_first_and_without_the_command(kube: FakeKube) ->
     command = "line\n" * 400
     answer = ExecAnswer(stderr=b"e" * 2 * MAX_CHECK_OUTPUT, hang=False, cut=True)
     kube.exec.answer = answer
-    with pytest.raises(NoAnswer) as found:
+    with pytest.raises(CheckInconclusive) as found:
         await execute(kube, job(command=command), target(kube))
     said = found.value.answer
     assert said is not None

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from gpuid_operator.engine.check_pods import CheckPods
-from gpuid_operator.engine.sources import Source
+from gpuid_operator.engine.checks.pods import CheckPods
+from gpuid_operator.engine.core.pod_selector import PodSelector
 from tests.support.checks import SOURCE, job
 from tests.support.kube import FakeKube
 from tests.support.objects import put_pod
 
-OTHER = Source(SOURCE.namespace, "app=other")
+OTHER = PodSelector(SOURCE.namespace, "app=other")
 
 
 @pytest.fixture

@@ -31,13 +31,13 @@ async def test_the_pod_of_a_failed_check_is_deleted_and_an_event_says_so(
     bench = bench_of(kube)
     async with working(bench):
         body = bench.pod("n1")
-        await until(lambda: bench.book.events)
+        await until(lambda: bench.results.events)
     (request,) = kube.asked("DELETE", "pods")
     assert request.path == pod_path("plugin-n1")
     # Of another pod of that name nothing is known.
     assert request.body["preconditions"] == {"uid": body["metadata"]["uid"]}
-    assert bench.book.reasons("n1") == ["PodRestarted"]
-    check = bench.book.check("n1", "c")
+    assert bench.results.reasons("n1") == ["PodRestarted"]
+    check = bench.results.check("n1", "c")
     assert check is not None and check.restarts == 1 and check.last_restart_time == clock.START
     (line,) = [one for one in caplog.records if one.levelname == "WARNING"]
     assert line.fields == {"node": "n1", "pod": "plugin-n1", "check": "c"}  # type: ignore[attr-defined]
@@ -58,9 +58,9 @@ async def test_no_restart_unless_it_is_asked_for_and_may_help(
     bench = Bench(kube, job(**fields))
     async with working(bench):
         bench.pod("n1")
-        await until(lambda: bench.book.results)
+        await until(lambda: bench.results.results)
         await asyncio.sleep(60)
-    assert deletes(kube) == [] and bench.book.events == []
+    assert deletes(kube) == [] and bench.results.events == []
 
 
 async def test_a_command_that_hangs_has_its_pod_restarted(kube: FakeKube) -> None:
@@ -69,40 +69,40 @@ async def test_a_command_that_hangs_has_its_pod_restarted(kube: FakeKube) -> Non
     async with working(bench):
         bench.pod("n1")
         await until(lambda: deletes(kube))
-    assert bench.book.reasons("n1") == ["PodRestarted"]
+    assert bench.results.reasons("n1") == ["PodRestarted"]
 
 
 async def test_the_restart_is_noted_before_the_pod_is_deleted(kube: FakeKube) -> None:
     """A crash in between costs a restart, never one too many."""
     kube.exec.answer = FAILED
     bench = bench_of(kube)
-    held = asyncio.Event()
-    fault = kube.fail("DELETE", "pods", until=held)
+    cached = asyncio.Event()
+    fault = kube.fail("DELETE", "pods", until=cached)
     async with working(bench):
         bench.pod("n1")
         await fault.met.wait()
-        check = bench.book.check("n1", "c")
+        check = bench.results.check("n1", "c")
         assert check is not None and check.restarts == 1
     assert pod_path("plugin-n1") in kube.objects
     # The next process finds the note and leaves the node alone for ten minutes.
     second = bench_of(kube)
-    second.book.checks = bench.book.checks
+    second.results.checks = bench.results.checks
     async with working(second):
         second.pod("n1", number=2, started="2026-06-07T10:31:00Z")
         await asyncio.sleep(300)
         assert len(deletes(kube)) == 1
-        assert set(second.book.reasons("n1")) == {"RestartRefused"}
+        assert set(second.results.reasons("n1")) == {"RestartRefused"}
         await until(lambda: len(deletes(kube)) == 2, within=400)
 
 
 async def test_a_restart_that_cannot_be_noted_is_none(kube: FakeKube) -> None:
     kube.exec.answer = FAILED
     bench = bench_of(kube)
-    bench.book.stale = True
+    bench.results.stale = True
     async with working(bench):
         bench.pod("n1")
-        await until(lambda: len(bench.book.results) == 3, within=200)
-    assert deletes(kube) == [] and bench.book.events == []
+        await until(lambda: len(bench.results.results) == 3, within=200)
+    assert deletes(kube) == [] and bench.results.events == []
 
 
 async def test_a_note_that_fails_is_tried_again_and_restarts_nothing_before(
@@ -110,19 +110,19 @@ async def test_a_note_that_fails_is_tried_again_and_restarts_nothing_before(
 ) -> None:
     kube.exec.answer = FAILED
     bench = bench_of(kube)
-    refreshed = bench.book.refresh
+    refreshed = bench.results.refresh
 
     async def refresh() -> None:
         await refreshed()
-        if bench.book.refreshed == 1:
+        if bench.results.refreshed == 1:
             raise KubeError("no answer")
 
-    bench.book.refresh = refresh  # type: ignore[method-assign]
+    bench.results.refresh = refresh  # type: ignore[method-assign]
     async with working(bench):
         bench.pod("n1")
         await until(lambda: deletes(kube))
     assert len(bench.times("n1")) == 2
-    assert bench.book.refreshed == 2
+    assert bench.results.refreshed == 2
 
 
 async def test_every_refusal_is_an_event_but_only_a_new_one_is_logged(
@@ -132,15 +132,15 @@ async def test_every_refusal_is_an_event_but_only_a_new_one_is_logged(
     bench = bench_of(kube)
     async with working(bench):
         bench.pod("n1", controlled=False)
-        await until(lambda: len(bench.book.events) == 3, within=300)
+        await until(lambda: len(bench.results.events) == 3, within=300)
         assert len(_refusals(caplog)) == 1
         kube.exec.answer = ExecAnswer()
-        await until(lambda: bench.book.results[-1][1].passed)
+        await until(lambda: bench.results.results[-1][1].passed)
         kube.exec.answer = FAILED
-        await until(lambda: len(bench.book.events) == 4, within=300)
+        await until(lambda: len(bench.results.events) == 4, within=300)
         assert len(_refusals(caplog)) == 2
         bench.runs.prune({"n2"})
-        await until(lambda: len(bench.book.events) == 6, within=300)
+        await until(lambda: len(bench.results.events) == 6, within=300)
     assert len(_refusals(caplog)) == 3
     assert _refusals(caplog)[0].keys() == {"node", "pod", "check", "reason", "why"}
 
@@ -161,22 +161,22 @@ async def test_another_pod_under_the_name_is_left_alone(kube: FakeKube) -> None:
         del body["metadata"]["uid"]
         kube.put(pod_path("plugin-n1"), body)
 
-    bench.book.on_refresh = replaced
+    bench.results.on_refresh = replaced
     async with working(bench):
         bench.pod("n1")
         await until(lambda: deletes(kube))
     assert pod_path("plugin-n1") in kube.objects
-    assert bench.book.events == []
+    assert bench.results.events == []
 
 
 async def test_a_pod_that_is_gone_already_counts_as_restarted(kube: FakeKube) -> None:
     kube.exec.answer = FAILED
     bench = bench_of(kube)
-    bench.book.on_refresh = lambda: kube.remove(pod_path("plugin-n1"))
+    bench.results.on_refresh = lambda: kube.remove(pod_path("plugin-n1"))
     async with working(bench):
         bench.pod("n1")
-        await until(lambda: bench.book.events)
-    assert bench.book.reasons("n1") == ["PodRestarted"]
+        await until(lambda: bench.results.events)
+    assert bench.results.reasons("n1") == ["PodRestarted"]
 
 
 async def test_a_pod_that_cannot_be_deleted_is_said_so(
@@ -187,9 +187,9 @@ async def test_a_pod_that_cannot_be_deleted_is_said_so(
     kube.fail("DELETE", "pods", forbidden())
     async with working(bench):
         bench.pod("n1")
-        await until(lambda: bench.book.events)
-    assert bench.book.reasons("n1") == ["RestartFailed"]
-    assert "forbidden" in bench.book.events[0][2]
+        await until(lambda: bench.results.events)
+    assert bench.results.reasons("n1") == ["RestartFailed"]
+    assert "forbidden" in bench.results.events[0][2]
     errors = [one for one in caplog.records if one.levelname == "ERROR"]
     assert errors[-1].fields["error"] == "forbidden"  # type: ignore[attr-defined]
 
@@ -198,15 +198,15 @@ async def test_no_restart_of_a_check_that_is_not_wanted_any_more(kube: FakeKube)
     """Its node was suspended between its result and the decision."""
     kube.exec.answer = FAILED
     bench = bench_of(kube)
-    note = bench.book.note
+    note = bench.results.note
 
     async def then_suspended(node: str, result: object) -> None:
         await note(node, result)  # type: ignore[arg-type]
-        bench.book.suspended.add(node)
+        bench.results.suspended.add(node)
 
-    bench.book.note = then_suspended  # type: ignore[method-assign]
+    bench.results.note = then_suspended  # type: ignore[method-assign]
     async with working(bench):
         bench.pod("n1")
-        await until(lambda: bench.book.results)
+        await until(lambda: bench.results.results)
         await asyncio.sleep(60)
-    assert deletes(kube) == [] and bench.book.events == []
+    assert deletes(kube) == [] and bench.results.events == []

@@ -17,7 +17,7 @@ HOUR = 3600.0
 
 
 def results(bench: Bench) -> list[tuple[str, str, bool]]:
-    return [(node, result.name, result.passed) for node, result in bench.book.results]
+    return [(node, result.name, result.passed) for node, result in bench.results.results]
 
 
 async def test_a_check_is_run_when_a_pod_becomes_ready_and_at_every_interval(
@@ -59,8 +59,8 @@ async def test_a_result_says_what_ran_where_and_when(
     kube.exec.answer = ExecAnswer(stdout=b"said\n", stderr=b"bad\n", exit_code=3, delay=2.0)
     async with working(bench):
         bench.pod("n1")
-        await until(lambda: bench.book.results)
-    ((node, result),) = bench.book.results
+        await until(lambda: bench.results.results)
+    ((node, result),) = bench.results.results
     assert (node, result.name, result.digest) == ("n1", "c", job().digest)
     assert (result.passed, result.exit_code) == (False, 3)
     assert (result.stdout, result.stderr) == ("said", "bad")
@@ -79,8 +79,8 @@ async def test_the_turns_between_pass_and_fail_are_counted(kube: FakeKube) -> No
     kube.exec.decide = lambda call: ExecAnswer(exit_code=next(codes, 1))
     async with working(bench):
         bench.pod("n1")
-        await in_hours(lambda: len(bench.book.results) >= 5, 10)
-    check = bench.book.check("n1", "c")
+        await in_hours(lambda: len(bench.results.results) >= 5, 10)
+    check = bench.results.check("n1", "c")
     assert check is not None and (check.passed, check.transitions) == (False, 3)
 
 
@@ -91,7 +91,7 @@ async def test_the_checks_of_a_node_are_run_one_after_another(kube: FakeKube) ->
         bench.pod("n1")
         await asyncio.sleep(3)
         bench.pod("n1", ready=True, controlled=False)  # news of a node that is being handled
-        await until(lambda: len(bench.book.results) == 3)
+        await until(lambda: len(bench.results.results) == 3)
     assert bench.commands("n1") == ["run-a", "run-b", "run-c"]
     assert kube.exec.most == 1
 
@@ -105,7 +105,7 @@ async def test_workers_and_slots_bound_what_runs_at_a_time(
     async with working(bench):
         for number in range(10):
             bench.pod(f"n{number}")
-        await until(lambda: len(bench.book.results) == 10)
+        await until(lambda: len(bench.results.results) == 10)
     assert kube.exec.most == most
 
 
@@ -120,18 +120,18 @@ async def test_a_node_that_hangs_holds_up_no_other(kube: FakeKube) -> None:
         bench.pod("bad")
         for number in range(5):
             bench.pod(f"n{number}")
-        await until(lambda: len(bench.book.results) == 5, within=60)
-    assert {node for node, _ in bench.book.results} == {f"n{number}" for number in range(5)}
+        await until(lambda: len(bench.results.results) == 5, within=60)
+    assert {node for node, _ in bench.results.results} == {f"n{number}" for number in range(5)}
 
 
 async def test_another_command_is_run_at_once(kube: FakeKube) -> None:
     bench = Bench(kube, job())
     async with working(bench):
         bench.pod("n1")
-        await until(lambda: bench.book.results)
-        bench.book.wanted = [job(command="other")]
+        await until(lambda: bench.results.results)
+        bench.results.wanted = [job(command="other")]
         bench.runs.add(["n1"])
-        await until(lambda: len(bench.book.results) == 2, within=60)
+        await until(lambda: len(bench.results.results) == 2, within=60)
     assert bench.commands("n1") == ["run-c", "other"]
 
 
@@ -139,10 +139,10 @@ async def test_a_container_that_is_started_anew_is_asked_at_once(kube: FakeKube)
     bench = Bench(kube, job())
     async with working(bench):
         bench.pod("n1")
-        await until(lambda: bench.book.results)
+        await until(lambda: bench.results.results)
         await asyncio.sleep(60)
         bench.pod("n1", number=2, started="2026-06-07T10:31:40Z")
-        await until(lambda: len(bench.book.results) == 2, within=5)
+        await until(lambda: len(bench.results.results) == 2, within=5)
 
 
 async def test_a_container_that_came_while_the_old_one_was_asked_is_asked_next(
@@ -154,7 +154,7 @@ async def test_a_container_that_came_while_the_old_one_was_asked_is_asked_next(
         bench.pod("n1")
         await asyncio.sleep(5)
         bench.pod("n1", number=2, started="2026-06-07T10:30:48Z")
-        await until(lambda: len(bench.book.results) == 2, within=60)
+        await until(lambda: len(bench.results.results) == 2, within=60)
     assert kube.exec.most == 1
 
 
@@ -162,7 +162,7 @@ async def test_a_pod_that_is_gone_is_not_asked(kube: FakeKube) -> None:
     bench = Bench(kube, job())
     async with working(bench):
         body = bench.pod("n1")
-        await until(lambda: bench.book.results)
+        await until(lambda: bench.results.results)
         bench.gone(body)
         await asyncio.sleep(10 * HOUR)
     assert len(bench.times("n1")) == 1
@@ -172,15 +172,15 @@ async def test_a_restart_of_the_process_repeats_nothing_that_is_not_due(kube: Fa
     first = Bench(kube, job())
     async with working(first):
         first.pod("n1")
-        await until(lambda: first.book.results)
+        await until(lambda: first.results.results)
     await asyncio.sleep(600)
     second = Bench(kube, job())
-    second.book.checks = first.book.checks
+    second.results.checks = first.results.checks
     async with working(second):
         second.pod("n1")
         await asyncio.sleep(HOUR - 700)
         assert len(second.times("n1")) == 1
-        await in_hours(lambda: second.book.results, 1)
+        await in_hours(lambda: second.results.results, 1)
 
 
 async def test_suspension_ends_what_runs_and_leaves_no_result(kube: FakeKube) -> None:
@@ -190,15 +190,15 @@ async def test_suspension_ends_what_runs_and_leaves_no_result(kube: FakeKube) ->
         bench.pod("n1")
         bench.pod("n2")
         await until(lambda: kube.exec.running == 2)
-        bench.book.suspended.add("n1")
+        bench.results.suspended.add("n1")
         bench.runs.stop_unwanted()
         await until(lambda: kube.exec.running == 1, within=60)
-        await until(lambda: bench.book.results)
+        await until(lambda: bench.results.results)
         assert results(bench) == [("n2", "c", True)]
         # When it is wanted again it is run, as it never had a result.
-        bench.book.suspended.clear()
+        bench.results.suspended.clear()
         bench.runs.add(["n1"])
-        await until(lambda: len(bench.book.results) == 2)
+        await until(lambda: len(bench.results.results) == 2)
 
 
 async def test_a_check_that_is_removed_ends_and_the_others_go_on(kube: FakeKube) -> None:
@@ -207,9 +207,9 @@ async def test_a_check_that_is_removed_ends_and_the_others_go_on(kube: FakeKube)
     async with working(bench):
         bench.pod("n1")
         await until(lambda: kube.exec.running == 1)
-        bench.book.wanted = [job("b")]
+        bench.results.wanted = [job("b")]
         bench.runs.stop_unwanted()
-        await until(lambda: bench.book.results, within=60)
+        await until(lambda: bench.results.results, within=60)
     assert results(bench) == [("n1", "b", True)]
 
 
@@ -220,7 +220,7 @@ async def test_stopping_the_workers_ends_what_runs(kube: FakeKube) -> None:
         bench.pod("n1")
         await until(lambda: kube.exec.running == 1)
     await until(lambda: kube.exec.running == 0, within=5)
-    assert bench.book.results == []
+    assert bench.results.results == []
 
 
 async def test_nodes_that_are_gone_are_forgotten(kube: FakeKube) -> None:

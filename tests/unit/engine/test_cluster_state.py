@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gpuid_operator.engine.fleet import Fleet, node_info
-from gpuid_operator.engine.sources import Source
+from gpuid_operator.engine.core.pod_selector import PodSelector
+from gpuid_operator.engine.state.cluster_state import ClusterState, node_info
 from gpuid_operator.kube.nodes import NodeFacts
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan.target import Target
@@ -20,8 +20,8 @@ SECOND = Target(namespace="other", selector="app=second", container=None)
 
 
 @pytest.fixture
-def fleet() -> Fleet:
-    return Fleet(targets=[TARGET, SECOND], builtin=builtin())
+def state() -> ClusterState:
+    return ClusterState(targets=[TARGET, SECOND], builtin=builtin())
 
 
 def pod(kube: FakeKube, node: str = "n1", **fields: Any) -> TargetPod:
@@ -34,45 +34,47 @@ def facts(kube: FakeKube, name: str = "n1", **fields: Any) -> NodeFacts:
     return NodeFacts.from_node(put_node(kube, name, **fields))
 
 
-def read_in(fleet: Fleet, node: str = "n1") -> str | None:
-    found = fleet.target(node)
+def read_in(state: ClusterState, node: str = "n1") -> str | None:
+    found = state.target(node)
     return found[1].name if found else None
 
 
-async def test_a_node_without_a_pod_has_nowhere_to_be_read(fleet: Fleet) -> None:
-    assert fleet.target("n1") is None
-    assert fleet.waiting_pod("n1") is None
-    assert fleet.changed("n1") == 0.0
+async def test_a_node_without_a_pod_has_nowhere_to_be_read(state: ClusterState) -> None:
+    assert state.target("n1") is None
+    assert state.waiting_pod("n1") is None
+    assert state.changed("n1") == 0.0
 
 
-async def test_a_node_is_read_in_its_running_pod(kube: FakeKube, fleet: Fleet) -> None:
+async def test_a_node_is_read_in_its_running_pod(kube: FakeKube, state: ClusterState) -> None:
     running = pod(kube)
-    assert fleet.put_pod(0, "p1", running) == {"n1"}
-    assert fleet.target("n1") == (TARGET, running)
+    assert state.put_pod(0, "p1", running) == {"n1"}
+    assert state.target("n1") == (TARGET, running)
 
 
 async def test_a_pod_whose_container_does_not_run_is_waited_for(
-    kube: FakeKube, fleet: Fleet
+    kube: FakeKube, state: ClusterState
 ) -> None:
     pulling = pod(kube, running=False)
-    fleet.put_pod(0, "p1", pulling)
-    assert fleet.target("n1") is None
-    assert fleet.waiting_pod("n1") == pulling
+    state.put_pod(0, "p1", pulling)
+    assert state.target("n1") is None
+    assert state.waiting_pod("n1") == pulling
 
 
-async def test_the_first_target_with_a_running_pod_is_read(kube: FakeKube, fleet: Fleet) -> None:
-    fleet.put_pod(1, "p2", pod(kube, name="second", namespace="other"))
-    assert fleet.target("n1") == (SECOND, pod(kube, name="second", namespace="other"))
-    fleet.put_pod(0, "p1", pod(kube, name="first", ready=False))
+async def test_the_first_target_with_a_running_pod_is_read(
+    kube: FakeKube, state: ClusterState
+) -> None:
+    state.put_pod(1, "p2", pod(kube, name="second", namespace="other"))
+    assert state.target("n1") == (SECOND, pod(kube, name="second", namespace="other"))
+    state.put_pod(0, "p1", pod(kube, name="first", ready=False))
     # Ready or not: the order of the targets decides first.
-    assert read_in(fleet) == "first"
-    fleet.put_pod(0, "p1", pod(kube, name="first", running=False))
-    assert read_in(fleet) == "second"
+    assert read_in(state) == "first"
+    state.put_pod(0, "p1", pod(kube, name="first", running=False))
+    assert read_in(state) == "second"
 
 
 @pytest.mark.parametrize("order", [1, -1])
 async def test_of_one_targets_pods_the_ready_one_is_read_then_the_newest(
-    kube: FakeKube, fleet: Fleet, order: int
+    kube: FakeKube, state: ClusterState, order: int
 ) -> None:
     ready = [
         pod(kube, name="older", started="2026-06-07T10:00:00Z"),
@@ -80,93 +82,99 @@ async def test_of_one_targets_pods_the_ready_one_is_read_then_the_newest(
         pod(kube, name="unready", started="2026-06-07T12:00:00Z", ready=False),
     ]
     for found in ready[::order]:
-        fleet.put_pod(0, found.name, found)
-    assert read_in(fleet) == "newer"
-    fleet.put_pod(0, "newer", None)
-    assert read_in(fleet) == "older"
-    fleet.put_pod(0, "older", None)
-    assert read_in(fleet) == "unready"
+        state.put_pod(0, found.name, found)
+    assert read_in(state) == "newer"
+    state.put_pod(0, "newer", None)
+    assert read_in(state) == "older"
+    state.put_pod(0, "older", None)
+    assert read_in(state) == "unready"
 
 
-async def test_only_a_pod_that_changed_is_news(kube: FakeKube, fleet: Fleet) -> None:
-    fleet.put_pod(0, "p1", pod(kube))
-    assert fleet.put_pod(0, "p1", pod(kube)) == set()
-    assert fleet.put_pod(0, "p1", pod(kube, number=2)) == {"n1"}
-    assert fleet.put_pod(0, "unknown", None) == set()
+async def test_only_a_pod_that_changed_is_news(kube: FakeKube, state: ClusterState) -> None:
+    state.put_pod(0, "p1", pod(kube))
+    assert state.put_pod(0, "p1", pod(kube)) == set()
+    assert state.put_pod(0, "p1", pod(kube, number=2)) == {"n1"}
+    assert state.put_pod(0, "unknown", None) == set()
 
 
-async def test_a_pod_that_moves_is_news_for_both_nodes(kube: FakeKube, fleet: Fleet) -> None:
-    fleet.put_pod(0, "p1", pod(kube, "n1", name="p"))
-    assert fleet.put_pod(0, "p1", pod(kube, "n2", name="p")) == {"n1", "n2"}
-    assert fleet.nodes_with_pods() == {"n2"}
-    assert fleet.target("n1") is None
-    assert read_in(fleet, "n2") == "p"
+async def test_a_pod_that_moves_is_news_for_both_nodes(kube: FakeKube, state: ClusterState) -> None:
+    state.put_pod(0, "p1", pod(kube, "n1", name="p"))
+    assert state.put_pod(0, "p1", pod(kube, "n2", name="p")) == {"n1", "n2"}
+    assert state.nodes_with_pods() == {"n2"}
+    assert state.target("n1") is None
+    assert read_in(state, "n2") == "p"
 
 
-async def test_a_node_whose_last_pod_is_gone_has_none(kube: FakeKube, fleet: Fleet) -> None:
-    fleet.put_pod(0, "p1", pod(kube, name="a"))
-    fleet.put_pod(1, "p2", pod(kube, name="b"))
-    assert fleet.put_pod(0, "p1", None) == {"n1"}
-    assert fleet.nodes_with_pods() == {"n1"}
-    assert fleet.put_pod(1, "p2", None) == {"n1"}
-    assert fleet.nodes_with_pods() == set()
+async def test_a_node_whose_last_pod_is_gone_has_none(kube: FakeKube, state: ClusterState) -> None:
+    state.put_pod(0, "p1", pod(kube, name="a"))
+    state.put_pod(1, "p2", pod(kube, name="b"))
+    assert state.put_pod(0, "p1", None) == {"n1"}
+    assert state.nodes_with_pods() == {"n1"}
+    assert state.put_pod(1, "p2", None) == {"n1"}
+    assert state.nodes_with_pods() == set()
 
 
-async def test_when_a_nodes_pods_changed_is_known(kube: FakeKube, fleet: Fleet) -> None:
+async def test_when_a_nodes_pods_changed_is_known(kube: FakeKube, state: ClusterState) -> None:
     await asyncio.sleep(10)
-    fleet.put_pod(0, "p1", pod(kube))
+    state.put_pod(0, "p1", pod(kube))
     await asyncio.sleep(10)
-    fleet.put_pod(0, "p1", pod(kube))
-    assert fleet.changed("n1") == 10.0
-    fleet.put_pod(0, "p1", None)
-    assert fleet.changed("n1") == 20.0
+    state.put_pod(0, "p1", pod(kube))
+    assert state.changed("n1") == 10.0
+    state.put_pod(0, "p1", None)
+    assert state.changed("n1") == 20.0
 
 
 async def test_when_a_nodes_pods_changed_is_forgotten_with_node_and_pods(
-    kube: FakeKube, fleet: Fleet
+    kube: FakeKube, state: ClusterState
 ) -> None:
     await asyncio.sleep(10)
-    fleet.put_node(facts(kube))
-    fleet.put_pod(0, "p1", pod(kube))
-    fleet.forget_node("n1")
-    assert "n1" not in fleet.nodes
-    assert fleet.changed("n1") == 10.0
-    fleet.put_pod(0, "p1", None)
-    fleet.forget_node("n1")
-    assert fleet.changed("n1") == 0.0
+    state.put_node(facts(kube))
+    state.put_pod(0, "p1", pod(kube))
+    state.forget_node("n1")
+    assert "n1" not in state.nodes
+    assert state.changed("n1") == 10.0
+    state.put_pod(0, "p1", None)
+    state.forget_node("n1")
+    assert state.changed("n1") == 0.0
 
 
-async def test_pods_of_a_target_are_known_by_their_uids(kube: FakeKube, fleet: Fleet) -> None:
-    fleet.put_pod(0, "p1", pod(kube, "n1"))
-    fleet.put_pod(0, "p2", pod(kube, "n2"))
-    fleet.put_pod(1, "p3", pod(kube, "n2"))
-    assert fleet.pods_of(0) == {"p1", "p2"}
-    assert fleet.pods_of(1) == {"p3"}
+async def test_pods_of_a_target_are_known_by_their_uids(
+    kube: FakeKube, state: ClusterState
+) -> None:
+    state.put_pod(0, "p1", pod(kube, "n1"))
+    state.put_pod(0, "p2", pod(kube, "n2"))
+    state.put_pod(1, "p3", pod(kube, "n2"))
+    assert state.pods_of(0) == {"p1", "p2"}
+    assert state.pods_of(1) == {"p3"}
 
 
 def test_targets_may_share_the_pods_that_they_read() -> None:
     twin = Target(namespace=NAMESPACE, selector=TARGET.selector, container="another")
-    fleet = Fleet(targets=[TARGET, SECOND, twin], builtin=builtin())
-    other = Source("other", "app=second")
-    assert fleet.sources == {SOURCE, other}
-    assert fleet.targets_of(SOURCE) == [0, 2]
-    assert fleet.targets_of(other) == [1]
-    assert fleet.targets_of(Source("other", "app=third")) == []
+    state = ClusterState(targets=[TARGET, SECOND, twin], builtin=builtin())
+    other = PodSelector("other", "app=second")
+    assert state.sources == {SOURCE, other}
+    assert state.targets_of(SOURCE) == [0, 2]
+    assert state.targets_of(other) == [1]
+    assert state.targets_of(PodSelector("other", "app=third")) == []
 
 
-async def test_a_node_has_gpus_by_its_pods_or_by_its_capacity(kube: FakeKube, fleet: Fleet) -> None:
-    fleet.put_pod(0, "p1", pod(kube, "with-pod"))
+async def test_a_node_has_gpus_by_its_pods_or_by_its_capacity(
+    kube: FakeKube, state: ClusterState
+) -> None:
+    state.put_pod(0, "p1", pod(kube, "with-pod"))
     for name, gpus in (("with-gpus", 8), ("with-none", 0), ("plain", None)):
-        fleet.put_node(facts(kube, name, gpus=gpus))
+        state.put_node(facts(kube, name, gpus=gpus))
     names = ("with-pod", "with-gpus", "with-none", "plain", "unknown")
-    assert [name for name in names if fleet.is_gpu_node(name)] == ["with-pod", "with-gpus"]
+    assert [name for name in names if state.is_gpu_node(name)] == ["with-pod", "with-gpus"]
 
 
-async def test_facts_of_a_node_are_as_old_as_their_fetch(kube: FakeKube, fleet: Fleet) -> None:
+async def test_facts_of_a_node_are_as_old_as_their_fetch(
+    kube: FakeKube, state: ClusterState
+) -> None:
     await asyncio.sleep(7)
-    fleet.put_node(facts(kube))
-    assert fleet.nodes["n1"].fetched == 7.0
-    assert fleet.nodes["n1"].facts.gpu_capacity == 2
+    state.put_node(facts(kube))
+    assert state.nodes["n1"].fetched == 7.0
+    assert state.nodes["n1"].facts.gpu_capacity == 2
 
 
 @pytest.mark.parametrize(

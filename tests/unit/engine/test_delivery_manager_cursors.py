@@ -22,7 +22,7 @@ async def test_a_cursor_is_written_only_after_the_delivery(kube: FakeKube) -> No
     world.http.until = asyncio.Event()
     world.put("n1", 1)
     world.deliver("n1")
-    await until(lambda: world.http.posts)
+    await until(lambda: world.http.recorder)
     await asyncio.sleep(25)
     assert world.writes() == 0
     world.http.until.set()
@@ -32,23 +32,23 @@ async def test_a_cursor_is_written_only_after_the_delivery(kube: FakeKube) -> No
 async def test_cursors_wait_for_nodes_that_wait_to_be_read(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 1)
-    world.backlog.show(3)
+    world.idle_gate.show(3)
     world.deliver("n1")
     await until(lambda: world.count("gpuid_records_delivered_total", "cmdb") == 1)
     await asyncio.sleep(5)
     assert world.writes() == 0
-    world.backlog.show(0)
+    world.idle_gate.show(0)
     await until(lambda: world.cursor("n1", "cmdb") == 1)
 
 
 async def test_the_cursors_of_several_sinks_become_one_write(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("a"), sink("b"), sink("c"))
     world.put("n1", 1)
-    world.backlog.show(1)
+    world.idle_gate.show(1)
     world.deliver("n1")
-    await until(lambda: len(world.http.posts) == 3)
+    await until(lambda: len(world.http.recorder) == 3)
     await asyncio.sleep(1)
-    world.backlog.show(0)
+    world.idle_gate.show(0)
     await until(lambda: world.cursor("n1", "a") == 1)
     assert [world.cursor("n1", name) for name in "abc"] == [1, 1, 1]
     assert world.writes() == 1
@@ -78,7 +78,7 @@ async def test_a_cursor_is_tried_for_ever(kube: FakeKube, caplog: pytest.LogCapt
     world.deliver("n1")
     await until(lambda: world.cursor("n1", "cmdb") == 1)
     assert world.writes() == 43
-    assert len(world.http.posts) == 1
+    assert len(world.http.recorder) == 1
     told = [one for one in caplog.records if one.__dict__["fields"].get("node") == "n1"]
     assert len(told) >= 8
 
@@ -92,7 +92,7 @@ async def test_a_cursor_whose_write_got_no_answer_is_written_once(kube: FakeKube
     version = kube.version
     await asyncio.sleep(300)
     assert kube.version == version
-    assert len(world.http.posts) == 1
+    assert len(world.http.recorder) == 1
 
 
 async def test_a_cursor_does_not_overwrite_what_another_wrote(kube: FakeKube) -> None:
@@ -115,7 +115,7 @@ async def test_an_inventory_that_is_made_anew_is_not_acknowledged(
     world.http.until = asyncio.Event()
     world.put("n1", 3)
     world.deliver("n1")
-    await until(lambda: world.http.posts)
+    await until(lambda: world.http.recorder)
     if told:
         world.remove("n1")
     else:
@@ -126,7 +126,7 @@ async def test_an_inventory_that_is_made_anew_is_not_acknowledged(
     world.http.until.set()
     await asyncio.sleep(300)
     assert kube.objects[inventory_path("n1")]["status"].get("sinks") is None
-    assert len(world.http.posts) == 1
+    assert len(world.http.recorder) == 1
 
 
 async def test_a_deleted_inventory_is_not_created_for_a_cursor(kube: FakeKube) -> None:
@@ -134,7 +134,7 @@ async def test_a_deleted_inventory_is_not_created_for_a_cursor(kube: FakeKube) -
     world.http.until = asyncio.Event()
     world.put("n1", 1)
     world.deliver("n1")
-    await until(lambda: world.http.posts)
+    await until(lambda: world.http.recorder)
     world.remove("n1")
     world.http.until.set()
     await asyncio.sleep(300)
@@ -168,7 +168,7 @@ async def test_an_outage_is_in_the_status_after_three_failures_until_it_ends(
 async def test_two_failures_are_not_in_the_status(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 1)
-    world.http.answer = lambda _: 503 if len(world.http.posts) < 3 else 200
+    world.http.answer = lambda _: 503 if len(world.http.recorder) < 3 else 200
     world.deliver("n1")
     await until(lambda: world.cursor("n1", "cmdb") == 1)
     assert world.writes() == 1
@@ -181,7 +181,7 @@ async def test_a_refusal_is_in_the_status_at_once(kube: FakeKube) -> None:
     world.deliver("n1")
     await until(lambda: world.error("n1", "cmdb"))
     assert world.error("n1", "cmdb") == "Refused: POST https://cmdb: 404 said"
-    assert len(world.http.posts) == 1
+    assert len(world.http.recorder) == 1
 
 
 async def test_one_sink_that_is_down_holds_up_no_other(kube: FakeKube) -> None:
@@ -198,16 +198,16 @@ async def test_what_is_under_way_at_the_end_is_finished_and_noted(kube: FakeKube
     world.http.until = asyncio.Event()
     world.put("n1", 1)
     world.put("n2", 1)
-    world.backlog.show(1)
+    world.idle_gate.show(1)
     world.deliver("n1")
-    await until(lambda: world.http.posts)
+    await until(lambda: world.http.recorder)
     asyncio.get_running_loop().call_later(2, world.http.until.set)
     closing = asyncio.create_task(world.delivery.close(within=10))
     await asyncio.sleep(1)
     world.deliver("n2")
     await closing
     assert world.cursor("n1", "cmdb") == 1
-    assert [len(post.ids) for post in world.http.posts] == [1]
+    assert [len(post.ids) for post in world.http.recorder] == [1]
 
 
 async def test_a_send_that_does_not_end_is_abandoned_within_the_time(kube: FakeKube) -> None:
@@ -215,7 +215,7 @@ async def test_a_send_that_does_not_end_is_abandoned_within_the_time(kube: FakeK
     world.http.until = asyncio.Event()
     world.put("n1", 1)
     world.deliver("n1")
-    await until(lambda: world.http.posts)
+    await until(lambda: world.http.recorder)
     loop = asyncio.get_running_loop()
     began = loop.time()
     await world.delivery.close(within=10)
@@ -238,7 +238,7 @@ async def test_a_cursor_that_is_not_written_in_time_is_given_up(
     assert loop.time() - began <= 10
     assert [one.levelname for one in caplog.records][-1] == "WARNING"
     writes = world.writes()
-    await world.committer.finish(within=0)
+    await world.status_writer.finish(within=0)
     await asyncio.sleep(3600)
     assert world.writes() == writes
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from gpuid_operator.engine.reader import GRACE
+from gpuid_operator.engine.reading.reader import GRACE
 from tests.support.kube import FakeKube, server_error
 from tests.support.objects import (
     inventory_path,

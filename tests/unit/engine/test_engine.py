@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpuid_operator.kube.errors import ServerError
-from tests.support.engines import Fleet, until
+from tests.support.engines import EngineHarness, until
 from tests.support.fake_exec import ExecAnswer
 from tests.support.kube import FakeKube, Request, server_error
 from tests.support.objects import inventory_path, put_inventory, put_node, put_pod
@@ -37,10 +37,10 @@ def history(kube: FakeKube) -> list[str]:
     return [entry["type"] for entry in status(kube)["history"]]
 
 
-async def settled(fleet: Fleet) -> None:
+async def settled(harness: EngineHarness) -> None:
     """The node was read, and its history delivered."""
-    await fleet.engine.start()
-    await until(lambda: [sink["pending"] for sink in status(fleet.kube).get("sinks", [])] == [0])
+    await harness.engine.start()
+    await until(lambda: [sink["pending"] for sink in status(harness.kube).get("sinks", [])] == [0])
 
 
 def writes(kube: FakeKube) -> list[Request]:
@@ -50,20 +50,20 @@ def writes(kube: FakeKube) -> list[Request]:
 async def test_a_node_is_read_and_its_history_delivered(kube: FakeKube, xml: str) -> None:
     put_node(kube, "n1")
     put_pod(kube, "n1")
-    fleet = Fleet(kube)
-    await fleet.engine.start()
-    await until(lambda: len(fleet.records) == 2)
-    assert sorted(record["gpu"] for record in fleet.records) == sorted(serials(xml))
+    harness = EngineHarness(kube)
+    await harness.engine.start()
+    await until(lambda: len(harness.records) == 2)
+    assert sorted(record["gpu"] for record in harness.records) == sorted(serials(xml))
     await until(lambda: kube.objects[inventory_path("n1")]["status"]["sinks"][0]["pending"] == 0)
     assert kube.objects[inventory_path("n1")]["status"]["gpuCount"] == 2
-    await fleet.engine.stop(within=10)
+    await harness.engine.stop(within=10)
 
 
 @pytest.mark.usefixtures("node")
 async def test_everything_is_listed_before_anything_is_read_or_written(kube: FakeKube) -> None:
     hold = kube.fail("GET", "/gpuinventories$", until=asyncio.Event())
-    fleet = Fleet(kube)
-    start = asyncio.create_task(fleet.engine.start())
+    harness = EngineHarness(kube)
+    start = asyncio.create_task(harness.engine.start())
     await hold.met.wait()
     await asyncio.sleep(60)
     assert kube.exec.calls == []
@@ -72,28 +72,28 @@ async def test_everything_is_listed_before_anything_is_read_or_written(kube: Fak
     hold.until.set()
     await start
     await until(lambda: kube.exec.calls)
-    await fleet.engine.stop(within=1)
+    await harness.engine.stop(within=1)
 
 
 @pytest.mark.usefixtures("node")
 async def test_what_cannot_be_listed_is_the_end_of_the_start(kube: FakeKube) -> None:
     kube.fail("GET", "/nodes$", server_error())
-    fleet = Fleet(kube)
+    harness = EngineHarness(kube)
     with pytest.raises(ServerError):
-        await fleet.engine.start()
+        await harness.engine.start()
     await asyncio.sleep(60)
     assert kube.exec.calls == []
-    await fleet.engine.stop(within=1)
+    await harness.engine.stop(within=1)
 
 
 async def test_look_up_labels_are_repaired_at_the_start(kube: FakeKube) -> None:
     known = {"state": "Departed", "gpus": [{"index": 0, "serial": "1650000000017"}]}
     put_inventory(kube, "n1", status=known)
-    fleet = Fleet(kube)
-    await fleet.engine.start()
+    harness = EngineHarness(kube)
+    await harness.engine.start()
     labels = kube.objects[inventory_path("n1")]["metadata"]["labels"]
     assert "serial.gpuid.github.com/1650000000017" in labels
-    await fleet.engine.stop(within=1)
+    await harness.engine.stop(within=1)
 
 
 class TestStop:
@@ -102,20 +102,20 @@ class TestStop:
     @pytest.mark.usefixtures("node")
     async def test_a_read_is_ended(self, kube: FakeKube) -> None:
         kube.exec.answer = ExecAnswer(hang=True)
-        fleet = Fleet(kube)
-        await fleet.engine.start()
+        harness = EngineHarness(kube)
+        await harness.engine.start()
         await until(lambda: kube.exec.running == 1)
-        await fleet.engine.stop(within=10)
+        await harness.engine.stop(within=10)
         assert kube.exec.running == 0
         assert inventory_path("n1") not in kube.objects
 
     @pytest.mark.usefixtures("node")
     async def test_a_write_under_way_is_finished(self, kube: FakeKube) -> None:
         hold = kube.fail("PATCH", "/n1/status$", until=asyncio.Event())
-        fleet = Fleet(kube)
-        await fleet.engine.start()
+        harness = EngineHarness(kube)
+        await harness.engine.start()
         await hold.met.wait()
-        stop = asyncio.create_task(fleet.engine.stop(within=10))
+        stop = asyncio.create_task(harness.engine.stop(within=10))
         await asyncio.sleep(1)
         assert hold.until is not None
         hold.until.set()
@@ -127,20 +127,20 @@ class TestStop:
         self, kube: FakeKube, caplog: pytest.LogCaptureFixture
     ) -> None:
         hold = kube.fail("PATCH", "/n1/status$", until=asyncio.Event())
-        fleet = Fleet(kube)
-        await fleet.engine.start()
+        harness = EngineHarness(kube)
+        await harness.engine.start()
         await hold.met.wait()
         loop = asyncio.get_running_loop()
         before = loop.time()
-        await fleet.engine.stop(within=10)
+        await harness.engine.stop(within=10)
         assert loop.time() - before <= 10
         assert status(kube) == {}
         assert [record.levelname for record in caplog.records] == ["WARNING"]
 
     async def test_nothing_goes_on_afterwards(self, kube: FakeKube, node: None) -> None:
-        fleet = Fleet(kube)
-        await settled(fleet)
-        await fleet.engine.stop(within=10)
+        harness = EngineHarness(kube)
+        await settled(harness)
+        await harness.engine.stop(within=10)
         asked = len(kube.requests)
         await asyncio.sleep(7200)
         assert len(kube.requests) == asked
@@ -153,11 +153,11 @@ async def test_a_restart_with_nothing_changed_reads_writes_and_sends_nothing(
     kube: FakeKube,
 ) -> None:
     put_node(kube, "n2", gpus=None)
-    first = Fleet(kube)
+    first = EngineHarness(kube)
     await settled(first)
     await first.engine.stop(within=10)
     calls, wrote = len(kube.exec.calls), len(writes(kube))
-    second = Fleet(kube)
+    second = EngineHarness(kube)
     await second.engine.start()
     await asyncio.sleep(3 * 3600)
     assert len(kube.exec.calls) == calls
@@ -168,7 +168,7 @@ async def test_a_restart_with_nothing_changed_reads_writes_and_sends_nothing(
 
 @pytest.mark.usefixtures("node")
 async def test_what_was_not_delivered_is_delivered_after_a_restart(kube: FakeKube) -> None:
-    first = Fleet(kube)
+    first = EngineHarness(kube)
     kube.fail("PATCH", "/n1/status$")  # held for no time: the read itself
     hold = kube.fail("PATCH", "/n1/status$", until=asyncio.Event())
     await first.engine.start()
@@ -176,7 +176,7 @@ async def test_what_was_not_delivered_is_delivered_after_a_restart(kube: FakeKub
     await first.engine.stop(within=1)
     sent = list(first.records)
     assert status(kube)["sinks"][0]["pending"] > 0
-    second = Fleet(kube)
+    second = EngineHarness(kube)
     await settled(second)
     assert {record["id"] for record in sent} == {record["id"] for record in second.records}
     await second.engine.stop(within=10)
@@ -187,7 +187,7 @@ class TestChangeOfLeader:
 
     @pytest.mark.usefixtures("node")
     async def test_a_late_write_of_the_first_undoes_nothing(self, kube: FakeKube) -> None:
-        first, second = Fleet(kube), Fleet(kube)
+        first, second = EngineHarness(kube), EngineHarness(kube)
         hold = kube.fail("PATCH", "/n1/status$", until=asyncio.Event())
         await first.engine.start()
         await hold.met.wait()
@@ -197,20 +197,20 @@ class TestChangeOfLeader:
         hold.until.set()
         await asyncio.sleep(10)
         assert status(kube) == wanted
-        for fleet in (first, second):
-            await fleet.engine.stop(within=10)
+        for harness in (first, second):
+            await harness.engine.stop(within=10)
 
     @pytest.mark.usefixtures("node")
     async def test_the_second_goes_on_where_the_first_was(self, kube: FakeKube) -> None:
-        first, second = Fleet(kube), Fleet(kube)
+        first, second = EngineHarness(kube), EngineHarness(kube)
         await settled(first)
         before = history(kube)
         await second.engine.start()
         second.pod_event(put_pod(kube, "n1", number=2))
         await until(lambda: status(kube)["source"]["containerID"] == "containerd://plugin-n1-2")
         assert history(kube) == [*before, "Sighted"]
-        for fleet in (first, second):
-            await fleet.engine.stop(within=10)
+        for harness in (first, second):
+            await harness.engine.stop(within=10)
 
 
 @pytest.mark.usefixtures("node")
@@ -218,12 +218,12 @@ async def test_a_loop_that_ends_with_an_error_goes_on(
     kube: FakeKube, caplog: pytest.LogCaptureFixture
 ) -> None:
     fault = kube.fail("WATCH", "gpuinventories", ZeroDivisionError("nobody foresaw it"))
-    fleet = Fleet(kube)
-    await fleet.engine.start()
+    harness = EngineHarness(kube)
+    await harness.engine.start()
     await fault.met.wait()
     await until(lambda: len(kube.asked("WATCH", "gpuinventories")) == 2)
     kube.change(inventory_path("n1"), lambda body: body["spec"].update(suspend=True))
     await until(lambda: status(kube)["observedGeneration"] == 2)
     faults = [record for record in caplog.records if record.exc_info]
     assert len(faults) == 1
-    await fleet.engine.stop(within=1)
+    await harness.engine.stop(within=1)

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from gpuid_operator.engine import event_posts
-from gpuid_operator.engine.event_posts import EventPosts
+from gpuid_operator.engine.writing import event_recorder as event_posts
+from gpuid_operator.engine.writing.event_recorder import EventRecorder
 from gpuid_operator.kube.events import EventType
 from tests.support.kube import EVENTS, FakeKube, server_error
 
@@ -15,22 +15,22 @@ POSTERS = 4
 
 
 @pytest.fixture
-def posts(kube: FakeKube) -> EventPosts:
-    return EventPosts(kube)
+def recorder(kube: FakeKube) -> EventRecorder:
+    return EventRecorder(kube)
 
 
-def post(posts: EventPosts, *names: str) -> None:
+def post(recorder: EventRecorder, *names: str) -> None:
     for name in names:
-        posts.post(name, f"uid-{name}", reason="GPULost", message="!", type=EventType.WARNING)
+        recorder.post(name, f"uid-{name}", reason="GPULost", message="!", type=EventType.WARNING)
 
 
 def posted(kube: FakeKube) -> list[str]:
     return [one.body["involvedObject"]["name"] for one in kube.asked("POST", EVENTS)]
 
 
-async def test_an_event_names_the_inventory(kube: FakeKube, posts: EventPosts) -> None:
-    post(posts, "n1")
-    assert await posts.finish(within=10)
+async def test_an_event_names_the_inventory(kube: FakeKube, recorder: EventRecorder) -> None:
+    post(recorder, "n1")
+    assert await recorder.finish(within=10)
     (request,) = kube.asked("POST", EVENTS)
     assert request.body["involvedObject"] == {
         "apiVersion": "gpuid.github.com/v1alpha1",
@@ -42,56 +42,58 @@ async def test_an_event_names_the_inventory(kube: FakeKube, posts: EventPosts) -
 
 
 async def test_few_are_under_way_at_a_time_and_all_are_posted(
-    kube: FakeKube, posts: EventPosts
+    kube: FakeKube, recorder: EventRecorder
 ) -> None:
     go = asyncio.Event()
     kube.fail("POST", EVENTS, until=go, times=POSTERS)
     names = [f"n{number}" for number in range(50)]
-    post(posts, *names)
+    post(recorder, *names)
     await asyncio.sleep(60)
     assert posted(kube) == names[:POSTERS]
     go.set()
-    assert await posts.finish(within=10)
+    assert await recorder.finish(within=10)
     assert posted(kube) == names
-    post(posts, "later")
-    assert await posts.finish(within=10)
+    post(recorder, "later")
+    assert await recorder.finish(within=10)
     assert posted(kube)[-1] == "later"
 
 
-async def test_one_that_fails_does_not_stop_the_others(kube: FakeKube, posts: EventPosts) -> None:
+async def test_one_that_fails_does_not_stop_the_others(
+    kube: FakeKube, recorder: EventRecorder
+) -> None:
     kube.fail("POST", EVENTS, server_error(), times=5)
     names = [f"n{number}" for number in range(20)]
-    post(posts, *names)
-    assert await posts.finish(within=10)
+    post(recorder, *names)
+    assert await recorder.finish(within=10)
     assert posted(kube) == names
     assert len(kube.objects) == 15
 
 
 async def test_more_than_may_wait_are_dropped(
-    kube: FakeKube, posts: EventPosts, monkeypatch: pytest.MonkeyPatch
+    kube: FakeKube, recorder: EventRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_posts, "_MAX_WAITING", 10)
     go = asyncio.Event()
     kube.fail("POST", EVENTS, until=go, times=POSTERS)
-    post(posts, *(f"first-{number}" for number in range(POSTERS)))
+    post(recorder, *(f"first-{number}" for number in range(POSTERS)))
     await asyncio.sleep(1)  # they are under way, and wait no more
-    post(posts, *(f"second-{number}" for number in range(12)))
+    post(recorder, *(f"second-{number}" for number in range(12)))
     go.set()
-    assert await posts.finish(within=10)
+    assert await recorder.finish(within=10)
     assert len(posted(kube)) == POSTERS + 10
     assert "second-9" in posted(kube)
     assert "second-10" not in posted(kube)
 
 
 async def test_at_the_end_those_that_take_too_long_are_given_up(
-    kube: FakeKube, posts: EventPosts
+    kube: FakeKube, recorder: EventRecorder
 ) -> None:
     kube.fail("POST", EVENTS, until=asyncio.Event(), times=POSTERS)
-    post(posts, *(f"n{number}" for number in range(10)))
-    assert not await posts.finish(within=10)
+    post(recorder, *(f"n{number}" for number in range(10)))
+    assert not await recorder.finish(within=10)
     assert len(posted(kube)) == POSTERS
     assert kube.objects == {}
     # The engine may go on, as after a lease that was lost and won again: posting does, too.
-    post(posts, "later")
-    assert await posts.finish(within=10)
+    post(recorder, "later")
+    assert await recorder.finish(within=10)
     assert "later" in posted(kube)

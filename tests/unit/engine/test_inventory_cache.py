@@ -8,11 +8,11 @@ import pytest
 from pydantic import ValidationError
 
 from gpuid_operator.api.inventory import GPU, InventoryState, InventoryStatus
-from gpuid_operator.engine.held import (
+from gpuid_operator.engine.state.inventory_cache import (
     NO_SPEC,
     UNPACKED,
-    Held,
-    Inventories,
+    CachedInventory,
+    InventoryCache,
     newer,
 )
 from gpuid_operator.kube.inventories import InventoryMeta
@@ -55,22 +55,22 @@ def inventory(
     return {"metadata": meta, "spec": {}, "status": STATUS} | fields
 
 
-def held(cache: Inventories, name: str = "n1") -> Held:
+def cached(cache: InventoryCache, name: str = "n1") -> CachedInventory:
     found = cache.get(name)
     assert found is not None
     return found
 
 
 @pytest.fixture
-def cache() -> Inventories:
+def cache() -> InventoryCache:
     """One inventory, n1, of version 5."""
-    cache = Inventories()
+    cache = InventoryCache()
     assert cache.put_object(inventory())
     return cache
 
 
-def test_what_the_loops_look_at_is_at_hand(cache: Inventories) -> None:
-    known = held(cache)
+def test_what_the_loops_look_at_is_at_hand(cache: InventoryCache) -> None:
+    known = cached(cache)
     assert (known.name, known.uid, known.resource_version, known.generation) == ("n1", "u1", "5", 3)
     assert known.state is InventoryState.PRESENT
     assert not known.departed
@@ -92,19 +92,19 @@ def test_what_the_loops_look_at_is_at_hand(cache: Inventories) -> None:
 
 
 def test_an_inventory_without_a_status_was_never_read() -> None:
-    cache = Inventories()
+    cache = InventoryCache()
     cache.put_object(inventory(status=None))
-    known = held(cache)
+    known = cached(cache)
     assert (known.state, known.pairs, known.node, known.last_read) == (None, None, None, None)
     assert (known.ready, known.suspended) == (False, False)
     assert cache.status("n1") == InventoryStatus()
 
 
-def test_a_read_that_is_asked_for_and_a_spec_are_at_hand(cache: Inventories) -> None:
+def test_a_read_that_is_asked_for_and_a_spec_are_at_hand(cache: InventoryCache) -> None:
     asked = {"gpuid.github.com/requestedAt": "t" * 2000}
     cache.put_object(inventory(version=6, annotations=asked, spec={"suspend": True}))
-    assert held(cache).request == request_token("t" * 2000)
-    assert held(cache).spec.suspend is True
+    assert cached(cache).request == request_token("t" * 2000)
+    assert cached(cache).spec.suspend is True
 
 
 @pytest.mark.parametrize(
@@ -116,18 +116,18 @@ def test_a_read_that_is_asked_for_and_a_spec_are_at_hand(cache: Inventories) -> 
     ],
 )
 def test_only_what_the_operator_created_is_managed(labels: dict[str, str], managed: bool) -> None:
-    cache = Inventories()
+    cache = InventoryCache()
     cache.put_object(inventory(labels=labels))
-    assert held(cache).managed is managed
+    assert cached(cache).managed is managed
 
 
-def test_a_status_comes_back_whole(cache: Inventories) -> None:
+def test_a_status_comes_back_whole(cache: InventoryCache) -> None:
     assert cache.status("n1") == InventoryStatus.model_validate(STATUS)
     assert cache.status("unknown") == InventoryStatus()
 
 
 def test_more_statuses_than_are_kept_unpacked_come_back_whole() -> None:
-    cache = Inventories()
+    cache = InventoryCache()
     names = [f"n{number}" for number in range(UNPACKED + 5)]
     for number, name in enumerate(names):
         cache.put_object(inventory(name, uid=name, status={"state": "Present", "sequence": number}))
@@ -138,7 +138,7 @@ def test_more_statuses_than_are_kept_unpacked_come_back_whole() -> None:
 
 
 def test_the_most_recently_used_statuses_stay_unpacked() -> None:
-    cache = Inventories()
+    cache = InventoryCache()
     names = [f"n{number}" for number in range(UNPACKED + 1)]
     for name in names:
         cache.put_object(inventory(name, uid=name))
@@ -153,22 +153,22 @@ def test_the_most_recently_used_statuses_stay_unpacked() -> None:
 
 @pytest.mark.parametrize(("version", "news"), [(4, False), (5, False), (6, True)])
 def test_only_a_later_version_replaces_what_is_held(
-    cache: Inventories, version: int, news: bool
+    cache: InventoryCache, version: int, news: bool
 ) -> None:
     assert cache.put_object(inventory(version=version, status={"sequence": 1})) is news
     assert cache.status("n1").sequence == (1 if news else 9)
 
 
-def test_another_object_of_the_name_replaces_it_at_any_version(cache: Inventories) -> None:
+def test_another_object_of_the_name_replaces_it_at_any_version(cache: InventoryCache) -> None:
     assert cache.put_object(inventory(version=2, uid="u2"))
-    assert held(cache).uid == "u2"
+    assert cached(cache).uid == "u2"
 
 
 def test_a_created_inventory_is_ours_and_empty() -> None:
-    cache = Inventories()
+    cache = InventoryCache()
     meta = InventoryMeta(uid="u1", resource_version="5", generation=1)
     cache.put_created("n1", meta, labels={"a": "b"})
-    known = held(cache)
+    known = cached(cache)
     assert known.managed
     assert known.labels["a"] == "b"
     assert (known.uid, known.resource_version, known.generation) == ("u1", "5", 1)
@@ -176,37 +176,39 @@ def test_a_created_inventory_is_ours_and_empty() -> None:
     assert cache.status("n1") == InventoryStatus()
 
 
-def test_the_watch_may_bring_a_created_inventory_before_the_answer(cache: Inventories) -> None:
+def test_the_watch_may_bring_a_created_inventory_before_the_answer(cache: InventoryCache) -> None:
     cache.put_created("n1", InventoryMeta("u1", "4", 1), labels={})
-    assert held(cache).resource_version == "5"
-    assert held(cache).state is InventoryState.PRESENT
+    assert cached(cache).resource_version == "5"
+    assert cached(cache).state is InventoryState.PRESENT
 
 
-def test_a_written_status_is_held_as_it_was_sent(cache: Inventories) -> None:
+def test_a_written_status_is_held_as_it_was_sent(cache: InventoryCache) -> None:
     status = InventoryStatus(state=InventoryState.DEPARTED, gpus=[GPU(serial="s2")])
     cache.put_status("n1", status, status.to_json(), resource_version="6")
     assert cache.status("n1") is status
-    assert held(cache).departed
-    assert held(cache).pairs == ((None, "s2"),)
+    assert cached(cache).departed
+    assert cached(cache).pairs == ((None, "s2"),)
     # Its echo brings nothing new.
     assert not cache.put_object(inventory(version=6, status=status.to_json()))
 
 
-def test_what_the_watch_brought_stays_though_an_older_write_is_answered(cache: Inventories) -> None:
+def test_what_the_watch_brought_stays_though_an_older_write_is_answered(
+    cache: InventoryCache,
+) -> None:
     cache.put_object(inventory(version=8, status={"sequence": 20}))
     cache.put_status("n1", InventoryStatus(sequence=10), {"sequence": 10}, resource_version="7")
     cache.put_labels("n1", {"a": "b"}, resource_version="7")
-    assert (held(cache).sequence, held(cache).labels) == (20, {})
+    assert (cached(cache).sequence, cached(cache).labels) == (20, {})
     assert cache.status("n1").sequence == 20
 
 
-def test_written_labels_are_held(cache: Inventories) -> None:
+def test_written_labels_are_held(cache: InventoryCache) -> None:
     cache.put_labels("n1", {"a": "b"}, resource_version="6")
-    assert (held(cache).labels, held(cache).resource_version) == ({"a": "b"}, "6")
+    assert (cached(cache).labels, cached(cache).resource_version) == ({"a": "b"}, "6")
 
 
 def test_a_write_of_an_inventory_that_is_gone_leaves_nothing() -> None:
-    cache = Inventories()
+    cache = InventoryCache()
     cache.put_status("n1", InventoryStatus(), {}, resource_version="6")
     cache.put_labels("n1", {}, resource_version="6")
     assert "n1" not in cache
@@ -215,7 +217,7 @@ def test_a_write_of_an_inventory_that_is_gone_leaves_nothing() -> None:
 
 @pytest.mark.parametrize(("uid", "gone"), [(None, True), ("u1", True), ("u0", False)])
 def test_an_inventory_that_is_gone_is_forgotten_but_no_later_one(
-    cache: Inventories, uid: str | None, gone: bool
+    cache: InventoryCache, uid: str | None, gone: bool
 ) -> None:
     cache.status("n1")
     assert cache.remove("n1", uid=uid) is gone
@@ -227,10 +229,10 @@ def test_an_inventory_that_is_gone_is_forgotten_but_no_later_one(
 ILLEGIBLE: dict[str, Any] = {"state": "FromTheFuture"}
 
 
-def test_what_cannot_be_understood_is_told_once_for_each_version(cache: Inventories) -> None:
+def test_what_cannot_be_understood_is_told_once_for_each_version(cache: InventoryCache) -> None:
     with pytest.raises(ValidationError):
         cache.put_object(inventory(version=6, status=ILLEGIBLE))
-    assert cache.is_illegible("n1")
+    assert cache.is_invalid("n1")
     assert "n1" not in cache
     assert not cache.put_object(inventory(version=6, status=ILLEGIBLE))
     with pytest.raises(ValidationError):
@@ -238,20 +240,20 @@ def test_what_cannot_be_understood_is_told_once_for_each_version(cache: Inventor
     assert cache.uids() == {"n1": "u1"}
 
 
-def test_what_is_corrected_is_taken_over(cache: Inventories) -> None:
+def test_what_is_corrected_is_taken_over(cache: InventoryCache) -> None:
     with pytest.raises(ValidationError):
         cache.put_object(inventory(version=6, status=ILLEGIBLE))
     assert cache.put_object(inventory(version=7))
-    assert not cache.is_illegible("n1")
+    assert not cache.is_invalid("n1")
     assert "n1" in cache
 
 
-def test_what_cannot_be_understood_and_is_gone_is_forgotten(cache: Inventories) -> None:
+def test_what_cannot_be_understood_and_is_gone_is_forgotten(cache: InventoryCache) -> None:
     with pytest.raises(ValidationError):
         cache.put_object(inventory(version=6, status=ILLEGIBLE))
     assert not cache.remove("n1", uid="another")
     assert cache.remove("n1", uid="u1")
-    assert not cache.is_illegible("n1")
+    assert not cache.is_invalid("n1")
     assert cache.uids() == {}
 
 

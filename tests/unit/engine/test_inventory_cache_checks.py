@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 
 from gpuid_operator.api.inventory import InventoryStatus
-from gpuid_operator.engine.held import Held, Inventories, foreign_checks
+from gpuid_operator.engine.state.inventory_cache import (
+    CachedInventory,
+    InventoryCache,
+    foreign_checks,
+)
 from gpuid_operator.plan.conditions import checks_passed
 
 
@@ -18,7 +22,7 @@ def inventory(status: dict[str, Any], **meta: Any) -> dict[str, Any]:
     }
 
 
-def held(cache: Inventories) -> Held:
+def cached(cache: InventoryCache) -> CachedInventory:
     found = cache.get("n1")
     assert found is not None
     return found
@@ -29,14 +33,14 @@ def check(**fields: Any) -> dict[str, Any]:
 
 
 def said(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    verdict = checks_passed(InventoryStatus.model_validate({"checks": checks}).checks)
-    assert verdict is not None
+    condition = checks_passed(InventoryStatus.model_validate({"checks": checks}).checks)
+    assert condition is not None
     return [
         {
             "type": "ChecksPassed",
-            "status": verdict.status.value,
-            "reason": verdict.reason,
-            "message": verdict.message,
+            "status": condition.status.value,
+            "reason": condition.reason,
+            "message": condition.message,
             "lastTransitionTime": "2026-06-07T10:30:45Z",
         }
     ]
@@ -56,16 +60,16 @@ def said(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_results_of_others_are_unsettled_until_history_and_condition_have_them(
     checks: list[dict[str, Any]], told: list[dict[str, Any]], unsettled: bool
 ) -> None:
-    cache = Inventories()
+    cache = InventoryCache()
     status = {"checks": checks, "conditions": said(told) if told else []}
     cache.put_object(inventory(status))
-    assert held(cache).unsettled is unsettled
+    assert cached(cache).unsettled is unsettled
 
 
 def test_outputs_of_checks_are_not_held_unpacked() -> None:
-    cache = Inventories()
+    cache = InventoryCache()
     assert cache.put_object(inventory({"checks": [check(stdout="long", stderr="too")]}))
-    kept = [(check.name, check.stdout, check.stderr) for check in held(cache).checks]
+    kept = [(check.name, check.stdout, check.stderr) for check in cached(cache).checks]
     assert kept == [("a", None, None)]
     whole = [(check.stdout, check.stderr) for check in cache.status("n1").checks or ()]
     assert whole == [("long", "too")]
@@ -89,7 +93,7 @@ def test_checks_are_of_whoever_writes_whether_they_passed() -> None:
 
 
 def test_an_inventory_without_checks_has_none_of_others() -> None:
-    cache = Inventories()
+    cache = InventoryCache()
     managed = [owner("runner", theirs={"f:passed": {}})]
     cache.put_object(inventory({}, managedFields=managed))
-    assert held(cache).foreign_checks == frozenset()
+    assert cached(cache).foreign_checks == frozenset()

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gpuid_operator.api.meta import REQUESTED_AT
-from gpuid_operator.engine.inventory_watch import InventoryWatch
+from gpuid_operator.engine.reconcile.inventory_watch import InventoryWatch
 from tests.support.engines import until
 from tests.support.kube import FakeKube, server_error
 from tests.support.objects import inventory_path, put_inventory
@@ -23,10 +23,10 @@ class WatchBench(ResyncBench):
     def __init__(self, kube: FakeKube) -> None:
         super().__init__(kube)
         self.deleted: list[str] = []
-        self.watch = InventoryWatch(
+        self.add_listener = InventoryWatch(
             kube,
             inventories=self.inventories,
-            committer=self.writer,
+            status_writer=self.writer,
             resync=self.resync,
             changed=self.see_inventory,
             deleted=self._deleted,
@@ -39,7 +39,7 @@ class WatchBench(ResyncBench):
 
     async def start(self) -> None:
         await self.resync.run()
-        for loop in (self.watch.follow, self.watch.look):
+        for loop in (self.add_listener.follow, self.add_listener.look):
             self.tasks.append(asyncio.create_task(loop()))
         await self.watching()
 
@@ -55,8 +55,8 @@ class WatchBench(ResyncBench):
         )
 
     def request(self) -> str | None:
-        held = self.inventories.get("n1")
-        return held.request if held else None
+        cached = self.inventories.get("n1")
+        return cached.request if cached else None
 
     def read(self) -> int:
         """How often the inventory was read whole."""
@@ -190,5 +190,5 @@ async def test_a_kind_that_is_not_served_any_more_is_told(bench: WatchBench) -> 
     await bench.start()
     bench.kube.served.clear()
     bench.kube.break_watches()
-    await bench.watch.kinds_gone.wait()
+    await bench.add_listener.kinds_gone.wait()
     await until(lambda: bench.tasks[0].done())

@@ -42,21 +42,21 @@ def new_gpu(writing: Writing) -> Any:
 
 
 async def test_labels_follow_the_status_that_was_written(kube: FakeKube, writing: Writing) -> None:
-    await writing.committer.commit("n1", new_gpu(writing))
+    await writing.status_writer.write("n1", new_gpu(writing))
     assert labels_of(kube) == {f"{PREFIX}new": "present", "team": "a"}
     assert [one.path.rpartition("/")[2] for one in kube.requests] == ["status", "n1"]
-    held = writing.inventories.get("n1")
-    assert held is not None
-    assert held.labels == labels_of(kube)
+    cached = writing.inventories.get("n1")
+    assert cached is not None
+    assert cached.labels == labels_of(kube)
     assert (
-        held.resource_version == kube.objects[inventory_path("n1")]["metadata"]["resourceVersion"]
+        cached.resource_version == kube.objects[inventory_path("n1")]["metadata"]["resourceVersion"]
     )
 
 
 async def test_a_status_whose_labels_are_right_costs_no_second_write(
     kube: FakeKube, writing: Writing
 ) -> None:
-    await writing.committer.commit("n1", setting(gpu_count=1))
+    await writing.status_writer.write("n1", setting(gpu_count=1))
     assert len(kube.requests) == 1
 
 
@@ -68,7 +68,7 @@ async def test_labels_are_written_on_what_another_made_of_the_object(
 
     go = asyncio.Event()
     held_up = kube.fail("PATCH", OBJECT, until=go)
-    task = asyncio.create_task(writing.committer.commit("n1", new_gpu(writing)))
+    task = asyncio.create_task(writing.status_writer.write("n1", new_gpu(writing)))
     await held_up.met.wait()
     kube.change(inventory_path("n1"), user)
     go.set()
@@ -82,16 +82,16 @@ async def test_a_failure_of_the_labels_leaves_the_status_written_and_is_made_up_
     kube: FakeKube, writing: Writing, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     kube.fail("PATCH", OBJECT, error)
-    assert await writing.committer.commit("n1", new_gpu(writing)) is not None
+    assert await writing.status_writer.write("n1", new_gpu(writing)) is not None
     assert f"{PREFIX}old" in labels_of(kube)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert len(writing.written) == 1
-    await writing.committer.mend_labels("n1")
+    await writing.status_writer.retry_labels("n1")
     assert labels_of(kube) == {f"{PREFIX}new": "present", "team": "a"}
     # Nothing is owed any more: what others do to labels is found by the re-sync.
     kube.change(inventory_path("n1"), lambda body: body["metadata"].update(labels={}))
     writing.load("n1")
-    await writing.committer.mend_labels("n1")
+    await writing.status_writer.retry_labels("n1")
     assert labels_of(kube) == {}
 
 
@@ -100,9 +100,9 @@ async def test_labels_that_conflict_for_ever_are_left_for_later(
 ) -> None:
     conflict = Conflict("!", status=409, reason="Conflict", server_message="!")
     kube.fail("PATCH", OBJECT, conflict, times=6)
-    await writing.committer.commit("n1", new_gpu(writing))
+    await writing.status_writer.write("n1", new_gpu(writing))
     assert len(kube.asked("PATCH", OBJECT)) == 6
-    await writing.committer.mend_labels("n1")
+    await writing.status_writer.retry_labels("n1")
     assert f"{PREFIX}new" in labels_of(kube)
 
 
@@ -118,11 +118,11 @@ async def test_an_inventory_that_is_deleted_before_its_labels_is_forgotten(
         kube.remove(inventory_path("n1"))
 
     task = asyncio.create_task(delete())
-    assert await writing.committer.commit("n1", change) is not None
+    assert await writing.status_writer.write("n1", change) is not None
     await task
     assert writing.gone == [("n1", "uid-1")]
     requests = len(kube.requests)
-    await writing.committer.mend_labels("n1")
+    await writing.status_writer.retry_labels("n1")
     assert len(kube.requests) == requests
 
 
@@ -132,19 +132,19 @@ async def test_labels_that_somebody_altered_are_repaired(kube: FakeKube, writing
 
     kube.change(inventory_path("n1"), vandal)
     writing.load("n1")
-    await writing.committer.mend_labels("n1")  # nothing is owed
+    await writing.status_writer.retry_labels("n1")  # nothing is owed
     assert f"{PREFIX}wrong" in labels_of(kube)
-    await writing.committer.repair_labels("n1")
+    await writing.status_writer.repair_labels("n1")
     assert labels_of(kube) == {f"{PREFIX}old": "present", "team": "a"}
 
 
 async def test_labels_of_an_inventory_that_is_not_there_are_nothing_to_write(
     kube: FakeKube, writing: Writing
 ) -> None:
-    await writing.committer.repair_labels("n2")
+    await writing.status_writer.repair_labels("n2")
     assert kube.requests == []
 
 
 async def test_a_departed_nodes_identifiers_are_past(kube: FakeKube, writing: Writing) -> None:
-    await writing.committer.commit("n1", setting(state=InventoryState.DEPARTED))
+    await writing.status_writer.write("n1", setting(state=InventoryState.DEPARTED))
     assert labels_of(kube) == {f"{PREFIX}old": "past", "team": "a"}

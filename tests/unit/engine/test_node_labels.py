@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpuid_operator.api.policy import Policy
-from gpuid_operator.engine.node_labels import NodeLabeller
+from gpuid_operator.engine.writing.node_labels import NodeLabeller
 from gpuid_operator.kube.nodes import NodeFacts
 from tests.support.kube import FakeKube, forbidden, unreachable
 from tests.support.objects import node_path, put_inventory, put_node, put_policy
@@ -31,7 +31,7 @@ STATUS: dict[str, Any] = {
 async def writing(kube: FakeKube) -> Writing:
     """One node that was read, with one label of a user."""
     writing = Writing(kube)
-    writing.fleet.put_node(NodeFacts.from_node(put_node(kube, "n1", labels={"zone": "a"})))
+    writing.state.put_node(NodeFacts.from_node(put_node(kube, "n1", labels={"zone": "a"})))
     put_inventory(kube, "n1", status=STATUS)
     writing.load("n1")
     return writing
@@ -39,7 +39,7 @@ async def writing(kube: FakeKube) -> Writing:
 
 @pytest.fixture
 def labeller(kube: FakeKube, writing: Writing) -> NodeLabeller:
-    return NodeLabeller(kube, fleet=writing.fleet, inventories=writing.inventories)
+    return NodeLabeller(kube, state=writing.state, inventories=writing.inventories)
 
 
 def labels_of(kube: FakeKube) -> dict[str, str]:
@@ -57,7 +57,7 @@ def set_status(kube: FakeKube, writing: Writing, **status: Any) -> None:
 
 
 def put(kube: FakeKube, writing: Writing, **spec: Any) -> None:
-    writing.fleet.put_policy("all", Policy.from_object(put_policy(kube, "all", **spec)))
+    writing.state.put_policy("all", Policy.from_object(put_policy(kube, "all", **spec)))
 
 
 async def test_a_node_that_was_read_gets_its_labels_once(
@@ -72,9 +72,9 @@ async def test_a_node_that_was_read_gets_its_labels_once(
 async def test_what_is_held_of_the_node_is_as_new_as_the_write(
     kube: FakeKube, writing: Writing, labeller: NodeLabeller
 ) -> None:
-    before = writing.fleet.nodes["n1"].facts
+    before = writing.state.nodes["n1"].facts
     await labeller.sync("n1")
-    facts = writing.fleet.nodes["n1"].facts
+    facts = writing.state.nodes["n1"].facts
     assert facts == NodeFacts.from_node(kube.objects[node_path("n1")])
     assert facts.resource_version != before.resource_version
 
@@ -126,7 +126,7 @@ async def test_a_node_under_a_policy_that_cannot_be_understood_is_left_alone(
     kube: FakeKube, writing: Writing, labeller: NodeLabeller
 ) -> None:
     set_status(kube, writing, policy="newer")
-    writing.fleet.put_policy("newer", None)
+    writing.state.put_policy("newer", None)
     assert labeller.changes("n1") == {}
 
 
@@ -181,7 +181,7 @@ async def test_a_node_that_is_gone_is_forgotten(
     else:
         kube.remove(node_path("n1"))
         await labeller.sync("n1")
-    assert "n1" not in writing.fleet.nodes
+    assert "n1" not in writing.state.nodes
 
 
 @pytest.mark.parametrize("error", [forbidden(), unreachable()])

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from gpuid_operator.api.inventory import HistoryEntry, HistoryType, InventoryStatus
-from gpuid_operator.engine.commit import Written
-from gpuid_operator.engine.event_posts import EventPosts
-from gpuid_operator.engine.observe import Observer, event_message
-from gpuid_operator.plan.outcome import Outcome
+from gpuid_operator.engine.writing.event_recorder import EventRecorder
+from gpuid_operator.engine.writing.observer import Observer, event_message
+from gpuid_operator.engine.writing.status_writer import StatusWritten
+from gpuid_operator.plan.status_change import StatusChange
 from gpuid_operator.telemetry.metrics import Metrics
 from tests.support.kube import EVENTS, FakeKube
 
@@ -38,9 +38,9 @@ class Told:
 
     def __init__(self, kube: FakeKube) -> None:
         self._kube = kube
-        self._posts = EventPosts(kube)
+        self._recorder = EventRecorder(kube)
         self.metrics = Metrics()
-        self.observer = Observer(self._posts, self.metrics)
+        self.observer = Observer(self._recorder, self.metrics)
 
     async def write(
         self,
@@ -50,12 +50,12 @@ class Told:
         dropped: dict[str, int] | None = None,
     ) -> list[tuple[str, str, str]]:
         """Type, reason and message of each Event after a write that added these entries."""
-        outcomes = (Outcome(after, entries, dropped=dropped or {}), Outcome(after))
-        self.observer(Written("n1", "u1", before, after, outcomes))
+        changes = (StatusChange(after, entries, dropped=dropped or {}), StatusChange(after))
+        self.observer(StatusWritten("n1", "u1", before, after, changes))
         return await self.events()
 
     async def events(self) -> list[tuple[str, str, str]]:
-        assert await self._posts.finish(within=10)
+        assert await self._recorder.finish(within=10)
         posted = [one.body for one in self._kube.asked("POST", EVENTS)]
         assert all(body["involvedObject"]["name"] == "n1" for body in posted)
         assert all(body["involvedObject"]["uid"] == "u1" for body in posted)
@@ -167,7 +167,7 @@ async def test_a_node_that_was_never_read_has_no_time_of_a_read(told: Told) -> N
 async def test_an_inventory_that_cannot_be_understood_is_told_of(
     told: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told.observer.illegible("n1", "u1", "status.state: Input should be 'Present' or 'Departed'")
+    told.observer.invalid("n1", "u1", "status.state: Input should be 'Present' or 'Departed'")
     ((severity, reason, message),) = await told.events()
     assert (severity, reason) == ("Warning", "NotUnderstood")
     assert "status.state: Input should be" in message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from gpuid_operator.engine.options import utcnow
+from gpuid_operator.engine.core.options import utcnow
 from tests.support.engines import options
 
 

@@ -98,7 +98,7 @@ async def test_nodes_of_which_nothing_is_known_are_to_be_looked_at_first(
     await asyncio.sleep(60)
     assert bench.result("new") is None
     await bench.look()
-    bench.checks.consider(["new"])
+    bench.checks.enqueue(["new"])
     await until(lambda: bench.result("new"))
 
 
@@ -109,7 +109,7 @@ async def test_nothing_is_run_where_the_operator_does_not_allow_it(kube: FakeKub
     bench = PolicyBench(kube, allowed=False)
     await bench.start()
     bench.pod("n1")
-    bench.checks.consider(["n1"])
+    bench.checks.enqueue(["n1"])
     bench.checks.policies_changed()
     assert bench.checks.loops() == []
     await bench.checks.relist()
@@ -154,7 +154,7 @@ async def test_the_suspension_of_an_inventory_stops_its_checks(
     assert "plugin-n1" not in {pod for pod, _ in bench.commands()}
     kube.change(inventory_path("n1"), lambda body: body["spec"].clear())
     await bench.look()
-    bench.checks.consider(["n1"])
+    bench.checks.enqueue(["n1"])
     await until(lambda: bench.result("n1"))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.support.engines import Fleet, until
+from tests.support.engines import EngineHarness, until
 from tests.support.fake_exec import ExecAnswer, ExecCall
 from tests.support.kube import FakeKube, server_error
 from tests.support.objects import (
@@ -27,13 +27,13 @@ RUNNER = "someone-elses-runner"
 
 
 @pytest.fixture
-async def fleet(kube: FakeKube) -> AsyncIterator[Fleet]:
+async def harness(kube: FakeKube) -> AsyncIterator[EngineHarness]:
     kube.exec.answer = ExecAnswer(stdout=machine("n1").encode())
     put_node(kube, "n1")
     put_pod(kube, "n1")
-    fleet = Fleet(kube)
-    yield fleet
-    await fleet.engine.stop(within=1)
+    harness = EngineHarness(kube)
+    yield harness
+    await harness.engine.stop(within=1)
 
 
 def status(kube: FakeKube, name: str = "n1") -> dict[str, Any]:
@@ -46,53 +46,57 @@ def condition(kube: FakeKube, kind: str, name: str = "n1") -> dict[str, Any]:
     return next((one for one in conditions if one["type"] == kind), {})
 
 
-async def settled(fleet: Fleet) -> None:
+async def settled(harness: EngineHarness) -> None:
     """Until the node was read and its history delivered."""
-    await fleet.engine.start()
-    await until(lambda: [sink["pending"] for sink in status(fleet.kube).get("sinks", [])] == [0])
+    await harness.engine.start()
+    await until(lambda: [sink["pending"] for sink in status(harness.kube).get("sinks", [])] == [0])
 
 
-async def test_another_policy_is_shown_without_a_read(fleet: Fleet) -> None:
-    await settled(fleet)
-    fleet.engine.policy_event(put_policy(fleet.kube, "p", sinks=[]), deleted=False)
-    await until(lambda: status(fleet.kube)["policy"] == "p")
-    assert status(fleet.kube).get("sinks", []) == []
-    assert len(fleet.kube.exec.calls) == 1
+async def test_another_policy_is_shown_without_a_read(harness: EngineHarness) -> None:
+    await settled(harness)
+    harness.engine.policy_event(put_policy(harness.kube, "p", sinks=[]), deleted=False)
+    await until(lambda: status(harness.kube)["policy"] == "p")
+    assert status(harness.kube).get("sinks", []) == []
+    assert len(harness.kube.exec.calls) == 1
 
 
-async def test_a_policy_that_went_leaves_the_built_in_one(fleet: Fleet) -> None:
-    body = put_policy(fleet.kube, "p")
-    await settled(fleet)
-    assert status(fleet.kube)["policy"] == "p"
-    fleet.kube.remove("/apis/gpuid.github.com/v1alpha1/gpuinventorypolicies/p")
-    fleet.engine.policy_event(body, deleted=True)
-    await until(lambda: status(fleet.kube)["policy"] == "")
+async def test_a_policy_that_went_leaves_the_built_in_one(harness: EngineHarness) -> None:
+    body = put_policy(harness.kube, "p")
+    await settled(harness)
+    assert status(harness.kube)["policy"] == "p"
+    harness.kube.remove("/apis/gpuid.github.com/v1alpha1/gpuinventorypolicies/p")
+    harness.engine.policy_event(body, deleted=True)
+    await until(lambda: status(harness.kube)["policy"] == "")
 
 
-async def test_suspension_is_shown_and_taken_back(fleet: Fleet) -> None:
-    await settled(fleet)
-    fleet.kube.change(inventory_path("n1"), lambda body: body["spec"].update(suspend=True))
-    await until(lambda: condition(fleet.kube, "Ready")["reason"] == "Suspended")
-    assert condition(fleet.kube, "Ready")["status"] == "True"
-    fleet.kube.change(inventory_path("n1"), lambda body: body["spec"].update(suspend=False))
-    await until(lambda: condition(fleet.kube, "Ready")["reason"] == "ReadOK")
-    assert len(fleet.kube.exec.calls) == 1
+async def test_suspension_is_shown_and_taken_back(harness: EngineHarness) -> None:
+    await settled(harness)
+    harness.kube.change(inventory_path("n1"), lambda body: body["spec"].update(suspend=True))
+    await until(lambda: condition(harness.kube, "Ready")["reason"] == "Suspended")
+    assert condition(harness.kube, "Ready")["status"] == "True"
+    harness.kube.change(inventory_path("n1"), lambda body: body["spec"].update(suspend=False))
+    await until(lambda: condition(harness.kube, "Ready")["reason"] == "ReadOK")
+    assert len(harness.kube.exec.calls) == 1
 
 
-async def test_another_spec_is_acknowledged_by_its_generation(fleet: Fleet) -> None:
-    await settled(fleet)
-    fleet.kube.change(inventory_path("n1"), lambda body: body["spec"].update(readInterval="1h"))
-    await until(lambda: status(fleet.kube)["observedGeneration"] == 2)
+async def test_another_spec_is_acknowledged_by_its_generation(harness: EngineHarness) -> None:
+    await settled(harness)
+    harness.kube.change(inventory_path("n1"), lambda body: body["spec"].update(readInterval="1h"))
+    await until(lambda: status(harness.kube)["observedGeneration"] == 2)
 
 
-async def test_an_inventory_without_a_status_is_read_and_not_reconsidered(fleet: Fleet) -> None:
-    put_inventory(fleet.kube, "n1")
-    await settled(fleet)
-    assert status(fleet.kube)["gpuCount"] == 2
+async def test_an_inventory_without_a_status_is_read_and_not_reconsidered(
+    harness: EngineHarness,
+) -> None:
+    put_inventory(harness.kube, "n1")
+    await settled(harness)
+    assert status(harness.kube)["gpuCount"] == 2
 
 
-async def test_the_result_that_another_instance_wrote_comes_into_the_history(fleet: Fleet) -> None:
-    await settled(fleet)
+async def test_the_result_that_another_instance_wrote_comes_into_the_history(
+    harness: EngineHarness,
+) -> None:
+    await settled(harness)
     key = "k:" + orjson.dumps({"name": "nccl"}).decode()
     fields: dict[str, Any] = {"f:status": {"f:checks": {key: {"f:name": {}, "f:passed": {}}}}}
 
@@ -102,44 +106,46 @@ async def test_the_result_that_another_instance_wrote_comes_into_the_history(fle
             {"name": "nccl", "passed": False, "transitions": 1, "exitCode": 1}
         ]
 
-    fleet.kube.change(inventory_path("n1"), fail_check)
-    await until(lambda: status(fleet.kube)["history"][-1]["type"] == "CheckFailed")
-    assert condition(fleet.kube, "ChecksPassed")["status"] == "False"
-    await until(lambda: fleet.records[-1]["event"] == "CheckFailed")
+    harness.kube.change(inventory_path("n1"), fail_check)
+    await until(lambda: status(harness.kube)["history"][-1]["type"] == "CheckFailed")
+    assert condition(harness.kube, "ChecksPassed")["status"] == "False"
+    await until(lambda: harness.records[-1]["event"] == "CheckFailed")
 
 
-async def test_look_up_labels_that_could_not_be_written_are_written_later(fleet: Fleet) -> None:
-    fleet.kube.fail("PATCH", "/gpuinventories/n1$", server_error(), times=2)
-    await settled(fleet)
+async def test_look_up_labels_that_could_not_be_written_are_written_later(
+    harness: EngineHarness,
+) -> None:
+    harness.kube.fail("PATCH", "/gpuinventories/n1$", server_error(), times=2)
+    await settled(harness)
     # The labels go with the creation; they change with the hardware.
-    fleet.kube.change(inventory_path("n1"), lambda body: body["metadata"]["labels"].clear())
-    fleet.kube.exec.answer = ExecAnswer(stdout=machine("n1", gpus=3).encode())
-    fleet.pod_event(put_pod(fleet.kube, "n1", number=2))
-    await until(lambda: status(fleet.kube)["gpuCount"] == 3)
-    await until(lambda: len(fleet.kube.objects[inventory_path("n1")]["metadata"]["labels"]) >= 3)
-    assert len(fleet.kube.exec.calls) == 2
+    harness.kube.change(inventory_path("n1"), lambda body: body["metadata"]["labels"].clear())
+    harness.kube.exec.answer = ExecAnswer(stdout=machine("n1", gpus=3).encode())
+    harness.pod_event(put_pod(harness.kube, "n1", number=2))
+    await until(lambda: status(harness.kube)["gpuCount"] == 3)
+    await until(lambda: len(harness.kube.objects[inventory_path("n1")]["metadata"]["labels"]) >= 3)
+    assert len(harness.kube.exec.calls) == 2
 
 
-async def test_labels_that_a_node_lost_are_written_again(fleet: Fleet) -> None:
-    await settled(fleet)
-    fleet.kube.change(node_path("n1"), lambda body: body["metadata"]["labels"].clear())
-    await until(lambda: fleet.kube.objects[node_path("n1")]["metadata"]["labels"])
-    labels = fleet.kube.objects[node_path("n1")]["metadata"]["labels"]
+async def test_labels_that_a_node_lost_are_written_again(harness: EngineHarness) -> None:
+    await settled(harness)
+    harness.kube.change(node_path("n1"), lambda body: body["metadata"]["labels"].clear())
+    await until(lambda: harness.kube.objects[node_path("n1")]["metadata"]["labels"])
+    labels = harness.kube.objects[node_path("n1")]["metadata"]["labels"]
     assert set(serials(machine("n1"))) <= set(labels.values())
-    assert len(fleet.kube.exec.calls) == 1
+    assert len(harness.kube.exec.calls) == 1
 
 
 class TestFailure:
     """What fails for one node is tried again, and holds up no other."""
 
     @pytest.fixture
-    def two(self, fleet: Fleet) -> Fleet:
-        put_node(fleet.kube, "n2")
-        put_pod(fleet.kube, "n2")
-        return fleet
+    def two(self, harness: EngineHarness) -> EngineHarness:
+        put_node(harness.kube, "n2")
+        put_pod(harness.kube, "n2")
+        return harness
 
     async def test_a_status_that_cannot_be_written(
-        self, two: Fleet, caplog: pytest.LogCaptureFixture
+        self, two: EngineHarness, caplog: pytest.LogCaptureFixture
     ) -> None:
         two.kube.fail("PATCH", "/n1/status$", server_error(), times=20)
         await two.engine.start()
@@ -152,7 +158,7 @@ class TestFailure:
         assert len(said) >= 3
 
     async def test_an_error_that_nobody_foresaw(
-        self, two: Fleet, caplog: pytest.LogCaptureFixture
+        self, two: EngineHarness, caplog: pytest.LogCaptureFixture
     ) -> None:
         broken = [True] * 4
 
@@ -177,35 +183,35 @@ class TestFailure:
 class TestLeftAlone:
     """Where nobody can tell what is in force, nothing is read or written."""
 
-    def reads(self, fleet: Fleet) -> float:
+    def reads(self, harness: EngineHarness) -> float:
         labels = {"result": "NotUnderstood"}
-        return fleet.metrics.registry.get_sample_value("gpuid_reads_total", labels) or 0
+        return harness.metrics.registry.get_sample_value("gpuid_reads_total", labels) or 0
 
-    async def test_an_inventory_that_cannot_be_understood(self, fleet: Fleet) -> None:
-        put_inventory(fleet.kube, "n1", status={"state": "Elsewhere"})
-        await fleet.engine.start()
-        await until(lambda: self.reads(fleet))
+    async def test_an_inventory_that_cannot_be_understood(self, harness: EngineHarness) -> None:
+        put_inventory(harness.kube, "n1", status={"state": "Elsewhere"})
+        await harness.engine.start()
+        await until(lambda: self.reads(harness))
         await asyncio.sleep(1200)
-        assert fleet.kube.exec.calls == []
-        assert fleet.kube.asked("PATCH", "/n1") == []
-        (event,) = fleet.kube.asked("POST", "/events$")
+        assert harness.kube.exec.calls == []
+        assert harness.kube.asked("PATCH", "/n1") == []
+        (event,) = harness.kube.asked("POST", "/events$")
         assert event.body["reason"] == "NotUnderstood"
 
-    async def test_it_is_read_once_it_is_corrected(self, fleet: Fleet) -> None:
-        put_inventory(fleet.kube, "n1", status={"state": "Elsewhere"})
-        await fleet.engine.start()
-        await until(lambda: self.reads(fleet))
-        fleet.kube.change(inventory_path("n1"), lambda body: body.pop("status"))
-        await until(lambda: status(fleet.kube).get("gpuCount") == 2)
+    async def test_it_is_read_once_it_is_corrected(self, harness: EngineHarness) -> None:
+        put_inventory(harness.kube, "n1", status={"state": "Elsewhere"})
+        await harness.engine.start()
+        await until(lambda: self.reads(harness))
+        harness.kube.change(inventory_path("n1"), lambda body: body.pop("status"))
+        await until(lambda: status(harness.kube).get("gpuCount") == 2)
 
-    async def test_a_policy_that_cannot_be_understood(self, fleet: Fleet) -> None:
-        put_policy(fleet.kube, "p", priority="high")
-        put_inventory(fleet.kube, "n1", status={"state": "Present", "policy": "p"})
-        await fleet.engine.start()
-        await until(lambda: self.reads(fleet))
+    async def test_a_policy_that_cannot_be_understood(self, harness: EngineHarness) -> None:
+        put_policy(harness.kube, "p", priority="high")
+        put_inventory(harness.kube, "n1", status={"state": "Present", "policy": "p"})
+        await harness.engine.start()
+        await until(lambda: self.reads(harness))
         await asyncio.sleep(1200)
-        assert fleet.kube.exec.calls == []
-        assert fleet.kube.asked("PATCH", "/n1") == []
+        assert harness.kube.exec.calls == []
+        assert harness.kube.asked("PATCH", "/n1") == []
 
 
 async def test_the_number_of_nodes_that_wait_is_a_metric(kube: FakeKube) -> None:
@@ -213,9 +219,9 @@ async def test_the_number_of_nodes_that_wait_is_a_metric(kube: FakeKube) -> None
     for number in range(6):
         put_node(kube, f"n{number}")
         put_pod(kube, f"n{number}")
-    fleet = Fleet(kube, workers=2)
-    await fleet.engine.start()
+    harness = EngineHarness(kube, workers=2)
+    await harness.engine.start()
     await until(lambda: kube.exec.running == 2)
-    fleet.engine.count()
-    assert fleet.metrics.registry.get_sample_value("gpuid_queue_depth") == 4
-    await fleet.engine.stop(within=1)
+    harness.engine.count()
+    assert harness.metrics.registry.get_sample_value("gpuid_queue_depth") == 4
+    await harness.engine.stop(within=1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpuid_operator.engine.resync import Resync
+from gpuid_operator.engine.reconcile.resync import Resync
 from gpuid_operator.kube.errors import ListExpired, ServerError
 from tests.support import clock
 from tests.support.kube import FakeKube, server_error
@@ -33,7 +33,7 @@ class ResyncBench(ReadBench):
         self.gone: list[str] = []
         self.resync = Resync(
             kube,
-            fleet=self.state,
+            state=self.state,
             inventories=self.inventories,
             policies_changed=self._policies_changed,
             inventory_found=self.see_inventory,
@@ -82,7 +82,7 @@ async def test_more_objects_than_a_page_has_are_all_found(bench: ResyncBench) ->
         put_inventory(bench.kube, name)
     assert await bench.resync.run() == names
     assert len(bench.kube.asked("GET", "/nodes$")) == 3
-    assert {held.name for held in bench.inventories} == names
+    assert {cached.name for cached in bench.inventories} == names
 
 
 async def test_what_vanished_is_forgotten(bench: ResyncBench) -> None:
@@ -112,9 +112,9 @@ async def test_an_inventory_that_was_made_again_is_the_new_one(bench: ResyncBenc
     bench.kube.remove(inventory_path("n1"))
     uid = put_inventory(bench.kube, "n1")["metadata"]["uid"]
     await bench.resync.run()
-    held = bench.inventories.get("n1")
-    assert held is not None
-    assert held.uid == uid
+    cached = bench.inventories.get("n1")
+    assert cached is not None
+    assert cached.uid == uid
     assert bench.gone == []
 
 
@@ -192,10 +192,10 @@ class TestPolicyThatCannotBeUnderstood:
         put_policy(bench.kube, "p")
         put_inventory(bench.kube, "n1", status={"state": "Present", "policy": "p"})
         await bench.resync.run()
-        assert not bench.state.in_doubt(bench.inventories.get("n1"))
+        assert not bench.state.is_policy_unreadable(bench.inventories.get("n1"))
         bench.kube.change(policy_path("p"), lambda body: body["spec"].update(self.BAD))
         await bench.resync.run()
-        assert bench.state.in_doubt(bench.inventories.get("n1"))
+        assert bench.state.is_policy_unreadable(bench.inventories.get("n1"))
         assert bench.state.policies == []
         (line,) = [record for record in caplog.records if record.levelname == "ERROR"]
         assert "priority" in str(line.__dict__)

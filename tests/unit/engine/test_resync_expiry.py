@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpuid_operator.api.meta import MANAGED_BY_LABEL, MANAGER
-from gpuid_operator.engine import resync as module
+from gpuid_operator.engine.reconcile import resync as module
 from tests.support.clock import START
 from tests.support.kube import FakeKube, server_error
 from tests.support.objects import inventory_path, put_inventory, put_node, put_policy
@@ -47,11 +47,11 @@ def departed(
 async def left(bench: ResyncBench) -> set[str]:
     """The inventories that are left after a re-sync and an expiry."""
     await bench.resync.run()
-    before = {held.name for held in bench.inventories}
+    before = {cached.name for cached in bench.inventories}
     deleted = await bench.resync.expire()
-    held = {held.name for held in bench.inventories}
+    cached = {cached.name for cached in bench.inventories}
     on_server = {path.rpartition("/")[2] for path in bench.kube.objects if "gpuinv" in path}
-    assert held == before - set(deleted)
+    assert cached == before - set(deleted)
     return on_server
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from gpuid_operator.api.meta import MANAGER
-from gpuid_operator.engine.check_pods import CheckPods
-from gpuid_operator.engine.runner_book import RunnerBook
+from gpuid_operator.engine.check_runner.result_store import RunnerResultStore
+from gpuid_operator.engine.checks.pods import CheckPods
 from gpuid_operator.kube.errors import ApiUnreachable, Conflict, KubeError, NotFound
 from gpuid_operator.kube.events import EventType
 from gpuid_operator.plan.checks import CheckResult
@@ -44,7 +44,7 @@ class Store:
         self.pods.want([job()])
         self.suspended: set[str] = set()
         self.metrics = Metrics()
-        self.book = RunnerBook(
+        self.results = RunnerResultStore(
             kube,
             job(),
             pods=self.pods,
@@ -71,26 +71,26 @@ def store(kube: FakeKube) -> Store:
 async def test_a_result_creates_the_inventory_and_the_next_one_needs_no_read(
     kube: FakeKube, store: Store
 ) -> None:
-    await store.book.note("n1", PASSED)
-    await store.book.note("n1", FAILED)
+    await store.results.note("n1", PASSED)
+    await store.results.note("n1", FAILED)
     assert len(kube.asked("GET", "gpuinventories")) == 1
     assert len(kube.asked("POST", "gpuinventories")) == 1
     assert len(kube.asked("PATCH", "gpuinventories")) == 2
     found = store.entry()
     assert found is not None
     assert (found["passed"], found["transitions"], found["stderr"]) == (False, 1, "bad")
-    known = store.book.check("n1", "c")
+    known = store.results.check("n1", "c")
     assert known is not None and known.passed is False and known.stdout is None
-    assert store.book.check("n1", "other") is None and store.book.check("n2", "c") is None
+    assert store.results.check("n1", "other") is None and store.results.check("n2", "c") is None
     assert 'gpuid_check_passed{check="c",node="n1"} 0.0' in store.shown()
 
 
 async def test_two_that_create_an_inventory_at_once_share_one(kube: FakeKube, store: Store) -> None:
     """The other's creation came between the look and the own one."""
     gone = NotFound("not found", status=404, reason="NotFound", server_message="not found")
-    await Store(kube).book.note("n1", FAILED)
+    await Store(kube).results.note("n1", FAILED)
     kube.fail("GET", "gpuinventories", gone)
-    await store.book.note("n1", PASSED)
+    await store.results.note("n1", PASSED)
     assert len(kube.asked("POST", "gpuinventories")) == 2
     found = store.entry()
     assert found is not None and (found["passed"], found["transitions"]) == (True, 2)
@@ -99,9 +99,9 @@ async def test_two_that_create_an_inventory_at_once_share_one(kube: FakeKube, st
 async def test_what_others_write_is_left_alone(kube: FakeKube, store: Store) -> None:
     put_inventory(kube, "n1", labels={"a": "b"})
     await apply_as(kube, MANAGER, "n1", state="Present", gpuCount=8)
-    await store.book.note("n1", PASSED)
+    await store.results.note("n1", PASSED)
     await apply_as(kube, MANAGER, "n1", state="Present", gpuCount=7)
-    await store.book.note("n1", FAILED)
+    await store.results.note("n1", FAILED)
     body = kube.objects[inventory_path("n1")]
     assert body["metadata"]["labels"] == {"a": "b"}
     assert (body["status"]["state"], body["status"]["gpuCount"]) == ("Present", 7)
@@ -111,9 +111,9 @@ async def test_what_others_write_is_left_alone(kube: FakeKube, store: Store) -> 
 async def test_how_many_turns_are_in_history_is_the_inventory_s_to_say(
     kube: FakeKube, store: Store
 ) -> None:
-    await store.book.note("n1", FAILED)
+    await store.results.note("n1", FAILED)
     await apply_as(kube, MANAGER, "n1", state="Present", checks=[{"name": "c", "recorded": 1}])
-    await store.book.note("n1", PASSED)
+    await store.results.note("n1", PASSED)
     found = store.entry()
     assert found is not None and (found["transitions"], found["recorded"]) == (2, 1)
 
@@ -123,7 +123,7 @@ async def test_a_check_of_this_name_that_another_runs_is_an_error_that_says_so(
 ) -> None:
     put_foreign(kube, "n1", "c")
     with pytest.raises(KubeError, match="CHECK_NAME"):
-        await store.book.note("n1", PASSED)
+        await store.results.note("n1", PASSED)
     assert not kube.asked("PATCH", "gpuinventories")
     found = store.entry()
     assert found is not None and "stdout" not in found
@@ -136,19 +136,19 @@ async def test_a_field_that_another_manager_owns_is_a_conflict(
     put_inventory(kube, "n1")
     await apply_as(kube, "someone", "n1", checks=[{"name": "c", "passed": False}])
     with pytest.raises(Conflict):
-        await store.book.note("n1", PASSED)
+        await store.results.note("n1", PASSED)
     found = store.entry()
     assert found is not None and found["passed"] is False
-    assert store.book.check("n1", "c") is None
+    assert store.results.check("n1", "c") is None
     assert len(kube.asked("PATCH", "gpuinventories")) == 7
 
 
 async def test_an_inventory_that_is_deleted_meanwhile_is_created_again(
     kube: FakeKube, store: Store
 ) -> None:
-    await store.book.note("n1", FAILED)
+    await store.results.note("n1", FAILED)
     kube.remove(inventory_path("n1"))
-    await store.book.note("n1", FAILED)
+    await store.results.note("n1", FAILED)
     found = store.entry()
     # Of the first run nothing is known any more: it is a first failure again.
     assert found is not None and found["transitions"] == 1
@@ -158,18 +158,18 @@ async def test_an_inventory_that_is_deleted_meanwhile_is_created_again(
 async def test_a_turn_is_counted_once_whatever_became_of_its_write(
     kube: FakeKube, store: Store, after: bool
 ) -> None:
-    await store.book.note("n1", PASSED)
+    await store.results.note("n1", PASSED)
     kube.fail("PATCH", "gpuinventories", ApiUnreachable("no answer"), after=after)
     with pytest.raises(ApiUnreachable):
-        await store.book.note("n1", FAILED)
-    await store.book.note("n1", FAILED)
+        await store.results.note("n1", FAILED)
+    await store.results.note("n1", FAILED)
     found = store.entry()
     assert found is not None and found["transitions"] == 1
 
 
 async def test_a_restart_is_noted_and_keeps_the_output(kube: FakeKube, store: Store) -> None:
-    await store.book.note("n1", FAILED)
-    assert await store.book.note_restart("n1", "c", now=clock.now())
+    await store.results.note("n1", FAILED)
+    assert await store.results.record_restart("n1", "c", now=clock.now())
     found = store.entry()
     assert found is not None
     assert (found["restarts"], found["stderr"]) == (1, "bad")
@@ -180,11 +180,11 @@ async def test_a_restart_is_not_noted_where_another_was_noted_meanwhile(
     kube: FakeKube, store: Store
 ) -> None:
     """By another process of this runner, before the lease moved."""
-    await store.book.note("n1", FAILED)
+    await store.results.note("n1", FAILED)
     other = Store(kube)
-    await other.book.refresh()
-    assert await other.book.note_restart("n1", "c", now=clock.now())
-    assert not await store.book.note_restart("n1", "c", now=clock.now() + timedelta(minutes=1))
+    await other.results.refresh()
+    assert await other.results.record_restart("n1", "c", now=clock.now())
+    assert not await store.results.record_restart("n1", "c", now=clock.now() + timedelta(minutes=1))
     found = store.entry()
     assert found is not None and found["restarts"] == 1
 
@@ -192,7 +192,7 @@ async def test_a_restart_is_not_noted_where_another_was_noted_meanwhile(
 async def test_a_restart_of_a_check_without_a_result_is_not_noted(
     kube: FakeKube, store: Store
 ) -> None:
-    assert not await store.book.note_restart("n1", "c", now=clock.now())
+    assert not await store.results.record_restart("n1", "c", now=clock.now())
 
 
 async def test_a_refresh_takes_over_what_is_there_and_forgets_what_went(
@@ -200,30 +200,30 @@ async def test_a_refresh_takes_over_what_is_there_and_forgets_what_went(
 ) -> None:
     other = Store(kube)
     for node in ("n1", "n2"):
-        await other.book.note(node, FAILED)
-    await store.book.refresh()
-    assert {seen.node for seen in store.book.known()} == {"n1", "n2"}
+        await other.results.note(node, FAILED)
+    await store.results.refresh()
+    assert {seen.node for seen in store.results.known()} == {"n1", "n2"}
     kube.remove(inventory_path("n2"))
-    await store.book.refresh()
-    assert {seen.node for seen in store.book.known()} == {"n1"}
-    assert store.book.check("n2", "c") is None
+    await store.results.refresh()
+    assert {seen.node for seen in store.results.known()} == {"n1"}
+    assert store.results.check("n2", "c") is None
     assert 'node="n1"' in store.shown() and 'node="n2"' not in store.shown()
 
 
 async def test_what_is_written_while_a_list_is_read_stays(kube: FakeKube, store: Store) -> None:
     """The list is from before it."""
-    await store.book.note("n1", PASSED)
+    await store.results.note("n1", PASSED)
     kube.remove(inventory_path("n1"))
     listing = store.kube.pages
 
     async def slow(*args: Any, **kwargs: Any) -> Any:
         async for page in listing(*args, **kwargs):
-            await store.book.note("n1", FAILED)
+            await store.results.note("n1", FAILED)
             yield page
 
     kube.pages = slow  # type: ignore[method-assign]
-    await store.book.refresh()
-    known = store.book.check("n1", "c")
+    await store.results.refresh()
+    known = store.results.check("n1", "c")
     assert known is not None and known.passed is False
 
 
@@ -236,17 +236,17 @@ async def test_only_nodes_with_a_pod_that_have_not_left_are_present(
     put_inventory(kube, "n1", status={"checks": checks})
     put_inventory(kube, "n2", status={"checks": checks, "state": "Departed"})
     put_inventory(kube, "n3", status={"checks": checks})
-    await store.book.refresh()
-    present = {seen.node: seen.present for seen in store.book.known()}
+    await store.results.refresh()
+    present = {seen.node: seen.present for seen in store.results.known()}
     assert present == {"n1": True, "n2": False, "n3": False}
 
 
 async def test_a_suspended_node_has_no_checks(kube: FakeKube, store: Store) -> None:
     put_inventory(kube, "n1", spec={"suspend": True})
     put_inventory(kube, "n2")
-    await store.book.refresh()
+    await store.results.refresh()
     store.suspended.add("n3")
-    assert [list(store.book.jobs(node)) for node in ("n1", "n2", "n3", "n4")] == [
+    assert [list(store.results.jobs(node)) for node in ("n1", "n2", "n3", "n4")] == [
         [],
         [job()],
         [],
@@ -257,9 +257,11 @@ async def test_a_suspended_node_has_no_checks(kube: FakeKube, store: Store) -> N
 async def test_events_are_about_an_inventory_and_there_is_none_without_it(
     kube: FakeKube, store: Store
 ) -> None:
-    store.book.tell("n1", reason="RestartRefused", message="none", type=EventType.WARNING)
-    await store.book.note("n1", FAILED)
-    store.book.tell("n1", reason="RestartRefused", message="one", type=EventType.WARNING)
-    await store.book.finish(within=5)
+    store.results.record_event(
+        "n1", reason="RestartRefused", message="none", type=EventType.WARNING
+    )
+    await store.results.note("n1", FAILED)
+    store.results.record_event("n1", reason="RestartRefused", message="one", type=EventType.WARNING)
+    await store.results.finish(within=5)
     assert told(kube, "RestartRefused") == ["one"]
     assert RUNNER == "gpuid-operator-check-c"

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from gpuid_operator.engine.smi_run import SmiRuns, read_error
+from gpuid_operator.engine.reading.smi_run import SmiRuns, read_error
 from gpuid_operator.kube.errors import (
     CommandNotFound,
     ExecError,

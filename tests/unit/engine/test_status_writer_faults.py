@@ -17,7 +17,7 @@ from gpuid_operator.kube.errors import (
     NotFound,
     ServerError,
 )
-from gpuid_operator.plan.outcome import Outcome, Terms
+from gpuid_operator.plan.status_change import StatusChange, StatusContext
 from tests.support.kube import FakeKube, forbidden, server_error, too_many_requests, unreachable
 from tests.support.objects import inventory_path, put_inventory
 from tests.support.smi_fixtures import machine, uuids
@@ -46,9 +46,9 @@ async def test_after_a_conflict_it_is_decided_anew_on_what_is_there(
 ) -> None:
     kube.change(inventory_path("n1"), lambda body: body["status"].update(gpuCount=20))
     change, decisions = counting()
-    outcome = await writing.committer.commit("n1", change)
-    assert outcome is not None
-    assert outcome.status.gpu_count == 21
+    change = await writing.status_writer.write("n1", change)
+    assert change is not None
+    assert change.status.gpu_count == 21
     assert decisions() == 2
     assert writing.status("n1")["gpuCount"] == 21
     # Another writer is no reason to wait.
@@ -62,7 +62,7 @@ async def test_after_a_conflict_only_what_is_still_news_is_written(
     kube: FakeKube, writing: Writing
 ) -> None:
     kube.change(inventory_path("n1"), lambda body: body["status"].update(gpuCount=20))
-    await writing.committer.commit("n1", setting(gpu_count=20))
+    await writing.status_writer.write("n1", setting(gpu_count=20))
     assert len(kube.asked("PATCH", STATUS)) == 1
     assert writing.written == []
 
@@ -70,7 +70,7 @@ async def test_after_a_conflict_only_what_is_still_news_is_written(
 async def test_a_conflict_that_never_ends_is_given_up(kube: FakeKube, writing: Writing) -> None:
     kube.fail("PATCH", STATUS, conflict(), times=100)
     with pytest.raises(Conflict):
-        await writing.committer.commit("n1", setting(gpu_count=1))
+        await writing.status_writer.write("n1", setting(gpu_count=1))
     assert len(kube.asked("PATCH", STATUS)) == ATTEMPTS
 
 
@@ -78,8 +78,8 @@ async def test_an_inventory_that_another_created_is_taken_over(kube: FakeKube) -
     writing = Writing(kube)
     put_inventory(kube, "n1", status={"state": "Present", "gpuCount": 10})
     change, _ = counting()
-    outcome = await writing.committer.commit("n1", change, create=True)
-    assert outcome is not None
+    change = await writing.status_writer.write("n1", change, create=True)
+    assert change is not None
     assert writing.status("n1")["gpuCount"] == 11
     assert len(kube.asked("POST", CREATE)) == 1
 
@@ -87,7 +87,7 @@ async def test_an_inventory_that_another_created_is_taken_over(kube: FakeKube) -
 async def test_a_creation_without_an_answer_is_not_done_twice(kube: FakeKube) -> None:
     writing = Writing(kube)
     kube.fail("POST", CREATE, unreachable(), after=True)
-    await writing.committer.commit("n1", setting(gpu_count=1), create=True)
+    await writing.status_writer.write("n1", setting(gpu_count=1), create=True)
     assert len(kube.asked("POST", CREATE)) == 1
     assert writing.status("n1")["gpuCount"] == 1
     assert [written.before for written in writing.written] == [InventoryStatus()]
@@ -99,7 +99,7 @@ async def test_a_write_without_an_answer_adds_nothing_to_the_history_twice(
     xml = machine("n1")
     writing = Writing(kube)
     kube.fail("PATCH", STATUS, unreachable(), after=True)
-    await writing.committer.commit("n1", reading(xml), create=True)
+    await writing.status_writer.write("n1", reading(xml), create=True)
     added = [one for one in writing.status("n1")["history"] if one["type"] == "GPUAdded"]
     assert sorted(entry["uuid"] for entry in added) == sorted(uuids(xml))
 
@@ -109,7 +109,7 @@ async def test_a_server_that_fails_is_asked_again_after_a_pause(
     kube: FakeKube, writing: Writing, error: KubeError
 ) -> None:
     kube.fail("PATCH", STATUS, error, times=2)
-    await writing.committer.commit("n1", setting(gpu_count=1))
+    await writing.status_writer.write("n1", setting(gpu_count=1))
     assert writing.status("n1")["gpuCount"] == 1
     first, second, third = (one.time for one in kube.asked("PATCH", STATUS))
     assert first < second < third
@@ -122,22 +122,22 @@ async def test_a_server_that_fails_for_long_is_given_up(kube: FakeKube, writing:
     kube.fail("GET", "/gpuinventories/n1$", unreachable(), times=100)
     change, _ = counting()
     results = await asyncio.gather(
-        writing.committer.commit("n1", change),
-        writing.committer.commit("n1", change),
+        writing.status_writer.write("n1", change),
+        writing.status_writer.write("n1", change),
         return_exceptions=True,
     )
     assert [type(result) for result in results] == [ServerError, ServerError]
     assert len(kube.asked("PATCH", STATUS)) == ATTEMPTS
     # That was all that is lost: whoever comes again is served.
-    outcome = await writing.committer.commit("n1", change)
-    assert outcome is not None
+    change = await writing.status_writer.write("n1", change)
+    assert change is not None
     assert writing.status("n1")["gpuCount"] == 11
 
 
 async def test_pauses_between_attempts_stay_short(kube: FakeKube, writing: Writing) -> None:
     kube.fail("PATCH", STATUS, unreachable(), times=100)
     with pytest.raises(ApiUnreachable):
-        await writing.committer.commit("n1", setting(gpu_count=1))
+        await writing.status_writer.write("n1", setting(gpu_count=1))
     times = [one.time for one in kube.asked("PATCH", STATUS)]
     pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert all(0 < pause <= 10 for pause in pauses)
@@ -148,7 +148,7 @@ async def test_without_the_right_to_write_it_is_not_tried_again(
 ) -> None:
     kube.fail("PATCH", STATUS, forbidden())
     with pytest.raises(Forbidden):
-        await writing.committer.commit("n1", setting(gpu_count=1))
+        await writing.status_writer.write("n1", setting(gpu_count=1))
     assert len(kube.requests) == 1
 
 
@@ -157,10 +157,10 @@ async def test_an_inventory_that_a_user_deletes_is_created_anew(
 ) -> None:
     kube.remove(inventory_path("n1"))
     change, decisions = counting()
-    outcome = await writing.committer.commit("n1", change, create=True)
-    assert outcome is not None
+    change = await writing.status_writer.write("n1", change, create=True)
+    assert change is not None
     # What was decided on the old one is void.
-    assert outcome.status.gpu_count == 1
+    assert change.status.gpu_count == 1
     assert decisions() == 2
     assert writing.gone == [("n1", "uid-1")]
     assert kube.objects[inventory_path("n1")]["metadata"]["uid"] == "uid-2"
@@ -170,7 +170,7 @@ async def test_an_inventory_that_a_user_deletes_stays_deleted_where_nothing_crea
     kube: FakeKube, writing: Writing
 ) -> None:
     kube.remove(inventory_path("n1"))
-    assert await writing.committer.commit("n1", setting(gpu_count=1)) is None
+    assert await writing.status_writer.write("n1", setting(gpu_count=1)) is None
     assert kube.objects == {}
     assert "n1" not in writing.inventories
 
@@ -180,7 +180,7 @@ async def test_an_inventory_that_is_deleted_during_a_conflict_is_forgotten(
 ) -> None:
     kube.fail("PATCH", STATUS, conflict())
     kube.remove(inventory_path("n1"))
-    assert await writing.committer.commit("n1", setting(gpu_count=1)) is None
+    assert await writing.status_writer.write("n1", setting(gpu_count=1)) is None
     assert writing.gone == [("n1", "uid-1")]
 
 
@@ -190,7 +190,8 @@ async def test_an_inventory_that_was_replaced_is_another(kube: FakeKube, writing
     change, decisions = counting()
     other = setting(gpu_count=1)
     void, _ = await asyncio.gather(
-        writing.committer.commit("n1", other, uid="uid-1"), writing.committer.commit("n1", change)
+        writing.status_writer.write("n1", other, uid="uid-1"),
+        writing.status_writer.write("n1", change),
     )
     assert void is None
     assert decisions() == 2
@@ -201,20 +202,20 @@ async def test_where_inventories_are_not_served_it_is_given_up(kube: FakeKube) -
     writing = Writing(kube)
     kube.served.discard(INVENTORY_PLURAL)
     with pytest.raises(NotFound):
-        await writing.committer.commit("n1", setting(gpu_count=1), create=True)
+        await writing.status_writer.write("n1", setting(gpu_count=1), create=True)
     assert len(kube.asked("POST", CREATE)) == ATTEMPTS
 
 
 async def test_a_mistake_in_a_change_reaches_whoever_made_it_and_stops_nobody_else(
     kube: FakeKube, writing: Writing, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(status: InventoryStatus, terms: Terms) -> Outcome:
+    def broken(status: InventoryStatus, context: StatusContext) -> StatusChange:
         raise ValueError("a mistake")
 
     with pytest.raises(ValueError, match="a mistake"):
-        await writing.committer.commit("n1", broken)
+        await writing.status_writer.write("n1", broken)
     assert any(record.exc_info for record in caplog.records)
-    await writing.committer.commit("n1", setting(gpu_count=1))
+    await writing.status_writer.write("n1", setting(gpu_count=1))
     assert writing.status("n1")["gpuCount"] == 1
 
 
@@ -224,7 +225,8 @@ async def test_a_failure_after_nobody_waits_any_more_reaches_the_others(
     go = asyncio.Event()
     held_up = kube.fail("PATCH", STATUS, forbidden(), until=go)
     first, second = (
-        asyncio.create_task(writing.committer.commit("n1", setting(gpu_count=1))) for _ in range(2)
+        asyncio.create_task(writing.status_writer.write("n1", setting(gpu_count=1)))
+        for _ in range(2)
     )
     await held_up.met.wait()
     first.cancel()
@@ -233,5 +235,5 @@ async def test_a_failure_after_nobody_waits_any_more_reaches_the_others(
     go.set()
     with pytest.raises(Forbidden):
         await second
-    assert await writing.committer.finish(within=10)
+    assert await writing.status_writer.finish(within=10)
     assert writing.status("n1")["gpuCount"] == 10

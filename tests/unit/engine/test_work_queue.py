@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gpuid_operator.engine.queue import WorkQueue
+from gpuid_operator.engine.core.work_queue import WorkQueue
 
 
 def now() -> float:
