@@ -72,6 +72,7 @@ class MemoryBook:
     async def refresh(self) -> None:
         self.refreshed += 1
         self.on_refresh()
+        await asyncio.sleep(0.1)
 
     async def note(self, node: str, result: CheckResult) -> None:
         if self.errors:

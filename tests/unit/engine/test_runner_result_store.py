@@ -116,6 +116,9 @@ async def test_how_many_turns_are_in_history_is_the_inventory_s_to_say(
     await store.book.note("n1", PASSED)
     found = store.entry()
     assert found is not None and (found["transitions"], found["recorded"]) == (2, 1)
+    for request in kube.asked("PATCH", "gpuinventories"):
+        if request.params["fieldManager"] == RUNNER:
+            assert "recorded" not in request.body["status"]["checks"][0]
 
 
 async def test_a_check_of_this_name_that_another_runs_is_an_error_that_says_so(
@@ -210,10 +213,14 @@ async def test_a_refresh_takes_over_what_is_there_and_forgets_what_went(
     assert 'node="n1"' in store.shown() and 'node="n2"' not in store.shown()
 
 
-async def test_what_is_written_while_a_list_is_read_stays(kube: FakeKube, store: Store) -> None:
+@pytest.mark.parametrize("listed", [False, True])
+async def test_what_is_written_while_a_list_is_read_stays(
+    kube: FakeKube, store: Store, listed: bool
+) -> None:
     """The list is from before it."""
     await store.book.note("n1", PASSED)
-    kube.remove(inventory_path("n1"))
+    if not listed:
+        kube.remove(inventory_path("n1"))
     listing = store.kube.pages
 
     async def slow(*args: Any, **kwargs: Any) -> Any:
