@@ -84,6 +84,7 @@ class MemoryBook:
     async def note_restart(self, node: str, name: str, *, now: datetime) -> bool:
         if self.errors:
             raise self.errors.pop(0)
+        await asyncio.sleep(0.1)
         known = self.checks.get((node, name))
         since = known.last_restart_time if known else None
         after = with_restart(known, since=since, now=now)
