@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from datetime import datetime, timedelta
-from typing import Any, Final
+from datetime import datetime
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -24,7 +24,7 @@ from gpuid_operator.engine.delivery.manager import Delivery, Secrets
 from gpuid_operator.engine.reading.reader import Reader
 from gpuid_operator.engine.reconcile.inventory_watch import InventoryWatch
 from gpuid_operator.engine.reconcile.reconciler import NodeReconciler
-from gpuid_operator.engine.reconcile.resync import Resync, take_policy
+from gpuid_operator.engine.reconcile.resync import Resync
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
@@ -41,10 +41,6 @@ from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
-
-CATCH_UP: Final = timedelta(seconds=10)
-"""How long after the beginning of a watch it is looked what was deleted before it. The watch has
-listed by then; of what went between that and our own last look no event tells."""
 
 
 class Engine:
@@ -71,6 +67,7 @@ class Engine:
             builtin=options.builtin,
             suspended=options.suspended,
             checks_allowed=options.checks_allowed,
+            inventories=self._inventories,
         )
         slots = asyncio.Semaphore(options.workers)
         idle_gate = IdleGate()
@@ -78,29 +75,27 @@ class Engine:
         self._observer = Observer(self._recorder, metrics)
         self._status_writer = StatusWriter(
             client,
-            inventories=self._inventories,
             state=self._state,
             clock=clock,
             found=self._inventory_changed,
             gone=self._inventory_deleted,
             listeners=[self._observer, self._written],
         )
-        labeller = NodeLabeller(client, state=self._state, inventories=self._inventories)
+        labeller = NodeLabeller(client, state=self._state)
         self._reader = Reader(
             client,
             state=self._state,
-            inventories=self._inventories,
             status_writer=self._status_writer,
             labeller=labeller,
             metrics=metrics,
             clock=clock,
             timeout=options.timeout,
             slots=slots,
+            grace=options.timings.pod_grace,
         )
         self._checks = PolicyChecks(
             client,
             state=self._state,
-            inventories=self._inventories,
             status_writer=self._status_writer,
             recorder=self._recorder,
             slots=slots,
@@ -112,7 +107,6 @@ class Engine:
         self._resync = Resync(
             client,
             state=self._state,
-            inventories=self._inventories,
             policies_changed=self._policies_changed,
             inventory_found=self._inventory_changed,
             inventory_gone=self._inventory_deleted,
@@ -127,19 +121,18 @@ class Engine:
             deleted=self._inventory_deleted,
         )
         self._delivery = Delivery(
-            inventories=self._inventories,
             state=self._state,
             status_writer=self._status_writer,
             idle_gate=idle_gate,
             secrets=secrets,
             context=context,
             cluster=options.cluster,
+            timings=options.timings,
             metrics=metrics,
             clock=clock,
         )
         self._reconciler = NodeReconciler(
             state=self._state,
-            inventories=self._inventories,
             status_writer=self._status_writer,
             reader=self._reader,
             labeller=labeller,
@@ -152,7 +145,6 @@ class Engine:
         self._policies = PolicyStatuses(
             client,
             state=self._state,
-            inventories=self._inventories,
             clock=clock,
             checks_allowed=options.checks_allowed,
         )
@@ -160,7 +152,7 @@ class Engine:
     @property
     def sources(self) -> tuple[PodSelector, ...]:
         """The pods to watch."""
-        return tuple(sorted(self._state.sources | self._checks.sources))
+        return tuple(sorted(self._state.pods.selectors | self._checks.sources))
 
     @property
     def sources_changed(self) -> asyncio.Event:
@@ -193,7 +185,7 @@ class Engine:
         _log.info(
             "everything is listed",
             nodes=len(self._state.nodes),
-            nodes_with_pods=len(self._state.nodes_with_pods()),
+            nodes_with_pods=len(self._state.pods.nodes()),
             inventories=len(self._inventories),
             policies=len(self._state.policies),
         )
@@ -218,11 +210,11 @@ class Engine:
     def pod_event(self, source: PodSelector, body: dict[str, Any], *, deleted: bool) -> None:
         """A pod of a source came, changed or went."""
         uid = body["metadata"]["uid"]
-        for number in self._state.targets_of(source):
+        for number in self._state.pods.targets_of(source):
             pod = None
             if not deleted:
-                pod = TargetPod.from_pod(body, container=self._state.targets[number].container)
-            self._reconciler.enqueue(self._state.put_pod(number, uid, pod))
+                pod = TargetPod.from_pod(body, container=self._state.pods.targets[number].container)
+            self._reconciler.enqueue(self._state.pods.put(number, uid, pod))
         self._reconciler.enqueue(self._checks.pod_event(source, body, deleted=deleted))
 
     def _inventory_deleted(self, name: str, uid: str) -> None:
@@ -250,10 +242,10 @@ class Engine:
 
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:
         """A policy came, changed or went."""
-        if take_policy(self._state, body, deleted=deleted):
+        if self._state.policies.take(body, deleted=deleted):
             self._policies_changed()
             self._reconciler.enqueue(
-                {cached.name for cached in self._inventories} | self._state.nodes_with_pods()
+                {cached.name for cached in self._inventories} | self._state.pods.nodes()
             )
 
     def _policies_changed(self) -> None:
@@ -281,7 +273,7 @@ class Engine:
     async def _catch_up(self) -> None:
         while True:
             await self._watch_began.wait()
-            await asyncio.sleep(CATCH_UP.total_seconds())
+            await asyncio.sleep(self._options.timings.catch_up.total_seconds())
             self._watch_began.clear()
             try:
                 self._reconciler.enqueue(await self._resync.catch_up())
@@ -291,7 +283,7 @@ class Engine:
     async def _resync_for_ever(self) -> None:
         failures = 0
         while True:
-            pause = self._options.resync_period
+            pause = self._options.timings.resync
             if failures:
                 pause = min(pause, backoff(failures, chance=random.random()))  # noqa: S311
             await asyncio.sleep(pause.total_seconds())

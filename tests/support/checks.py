@@ -72,8 +72,9 @@ class MemoryBook:
     async def refresh(self) -> None:
         self.refreshed += 1
         self.on_refresh()
+        await asyncio.sleep(0.1)
 
-    async def note(self, node: str, result: CheckResult) -> None:
+    async def record(self, node: str, result: CheckResult) -> None:
         if self.errors:
             raise self.errors.pop(0)
         self.results.append((node, result))

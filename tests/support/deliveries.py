@@ -12,11 +12,11 @@ import orjson
 from gpuid_operator.api.policy import Policy
 from gpuid_operator.api.sinks import Sink
 from gpuid_operator.engine.core.idle_gate import IdleGate
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
 from gpuid_operator.engine.delivery.manager import Delivery, Secrets
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.engine.writing.status_writer import StatusWriter
-from gpuid_operator.sinks.http_client import CheckOutput, HTTPClient
+from gpuid_operator.sinks.http_client import Answer, HTTPClient
 from gpuid_operator.sinks.registry import SinkContext
 from gpuid_operator.telemetry.metrics import Metrics
 from tests.support import clock, secret_source
@@ -50,7 +50,7 @@ class FakeHTTP(HTTPClient):
 
     async def post(
         self, url: str, *, body: bytes, headers: Mapping[str, str], timeout: float, tls: Any
-    ) -> CheckOutput:
+    ) -> Answer:
         ids = tuple(record["id"] for record in orjson.loads(body))
         now = asyncio.get_running_loop().time()
         host = url.removeprefix("https://").partition("/")[0]
@@ -58,7 +58,7 @@ class FakeHTTP(HTTPClient):
         self.recorder.append(post)
         if self.until is not None:
             await self.until.wait()
-        return CheckOutput(
+        return Answer(
             status=self.answer(post), phrase="said", retry_after=None, text="", truncated=False
         )
 
@@ -98,24 +98,23 @@ class Deliveries:
         self.idle_gate = IdleGate()
         self.cluster_secrets = secret_source.Secrets(token="of-the-cluster")
         self.environment = secret_source.Secrets(token="of-the-environment")
-        self.inventories = InventoryCache()
         self.state = ClusterState(targets=[TARGET], builtin=builtin(sinks=list(sinks)))
+        self.inventories = self.state.inventories
         self.status_writer = StatusWriter(
             kube,
-            inventories=self.inventories,
             state=self.state,
             clock=clock.now,
             found=self._found,
             gone=self._gone,
         )
         self.delivery = Delivery(
-            inventories=self.inventories,
             state=self.state,
             status_writer=self.status_writer,
             idle_gate=self.idle_gate,
             secrets=Secrets(cluster=self.cluster_secrets, environment=self.environment),
             context=SinkContext(http=self.http, write_records=lambda _: None),
             cluster="test",
+            timings=DEFAULT_TIMINGS,
             metrics=self.metrics,
             clock=clock.now,
         )
@@ -143,7 +142,7 @@ class Deliveries:
         """A policy with these sinks; inventories name it in their status."""
         spec = [one.to_json() for one in sinks]
         body = put_policy(self.kube, name, sinks=spec)
-        self.state.put_policy(name, Policy.from_object(body))
+        self.state.policies.put(name, Policy.from_object(body))
 
     def remove(self, node: str) -> None:
         """Delete an inventory, of which the engine is told."""

@@ -8,9 +8,7 @@ from typing import Any
 from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.engine.checks.policy_checks import PolicyChecks
 from gpuid_operator.engine.core.pod_selector import PodSelector
-from gpuid_operator.engine.reconcile.resync import take_policies
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
 from gpuid_operator.engine.writing.status_writer import StatusWriter
 from gpuid_operator.kube.inventories import list_inventories
@@ -64,11 +62,10 @@ class PolicyBench:
     ) -> None:
         self.kube = kube
         self.state = ClusterState(targets=(TARGET,), builtin=builtin(), checks_allowed=allowed)
-        self.inventories = InventoryCache()
+        self.inventories = self.state.inventories
         self.recorder = EventRecorder(kube)
         self.status_writer = StatusWriter(
             kube,
-            inventories=self.inventories,
             state=self.state,
             clock=clock.now,
             found=self._found,
@@ -77,7 +74,6 @@ class PolicyBench:
         self.checks = PolicyChecks(
             kube,
             state=self.state,
-            inventories=self.inventories,
             status_writer=self.status_writer,
             recorder=self.recorder,
             slots=asyncio.Semaphore(workers),
@@ -96,9 +92,9 @@ class PolicyBench:
 
     async def look(self) -> None:
         """Take over what the cluster has, as the re-sync does."""
-        take_policies(self.state, await list_policies(self.kube))
+        self.state.policies.take_all(await list_policies(self.kube))
         async for facts in list_nodes(self.kube):
-            self.state.put_node(facts)
+            self.state.nodes.put(facts)
         async for body in list_inventories(self.kube):
             self.inventories.put_object(body)
 

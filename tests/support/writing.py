@@ -7,9 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gpuid_operator.api.inventory import InventoryState, InventoryStatus, NodeInfo, PodSelector
+from gpuid_operator.api.inventory import InventoryState, InventoryStatus, NodeInfo, Source
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.engine.writing.status_writer import Decision, StatusWriter, StatusWritten
 from gpuid_operator.plan.smi import parse
 from gpuid_operator.plan.status import after_read
@@ -25,13 +24,12 @@ class Writing:
 
     def __init__(self, kube: FakeKube) -> None:
         self.kube = kube
-        self.inventories = InventoryCache()
         self.state = ClusterState(targets=[TARGET], builtin=builtin())
+        self.inventories = self.state.inventories
         self.written: list[StatusWritten] = []
         self.gone: list[tuple[str, str]] = []
         self.status_writer = StatusWriter(
             kube,
-            inventories=self.inventories,
             state=self.state,
             clock=clock.now,
             found=self._found,
@@ -85,7 +83,7 @@ def counting() -> tuple[Decision, Callable[[], int]]:
 def reading(xml: str, *, node: str = "n1") -> Decision:
     """The change that a good read with this output of nvidia-smi makes."""
     found = parse(xml.encode(), exit_code=0, stderr=b"")
-    source = PodSelector(
+    source = Source(
         namespace=NAMESPACE,
         pod=f"plugin-{node}",
         container=CONTAINER,

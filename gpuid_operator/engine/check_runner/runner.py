@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from gpuid_operator.engine.check_runner.result_store import RunnerResultStore
 from gpuid_operator.engine.check_runner.suspensions import Suspensions
 from gpuid_operator.engine.checks.job import CheckJob
+from gpuid_operator.engine.checks.pod_list import list_check_pods
 from gpuid_operator.engine.checks.pods import CheckPods
 from gpuid_operator.engine.checks.worker import CheckWorker
 from gpuid_operator.engine.core.background import Loop, run_forever
-from gpuid_operator.engine.core.options import utcnow
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS, Timings, utcnow
 from gpuid_operator.engine.core.pod_selector import PodSelector
-from gpuid_operator.engine.reconcile.resync import PERIOD, list_source
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import KubeError
 from gpuid_operator.telemetry.log import get_logger
@@ -42,11 +42,11 @@ class CheckRunner:
         suspended: bool,
         metrics: Metrics,
         clock: Callable[[], datetime] = utcnow,
-        resync_period: timedelta = PERIOD,
+        timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
         self._client = client
         self._job = job
-        self._resync_period = resync_period.total_seconds()
+        self._resync_period = timings.resync.total_seconds()
         self._pods = CheckPods()
         self._pods.want([job])
         self._suspensions = Suspensions(client, nodes=self._pods.nodes)
@@ -106,7 +106,7 @@ class CheckRunner:
         self._suspensions.policy_event(body, deleted=deleted)
 
     async def _list(self) -> None:
-        await list_source(self._client, self._pods, self._job.source)
+        await list_check_pods(self._client, self._pods, self._job.source)
         await self._suspensions.look()
         await self._results.refresh()
         self._runs.stop_unwanted()

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from gpuid_operator.api.policy import PolicySpec
-from gpuid_operator.engine.reconcile.resync import take_policies, take_policy
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import NotFound
@@ -35,7 +34,7 @@ class Suspensions:
 
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:
         """A policy came, changed or went."""
-        if take_policy(self._state, body, deleted=deleted):
+        if self._state.policies.take(body, deleted=deleted):
             self._outdated = True
             self.news.set()
 
@@ -46,7 +45,7 @@ class Suspensions:
 
     async def look(self) -> None:
         """List the policies, and what follows from them. Raises KubeError."""
-        take_policies(self._state, await list_policies(self._client))
+        self._state.policies.take_all(await list_policies(self._client))
         self._outdated = True
         await self.learn()
 
@@ -61,15 +60,15 @@ class Suspensions:
                 unseen = set(self._state.nodes)
                 async for facts in list_nodes(self._client):
                     unseen.discard(facts.name)
-                    self._state.put_node(facts)
+                    self._state.nodes.put(facts)
             except BaseException:
                 self._outdated = True
                 raise
             for name in unseen:
                 self._state.forget_node(name)
-        for name in self._nodes() - self._state.nodes.keys():
+        for name in self._nodes() - set(self._state.nodes):
             try:
-                self._state.put_node(await get_node(self._client, name))
+                self._state.nodes.put(await get_node(self._client, name))
             except NotFound:
                 continue  # on its way out, and nothing is run there
 

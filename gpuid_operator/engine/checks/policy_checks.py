@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Final
 
+from gpuid_operator.engine.checks.pod_list import list_check_pods
 from gpuid_operator.engine.checks.pods import CheckPods
 from gpuid_operator.engine.checks.result_store import InventoryResultStore
 from gpuid_operator.engine.checks.worker import CheckWorker
 from gpuid_operator.engine.core.background import Loop
 from gpuid_operator.engine.core.pod_selector import PodSelector
-from gpuid_operator.engine.reconcile.resync import list_source
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
 from gpuid_operator.engine.writing.status_writer import StatusWriter
 from gpuid_operator.kube.client import KubeClient
@@ -34,7 +33,6 @@ class PolicyChecks:
         client: KubeClient,
         *,
         state: ClusterState,
-        inventories: InventoryCache,
         status_writer: StatusWriter,
         recorder: EventRecorder,
         slots: asyncio.Semaphore,
@@ -50,7 +48,7 @@ class PolicyChecks:
         self._allowed = allowed
         self._pods = CheckPods()
         self._results = InventoryResultStore(
-            recorder, state=state, inventories=inventories, status_writer=status_writer, clock=clock
+            recorder, state=state, status_writer=status_writer, clock=clock
         )
         self._runs = CheckWorker(
             client,
@@ -127,7 +125,7 @@ class PolicyChecks:
         good = True
         for source in self.sources:
             try:
-                await list_source(self._client, self._pods, source)
+                await list_check_pods(self._client, self._pods, source)
             except KubeError as error:
                 good = False
                 _log.warning(

@@ -11,8 +11,8 @@ from gpuid_operator.api.policy import Check, OnFailure
 from gpuid_operator.api.values import whole_seconds
 from gpuid_operator.engine.checks.job import CheckJob
 from gpuid_operator.engine.core.pod_selector import PodSelector
-from gpuid_operator.engine.state.cluster_state import ClusterState, node_info
-from gpuid_operator.engine.state.inventory_cache import InventoryCache
+from gpuid_operator.engine.state.cluster_state import ClusterState
+from gpuid_operator.engine.state.nodes import node_info
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
 from gpuid_operator.engine.writing.status_writer import StatusWriter
 from gpuid_operator.kube.events import EventType
@@ -33,13 +33,12 @@ class InventoryResultStore:
         recorder: EventRecorder,
         *,
         state: ClusterState,
-        inventories: InventoryCache,
         status_writer: StatusWriter,
         clock: Callable[[], datetime],
     ) -> None:
         self._recorder = recorder
         self._state = state
-        self._inventories = inventories
+        self._inventories = state.inventories
         self._status_writer = status_writer
         self._clock = clock
         self._taken: set[str] = set()
@@ -53,9 +52,9 @@ class InventoryResultStore:
     def jobs(self, node: str) -> Sequence[CheckJob]:
         cached = self._inventories.get(node)
         if cached is None:
-            if self._inventories.is_invalid(node) or not self._state.is_gpu_node(node):
+            if self._state.skip_reason(node) is not None or not self._state.is_gpu_node(node):
                 return ()
-        elif cached.departed or self._state.is_policy_unreadable(cached):
+        elif cached.departed or self._state.skip_reason(node) is not None:
             return ()
         effective = self._state.effective_policy(node, cached)
         if effective.suspended:
@@ -113,7 +112,9 @@ class InventoryResultStore:
         interval = timedelta(hours=1) if check.interval is None else check.interval
         return CheckJob(
             name=check.name,
-            source=PodSelector(self._state.targets[0].namespace, selector_text(check.pod_selector)),
+            source=PodSelector(
+                self._state.pods.targets[0].namespace, selector_text(check.pod_selector)
+            ),
             container=check.container,
             command=check.command,
             timeout=timeout,

@@ -15,11 +15,12 @@ from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.api.sinks import Sink as SinkSpec
 from gpuid_operator.engine.core.background import Background
 from gpuid_operator.engine.core.idle_gate import IdleGate
+from gpuid_operator.engine.core.options import Timings
 from gpuid_operator.engine.delivery.outbox_entry import OutboxEntry
 from gpuid_operator.engine.delivery.recording_secrets import RecordingSecretSource
 from gpuid_operator.engine.delivery.sink_worker import SinkWorker
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import CachedInventory, InventoryCache
+from gpuid_operator.engine.state.inventory_cache import CachedInventory
 from gpuid_operator.engine.writing.status_writer import Decision, StatusWriter, StatusWritten
 from gpuid_operator.plan import outbox
 from gpuid_operator.plan import status as plan
@@ -59,23 +60,24 @@ class Delivery:
     def __init__(
         self,
         *,
-        inventories: InventoryCache,
         state: ClusterState,
         status_writer: StatusWriter,
         idle_gate: IdleGate,
         secrets: Secrets,
         context: SinkContext,
         cluster: str,
+        timings: Timings,
         metrics: Metrics,
         clock: Callable[[], datetime],
     ) -> None:
-        self._inventories = inventories
+        self._inventories = state.inventories
         self._state = state
         self._status_writer = status_writer
         self._idle_gate = idle_gate
         self._secrets = secrets
         self._context = context
         self._cluster = cluster
+        self._timings = timings
         self._metrics = metrics
         self._clock = clock
         self._workers: dict[_Key, tuple[SinkWorker, asyncio.Task[None]]] = {}
@@ -88,13 +90,13 @@ class Delivery:
     def enqueue(self, name: str) -> None:
         """Hand the node to the channels of the sinks that still have to get something."""
         cached = self._inventories.get(name)
-        if cached is None or self._closed or self._state.is_policy_unreadable(cached):
+        if cached is None or self._closed or self._state.skip_reason(name) is not None:
             return
         effective = self._state.effective_policy(name, cached)
-        cursors = {cursor[:2]: cursor for cursor in cached.cursors}
+        cursors = {cursor.sink: cursor for cursor in cached.cursors}
         for sink in effective.sinks:
             known = cursors.get((sink.name, sink.type.value))
-            if cached.sequence and (known is None or known[3]):
+            if cached.sequence and (known is None or known.pending):
                 self._worker(sink, builtin=sink.name in effective.builtin_sinks).add(name)
 
     def forget(self, name: str) -> None:
@@ -118,8 +120,8 @@ class Delivery:
         """Bring the metric of what is pending up to date."""
         pending: Counter[str] = Counter(dict.fromkeys(self._names(), 0))
         for cached in self._inventories:
-            for name, _, _, waiting in cached.cursors:
-                pending[name] += waiting
+            for cursor in cached.cursors:
+                pending[cursor.name] += cursor.pending
         for name, count in pending.items():
             self._metrics.records_pending.labels(name).set(count)
 
@@ -170,6 +172,7 @@ class Delivery:
             max_records=sink.max_records,
             max_wait=sink.max_wait,
             metrics=self._metrics,
+            timings=self._timings,
         )
         task = asyncio.create_task(worker.run(), name=f"sink {sink.name}")
         self._workers[key] = (worker, task)

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Final
 
 from gpuid_operator.api.record import Record
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS, Timings
 from gpuid_operator.engine.delivery.outbox_entry import OutboxEntry, PendingEntries, bisect
 from gpuid_operator.engine.delivery.recording_secrets import RecordingSecretSource
 from gpuid_operator.engine.delivery.reporter import DeliveryReporter
@@ -24,10 +25,6 @@ from gpuid_operator.telemetry.metrics import Metrics
 _log = get_logger(__name__)
 
 FIRST_PAUSE: Final = timedelta(seconds=1)
-LONGEST_PAUSE: Final = timedelta(minutes=10)
-SECRETS_PAUSE: Final = timedelta(minutes=1)
-"""After this a refused sink's secrets are looked at again."""
-
 LONGEST_WISH: Final = timedelta(hours=6)
 """Longest Retry-After that is honoured."""
 
@@ -51,6 +48,7 @@ class SinkWorker:
         max_records: int,
         max_wait: timedelta,
         metrics: Metrics,
+        timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
         self.name = name
         self._sink = sink
@@ -59,6 +57,7 @@ class SinkWorker:
         self._max_records = max_records
         self._max_wait = max_wait.total_seconds()
         self._metrics = metrics
+        self._timings = timings
         self._due: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._sent: dict[str, tuple[str, int]] = {}
@@ -96,6 +95,11 @@ class SinkWorker:
         ]
         if timer := self._blocked.pop(node, None):
             timer.cancel()
+
+    def _slow(self) -> float:
+        """Seconds until what was refused for good is tried again: the slow end, with jitter."""
+        most = self._timings.sink_max_backoff.total_seconds()
+        return most * (0.5 + random.random() / 2)  # noqa: S311
 
     async def run(self) -> None:
         """Deliver until cancelled or stopped."""
@@ -254,7 +258,9 @@ class SinkWorker:
             record=outbox_entry.records[0].id,
             error=error.message,
         )
-        timer = asyncio.get_running_loop().call_later(_slow(), self._unblock, outbox_entry.node)
+        timer = asyncio.get_running_loop().call_later(
+            self._slow(), self._unblock, outbox_entry.node
+        )
         self._blocked[outbox_entry.node] = timer
         self._due.pop(outbox_entry.node, None)
         self._notes.failed([outbox_entry.node], f"{error.reason}: {error.message}")
@@ -282,10 +288,12 @@ class SinkWorker:
             self._notes.failed({p.node for p in self._carried} | self._due.keys(), words)
         wish = min(error.retry_after or 0.0, LONGEST_WISH.total_seconds())
         if refused:
-            await self._slow_end(max(_slow(), wish))
+            await self._slow_end(max(self._slow(), wish))
             return
         chance = random.random()  # noqa: S311 - jitter, no secret
-        delay = full_jitter(self._failures, chance=chance, first=FIRST_PAUSE, most=LONGEST_PAUSE)
+        delay = full_jitter(
+            self._failures, chance=chance, first=FIRST_PAUSE, most=self._timings.sink_max_backoff
+        )
         await asyncio.sleep(max(delay.total_seconds(), wish))
 
     async def _slow_end(self, delay: float) -> None:
@@ -296,9 +304,4 @@ class SinkWorker:
             left = until - loop.time()
             if left <= 0:
                 return
-            await asyncio.sleep(min(left, SECRETS_PAUSE.total_seconds()))
-
-
-def _slow() -> float:
-    """Seconds until what was refused for good is tried again: the slow end, with jitter."""
-    return LONGEST_PAUSE.total_seconds() * (0.5 + random.random() / 2)  # noqa: S311
+            await asyncio.sleep(min(left, self._timings.sink_secret_check.total_seconds()))

@@ -10,9 +10,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from gpuid_operator.api.inventory import InventoryStatus, Source
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
 from gpuid_operator.engine.reading.smi_run import SmiRuns, read_error
-from gpuid_operator.engine.state.cluster_state import ClusterState, node_info
-from gpuid_operator.engine.state.inventory_cache import CachedInventory, InventoryCache
+from gpuid_operator.engine.state.cluster_state import ClusterState
+from gpuid_operator.engine.state.inventory_cache import CachedInventory
+from gpuid_operator.engine.state.nodes import node_info
 from gpuid_operator.engine.writing.node_labels import NodeLabeller
 from gpuid_operator.engine.writing.status_writer import StatusWriter
 from gpuid_operator.kube.client import KubeClient
@@ -34,9 +36,6 @@ from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
-
-GRACE: Final = timedelta(seconds=60)
-"""How long a node may be without a target pod before that is worth a word: pods are replaced."""
 
 FACTS_AGE: Final = 60.0
 """Seconds for which a node's facts count as those of the moment, if no pod changed since."""
@@ -65,18 +64,20 @@ class Reader:
         client: KubeClient,
         *,
         state: ClusterState,
-        inventories: InventoryCache,
         status_writer: StatusWriter,
         labeller: NodeLabeller,
         metrics: Metrics,
         clock: Callable[[], datetime],
         timeout: timedelta,
         slots: asyncio.Semaphore,
+        grace: timedelta = DEFAULT_TIMINGS.pod_grace,
     ) -> None:
-        """`slots` bounds the execs of the whole process."""
+        """`slots` bounds the execs of the whole process; `grace` is how long a node may be without
+        a target pod."""
+        self._grace = grace.total_seconds()
         self._client = client
         self._state = state
-        self._inventories = inventories
+        self._inventories = state.inventories
         self._status_writer = status_writer
         self._labeller = labeller
         self._metrics = metrics
@@ -88,7 +89,7 @@ class Reader:
     def due(self, name: str) -> datetime | None:
         """When the node is to be read next, as far as is known now."""
         cached = self._inventories.get(name)
-        found = self._state.target(name)
+        found = self._state.pods.find(name)
         pod = found[1] if found else None
         effective = self._state.effective_policy(name, cached)
         trouble = self._troubles.get(name)
@@ -120,7 +121,7 @@ class Reader:
 
         Raises KubeError when its inventory could not be written.
         """
-        found = self._state.target(name)
+        found = self._state.pods.find(name)
         if found is None:
             return await self._without_pod(name)
         when = self.due(name)
@@ -173,7 +174,7 @@ class Reader:
         now = asyncio.get_running_loop().time()
         if (
             known is not None
-            and known.fetched >= self._state.changed(name)
+            and known.fetched >= self._state.pods.changed(name)
             and now - known.fetched < FACTS_AGE
         ):
             return known.facts
@@ -185,7 +186,7 @@ class Reader:
                 FailureReason.NODE_NOT_FOUND,
                 f"the pod says that it runs on node {name}, and there is no such Node",
             ) from None
-        self._state.put_node(facts)
+        self._state.nodes.put(facts)
         return facts
 
     async def _succeeded(
@@ -281,13 +282,13 @@ class Reader:
             return None
         loop = asyncio.get_running_loop()
         known = self._state.nodes.get(name)
-        changed = self._state.changed(name)
-        grace = GRACE.total_seconds() if changed else 0.0
+        changed = self._state.pods.changed(name)
+        grace = self._grace if changed else 0.0
         left = changed + grace - loop.time()
         # A pod goes at once, its node perhaps a while later: look when either may have happened.
         if known is None or known.fetched < (changed if left > 0 else changed + grace):
             try:
-                self._state.put_node(await get_node(self._client, name))
+                self._state.nodes.put(await get_node(self._client, name))
             except NotFound:
                 await self._departed(name)
                 return None
@@ -304,9 +305,9 @@ class Reader:
     def _no_target(self, name: str) -> ReadError:
         places = "; ".join(
             f"namespace {target.namespace}, selector {target.selector}"
-            for target in self._state.targets
+            for target in self._state.pods.targets
         )
-        waiting = self._state.waiting_pod(name)
+        waiting = self._state.pods.waiting(name)
         what = (
             f"pod {waiting.namespace}/{waiting.name} is there, but its container"
             f" {waiting.container} does not run"

@@ -15,7 +15,7 @@ from gpuid_operator.engine.core.work_queue import WorkQueue
 from gpuid_operator.engine.delivery.manager import Delivery
 from gpuid_operator.engine.reading.reader import Reader
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import CachedInventory, InventoryCache
+from gpuid_operator.engine.state.inventory_cache import CachedInventory
 from gpuid_operator.engine.writing.node_labels import NodeLabeller
 from gpuid_operator.engine.writing.status_writer import Decision, StatusWriter
 from gpuid_operator.kube.errors import KubeError
@@ -42,7 +42,6 @@ class NodeReconciler:
         self,
         *,
         state: ClusterState,
-        inventories: InventoryCache,
         status_writer: StatusWriter,
         reader: Reader,
         labeller: NodeLabeller,
@@ -53,7 +52,7 @@ class NodeReconciler:
         clock: Callable[[], datetime],
     ) -> None:
         self._state = state
-        self._inventories = inventories
+        self._inventories = state.inventories
         self._status_writer = status_writer
         self._reader = reader
         self._labeller = labeller
@@ -103,8 +102,7 @@ class NodeReconciler:
 
     async def reconcile(self, name: str) -> timedelta | None:
         """Do all that is due for a node; the time until it is to be looked at again."""
-        cached = self._inventories.get(name)
-        if self._inventories.is_invalid(name) or self._state.is_policy_unreadable(cached):
+        if self._state.skip_reason(name) is not None:
             self._metrics.reads.labels("NotUnderstood").inc()
             return None
         wait = await self._reader.process(name)
@@ -131,7 +129,7 @@ class NodeReconciler:
             cached.policy != effective.policy
             or cached.observed_generation != cached.generation
             or cached.suspended != effective.suspended
-            or {cursor[:2] for cursor in cached.cursors}
+            or {cursor.sink for cursor in cached.cursors}
             != {(way.name, way.type) for way in map(sink_filter, effective.sinks)}
             or not {check.name for check in cached.checks}
             <= {check.name for check in effective.checks} | cached.foreign_checks

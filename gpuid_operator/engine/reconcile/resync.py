@@ -5,18 +5,12 @@ An event source never reports what vanished while it was not watching.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Final
 
-from pydantic import ValidationError
-
-from gpuid_operator.api.policy import Policy
-from gpuid_operator.api.values import first_fault
-from gpuid_operator.engine.checks.pods import CheckPods
-from gpuid_operator.engine.core.pod_selector import PodSelector
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import CachedInventory, InventoryCache
+from gpuid_operator.engine.state.inventory_cache import CachedInventory
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import Conflict, KubeError, ListExpired, NotFound
 from gpuid_operator.kube.inventories import delete_inventory, inventory_pages
@@ -27,7 +21,6 @@ from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
 
-PERIOD: Final = timedelta(minutes=10)
 MAX_DEPARTED: Final = 5_000
 """Inventories of departed nodes that are kept even if `retention` would keep more."""
 
@@ -42,7 +35,6 @@ class Resync:
         client: KubeClient,
         *,
         state: ClusterState,
-        inventories: InventoryCache,
         policies_changed: Callable[[], None],
         inventory_found: Callable[[dict[str, Any]], None],
         inventory_gone: Callable[[str, str], None],
@@ -52,7 +44,7 @@ class Resync:
         news; `inventory_gone` the name and uid of one that is not there any more."""
         self._client = client
         self._state = state
-        self._inventories = inventories
+        self._inventories = state.inventories
         self._policies_changed = policies_changed
         self._inventory_found = inventory_found
         self._inventory_gone = inventory_gone
@@ -78,11 +70,7 @@ class Resync:
                     raise
                 _log.info("a listing took too long; again", error=error.message)
         with_gpus = {name for name, known in self._state.nodes.items() if known.facts.gpu_capacity}
-        return (
-            with_gpus
-            | self._state.nodes_with_pods()
-            | {cached.name for cached in self._inventories}
-        )
+        return with_gpus | self._state.pods.nodes() | {cached.name for cached in self._inventories}
 
     async def catch_up(self) -> set[str]:
         """Look at pods and policies; the names of the nodes for which that is news.
@@ -92,35 +80,35 @@ class Resync:
         changed = await self._policies()
         nodes = await self._pods()
         if changed:
-            nodes |= self._state.nodes_with_pods() | {cached.name for cached in self._inventories}
+            nodes |= self._state.pods.nodes() | {cached.name for cached in self._inventories}
         return nodes
 
     async def _policies(self) -> bool:
-        changed = take_policies(self._state, await list_policies(self._client))
+        changed = self._state.policies.take_all(await list_policies(self._client))
         if changed:
             self._policies_changed()
         return changed
 
     async def _pods(self) -> set[str]:
         news: set[str] = set()
-        for number, target in enumerate(self._state.targets):
-            unseen = self._state.pods_of(number)
+        for number, target in enumerate(self._state.pods.targets):
+            unseen = self._state.pods.uids(number)
             async for body in list_pods(
                 self._client, namespace=target.namespace, selector=target.selector
             ):
                 uid = body["metadata"]["uid"]
                 unseen.discard(uid)
                 pod = TargetPod.from_pod(body, container=target.container)
-                news |= self._state.put_pod(number, uid, pod)
+                news |= self._state.pods.put(number, uid, pod)
             for uid in unseen:
-                news |= self._state.put_pod(number, uid, None)
+                news |= self._state.pods.put(number, uid, None)
         return news
 
     async def _nodes(self) -> None:
         unseen = set(self._state.nodes)
         async for facts in list_nodes(self._client):
             unseen.discard(facts.name)
-            self._state.put_node(facts)
+            self._state.nodes.put(facts)
         for name in unseen:
             self._state.forget_node(name)
 
@@ -145,7 +133,7 @@ class Resync:
                 if cached.departed
                 and cached.managed
                 and cached.name not in self._state.nodes
-                and not self._state.is_policy_unreadable(cached)
+                and self._state.skip_reason(cached.name) is None
             ),
             key=lambda cached: cached.last_change or self._clock(),
         )
@@ -173,49 +161,10 @@ class Resync:
 
     def _delivered(self, cached: CachedInventory) -> bool:
         """Whether no sink in force waits for anything of this inventory."""
-        cursors = {(name, type_): pending for name, type_, _, pending in cached.cursors}
+        cursors = {cursor.sink: cursor.pending for cursor in cached.cursors}
         sinks = self._state.effective_policy(cached.name, cached).sinks
         return all(cursors.get((sink.name, sink.type.value)) == 0 for sink in sinks)
 
     def _is_old(self, cached: CachedInventory) -> bool:
         retention = self._state.effective_policy(cached.name, cached).retention
         return cached.last_change is not None and self._clock() - cached.last_change >= retention
-
-
-async def list_source(client: KubeClient, pods: CheckPods, source: PodSelector) -> None:
-    """Take over the pods of a source as they are now; what vanished is forgotten."""
-    unseen = pods.uids(source)
-    async for body in list_pods(client, namespace=source.namespace, selector=source.selector):
-        unseen.discard(body["metadata"]["uid"])
-        pods.put(source, body, deleted=False)
-    for uid in unseen:
-        pods.remove(source, uid)
-
-
-def take_policies(state: ClusterState, bodies: Sequence[dict[str, Any]]) -> bool:
-    """Take over all policies there are; whether that changes what is in force."""
-    found = {body["metadata"]["name"]: read_policy(body) for body in bodies}
-    return state.put_policies(
-        (policy for policy in found.values() if policy is not None),
-        invalid=(name for name, policy in found.items() if policy is None),
-    )
-
-
-def take_policy(state: ClusterState, body: dict[str, Any], *, deleted: bool) -> bool:
-    """Take over what an event tells of a policy; whether that changes what is in force."""
-    name = body["metadata"]["name"]
-    return state.remove_policy(name) if deleted else state.put_policy(name, read_policy(body))
-
-
-def read_policy(body: dict[str, Any]) -> Policy | None:
-    """A policy from its object; None, and a line in the log, for one that cannot be understood.
-
-    The API server refuses such specs; one can be there from a later version of the operator, or
-    from before the CRD was tightened.
-    """
-    try:
-        return Policy.from_object(body)
-    except ValidationError as error:
-        words = "a policy cannot be understood; the nodes that it ruled are left alone"
-        _log.error(words, policy=body["metadata"]["name"], error=first_fault(error))
-        return None

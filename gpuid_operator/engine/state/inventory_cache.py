@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from pydantic import ValidationError
@@ -39,6 +39,22 @@ UNPACKED: Final = 128
 
 NO_SPEC: Final = InventorySpec()
 """The spec of nearly every inventory: what users gave none is this very object."""
+
+
+class SinkCursor(NamedTuple):
+    """How far one sink has come with the history of a node."""
+
+    name: str
+    type: str
+    delivered: int
+    """Number of the newest entry that the sink has."""
+    pending: int
+    """How many entries it still has to get."""
+
+    @property
+    def sink(self) -> tuple[str, str]:
+        """Name and type: what a cursor belongs to."""
+        return self.name, self.type
 
 
 @dataclass(slots=True)
@@ -75,8 +91,7 @@ class CachedInventory:
     """Names of those whose results another instance writes."""
     checks_said: tuple[str, str] | None = None
     """Reason and message of the condition ChecksPassed."""
-    cursors: tuple[tuple[str, str, int, int], ...] = ()
-    """(name, type, delivered sequence, pending) of each sink."""
+    cursors: tuple[SinkCursor, ...] = ()
 
     @property
     def managed(self) -> bool:
@@ -263,7 +278,7 @@ class InventoryCache:
         said = find(status.conditions, ConditionType.CHECKS_PASSED)
         cached.checks_said = None if said is None else (said.reason, said.message)
         cached.cursors = tuple(
-            (sink.name, sink.type, sink.delivered_sequence, sink.pending)
+            SinkCursor(sink.name, sink.type, sink.delivered_sequence, sink.pending)
             for sink in status.sinks or ()
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import Conflict, KubeError, NotFound
 from gpuid_operator.kube.nodes import NodeFacts, get_node, patch_node_labels
@@ -18,12 +17,10 @@ _ATTEMPTS = 4
 class NodeLabeller:
     """Writes the labels of Nodes."""
 
-    def __init__(
-        self, client: KubeClient, *, state: ClusterState, inventories: InventoryCache
-    ) -> None:
+    def __init__(self, client: KubeClient, *, state: ClusterState) -> None:
         self._client = client
         self._state = state
-        self._inventories = inventories
+        self._inventories = state.inventories
 
     def changes(self, name: str) -> dict[str, str | None]:
         """What is to be merged into the node's labels, as far as is known now."""
@@ -31,7 +28,7 @@ class NodeLabeller:
         cached = self._inventories.get(name)
         if known is None or cached is None or cached.pairs is None or cached.departed:
             return {}
-        if self._state.is_policy_unreadable(cached):
+        if self._state.skip_reason(name) is not None:
             return {}
         effective = self._state.effective_policy(name, cached)
         if effective.suspended:
@@ -50,9 +47,9 @@ class NodeLabeller:
                     version = await patch_node_labels(self._client, facts, changes)
                 except Conflict:
                     # A node's status moves all the time, and its resourceVersion with it.
-                    self._state.put_node(await get_node(self._client, name))
+                    self._state.nodes.put(await get_node(self._client, name))
                     continue
-                self._state.put_node(_with_labels(facts, changes, version))
+                self._state.nodes.put(_with_labels(facts, changes, version))
                 return
             _log.warning("node labels were not written: the node kept changing", node=name)
         except NotFound:

@@ -11,7 +11,6 @@ from typing import Final
 from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.api.policy import Policy, PolicyStatus
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import KubeError
 from gpuid_operator.kube.policies import apply_policy_status
@@ -32,13 +31,12 @@ class PolicyStatuses:
         client: KubeClient,
         *,
         state: ClusterState,
-        inventories: InventoryCache,
         clock: Callable[[], datetime],
         checks_allowed: bool = False,
     ) -> None:
         self._client = client
         self._state = state
-        self._inventories = inventories
+        self._inventories = state.inventories
         self._clock = clock
         self._checks_allowed = checks_allowed
         self._touched = asyncio.Event()
@@ -64,7 +62,7 @@ class PolicyStatuses:
         matched: Counter[str] = Counter()
         contenders: dict[str, set[str]] = defaultdict(set)
         for cached in self._inventories:
-            if cached.departed or self._state.is_policy_unreadable(cached):
+            if cached.departed or self._state.skip_reason(cached.name) is not None:
                 continue
             claims = [policy.name for policy in self._state.matching(cached.name)]
             matched.update(claims[:1])
@@ -89,4 +87,4 @@ class PolicyStatuses:
             status=status.to_json(),
             manager=MANAGER,
         )
-        self._state.put_policy_status(policy, status, version=version)
+        self._state.policies.put_status(policy, status, version=version)

@@ -18,7 +18,7 @@ from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.engine.core.background import Background
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import CachedInventory, InventoryCache
+from gpuid_operator.engine.state.inventory_cache import CachedInventory
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import (
     AlreadyExists,
@@ -83,7 +83,6 @@ class StatusWriter:
         self,
         client: KubeClient,
         *,
-        inventories: InventoryCache,
         state: ClusterState,
         clock: Callable[[], datetime],
         found: Callable[[dict[str, Any]], None],
@@ -93,7 +92,7 @@ class StatusWriter:
         """`found` gets an inventory as the API gives it, to be taken over where it is news; `gone`
         the name and uid of one that is not there any more."""
         self._client = client
-        self._inventories = inventories
+        self._inventories = state.inventories
         self._state = state
         self._clock = clock
         self._found = found
@@ -193,11 +192,7 @@ class StatusWriter:
     async def _write(self, name: str, jobs: Sequence[_Job]) -> list[StatusChange | None]:
         cached = self._inventories.get(name)
         creates = cached is not None or any(job.create for job in jobs)
-        if (
-            not creates
-            or self._inventories.is_invalid(name)
-            or self._state.is_policy_unreadable(cached)
-        ):
+        if not creates or self._state.skip_reason(name) is not None:
             return [None] * len(jobs)
         effective = self._state.effective_policy(name, cached)
         context = effective.status_context(

@@ -10,7 +10,6 @@ from typing import Any
 from gpuid_operator.api.policy import Policy
 from gpuid_operator.engine.reading.reader import Reader
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.engine.writing.node_labels import NodeLabeller
 from gpuid_operator.engine.writing.status_writer import StatusWriter
 from gpuid_operator.kube.nodes import NodeFacts
@@ -40,11 +39,10 @@ class ReadBench:
     ) -> None:
         self.kube = kube
         self.state = ClusterState(targets=targets, builtin=builtin(**policy), suspended=suspended)
-        self.inventories = InventoryCache()
+        self.inventories = self.state.inventories
         self.metrics = Metrics()
         self.writer = StatusWriter(
             kube,
-            inventories=self.inventories,
             state=self.state,
             clock=clock.now,
             found=self.see_inventory,
@@ -53,9 +51,8 @@ class ReadBench:
         self.reader = Reader(
             kube,
             state=self.state,
-            inventories=self.inventories,
             status_writer=self.writer,
-            labeller=NodeLabeller(kube, state=self.state, inventories=self.inventories),
+            labeller=NodeLabeller(kube, state=self.state),
             metrics=self.metrics,
             clock=clock.now,
             timeout=TIMEOUT,
@@ -72,17 +69,17 @@ class ReadBench:
 
     def see_pod(self, body: Mapping[str, Any], *, deleted: bool = False, target: int = 0) -> None:
         """The watch brings a target pod."""
-        container = self.state.targets[target].container
+        container = self.state.pods.targets[target].container
         pod = None if deleted else TargetPod.from_pod(body, container=container)
-        self.state.put_pod(target, body["metadata"]["uid"], pod)
+        self.state.pods.put(target, body["metadata"]["uid"], pod)
 
     def see_policy(self, body: dict[str, Any]) -> None:
         """The watch brings a policy."""
-        self.state.put_policy(body["metadata"]["name"], Policy.from_object(body))
+        self.state.policies.put(body["metadata"]["name"], Policy.from_object(body))
 
     def see_node(self, body: Mapping[str, Any]) -> None:
         """A list brings a Node."""
-        self.state.put_node(NodeFacts.from_node(body))
+        self.state.nodes.put(NodeFacts.from_node(body))
 
     async def node_with_pod(self, name: str = "n1", **pod: Any) -> None:
         """A GPU node whose target pod is seen, a second after the loop began."""

@@ -150,7 +150,7 @@ async def test_a_policy_suspends_its_nodes_and_ends_what_runs_there(kube: FakeKu
     await bench.start()
     await until(lambda: kube.exec.running == 2)
     body = bench.policy("p", suspend=True, nodeSelector={"matchLabels": {"pool": "a"}})
-    await until(lambda: kube.exec.running == 1)
+    await until(lambda: kube.exec.running == 1, within=60)
     kube.exec.answer = ExecAnswer()
     kube.remove(policy_path("p"))
     bench.runner.policy_event(body, deleted=True)
@@ -170,6 +170,19 @@ async def test_an_inventory_suspends_its_node_from_the_next_re_sync_on(
     assert bench.asked("n1") == []
     kube.change(inventory_path("n1"), lambda body: body["spec"].clear())
     await until(lambda: bench.result("n1"), within=660)
+
+
+async def test_the_re_sync_ends_what_an_inventory_suspends(kube: FakeKube) -> None:
+    put_node(kube, "n1")
+    put_pod(kube, "n1")
+    put_inventory(kube, "n1")
+    bench = RunnerBench(kube, job(timeout=timedelta(hours=1)))
+    kube.exec.answer = ExecAnswer(hang=True)
+    await bench.start()
+    await until(lambda: kube.exec.running == 1)
+    kube.change(inventory_path("n1"), lambda body: body["spec"].update(suspend=True))
+    await until(lambda: kube.exec.running == 0, within=660)
+    await bench.stop()
 
 
 async def test_labels_of_nodes_that_cannot_be_read_stop_nothing_for_ever(

@@ -198,13 +198,13 @@ async def test_no_restart_of_a_check_that_is_not_wanted_any_more(kube: FakeKube)
     """Its node was suspended between its result and the decision."""
     kube.exec.answer = FAILED
     bench = bench_of(kube)
-    note = bench.results.note
+    record = bench.results.record
 
     async def then_suspended(node: str, result: object) -> None:
-        await note(node, result)  # type: ignore[arg-type]
+        await record(node, result)  # type: ignore[arg-type]
         bench.results.suspended.add(node)
 
-    bench.results.note = then_suspended  # type: ignore[method-assign]
+    bench.results.record = then_suspended  # type: ignore[method-assign]
     async with working(bench):
         bench.pod("n1")
         await until(lambda: bench.results.results)

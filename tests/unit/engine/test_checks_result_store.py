@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from gpuid_operator.api.meta import MANAGED_BY_LABEL, MAX_CHECKS
 from gpuid_operator.engine.checks.result_store import InventoryResultStore
-from gpuid_operator.engine.reconcile.resync import take_policy
 from gpuid_operator.kube.errors import ApiError, ApiUnreachable
 from gpuid_operator.kube.events import EventType
 from gpuid_operator.plan.checks import CheckResult
@@ -56,7 +55,6 @@ def results(bench: PolicyBench) -> InventoryResultStore:
     return InventoryResultStore(
         bench.recorder,
         state=bench.state,
-        inventories=bench.inventories,
         status_writer=bench.status_writer,
         clock=clock.now,
     )
@@ -93,7 +91,7 @@ async def test_a_first_result_creates_the_inventory_and_is_history(
     kube: FakeKube, results: InventoryResultStore
 ) -> None:
     assert results.check("n1", "c") is None
-    await results.note("n1", FAILED)
+    await results.record("n1", FAILED)
     body = kube.objects[inventory_path("n1")]
     assert body["metadata"]["labels"][MANAGED_BY_LABEL]
     status = body["status"]
@@ -113,7 +111,7 @@ async def test_what_another_writes_meanwhile_is_kept(
     put_inventory(kube, "n1", status={"state": "Present", "sequence": 7})
     await bench.look()
     kube.change(inventory_path("n1"), lambda body: body["spec"].update(suspend=False))
-    await results.note("n1", FAILED)
+    await results.record("n1", FAILED)
     body = kube.objects[inventory_path("n1")]
     assert body["spec"] == {"suspend": False}
     assert body["status"]["sequence"] == 8
@@ -124,9 +122,9 @@ async def test_what_another_writes_meanwhile_is_kept(
 async def test_a_result_is_counted_once_whatever_became_of_its_write(
     kube: FakeKube, results: InventoryResultStore, after: bool
 ) -> None:
-    await results.note("n1", replace(FAILED, passed=True))
+    await results.record("n1", replace(FAILED, passed=True))
     kube.fail("PATCH", "/status$", ApiUnreachable("no answer"), after=after)
-    await results.note("n1", FAILED)
+    await results.record("n1", FAILED)
     (found,) = kube.objects[inventory_path("n1")]["status"]["checks"]
     # An answer that is lost leaves the change in the status: the decision is made on it again.
     assert found["transitions"] == 1 and found["recorded"] == 1
@@ -138,7 +136,7 @@ async def test_a_result_that_cannot_be_written_is_an_error(
 ) -> None:
     kube.fail("POST", "gpuinventories$", forbidden())
     with pytest.raises(ApiError):
-        await results.note("n1", FAILED)
+        await results.record("n1", FAILED)
     assert results.check("n1", "c") is None
 
 
@@ -147,14 +145,14 @@ async def test_a_server_that_stays_away_is_an_error(
 ) -> None:
     kube.fail("PATCH", "/status$", server_error(), times=20)
     with pytest.raises(ApiError):
-        await results.note("n1", FAILED)
+        await results.record("n1", FAILED)
     assert results.check("n1", "c") is None
 
 
 async def test_a_restart_is_noted_with_its_time(
     kube: FakeKube, results: InventoryResultStore
 ) -> None:
-    await results.note("n1", FAILED)
+    await results.record("n1", FAILED)
     assert await results.record_restart("n1", "c", now=clock.now())
     (found,) = kube.objects[inventory_path("n1")]["status"]["checks"]
     assert (found["restarts"], found["lastRestartTime"]) == (1, "2026-06-07T10:30:45Z")
@@ -165,7 +163,7 @@ async def test_a_restart_is_noted_with_its_time(
 async def test_a_restart_is_not_noted_where_another_was_noted_meanwhile(
     kube: FakeKube, results: InventoryResultStore
 ) -> None:
-    await results.note("n1", FAILED)
+    await results.record("n1", FAILED)
 
     def restarted(body: dict[str, Any]) -> None:
         body["status"]["checks"][0]["lastRestartTime"] = "2026-06-07T10:30:00Z"
@@ -180,7 +178,7 @@ async def test_a_restart_of_an_inventory_that_is_gone_is_not_noted(
     kube: FakeKube, bench: PolicyBench, results: InventoryResultStore
 ) -> None:
     assert not await results.record_restart("n1", "c", now=clock.now())
-    await results.note("n1", FAILED)
+    await results.record("n1", FAILED)
     kube.remove(inventory_path("n1"))
     assert not await results.record_restart("n1", "c", now=clock.now())
     assert inventory_path("n1") not in kube.objects
@@ -190,7 +188,7 @@ async def test_events_are_about_an_inventory_and_there_is_none_without_it(
     kube: FakeKube, bench: PolicyBench, results: InventoryResultStore
 ) -> None:
     results.record_event("n1", reason="RestartRefused", message="none yet", type=EventType.WARNING)
-    await results.note("n1", FAILED)
+    await results.record("n1", FAILED)
     results.record_event(
         "n1", reason="RestartRefused", message="no controller", type=EventType.WARNING
     )
@@ -234,8 +232,8 @@ async def test_a_node_under_a_policy_that_cannot_be_understood_is_left_alone(
     await bench.look()
     assert results.jobs("n1")
     body = put_policy(kube, "p", checks="all")
-    take_policy(bench.state, body, deleted=False)
+    bench.state.policies.take(body, deleted=False)
     assert results.jobs("n1") == ()
     kube.remove(policy_path("p"))
-    take_policy(bench.state, body, deleted=True)
+    bench.state.policies.take(body, deleted=True)
     assert results.every_job() == []

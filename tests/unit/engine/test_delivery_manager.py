@@ -104,7 +104,7 @@ async def test_a_node_under_a_policy_that_cannot_be_read_gets_nothing(kube: Fake
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 1, policy="fleet")
     world.put("n2", 1)
-    world.state.put_policies([], invalid=["fleet"])
+    world.state.policies.put_all([], unreadable=["fleet"])
     world.deliver("n1", "n2")
     await until(lambda: world.cursor("n2", "cmdb"))
     assert [len(post.ids) for post in world.http.recorder] == [1]

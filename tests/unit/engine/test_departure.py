@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from gpuid_operator.engine.reading.reader import GRACE
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
 from tests.support.kube import FakeKube, server_error
 from tests.support.objects import (
     inventory_path,
@@ -44,9 +44,9 @@ def lose_pod(bench: ReadBench) -> None:
 async def test_a_pod_that_went_is_given_a_minute(bench: ReadBench) -> None:
     await read(bench)
     lose_pod(bench)
-    assert await bench.reader.process("n1") == GRACE
+    assert await bench.reader.process("n1") == DEFAULT_TIMINGS.pod_grace
     assert bench.ready()[:2] == ("True", "ReadOK")
-    await asyncio.sleep(GRACE.total_seconds())
+    await asyncio.sleep(DEFAULT_TIMINGS.pod_grace.total_seconds())
     assert await bench.reader.process("n1") is None
     status, reason, message = bench.ready()
     assert (status, reason) == ("False", "NoTargetPod")
@@ -73,7 +73,7 @@ async def test_a_gpu_node_that_never_had_a_pod_is_told_at_once(bench: ReadBench)
 
 async def test_a_pod_whose_container_does_not_run_is_named(bench: ReadBench) -> None:
     await bench.node_with_pod(running=False)
-    await asyncio.sleep(GRACE.total_seconds())
+    await asyncio.sleep(DEFAULT_TIMINGS.pod_grace.total_seconds())
     await bench.reader.process("n1")
     _, reason, message = bench.ready()
     assert reason == "NoTargetPod"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gpuid_operator.api.meta import MANAGED_BY_LABEL, MANAGER
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS, Timings
 from gpuid_operator.engine.core.pod_selector import PodSelector
-from gpuid_operator.engine.engine import CATCH_UP
 from gpuid_operator.plan.target import Target
 from tests.support.engines import SOURCE, TARGET, EngineHarness, until
 from tests.support.fake_exec import ExecAnswer
@@ -35,7 +35,7 @@ RESYNC = timedelta(minutes=10)
 async def harness(kube: FakeKube) -> AsyncIterator[EngineHarness]:
     kube.exec.answer = ExecAnswer(stdout=machine("n1").encode())
     put_node(kube, "n1")
-    harness = EngineHarness(kube, resync_period=RESYNC)
+    harness = EngineHarness(kube, timings=Timings(resync=RESYNC))
     yield harness
     await harness.engine.stop(within=1)
 
@@ -183,7 +183,7 @@ class TestCatchUp:
         harness.kube.remove(node_path("n1"))
         harness.kube.fail("GET", "/pods$", server_error())
         harness.engine.watch_begins()
-        await asyncio.sleep(2 * CATCH_UP.total_seconds())
+        await asyncio.sleep(2 * DEFAULT_TIMINGS.catch_up.total_seconds())
         assert status(harness)["state"] == "Present"
         assert "WARNING" in [record.levelname for record in caplog.records]
         harness.engine.watch_begins()

@@ -31,7 +31,7 @@ STATUS: dict[str, Any] = {
 async def writing(kube: FakeKube) -> Writing:
     """One node that was read, with one label of a user."""
     writing = Writing(kube)
-    writing.state.put_node(NodeFacts.from_node(put_node(kube, "n1", labels={"zone": "a"})))
+    writing.state.nodes.put(NodeFacts.from_node(put_node(kube, "n1", labels={"zone": "a"})))
     put_inventory(kube, "n1", status=STATUS)
     writing.load("n1")
     return writing
@@ -39,7 +39,7 @@ async def writing(kube: FakeKube) -> Writing:
 
 @pytest.fixture
 def labeller(kube: FakeKube, writing: Writing) -> NodeLabeller:
-    return NodeLabeller(kube, state=writing.state, inventories=writing.inventories)
+    return NodeLabeller(kube, state=writing.state)
 
 
 def labels_of(kube: FakeKube) -> dict[str, str]:
@@ -57,7 +57,7 @@ def set_status(kube: FakeKube, writing: Writing, **status: Any) -> None:
 
 
 def put(kube: FakeKube, writing: Writing, **spec: Any) -> None:
-    writing.state.put_policy("all", Policy.from_object(put_policy(kube, "all", **spec)))
+    writing.state.policies.put("all", Policy.from_object(put_policy(kube, "all", **spec)))
 
 
 async def test_a_node_that_was_read_gets_its_labels_once(
@@ -126,7 +126,7 @@ async def test_a_node_under_a_policy_that_cannot_be_understood_is_left_alone(
     kube: FakeKube, writing: Writing, labeller: NodeLabeller
 ) -> None:
     set_status(kube, writing, policy="newer")
-    writing.state.put_policy("newer", None)
+    writing.state.policies.put("newer", None)
     assert labeller.changes("n1") == {}
 
 

@@ -12,7 +12,7 @@ def test_what_is_not_set_is_safe() -> None:
     given = options()
     assert not given.checks_allowed
     assert not given.suspended
-    assert given.resync_period == timedelta(minutes=10)
+    assert given.timings.resync == timedelta(minutes=10)
 
 
 def test_the_clock_of_the_process_is_that_of_utc() -> None:

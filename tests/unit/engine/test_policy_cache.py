@@ -23,7 +23,7 @@ async def state() -> ClusterState:
     """Two nodes: n1 of the tier gold, n2 of none."""
     state = ClusterState(targets=[TARGET], builtin=builtin())
     for name, labels in (("n1", {"tier": "gold"}), ("n2", {})):
-        state.put_node(NodeFacts(name, f"uid-{name}", None, None, "1", labels, 8))
+        state.nodes.put(NodeFacts(name, f"uid-{name}", None, None, "1", labels, 8))
     return state
 
 
@@ -32,7 +32,7 @@ def policy(kube: FakeKube, name: str, **spec: Any) -> Policy:
 
 
 def put(state: ClusterState, policy: Policy) -> bool:
-    return state.put_policy(policy.name, policy)
+    return state.policies.put(policy.name, policy)
 
 
 def cached(name: str, *, policy: str = "", spec: dict[str, Any] | None = None) -> CachedInventory:
@@ -96,7 +96,7 @@ def test_what_is_in_force_follows_a_change_of_the_policy(
     assert state.effective_policy("n2", None) is before
     put(state, policy(kube, "all", suspend=True))
     assert state.effective_policy("n1", None).suspended
-    state.remove_policy("all")
+    state.policies.remove("all")
     assert state.effective_policy("n1", None).policy == ""
 
 
@@ -117,10 +117,10 @@ def test_only_another_spec_changes_what_is_in_force(kube: FakeKube, state: Clust
     kube.change(policy_path("all"), lambda body: body.update(status={"matchedNodes": 3}))
     later = Policy.from_object(kube.objects[policy_path("all")])
     assert not put(state, later)
-    assert state.policies[0].status.matched_nodes == 3
+    assert next(iter(state.policies)).status.matched_nodes == 3
     assert put(state, policy(kube, "all", priority=2))
-    assert state.remove_policy("all")
-    assert not state.remove_policy("all")
+    assert state.policies.remove("all")
+    assert not state.policies.remove("all")
 
 
 def test_a_policy_that_was_replaced_is_another(kube: FakeKube, state: ClusterState) -> None:
@@ -134,10 +134,10 @@ def test_a_later_version_that_an_event_brought_outlives_a_list(
 ) -> None:
     old = policy(kube, "all", priority=1)
     put(state, policy(kube, "all", priority=2))
-    assert not state.put_policies([old])
-    assert state.policies[0].spec.priority == 2
+    assert not state.policies.put_all([old])
+    assert next(iter(state.policies)).spec.priority == 2
     assert not put(state, old)
-    assert state.policies[0].spec.priority == 2
+    assert next(iter(state.policies)).spec.priority == 2
 
 
 def test_a_policy_of_another_uid_replaces_one_of_any_version(
@@ -145,14 +145,14 @@ def test_a_policy_of_another_uid_replaces_one_of_any_version(
 ) -> None:
     put(state, policy(kube, "all", priority=2))
     other = Policy(name="all", uid="another", resource_version="1")
-    assert state.put_policies([other])
-    assert state.policies == [other]
+    assert state.policies.put_all([other])
+    assert list(state.policies) == [other]
 
 
 def test_a_list_forgets_what_is_not_in_it(kube: FakeKube, state: ClusterState) -> None:
     put(state, policy(kube, "a"))
     put(state, policy(kube, "b"))
-    assert state.put_policies([Policy.from_object(kube.objects[policy_path("a")])])
+    assert state.policies.put_all([Policy.from_object(kube.objects[policy_path("a")])])
     assert [one.name for one in state.policies] == ["a"]
 
 
@@ -161,36 +161,35 @@ def test_under_a_policy_that_cannot_be_understood_nobody_knows_what_is_in_force(
 ) -> None:
     put(state, policy(kube, "gold"))
     known = cached("n1", policy="gold")
-    assert not state.is_policy_unreadable(known)
-    assert state.put_policy("gold", None)
-    assert state.policies == []
-    assert state.is_policy_unreadable(known)
-    assert not state.is_policy_unreadable(cached("n2", policy="another"))
-    assert not state.is_policy_unreadable(None)
-    assert not state.put_policy("gold", None)  # it still cannot
+    assert not state.policies.is_unreadable(known.policy)
+    assert state.policies.put("gold", None)
+    assert list(state.policies) == []
+    assert state.policies.is_unreadable(known.policy)
+    assert not state.policies.is_unreadable("another")
+    assert not state.policies.put("gold", None)  # it still cannot
 
 
 @pytest.mark.parametrize("how", ["corrected", "deleted", "listed"])
 def test_the_doubt_ends_when_the_policy_is_corrected_or_deleted(
     kube: FakeKube, state: ClusterState, how: str
 ) -> None:
-    state.put_policies([], invalid=["gold"])
+    state.policies.put_all([], unreadable=["gold"])
     known = cached("n1", policy="gold")
-    assert state.is_policy_unreadable(known)
+    assert state.policies.is_unreadable(known.policy)
     match how:
         case "corrected":
             assert put(state, policy(kube, "gold"))
         case "deleted":
-            assert state.remove_policy("gold")
+            assert state.policies.remove("gold")
         case _:
-            assert state.put_policies([])
-    assert not state.is_policy_unreadable(known)
+            assert state.policies.put_all([])
+    assert not state.policies.is_unreadable(known.policy)
 
 
 def test_a_written_status_is_kept(kube: FakeKube, state: ClusterState) -> None:
     known = policy(kube, "all")
     put(state, known)
-    state.put_policy_status(known, PolicyStatus(matched_nodes=2), version="900")
+    state.policies.put_status(known, PolicyStatus(matched_nodes=2), version="900")
     (kept,) = state.policies
     assert (kept.status.matched_nodes, kept.resource_version) == (2, "900")
 
@@ -200,8 +199,8 @@ def test_a_later_event_wins_over_a_written_status(kube: FakeKube, state: Cluster
     put(state, known)
     later = policy(kube, "all", priority=2)
     put(state, later)
-    state.put_policy_status(known, PolicyStatus(matched_nodes=2), version="900")
-    assert state.policies == [later]
-    state.remove_policy("all")
-    state.put_policy_status(later, PolicyStatus(matched_nodes=2), version="901")
-    assert state.policies == []
+    state.policies.put_status(known, PolicyStatus(matched_nodes=2), version="900")
+    assert list(state.policies) == [later]
+    state.policies.remove("all")
+    state.policies.put_status(later, PolicyStatus(matched_nodes=2), version="901")
+    assert list(state.policies) == []

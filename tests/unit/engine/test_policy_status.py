@@ -26,7 +26,7 @@ async def writing(kube: FakeKube) -> Writing:
     """Three nodes, of which n1 and n2 are of the tier gold."""
     writing = Writing(kube)
     for name, labels in (("n1", {"tier": "gold"}), ("n2", {"tier": "gold"}), ("n3", {})):
-        writing.state.put_node(NodeFacts.from_node(put_node(kube, name, labels=labels)))
+        writing.state.nodes.put(NodeFacts.from_node(put_node(kube, name, labels=labels)))
         put_inventory(kube, name, status={"state": "Present"})
         writing.load(name)
     return writing
@@ -47,11 +47,11 @@ class Statuses(PolicyStatuses):
 
 @pytest.fixture
 def statuses(kube: FakeKube, writing: Writing) -> Statuses:
-    return Statuses(kube, state=writing.state, inventories=writing.inventories, clock=clock.now)
+    return Statuses(kube, state=writing.state, clock=clock.now)
 
 
 def put(kube: FakeKube, writing: Writing, name: str, **spec: Any) -> None:
-    writing.state.put_policy(name, Policy.from_object(put_policy(kube, name, **spec)))
+    writing.state.policies.put(name, Policy.from_object(put_policy(kube, name, **spec)))
 
 
 def status(kube: FakeKube, name: str) -> dict[str, Any]:
@@ -100,7 +100,7 @@ async def test_inventories_that_no_policy_rules_do_not_count(
     if state == "Departed":
         put_inventory(kube, "n3", status={"state": "Departed"})
     else:
-        writing.state.put_policy("newer", None)
+        writing.state.policies.put("newer", None)
         put_inventory(kube, "n3", status={"state": "Present", "policy": "newer"})
     writing.load("n3")
     async with statuses:
@@ -135,7 +135,7 @@ async def test_a_fleet_that_comes_up_does_not_write_a_thousand_times(
     async with statuses:
         for number in range(50):
             name = f"m{number}"
-            writing.state.put_node(NodeFacts.from_node(put_node(kube, name)))
+            writing.state.nodes.put(NodeFacts.from_node(put_node(kube, name)))
             put_inventory(kube, name, status={"state": "Present"})
             writing.load(name)
             statuses.touch()
@@ -170,4 +170,4 @@ async def test_a_policy_that_changed_meanwhile_is_written_once_its_event_came(
         put(kube, writing, "all", priority=2)
         await until(lambda: status(kube, "all"))
         assert status(kube, "all")["observedGeneration"] == 2
-        assert writing.state.policies[0].status.matched_nodes == 3
+        assert next(iter(writing.state.policies)).status.matched_nodes == 3

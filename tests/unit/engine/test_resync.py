@@ -34,7 +34,6 @@ class ResyncBench(ReadBench):
         self.resync = Resync(
             kube,
             state=self.state,
-            inventories=self.inventories,
             policies_changed=self._policies_changed,
             inventory_found=self.see_inventory,
             inventory_gone=self._gone,
@@ -99,9 +98,9 @@ async def test_what_vanished_is_forgotten(bench: ResyncBench) -> None:
     ):
         bench.kube.remove(path)
     assert await bench.resync.run() == set()
-    assert bench.state.nodes == {}
-    assert bench.state.target("n1") is None
-    assert bench.state.policies == []
+    assert not list(bench.state.nodes)
+    assert bench.state.pods.find("n1") is None
+    assert list(bench.state.policies) == []
     assert bench.gone == ["n1"]
     assert bench.policy_changes == 2
 
@@ -192,10 +191,10 @@ class TestPolicyThatCannotBeUnderstood:
         put_policy(bench.kube, "p")
         put_inventory(bench.kube, "n1", status={"state": "Present", "policy": "p"})
         await bench.resync.run()
-        assert not bench.state.is_policy_unreadable(bench.inventories.get("n1"))
+        assert not bench.state.skip_reason("n1")
         bench.kube.change(policy_path("p"), lambda body: body["spec"].update(self.BAD))
         await bench.resync.run()
-        assert bench.state.is_policy_unreadable(bench.inventories.get("n1"))
-        assert bench.state.policies == []
+        assert bench.state.skip_reason("n1")
+        assert list(bench.state.policies) == []
         (line,) = [record for record in caplog.records if record.levelname == "ERROR"]
         assert "priority" in str(line.__dict__)

@@ -71,8 +71,8 @@ def store(kube: FakeKube) -> Store:
 async def test_a_result_creates_the_inventory_and_the_next_one_needs_no_read(
     kube: FakeKube, store: Store
 ) -> None:
-    await store.results.note("n1", PASSED)
-    await store.results.note("n1", FAILED)
+    await store.results.record("n1", PASSED)
+    await store.results.record("n1", FAILED)
     assert len(kube.asked("GET", "gpuinventories")) == 1
     assert len(kube.asked("POST", "gpuinventories")) == 1
     assert len(kube.asked("PATCH", "gpuinventories")) == 2
@@ -88,9 +88,9 @@ async def test_a_result_creates_the_inventory_and_the_next_one_needs_no_read(
 async def test_two_that_create_an_inventory_at_once_share_one(kube: FakeKube, store: Store) -> None:
     """The other's creation came between the look and the own one."""
     gone = NotFound("not found", status=404, reason="NotFound", server_message="not found")
-    await Store(kube).results.note("n1", FAILED)
+    await Store(kube).results.record("n1", FAILED)
     kube.fail("GET", "gpuinventories", gone)
-    await store.results.note("n1", PASSED)
+    await store.results.record("n1", PASSED)
     assert len(kube.asked("POST", "gpuinventories")) == 2
     found = store.entry()
     assert found is not None and (found["passed"], found["transitions"]) == (True, 2)
@@ -99,9 +99,9 @@ async def test_two_that_create_an_inventory_at_once_share_one(kube: FakeKube, st
 async def test_what_others_write_is_left_alone(kube: FakeKube, store: Store) -> None:
     put_inventory(kube, "n1", labels={"a": "b"})
     await apply_as(kube, MANAGER, "n1", state="Present", gpuCount=8)
-    await store.results.note("n1", PASSED)
+    await store.results.record("n1", PASSED)
     await apply_as(kube, MANAGER, "n1", state="Present", gpuCount=7)
-    await store.results.note("n1", FAILED)
+    await store.results.record("n1", FAILED)
     body = kube.objects[inventory_path("n1")]
     assert body["metadata"]["labels"] == {"a": "b"}
     assert (body["status"]["state"], body["status"]["gpuCount"]) == ("Present", 7)
@@ -111,11 +111,14 @@ async def test_what_others_write_is_left_alone(kube: FakeKube, store: Store) -> 
 async def test_how_many_turns_are_in_history_is_the_inventory_s_to_say(
     kube: FakeKube, store: Store
 ) -> None:
-    await store.results.note("n1", FAILED)
+    await store.results.record("n1", FAILED)
     await apply_as(kube, MANAGER, "n1", state="Present", checks=[{"name": "c", "recorded": 1}])
-    await store.results.note("n1", PASSED)
+    await store.results.record("n1", PASSED)
     found = store.entry()
     assert found is not None and (found["transitions"], found["recorded"]) == (2, 1)
+    for request in kube.asked("PATCH", "gpuinventories"):
+        if request.params["fieldManager"] == RUNNER:
+            assert "recorded" not in request.body["status"]["checks"][0]
 
 
 async def test_a_check_of_this_name_that_another_runs_is_an_error_that_says_so(
@@ -123,7 +126,7 @@ async def test_a_check_of_this_name_that_another_runs_is_an_error_that_says_so(
 ) -> None:
     put_foreign(kube, "n1", "c")
     with pytest.raises(KubeError, match="CHECK_NAME"):
-        await store.results.note("n1", PASSED)
+        await store.results.record("n1", PASSED)
     assert not kube.asked("PATCH", "gpuinventories")
     found = store.entry()
     assert found is not None and "stdout" not in found
@@ -136,7 +139,7 @@ async def test_a_field_that_another_manager_owns_is_a_conflict(
     put_inventory(kube, "n1")
     await apply_as(kube, "someone", "n1", checks=[{"name": "c", "passed": False}])
     with pytest.raises(Conflict):
-        await store.results.note("n1", PASSED)
+        await store.results.record("n1", PASSED)
     found = store.entry()
     assert found is not None and found["passed"] is False
     assert store.results.check("n1", "c") is None
@@ -146,9 +149,9 @@ async def test_a_field_that_another_manager_owns_is_a_conflict(
 async def test_an_inventory_that_is_deleted_meanwhile_is_created_again(
     kube: FakeKube, store: Store
 ) -> None:
-    await store.results.note("n1", FAILED)
+    await store.results.record("n1", FAILED)
     kube.remove(inventory_path("n1"))
-    await store.results.note("n1", FAILED)
+    await store.results.record("n1", FAILED)
     found = store.entry()
     # Of the first run nothing is known any more: it is a first failure again.
     assert found is not None and found["transitions"] == 1
@@ -158,17 +161,17 @@ async def test_an_inventory_that_is_deleted_meanwhile_is_created_again(
 async def test_a_turn_is_counted_once_whatever_became_of_its_write(
     kube: FakeKube, store: Store, after: bool
 ) -> None:
-    await store.results.note("n1", PASSED)
+    await store.results.record("n1", PASSED)
     kube.fail("PATCH", "gpuinventories", ApiUnreachable("no answer"), after=after)
     with pytest.raises(ApiUnreachable):
-        await store.results.note("n1", FAILED)
-    await store.results.note("n1", FAILED)
+        await store.results.record("n1", FAILED)
+    await store.results.record("n1", FAILED)
     found = store.entry()
     assert found is not None and found["transitions"] == 1
 
 
 async def test_a_restart_is_noted_and_keeps_the_output(kube: FakeKube, store: Store) -> None:
-    await store.results.note("n1", FAILED)
+    await store.results.record("n1", FAILED)
     assert await store.results.record_restart("n1", "c", now=clock.now())
     found = store.entry()
     assert found is not None
@@ -180,7 +183,7 @@ async def test_a_restart_is_not_noted_where_another_was_noted_meanwhile(
     kube: FakeKube, store: Store
 ) -> None:
     """By another process of this runner, before the lease moved."""
-    await store.results.note("n1", FAILED)
+    await store.results.record("n1", FAILED)
     other = Store(kube)
     await other.results.refresh()
     assert await other.results.record_restart("n1", "c", now=clock.now())
@@ -200,7 +203,7 @@ async def test_a_refresh_takes_over_what_is_there_and_forgets_what_went(
 ) -> None:
     other = Store(kube)
     for node in ("n1", "n2"):
-        await other.results.note(node, FAILED)
+        await other.results.record(node, FAILED)
     await store.results.refresh()
     assert {seen.node for seen in store.results.known()} == {"n1", "n2"}
     kube.remove(inventory_path("n2"))
@@ -210,15 +213,19 @@ async def test_a_refresh_takes_over_what_is_there_and_forgets_what_went(
     assert 'node="n1"' in store.shown() and 'node="n2"' not in store.shown()
 
 
-async def test_what_is_written_while_a_list_is_read_stays(kube: FakeKube, store: Store) -> None:
+@pytest.mark.parametrize("listed", [False, True])
+async def test_what_is_written_while_a_list_is_read_stays(
+    kube: FakeKube, store: Store, listed: bool
+) -> None:
     """The list is from before it."""
-    await store.results.note("n1", PASSED)
-    kube.remove(inventory_path("n1"))
+    await store.results.record("n1", PASSED)
+    if not listed:
+        kube.remove(inventory_path("n1"))
     listing = store.kube.pages
 
     async def slow(*args: Any, **kwargs: Any) -> Any:
         async for page in listing(*args, **kwargs):
-            await store.results.note("n1", FAILED)
+            await store.results.record("n1", FAILED)
             yield page
 
     kube.pages = slow  # type: ignore[method-assign]
@@ -260,7 +267,7 @@ async def test_events_are_about_an_inventory_and_there_is_none_without_it(
     store.results.record_event(
         "n1", reason="RestartRefused", message="none", type=EventType.WARNING
     )
-    await store.results.note("n1", FAILED)
+    await store.results.record("n1", FAILED)
     store.results.record_event("n1", reason="RestartRefused", message="one", type=EventType.WARNING)
     await store.results.finish(within=5)
     assert told(kube, "RestartRefused") == ["one"]

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from gpuid_operator.api.sinks import SecretKeyRef
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
 from gpuid_operator.engine.delivery import sink_worker as workers
 from gpuid_operator.sinks.base import Refused, SinkError, Unavailable
 from tests.support.sink_worker import Harness, failing
@@ -83,7 +84,7 @@ async def test_a_changed_secret_ends_the_wait(after: float) -> None:
     harness.answer = answer
     await harness.until(harness.is_done)
     first, second = harness.times
-    most = after + workers.SECRETS_PAUSE.total_seconds() if after else 0.0
+    most = after + DEFAULT_TIMINGS.sink_secret_check.total_seconds() if after else 0.0
     assert second - first <= most
 
 

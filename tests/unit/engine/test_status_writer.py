@@ -78,8 +78,8 @@ async def test_a_change_that_changes_nothing_is_not_written(
 
 async def test_a_change_is_decided_under_what_is_in_force(kube: FakeKube, writing: Writing) -> None:
     put_policy(kube, "all", suspend=True)
-    writing.state.put_policy("all", Policy.from_object(kube.objects[policy_path("all")]))
-    writing.state.put_node(NodeFacts.from_node(put_node(kube, "n1")))
+    writing.state.policies.put("all", Policy.from_object(kube.objects[policy_path("all")]))
+    writing.state.nodes.put(NodeFacts.from_node(put_node(kube, "n1")))
     decided: list[StatusContext] = []
 
     def change(status: InventoryStatus, context: StatusContext) -> StatusChange:
@@ -190,7 +190,7 @@ async def test_an_inventory_under_a_policy_that_cannot_be_understood_is_left_alo
     put_inventory(kube, "n1", status={"state": "Present", "policy": "newer"})
     writing.load("n1")
     put_policy(kube, "newer")
-    writing.state.put_policy("newer", None)
+    writing.state.policies.put("newer", None)
     assert await writing.status_writer.write("n1", setting(gpu_count=1), create=True) is None
     assert kube.requests == []
 

@@ -45,8 +45,8 @@ async def test_after_a_conflict_it_is_decided_anew_on_what_is_there(
     kube: FakeKube, writing: Writing
 ) -> None:
     kube.change(inventory_path("n1"), lambda body: body["status"].update(gpuCount=20))
-    change, decisions = counting()
-    change = await writing.status_writer.write("n1", change)
+    decide, decisions = counting()
+    change = await writing.status_writer.write("n1", decide)
     assert change is not None
     assert change.status.gpu_count == 21
     assert decisions() == 2
@@ -77,8 +77,8 @@ async def test_a_conflict_that_never_ends_is_given_up(kube: FakeKube, writing: W
 async def test_an_inventory_that_another_created_is_taken_over(kube: FakeKube) -> None:
     writing = Writing(kube)
     put_inventory(kube, "n1", status={"state": "Present", "gpuCount": 10})
-    change, _ = counting()
-    change = await writing.status_writer.write("n1", change, create=True)
+    decide, _ = counting()
+    change = await writing.status_writer.write("n1", decide, create=True)
     assert change is not None
     assert writing.status("n1")["gpuCount"] == 11
     assert len(kube.asked("POST", CREATE)) == 1
@@ -120,16 +120,16 @@ async def test_a_server_that_fails_is_asked_again_after_a_pause(
 async def test_a_server_that_fails_for_long_is_given_up(kube: FakeKube, writing: Writing) -> None:
     kube.fail("PATCH", STATUS, server_error(), times=ATTEMPTS)
     kube.fail("GET", "/gpuinventories/n1$", unreachable(), times=100)
-    change, _ = counting()
+    decide, _ = counting()
     results = await asyncio.gather(
-        writing.status_writer.write("n1", change),
-        writing.status_writer.write("n1", change),
+        writing.status_writer.write("n1", decide),
+        writing.status_writer.write("n1", decide),
         return_exceptions=True,
     )
     assert [type(result) for result in results] == [ServerError, ServerError]
     assert len(kube.asked("PATCH", STATUS)) == ATTEMPTS
     # That was all that is lost: whoever comes again is served.
-    change = await writing.status_writer.write("n1", change)
+    change = await writing.status_writer.write("n1", decide)
     assert change is not None
     assert writing.status("n1")["gpuCount"] == 11
 
@@ -156,8 +156,8 @@ async def test_an_inventory_that_a_user_deletes_is_created_anew(
     kube: FakeKube, writing: Writing
 ) -> None:
     kube.remove(inventory_path("n1"))
-    change, decisions = counting()
-    change = await writing.status_writer.write("n1", change, create=True)
+    decide, decisions = counting()
+    change = await writing.status_writer.write("n1", decide, create=True)
     assert change is not None
     # What was decided on the old one is void.
     assert change.status.gpu_count == 1
@@ -187,11 +187,11 @@ async def test_an_inventory_that_is_deleted_during_a_conflict_is_forgotten(
 async def test_an_inventory_that_was_replaced_is_another(kube: FakeKube, writing: Writing) -> None:
     kube.remove(inventory_path("n1"))
     put_inventory(kube, "n1", status={"state": "Present", "gpuCount": 50})
-    change, decisions = counting()
+    decide, decisions = counting()
     other = setting(gpu_count=1)
     void, _ = await asyncio.gather(
         writing.status_writer.write("n1", other, uid="uid-1"),
-        writing.status_writer.write("n1", change),
+        writing.status_writer.write("n1", decide),
     )
     assert void is None
     assert decisions() == 2
