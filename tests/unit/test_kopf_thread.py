@@ -1,4 +1,4 @@
-"""What is told of the loop in which Kopf watches."""
+"""What is logged of the loop in which Kopf watches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from gpuid_operator.operator.watch import tell_fault
+from gpuid_operator.operator.kopf_thread import log_loop_error
 
 
 async def stubborn() -> AsyncIterator[int]:
@@ -29,17 +29,17 @@ def test_a_generator_that_is_closed_at_the_end_is_no_error(
     events = stubborn()
 
     async def watch() -> None:
-        asyncio.get_running_loop().set_exception_handler(tell_fault)
+        asyncio.get_running_loop().set_exception_handler(log_loop_error)
         assert await anext(events) == 1
 
     asyncio.run(watch())
     assert errors(caplog) == []
 
 
-def test_other_faults_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_other_errors_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def watch() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(tell_fault)
+        loop.set_exception_handler(log_loop_error)
 
         def fail() -> None:
             raise ValueError
