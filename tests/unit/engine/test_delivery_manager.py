@@ -168,6 +168,24 @@ async def test_a_forgotten_node_gets_nothing(kube: FakeKube) -> None:
     assert [len(post.ids) for post in world.http.posts] == [1]
 
 
+async def test_an_inventory_that_is_made_anew_begins_at_its_first_entry(kube: FakeKube) -> None:
+    """Also where nobody told of the end of the former."""
+    world = Deliveries(kube, sink("cmdb"))
+    world.http.answer = lambda _: 503 if len(world.http.posts) == 2 else 200
+    world.put("n1", 3)
+    world.deliver("n1")
+    await until(lambda: world.cursor("n1", "cmdb") == 3)
+    kube.remove(inventory_path("n1"))
+    world.put("n1", 1)
+    world.deliver("n1")
+    await until(lambda: len(world.http.posts) == 2)
+    kube.remove(inventory_path("n1"))
+    world.put("n1", 2)
+    world.deliver("n1")
+    await until(lambda: world.cursor("n1", "cmdb") == 2)
+    assert [len(post.ids) for post in world.http.posts] == [3, 1, 2]
+
+
 async def test_a_sink_that_is_in_force_nowhere_ends(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put_policy("fleet", sink("audit"))

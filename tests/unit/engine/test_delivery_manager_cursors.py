@@ -184,6 +184,18 @@ async def test_a_refusal_is_in_the_status_at_once(kube: FakeKube) -> None:
     assert len(world.http.posts) == 1
 
 
+async def test_an_outage_is_in_the_status_of_an_inventory_that_is_made_anew(
+    kube: FakeKube,
+) -> None:
+    world = Deliveries(kube, sink("cmdb"))
+    world.http.answer = lambda _: 404
+    for _ in range(2):
+        world.put("n1", 1)
+        world.deliver("n1")
+        await until(lambda: world.error("n1", "cmdb"))
+        world.remove("n1")
+
+
 async def test_one_sink_that_is_down_holds_up_no_other(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("a"), sink("b"))
     world.put("n1", 1)
@@ -197,7 +209,7 @@ async def test_what_is_under_way_at_the_end_is_finished_and_noted(kube: FakeKube
     world = Deliveries(kube, sink("cmdb"))
     world.http.until = asyncio.Event()
     world.put("n1", 1)
-    world.put("n2", 1)
+    world.put("n2", 1, spec={"sinks": [sink("late").to_json()]})
     world.backlog.show(1)
     world.deliver("n1")
     await until(lambda: world.http.posts)
@@ -206,6 +218,7 @@ async def test_what_is_under_way_at_the_end_is_finished_and_noted(kube: FakeKube
     await asyncio.sleep(1)
     world.deliver("n2")
     await closing
+    await asyncio.sleep(60)
     assert world.cursor("n1", "cmdb") == 1
     assert [len(post.ids) for post in world.http.posts] == [1]
 

@@ -190,6 +190,7 @@ async def test_a_send_that_fails_while_the_loop_is_stopped_is_not_tried_again() 
     harness.go_on.set()
     await task
     assert (len(harness.sent), harness.cursors, harness.errors) == (1, {}, [])
+    assert harness.times == [asyncio.get_running_loop().time()]
 
 
 async def test_a_loop_that_waits_has_nothing_to_end() -> None:

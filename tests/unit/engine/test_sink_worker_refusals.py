@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from itertools import pairwise
 
-from gpuid_operator.sinks.base import RecordsRefused
+import pytest
+
+from gpuid_operator.sinks.base import RecordsRefused, Unavailable
 from tests.support.engines import until
-from tests.support.sink_worker import Harness, refusing
+from tests.support.sink_worker import Harness, failing, refusing
 
 
 async def test_the_refused_record_stands_alone() -> None:
@@ -37,6 +39,29 @@ async def test_a_refused_record_is_tried_again_at_the_slow_end() -> None:
     await harness.until(harness.is_done, step=10)
     assert all(b - a >= 300 for a, b in pairwise(refused))
     assert harness.taken == ["b.1.0.0", "a.1.0.0", "a.2.0.0"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "cursors"),
+    [(None, {"a": 1, "b": 1}), (RecordsRefused("422"), {"b": 1})],
+    ids=["taken", "refused"],
+)
+async def test_an_outage_amid_a_divided_batch_leaves_only_the_rest(
+    answer: Exception | None, cursors: dict[str, int]
+) -> None:
+    harness = Harness({"a": [1], "b": [1]})
+    harness.answer = failing([RecordsRefused("422"), answer, Unavailable("down")])
+    await harness.until(lambda: harness.cursors == cursors)
+    both, a, b = [["a.1.0.0", "b.1.0.0"], ["a.1.0.0"], ["b.1.0.0"]]
+    assert [ids for _, ids in harness.sent] == [both, a, b, b]
+
+
+async def test_later_entries_wait_behind_a_refused_one() -> None:
+    harness = Harness({"a": [1, 1], "b": [1]}, max_records=1)
+    harness.answer = refusing("a.1.0.0")
+    loop = asyncio.get_running_loop()
+    await harness.until(lambda: loop.time() > 250)
+    assert [ids for _, ids in harness.sent] == [["a.1.0.0"], ["b.1.0.0"]]
 
 
 async def test_news_do_not_bring_a_refused_node_back_before_its_time() -> None:

@@ -127,6 +127,13 @@ async def test_a_node_that_joins_an_outage_is_told_of_it_at_once() -> None:
     assert [node for node, _ in harness.errors] == ["a", "b"]
 
 
+async def test_nodes_that_wait_for_the_next_batch_are_told_of_an_outage() -> None:
+    harness = Harness({"a": [1], "b": [1]}, max_records=1)
+    harness.answer = failing([Refused("401")])
+    await harness.until(harness.is_done)
+    assert sorted(harness.errors) == [("a", "Refused: 401"), ("b", "Refused: 401")]
+
+
 async def test_a_refusal_is_logged_each_time_and_an_outage_each_tenth_time(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
