@@ -11,11 +11,11 @@ import orjson
 
 from gpuid_operator.api.policy import Policy
 from gpuid_operator.api.sinks import Sink
-from gpuid_operator.engine.backlog import Backlog
-from gpuid_operator.engine.commit import Committer
-from gpuid_operator.engine.delivery import Delivery, Secrets
-from gpuid_operator.engine.fleet import Fleet
-from gpuid_operator.engine.held import Inventories
+from gpuid_operator.engine.core.idle_gate import IdleGate
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
+from gpuid_operator.engine.delivery.manager import Delivery, Secrets
+from gpuid_operator.engine.state.cluster_state import ClusterState
+from gpuid_operator.engine.writing.status_writer import StatusWriter
 from gpuid_operator.sinks.http_client import Answer, HTTPClient
 from gpuid_operator.sinks.registry import SinkContext
 from gpuid_operator.telemetry.metrics import Metrics
@@ -95,27 +95,26 @@ class Deliveries:
         self.kube = kube
         self.http = FakeHTTP()
         self.metrics = Metrics()
-        self.backlog = Backlog()
+        self.idle_gate = IdleGate()
         self.cluster_secrets = secret_source.Secrets(token="of-the-cluster")
         self.environment = secret_source.Secrets(token="of-the-environment")
-        self.inventories = Inventories()
-        self.fleet = Fleet(targets=[TARGET], builtin=builtin(sinks=list(sinks)))
-        self.committer = Committer(
+        self.state = ClusterState(targets=[TARGET], builtin=builtin(sinks=list(sinks)))
+        self.inventories = self.state.inventories
+        self.status_writer = StatusWriter(
             kube,
-            inventories=self.inventories,
-            fleet=self.fleet,
+            state=self.state,
             clock=clock.now,
             found=self._found,
             gone=self._gone,
         )
         self.delivery = Delivery(
-            inventories=self.inventories,
-            fleet=self.fleet,
-            committer=self.committer,
-            backlog=self.backlog,
+            state=self.state,
+            status_writer=self.status_writer,
+            idle_gate=self.idle_gate,
             secrets=Secrets(cluster=self.cluster_secrets, environment=self.environment),
             context=SinkContext(http=self.http, write_records=lambda _: None),
             cluster="test",
+            timings=DEFAULT_TIMINGS,
             metrics=self.metrics,
             clock=clock.now,
         )
@@ -137,20 +136,20 @@ class Deliveries:
 
     def deliver(self, *nodes: str) -> None:
         for node in nodes:
-            self.delivery.consider(node)
+            self.delivery.enqueue(node)
 
     def put_policy(self, name: str, *sinks: Sink) -> None:
         """A policy with these sinks; inventories name it in their status."""
         spec = [one.to_json() for one in sinks]
         body = put_policy(self.kube, name, sinks=spec)
-        self.fleet.put_policy(name, Policy.from_object(body))
+        self.state.policies.put(name, Policy.from_object(body))
 
     def remove(self, node: str) -> None:
         """Delete an inventory, of which the engine is told."""
         self.kube.remove(inventory_path(node))
-        held = self.inventories.get(node)
-        assert held is not None
-        self._gone(node, held.uid)
+        cached = self.inventories.get(node)
+        assert cached is not None
+        self._gone(node, cached.uid)
 
     def status(self, node: str) -> dict[str, Any]:
         """The status in the cluster."""

@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gpuid_operator.api.record import Record
-from gpuid_operator.engine.channel import Channel
-from gpuid_operator.engine.parcel import Parcel
-from gpuid_operator.engine.secret_watch import WatchedSecrets
+from gpuid_operator.engine.delivery.outbox_entry import OutboxEntry
+from gpuid_operator.engine.delivery.recording_secrets import RecordingSecretSource
+from gpuid_operator.engine.delivery.sink_worker import SinkWorker
 from gpuid_operator.sinks.base import RecordsRefused
 from gpuid_operator.telemetry.metrics import Metrics
 
-Answer = Callable[[list[str]], Exception | None]
+CheckOutput = Callable[[list[str]], Exception | None]
 """What the sink says to the records of these ids; None: it takes them."""
 
 
@@ -45,14 +45,14 @@ class Harness:
         self.sent: list[tuple[float, list[str]]] = []
         """The time and the record ids of each attempt."""
         self.taken: list[str] = []
-        self.answer: Answer = lambda _: None
+        self.answer: CheckOutput = lambda _: None
         self.during: dict[int, Callable[[], object]] = {}
         """What happens while the n-th attempt is under way."""
         self.secret = "old"
         self.closed = False
         self.metrics = Metrics()
-        self.secrets = WatchedSecrets(self)
-        self.channel = Channel(
+        self.secrets = RecordingSecretSource(self)
+        self.worker = SinkWorker(
             "cmdb",
             self,
             outbox=self,
@@ -79,21 +79,21 @@ class Harness:
 
     # The outbox
 
-    def parcels(self, node: str, *, after: tuple[str, int] | None) -> list[Parcel]:
+    def outbox_entries(self, node: str, *, after: tuple[str, int] | None) -> list[OutboxEntry]:
         if node not in self.served:
             return []
         start = max(self.cursors.get(node, 0), after[1] if after else 0)
         return [
-            Parcel(node, node, number, tuple(record(node, number, n) for n in range(count)))
+            OutboxEntry(node, node, number, tuple(record(node, number, n) for n in range(count)))
             for number, count in enumerate(self.entries[node], 1)
             if number > start
         ]
 
-    def serves(self, parcel: Parcel) -> bool:
-        return parcel.node in self.served
+    def serves(self, outbox_entry: OutboxEntry) -> bool:
+        return outbox_entry.node in self.served
 
-    def delivered(self, node: str, *, uid: str, upto: int) -> None:
-        self.cursors[node] = max(upto, self.cursors.get(node, 0))
+    def delivered(self, node: str, *, uid: str, up_to: int) -> None:
+        self.cursors[node] = max(up_to, self.cursors.get(node, 0))
 
     def failed(self, node: str, *, error: str) -> None:
         self.errors.append((node, error))
@@ -113,7 +113,7 @@ class Harness:
         """Another node has something for the sink."""
         self.entries[node] = counts
         self.served.add(node)
-        self.channel.add(node)
+        self.worker.add(node)
 
     def ids(self, *nodes: str) -> list[str]:
         """The ids of all records of these nodes, in their order."""
@@ -132,8 +132,8 @@ class Harness:
     async def until(self, done: Callable[[], bool], *, step: float = 0.05) -> None:
         """Run the loop with all nodes until something is so; it is looked every `step` seconds."""
         for node in self.entries:
-            self.channel.add(node)
-        task = asyncio.create_task(self.channel.run())
+            self.worker.add(node)
+        task = asyncio.create_task(self.worker.run())
         while not done():
             assert not task.done()
             await asyncio.sleep(step)
@@ -150,12 +150,12 @@ class Harness:
         return self.metrics.registry.get_sample_value(name, labels)
 
 
-def failing(errors: Sequence[Exception | None]) -> Answer:
+def failing(errors: Sequence[Exception | None]) -> CheckOutput:
     """One answer after the other, then none."""
     left = iter(errors)
     return lambda _: next(left, None)
 
 
-def refusing(*poison: str) -> Answer:
+def refusing(*poison: str) -> CheckOutput:
     """Takes no batch that has one of these records."""
     return lambda ids: RecordsRefused("422") if {*poison} & {*ids} else None

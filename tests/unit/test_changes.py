@@ -24,8 +24,8 @@ from gpuid_operator.api.meta import MAX_GPUS
 from gpuid_operator.plan import status
 from gpuid_operator.plan.conditions import find
 from gpuid_operator.plan.failure import FailureReason
-from gpuid_operator.plan.outcome import Outcome, Suspects, Terms
 from gpuid_operator.plan.smi import Reading
+from gpuid_operator.plan.status_change import PendingRemovals, StatusChange, StatusContext
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
 NODE = NodeInfo(
@@ -68,29 +68,29 @@ class Node:
     status: InventoryStatus = field(default_factory=InventoryStatus)
     node: NodeInfo = NODE
     now: datetime = NOW
-    terms: Terms = field(default_factory=lambda: Terms(generation=1))
-    suspects: Suspects | None = None
-    outcome: Outcome = field(default_factory=lambda: Outcome(InventoryStatus()))
+    context: StatusContext = field(default_factory=lambda: StatusContext(generation=1))
+    pending_removals: PendingRemovals | None = None
+    change: StatusChange = field(default_factory=lambda: StatusChange(InventoryStatus()))
 
     def read(
         self, *gpus: GPU, driver: str = "570.1", container: str = "c1", after: float = 1
     ) -> list[HistoryEntry]:
         """What the next read adds to the history, `Sighted` apart."""
         self.now += timedelta(seconds=after)
-        self.outcome = status.after_read(
+        self.change = status.after_read(
             self.status,
             Reading(driver_version=driver, cuda_version="12.8", gpus=gpus),
             source=source(container),
             node=self.node,
             now=self.now,
-            terms=self.terms,
-            suspects=self.suspects,
+            context=self.context,
+            pending_removals=self.pending_removals,
         )
-        self.status, self.suspects = self.outcome.status, self.outcome.suspects
-        return [entry for entry in self.outcome.entries if entry.type is not HistoryType.SIGHTED]
+        self.status, self.pending_removals = self.change.status, self.change.pending_removals
+        return [entry for entry in self.change.entries if entry.type is not HistoryType.SIGHTED]
 
     def sighted(self) -> list[tuple[str | None, str | None]] | None:
-        found = [e for e in self.outcome.entries if e.type is HistoryType.SIGHTED]
+        found = [e for e in self.change.entries if e.type is HistoryType.SIGHTED]
         return [(seen.chassis, seen.serial) for seen in found[0].seen or ()] if found else None
 
     def fail(self) -> None:
@@ -100,13 +100,13 @@ class Node:
             message="no",
             node=self.node,
             now=self.now,
-            terms=self.terms,
+            context=self.context,
         ).status
 
     def depart(self) -> list[HistoryEntry]:
-        outcome = status.after_departure(self.status, now=self.now, terms=self.terms)
-        self.status = outcome.status
-        return list(outcome.entries)
+        change = status.after_departure(self.status, now=self.now, context=self.context)
+        self.status = change.status
+        return list(change.entries)
 
 
 def known(*gpus: GPU, driver: str = "570.1") -> Node:
@@ -144,7 +144,7 @@ def test_a_node_without_gpus_is_known_to_have_none() -> None:
 def test_an_identical_read_adds_nothing() -> None:
     node = known(A, B)
     assert node.read(A, B) == []
-    assert node.outcome.entries == ()
+    assert node.change.entries == ()
 
 
 def test_a_gpu_that_comes_later_is_added() -> None:
@@ -190,7 +190,7 @@ class TestRemoval:
         node = known(A, B)
         node.read(A)
         assert node.read(A, B, after=20) == []
-        assert node.suspects is None
+        assert node.pending_removals is None
         assert node.read(A, after=20) == []
 
     def test_of_a_second_gpu_has_its_own_wait(self) -> None:
@@ -204,7 +204,7 @@ class TestRemoval:
     def test_starts_anew_after_a_restart_of_the_operator(self) -> None:
         node = known(A, B)
         node.read(A)
-        node.suspects = None
+        node.pending_removals = None
         assert node.read(A, after=60) == []
         assert types(node.read(A, after=10)) == ["GPURemoved"]
 
@@ -589,7 +589,7 @@ class TestSighted:
         node = Node()
         node.read(B, but(A, chassis_serial=None, serial=None))
         assert node.sighted() == [(None, None), ("1821", "1650000000002")]
-        assert node.outcome.entries[-1].type is HistoryType.SIGHTED
+        assert node.change.entries[-1].type is HistoryType.SIGHTED
 
     def test_with_a_new_container(self) -> None:
         node = known(A)
@@ -672,8 +672,8 @@ class TestSuspension:
         return condition.status.value, condition.reason
 
     def suspend(self, node: Node, suspended: bool) -> None:
-        node.terms = Terms(generation=1, suspended=suspended)
-        node.status = status.reconsidered(node.status, now=node.now, terms=node.terms).status
+        node.context = StatusContext(generation=1, suspended=suspended)
+        node.status = status.reconsidered(node.status, now=node.now, context=node.context).status
 
     def test_keeps_the_status_of_ready(self) -> None:
         node = known(A)
@@ -713,16 +713,16 @@ class TestSuspension:
 
 def test_a_token_that_is_too_long_is_kept_in_a_form_that_can_be_compared() -> None:
     token = "<now>" * 1000
-    outcome = status.after_failure(
+    change = status.after_failure(
         InventoryStatus(),
         reason=FailureReason.TIMED_OUT,
         message="",
         node=None,
         now=NOW,
-        terms=Terms(),
+        context=StatusContext(),
         request=token,
     )
-    handled = outcome.status.last_handled_request
+    handled = change.status.last_handled_request
     assert handled is not None
     assert len(handled) <= 1024
     assert handled == status.request_token(token) == status.request_token(handled)

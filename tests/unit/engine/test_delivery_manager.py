@@ -6,7 +6,7 @@ import asyncio
 
 from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.plan import status as plan
-from gpuid_operator.plan.outcome import Outcome, Terms
+from gpuid_operator.plan.status_change import StatusChange, StatusContext
 from tests.support import clock
 from tests.support.deliveries import Deliveries, entries, sink
 from tests.support.engines import until
@@ -19,10 +19,10 @@ async def test_what_a_node_has_is_sent_and_its_cursor_written(kube: FakeKube) ->
     world.put("n1", 2)
     world.deliver("n1")
     await until(lambda: world.cursor("n1", "cmdb") == 2)
-    held = world.inventories.get("n1")
-    assert held is not None
+    cached = world.inventories.get("n1")
+    assert cached is not None
     assert [post.ids for post in world.http.posts] == [
-        tuple(f"{held.uid}.{number}.1780826400" for number in (1, 2))
+        tuple(f"{cached.uid}.{number}.1780826400" for number in (1, 2))
     ]
     assert world.status("n1")["sinks"][0]["lastDeliveryTime"] == "2026-06-07T10:30:46Z"
 
@@ -104,21 +104,21 @@ async def test_a_node_under_a_policy_that_cannot_be_read_gets_nothing(kube: Fake
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 1, policy="fleet")
     world.put("n2", 1)
-    world.fleet.put_policies([], illegible=["fleet"])
+    world.state.policies.put_all([], unreadable=["fleet"])
     world.deliver("n1", "n2")
     await until(lambda: world.cursor("n2", "cmdb"))
     assert [len(post.ids) for post in world.http.posts] == [1]
 
 
-def departs(previous: InventoryStatus, terms: Terms) -> Outcome:
+def departs(previous: InventoryStatus, context: StatusContext) -> StatusChange:
     """A change that adds one entry."""
-    return plan.after_departure(previous, now=clock.now(), terms=terms)
+    return plan.after_departure(previous, now=clock.now(), context=context)
 
 
 async def test_new_entries_are_delivered_when_they_are_written(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 0)
-    await world.committer.commit("n1", departs)
+    await world.status_writer.write("n1", departs)
     await until(lambda: world.cursor("n1", "cmdb") == 1)
     assert [len(post.ids) for post in world.http.posts] == [1]
 
@@ -132,11 +132,15 @@ async def test_a_new_sink_gets_what_history_holds(kube: FakeKube) -> None:
         inventory_path("n1"), lambda body: body["spec"].update(sinks=[sink("audit").to_json()])
     )
     world.take("n1")
-    await world.committer.commit(
-        "n1", lambda previous, terms: plan.reconsidered(previous, now=clock.now(), terms=terms)
+    await world.status_writer.write(
+        "n1",
+        lambda previous, context: plan.reconsidered(previous, now=clock.now(), context=context),
     )
     await until(lambda: world.cursor("n1", "audit") == 2)
-    assert [(post.host, len(post.ids)) for post in world.http.posts] == [("cmdb", 2), ("audit", 2)]
+    assert [(post.host, len(post.ids)) for post in world.http.posts] == [
+        ("cmdb", 2),
+        ("audit", 2),
+    ]
 
 
 async def test_dropped_entries_are_not_sent(kube: FakeKube) -> None:
@@ -147,7 +151,7 @@ async def test_dropped_entries_are_not_sent(kube: FakeKube) -> None:
     world.put("n1", 500)
     world.deliver("n1")
     await until(lambda: world.http.posts)
-    await world.committer.commit("n1", departs)
+    await world.status_writer.write("n1", departs)
     kept = {entry["sequence"] for entry in world.status("n1")["history"]}
     gone = set(range(1, 501)) - kept
     assert gone

@@ -32,23 +32,23 @@ async def test_a_cursor_is_written_only_after_the_delivery(kube: FakeKube) -> No
 async def test_cursors_wait_for_nodes_that_wait_to_be_read(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 1)
-    world.backlog.show(3)
+    world.idle_gate.show(3)
     world.deliver("n1")
     await until(lambda: world.count("gpuid_records_delivered_total", "cmdb") == 1)
     await asyncio.sleep(5)
     assert world.writes() == 0
-    world.backlog.show(0)
+    world.idle_gate.show(0)
     await until(lambda: world.cursor("n1", "cmdb") == 1)
 
 
 async def test_the_cursors_of_several_sinks_become_one_write(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("a"), sink("b"), sink("c"))
     world.put("n1", 1)
-    world.backlog.show(1)
+    world.idle_gate.show(1)
     world.deliver("n1")
     await until(lambda: len(world.http.posts) == 3)
     await asyncio.sleep(1)
-    world.backlog.show(0)
+    world.idle_gate.show(0)
     await until(lambda: world.cursor("n1", "a") == 1)
     assert [world.cursor("n1", name) for name in "abc"] == [1, 1, 1]
     assert world.writes() == 1
@@ -210,7 +210,7 @@ async def test_what_is_under_way_at_the_end_is_finished_and_noted(kube: FakeKube
     world.http.until = asyncio.Event()
     world.put("n1", 1)
     world.put("n2", 1, spec={"sinks": [sink("late").to_json()]})
-    world.backlog.show(1)
+    world.idle_gate.show(1)
     world.deliver("n1")
     await until(lambda: world.http.posts)
     asyncio.get_running_loop().call_later(2, world.http.until.set)
@@ -251,7 +251,7 @@ async def test_a_cursor_that_is_not_written_in_time_is_given_up(
     assert loop.time() - began <= 10
     assert [one.levelname for one in caplog.records][-1] == "WARNING"
     writes = world.writes()
-    await world.committer.finish(within=0)
+    await world.status_writer.finish(within=0)
     await asyncio.sleep(3600)
     assert world.writes() == writes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpuid_operator.api.sinks import SecretKeyRef, SecretRef
-from gpuid_operator.engine.secret_watch import WatchedSecrets
+from gpuid_operator.engine.delivery.recording_secrets import RecordingSecretSource
 from gpuid_operator.sinks.base import SecretMissing
 from tests.support.secret_source import Secrets
 
@@ -20,30 +20,34 @@ def source() -> Secrets:
 
 
 @pytest.fixture
-def secrets(source: Secrets) -> WatchedSecrets:
-    return WatchedSecrets(source)
+def secrets(source: Secrets) -> RecordingSecretSource:
+    return RecordingSecretSource(source)
 
 
-async def test_values_and_hosts_pass_through(source: Secrets, secrets: WatchedSecrets) -> None:
+async def test_values_and_hosts_pass_through(
+    source: Secrets, secrets: RecordingSecretSource
+) -> None:
     assert await secrets.get(TOKEN, host="cmdb.example.com") == "t-1"
     assert await secrets.get_all(KEYS, host=None) == {"token": "t-1", "password": "p-1"}
     assert source.hosts == {"cmdb.example.com", None}
 
 
-async def test_the_source_is_told_to_read_again(source: Secrets, secrets: WatchedSecrets) -> None:
+async def test_the_source_is_told_to_read_again(
+    source: Secrets, secrets: RecordingSecretSource
+) -> None:
     secrets.invalidate()
     assert source.invalidated == 1
 
 
 async def test_what_was_never_asked_for_does_not_change(
-    source: Secrets, secrets: WatchedSecrets
+    source: Secrets, secrets: RecordingSecretSource
 ) -> None:
     source.values["token"] = "t-2"
     assert not await secrets.changed()
 
 
 async def test_another_value_is_a_change_until_it_was_given(
-    source: Secrets, secrets: WatchedSecrets
+    source: Secrets, secrets: RecordingSecretSource
 ) -> None:
     await secrets.get(TOKEN, host=None)
     await secrets.get(PASSWORD, host=None)
@@ -56,7 +60,7 @@ async def test_another_value_is_a_change_until_it_was_given(
 
 
 async def test_another_value_of_a_whole_secret_is_a_change(
-    source: Secrets, secrets: WatchedSecrets
+    source: Secrets, secrets: RecordingSecretSource
 ) -> None:
     await secrets.get_all(KEYS, host=None)
     assert not await secrets.changed()
@@ -65,7 +69,7 @@ async def test_another_value_of_a_whole_secret_is_a_change(
 
 
 async def test_a_secret_that_is_there_at_last_is_a_change(
-    source: Secrets, secrets: WatchedSecrets
+    source: Secrets, secrets: RecordingSecretSource
 ) -> None:
     del source.values["token"]
     with pytest.raises(SecretMissing):
@@ -75,13 +79,15 @@ async def test_a_secret_that_is_there_at_last_is_a_change(
     assert await secrets.changed()
 
 
-async def test_a_secret_that_is_gone_is_a_change(source: Secrets, secrets: WatchedSecrets) -> None:
+async def test_a_secret_that_is_gone_is_a_change(
+    source: Secrets, secrets: RecordingSecretSource
+) -> None:
     await secrets.get(TOKEN, host=None)
     del source.values["token"]
     assert await secrets.changed()
 
 
-async def test_a_look_reads_anew(source: Secrets, secrets: WatchedSecrets) -> None:
+async def test_a_look_reads_anew(source: Secrets, secrets: RecordingSecretSource) -> None:
     await secrets.get(TOKEN, host=None)
     await secrets.changed()
     assert source.invalidated == 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gpuid_operator.engine.notes import Notes
-from gpuid_operator.engine.parcel import Parcel
+from gpuid_operator.engine.delivery.outbox_entry import OutboxEntry
+from gpuid_operator.engine.delivery.reporter import DeliveryReporter
 
 
 class Status:
@@ -14,14 +14,14 @@ class Status:
     def __init__(self) -> None:
         self.written: list[tuple[str, int | str]] = []
 
-    def parcels(self, node: str, *, after: tuple[str, int] | None) -> list[Parcel]:
+    def outbox_entries(self, node: str, *, after: tuple[str, int] | None) -> list[OutboxEntry]:
         return []
 
-    def serves(self, parcel: Parcel) -> bool:
+    def serves(self, outbox_entry: OutboxEntry) -> bool:
         return True
 
-    def delivered(self, node: str, *, uid: str, upto: int) -> None:
-        self.written.append((node, upto))
+    def delivered(self, node: str, *, uid: str, up_to: int) -> None:
+        self.written.append((node, up_to))
 
     def failed(self, node: str, *, error: str) -> None:
         self.written.append((node, error))
@@ -33,11 +33,11 @@ def status() -> Status:
 
 
 @pytest.fixture
-def notes(status: Status) -> Notes:
-    return Notes(status)
+def notes(status: Status) -> DeliveryReporter:
+    return DeliveryReporter(status)
 
 
-def test_an_error_is_written_once_for_each_node(status: Status, notes: Notes) -> None:
+def test_an_error_is_written_once_for_each_node(status: Status, notes: DeliveryReporter) -> None:
     notes.failed(["a"], "down")
     notes.failed(["a", "b"], "down")
     assert status.written == [("a", "down"), ("b", "down")]
@@ -53,29 +53,31 @@ def test_an_error_is_written_once_for_each_node(status: Status, notes: Notes) ->
     ids=["request", "time", "port"],
 )
 def test_an_error_with_another_id_or_time_is_the_same(
-    status: Status, notes: Notes, first: str, second: str
+    status: Status, notes: DeliveryReporter, first: str, second: str
 ) -> None:
     notes.failed(["a"], first)
     notes.failed(["a"], second)
     assert status.written == [("a", first)]
 
 
-def test_an_error_with_another_status_is_another(status: Status, notes: Notes) -> None:
+def test_an_error_with_another_status_is_another(status: Status, notes: DeliveryReporter) -> None:
     notes.failed(["a"], "503 busy")
     notes.failed(["a"], "504 gone")
     notes.failed(["a"], "503 busy")
     assert [words for _, words in status.written] == ["503 busy", "504 gone", "503 busy"]
 
 
-def test_an_error_after_a_delivery_is_written_again(status: Status, notes: Notes) -> None:
+def test_an_error_after_a_delivery_is_written_again(
+    status: Status, notes: DeliveryReporter
+) -> None:
     notes.failed(["a"], "down")
-    notes.delivered("a", uid="u", upto=7)
+    notes.delivered("a", uid="u", up_to=7)
     notes.failed(["a"], "down")
     assert status.written == [("a", "down"), ("a", 7), ("a", "down")]
 
 
 def test_an_error_is_written_for_an_inventory_that_is_made_anew(
-    status: Status, notes: Notes
+    status: Status, notes: DeliveryReporter
 ) -> None:
     notes.failed(["a"], "down")
     notes.forget("a")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from gpuid_operator.api.record import Record
-from gpuid_operator.engine.parcel import Parcel
+from gpuid_operator.engine.delivery.outbox_entry import OutboxEntry
 from gpuid_operator.sinks.base import Unavailable
 from tests.support.engines import until
 from tests.support.sink_worker import Harness, failing
@@ -45,13 +45,13 @@ async def test_entries_that_come_later_follow_what_was_sent() -> None:
     """Also while the cursor of what was sent is not written yet."""
     harness = Harness({"a": [1]})
     noted = harness.delivered
-    harness.delivered = lambda node, *, uid, upto: None  # type: ignore[method-assign]
+    harness.delivered = lambda node, *, uid, up_to: None  # type: ignore[method-assign]
 
     def grows() -> bool:
         if len(harness.sent) == 1 and len(harness.entries["a"]) == 1:
             harness.entries["a"] = [1, 2]
             harness.delivered = noted  # type: ignore[method-assign]
-            harness.channel.add("a")
+            harness.worker.add("a")
         return harness.is_done()
 
     await harness.until(grows)
@@ -71,14 +71,14 @@ async def test_deliveries_are_counted() -> None:
 
 async def test_a_node_that_cannot_be_read_holds_up_no_other() -> None:
     harness = Harness({"a": [1], "b": [1]})
-    parcels = harness.parcels
+    outbox_entries = harness.outbox_entries
 
-    def read(node: str, *, after: tuple[str, int] | None) -> list[Parcel]:
+    def read(node: str, *, after: tuple[str, int] | None) -> list[OutboxEntry]:
         if node == "a":
             raise ValueError("not a status")
-        return parcels(node, after=after)
+        return outbox_entries(node, after=after)
 
-    harness.parcels = read  # type: ignore[method-assign]
+    harness.outbox_entries = read  # type: ignore[method-assign]
     await harness.until(lambda: harness.cursors == {"b": 1})
 
 
@@ -88,7 +88,7 @@ async def test_a_fault_of_the_loop_does_not_end_deliveries(
     harness = Harness({"a": [1]})
     faults = iter([RuntimeError("a fault of ours")])
 
-    def serves(parcel: Parcel) -> bool:
+    def serves(outbox_entry: OutboxEntry) -> bool:
         for fault in faults:
             raise fault
         return True
@@ -102,7 +102,7 @@ async def test_a_fault_of_the_loop_does_not_end_deliveries(
 async def test_dropped_entries_are_not_sent() -> None:
     harness = Harness({"a": [1, 1, 1], "b": [1]})
     harness.answer = failing([Unavailable("down")] * 2)
-    harness.during[2] = lambda: harness.channel.revise("a", {3})
+    harness.during[2] = lambda: harness.worker.revise("a", {3})
     await harness.until(harness.is_done)
     assert [len(ids) for _, ids in harness.sent] == [4, 4, 2]
     assert harness.taken == ["a.3.0.0", "b.1.0.0"]
@@ -131,8 +131,8 @@ async def test_a_forgotten_node_gets_nothing() -> None:
     harness.answer = failing([Unavailable("down")])
 
     def forget() -> None:
-        harness.channel.forget("b")
-        harness.channel.forget("c")
+        harness.worker.forget("b")
+        harness.worker.forget("c")
 
     harness.during[1] = forget
     await harness.until(lambda: "a" in harness.cursors)
@@ -144,9 +144,9 @@ async def test_an_inventory_that_is_made_anew_begins_at_its_first_entry() -> Non
 
     def recreated() -> bool:
         if harness.is_done() and len(harness.sent) == 1:
-            harness.channel.forget("a")
+            harness.worker.forget("a")
             harness.cursors.clear()
-            harness.channel.add("a")
+            harness.worker.add("a")
         return len(harness.sent) == 2
 
     await harness.until(recreated)
@@ -169,24 +169,24 @@ class Slow(Harness):
 
 async def test_a_send_ends_before_the_loop_does() -> None:
     harness = Slow({"a": [1]})
-    harness.channel.add("a")
-    task = asyncio.create_task(harness.channel.run())
+    harness.worker.add("a")
+    task = asyncio.create_task(harness.worker.run())
     await harness.asked.wait()
-    assert harness.channel.stop()
+    assert harness.worker.stop()
     harness.go_on.set()
     await task
     assert harness.is_done()
     assert harness.closed
-    assert not harness.channel.stop()
+    assert not harness.worker.stop()
 
 
 async def test_a_send_that_fails_while_the_loop_is_stopped_is_not_tried_again() -> None:
     harness = Slow({"a": [1]})
     harness.answer = failing([Unavailable("down")])
-    harness.channel.add("a")
-    task = asyncio.create_task(harness.channel.run())
+    harness.worker.add("a")
+    task = asyncio.create_task(harness.worker.run())
     await harness.asked.wait()
-    assert harness.channel.stop()
+    assert harness.worker.stop()
     harness.go_on.set()
     await task
     assert (len(harness.sent), harness.cursors, harness.errors) == (1, {}, [])
@@ -195,10 +195,10 @@ async def test_a_send_that_fails_while_the_loop_is_stopped_is_not_tried_again() 
 
 async def test_a_loop_that_waits_has_nothing_to_end() -> None:
     harness = Harness({"a": [1]})
-    harness.channel.add("a")
-    task = asyncio.create_task(harness.channel.run())
+    harness.worker.add("a")
+    task = asyncio.create_task(harness.worker.run())
     await until(harness.is_done)
-    assert not harness.channel.stop()
+    assert not harness.worker.stop()
     assert not task.done()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -71,7 +71,7 @@ async def test_news_do_not_bring_a_refused_node_back_before_its_time() -> None:
 
     def again() -> bool:
         if harness.errors:
-            harness.channel.add("a")
+            harness.worker.add("a")
         return loop.time() > 250
 
     await harness.until(again)
@@ -86,7 +86,7 @@ async def test_a_refused_node_that_is_forgotten_does_not_come_back() -> None:
 
     def forgets() -> bool:
         if harness.errors:
-            harness.channel.forget("a")
+            harness.worker.forget("a")
         return loop.time() > 2000
 
     await harness.until(forgets, step=1)
@@ -113,8 +113,8 @@ async def test_who_takes_some_records_is_asked_for_each() -> None:
 async def test_refused_nodes_end_with_the_loop() -> None:
     harness = Harness({"a": [1]})
     harness.answer = refusing("a.1.0.0")
-    harness.channel.add("a")
-    task = asyncio.create_task(harness.channel.run())
+    harness.worker.add("a")
+    task = asyncio.create_task(harness.worker.run())
     await until(lambda: harness.errors)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
