@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from gpuid_operator.api.record import Record
-from gpuid_operator.engine.delivery.outbox_entry import OutboxEntry
+from gpuid_operator.engine.delivery.outbox_entry import OutboxEntry, Position
 from gpuid_operator.sinks.base import Unavailable
 from tests.support.engines import until
 from tests.support.sink_worker import Harness, failing
@@ -71,14 +71,14 @@ async def test_deliveries_are_counted() -> None:
 
 async def test_a_node_that_cannot_be_read_holds_up_no_other() -> None:
     harness = Harness({"a": [1], "b": [1]})
-    outbox_entries = harness.outbox_entries
+    list_entries = harness.list_entries
 
-    def read(node: str, *, after: tuple[str, int] | None) -> list[OutboxEntry]:
+    def read(node: str, *, after: Position | None) -> list[OutboxEntry]:
         if node == "a":
             raise ValueError("not a status")
-        return outbox_entries(node, after=after)
+        return list_entries(node, after=after)
 
-    harness.outbox_entries = read  # type: ignore[method-assign]
+    harness.list_entries = read  # type: ignore[method-assign]
     await harness.until(lambda: harness.cursors == {"b": 1})
 
 
@@ -88,7 +88,7 @@ async def test_a_fault_of_the_loop_does_not_end_deliveries(
     harness = Harness({"a": [1]})
     faults = iter([RuntimeError("a fault of ours")])
 
-    def serves(outbox_entry: OutboxEntry) -> bool:
+    def serves(entry: OutboxEntry) -> bool:
         for fault in faults:
             raise fault
         return True
@@ -102,7 +102,7 @@ async def test_a_fault_of_the_loop_does_not_end_deliveries(
 async def test_dropped_entries_are_not_sent() -> None:
     harness = Harness({"a": [1, 1, 1], "b": [1]})
     harness.answer = failing([Unavailable("down")] * 2)
-    harness.during[2] = lambda: harness.worker.revise("a", {3})
+    harness.during[2] = lambda: harness.worker.keep("a", {3})
     await harness.until(harness.is_done)
     assert [len(ids) for _, ids in harness.sent] == [4, 4, 2]
     assert harness.taken == ["a.3.0.0", "b.1.0.0"]

@@ -9,7 +9,7 @@ import pytest
 
 from gpuid_operator.api.sinks import SecretKeyRef
 from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
-from gpuid_operator.engine.delivery import sink_worker as workers
+from gpuid_operator.plan.delivery_retry import REPORTED_AFTER
 from gpuid_operator.sinks.base import Refused, SinkError, Unavailable
 from tests.support.sink_worker import Harness, failing
 
@@ -91,10 +91,10 @@ async def test_a_changed_secret_ends_the_wait(after: float) -> None:
 async def test_a_fault_of_the_sink_is_temporary(caplog: pytest.LogCaptureFixture) -> None:
     """Its own words are not repeated: they may hold a secret."""
     harness = Harness({"a": [1]})
-    harness.answer = failing([KeyError("dsn=secret")] * workers.TOLD_AFTER)
+    harness.answer = failing([KeyError("dsn=secret")] * REPORTED_AFTER)
     await harness.until(harness.is_done)
     assert harness.errors == [("a", "Unavailable: KeyError: see the operator's log")]
-    assert len([one for one in caplog.records if one.exc_info]) == workers.TOLD_AFTER
+    assert len([one for one in caplog.records if one.exc_info]) == REPORTED_AFTER
 
 
 async def test_an_outage_is_told_once_and_again_when_it_is_another() -> None:
@@ -109,7 +109,7 @@ async def test_an_outage_is_told_once_and_again_when_it_is_another() -> None:
 
 async def test_two_failures_in_a_row_are_not_told() -> None:
     harness = Harness({"a": [1]})
-    harness.answer = failing([Unavailable("down")] * (workers.TOLD_AFTER - 1))
+    harness.answer = failing([Unavailable("down")] * (REPORTED_AFTER - 1))
     await harness.until(harness.is_done)
     assert harness.errors == []
 
