@@ -71,13 +71,15 @@ async def test_sightings_go_to_their_own_sinks(kube: FakeKube) -> None:
 
 
 async def test_a_node_without_anything_to_deliver_costs_nothing(kube: FakeKube) -> None:
-    """Unknown, without history, or delivered already: no sink is opened for it."""
+    """Unknown, without history, delivered already, or to be left alone: it opens no sink."""
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 0)
     cursors = [{"name": "cmdb", "type": "http", "deliveredSequence": 2, "pending": 0}]
     world.put("n2", 2, status={"sinks": cursors})
+    world.put("n3", 1, policy="fleet")
+    world.state.policies.put("fleet", None)
     tasks = asyncio.all_tasks()
-    world.deliver("n1", "n2", "n3")
+    world.deliver("n1", "n2", "n3", "n4")
     assert asyncio.all_tasks() == tasks
 
 
@@ -172,22 +174,54 @@ async def test_a_forgotten_node_gets_nothing(kube: FakeKube) -> None:
     assert [len(post.ids) for post in world.http.posts] == [1]
 
 
-async def test_an_inventory_that_is_made_anew_begins_at_its_first_entry(kube: FakeKube) -> None:
-    """Also where nobody told of the end of the former."""
+async def test_a_recreated_inventory_starts_at_its_first_entry(kube: FakeKube) -> None:
+    """Also when its delivery fails once, and nobody reported the end of the former."""
     world = Deliveries(kube, sink("cmdb"))
     world.http.answer = lambda _: 503 if len(world.http.posts) == 2 else 200
     world.put("n1", 3)
     world.deliver("n1")
     await until(lambda: world.cursor("n1", "cmdb") == 3)
     kube.remove(inventory_path("n1"))
-    world.put("n1", 1)
+    world.put("n1", 2)
     world.deliver("n1")
-    await until(lambda: len(world.http.posts) == 2)
+    await until(lambda: world.cursor("n1", "cmdb") == 2)
+    assert [len(post.ids) for post in world.http.posts] == [3, 2, 2]
+
+
+async def test_records_of_a_former_inventory_are_not_sent_again(kube: FakeKube) -> None:
+    world = Deliveries(kube, sink("cmdb"))
+    world.http.answer = lambda _: 503 if len(world.http.posts) == 1 else 200
+    world.put("n1", 3)
+    world.deliver("n1")
+    await until(lambda: world.http.posts)
     kube.remove(inventory_path("n1"))
     world.put("n1", 2)
     world.deliver("n1")
     await until(lambda: world.cursor("n1", "cmdb") == 2)
-    assert [len(post.ids) for post in world.http.posts] == [3, 1, 2]
+    assert [len(post.ids) for post in world.http.posts] == [3, 2]
+
+
+async def test_a_batch_is_not_sent_again_once_its_policy_is_unreadable(kube: FakeKube) -> None:
+    world = Deliveries(kube, sink("cmdb"))
+    world.http.answer = lambda _: 503 if len(world.http.posts) == 1 else 200
+    world.put("n1", 1, policy="fleet")
+    world.put("n2", 1)
+    world.deliver("n1", "n2")
+    await until(lambda: world.http.posts)
+    world.state.policies.put("fleet", None)
+    await until(lambda: world.cursor("n2", "cmdb") == 1)
+    assert [len(post.ids) for post in world.http.posts] == [2, 1]
+
+
+async def test_a_record_is_sent_once_while_its_cursor_waits(kube: FakeKube) -> None:
+    world = Deliveries(kube, sink("cmdb"))
+    world.put("n1", 2)
+    world.idle_gate.show(1)
+    world.deliver("n1")
+    await until(lambda: world.http.posts)
+    await world.status_writer.write("n1", departs)
+    await until(lambda: len(world.http.posts) == 2)
+    assert [len(post.ids) for post in world.http.posts] == [2, 1]
 
 
 async def test_a_sink_that_is_in_force_nowhere_ends(kube: FakeKube) -> None:

@@ -135,6 +135,14 @@ async def test_nodes_that_wait_for_the_next_batch_are_told_of_an_outage() -> Non
     assert sorted(harness.errors) == [("a", "Refused: 401"), ("b", "Refused: 401")]
 
 
+async def test_a_node_that_joins_after_an_outage_gets_no_error() -> None:
+    harness = Harness({"a": [1]})
+    harness.answer = failing([Refused("401")])
+    await harness.until(harness.is_done)
+    harness.join("b", [1])
+    assert harness.errors == [("a", "Refused: 401")]
+
+
 async def test_a_refusal_is_logged_each_time_and_an_outage_each_tenth_time(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
