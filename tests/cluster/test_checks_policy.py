@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -44,7 +45,8 @@ def cluster(fleet: LocalCluster) -> LocalCluster:
 @pytest.fixture(scope="module")
 def operator(cluster: LocalCluster) -> Iterator[Operator]:
     with Operator(cluster, POLICY_CHECKS="true", WORKERS="8", TIMEOUT="10s") as operator:
-        eventually(lambda: [ready(cluster, node) for node in NODES])
+        for node in NODES:
+            eventually(partial(ready, cluster, node))
         yield operator
 
 
@@ -89,7 +91,7 @@ def test_off_until_it_is_allowed(cluster: LocalCluster, probe: Probe) -> None:
     with Operator(cluster):
         eventually(disabled)
         for node in NODES:
-            eventually(lambda node=node: ready(cluster, node))
+            eventually(partial(ready, cluster, node))
             assert status(cluster, node)["policy"] == "fleet"
     assert [probe.runs(node) for node in NODES] == [0, 0]
     assert ["checks" in status(cluster, node) for node in NODES] == [False, False]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ class Nodes:
             self.fleet.add_node(name, xml=machine(name, gpus=gpus), labels={LABEL: self.label})
             self.names.append(name)
         for name in names:
-            eventually(lambda name=name: self.is_known(name))
+            eventually(partial(self.is_known, name))
 
     def deliver_to(self, *sinks: dict[str, Any]) -> None:
         selector = {"matchLabels": {LABEL: self.label}}

@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -59,7 +60,7 @@ def known(fleet: LocalCluster) -> Iterator[list[str]]:
         fleet.add_node(name, xml=machine(name))
     with Operator(fleet):
         for name in (*NODES, GONE):
-            eventually(lambda name=name: settled(fleet, name))
+            eventually(partial(settled, fleet, name))
         eventually(lambda: has_reason(fleet, WITHOUT_POD, "NoTargetPod"))
         fleet.delete_node(GONE)
         eventually(lambda: has_reason(fleet, GONE, "NodeNotFound"))

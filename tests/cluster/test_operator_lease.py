@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
-from tests.support.gate import Gate
+from tests.support.api_fault_proxy import ApiFaultProxy
 from tests.support.operators import (
     Operator,
     condition,
@@ -26,7 +27,7 @@ from tests.support.smi_fixtures import facts, machine, swapped
 
 NODE = "gpu-lease"
 DURATION = 3.0
-TIMES = {
+TIMES: dict[str, Any] = {
     "LEADER_ELECTION": "true",
     "POD_NAMESPACE": "gpuid",
     "LEASE_DURATION": f"{DURATION:g}s",
@@ -120,7 +121,7 @@ def test_a_leader_that_ends_in_order_hands_over_at_once(fleet: LocalCluster) -> 
 
 
 def test_a_leader_that_was_paused_writes_nothing_when_it_wakes(fleet: LocalCluster) -> None:
-    with Gate(fleet) as gate, pair(fleet, kubeconfig=gate.kubeconfig) as (first, second):
+    with ApiFaultProxy(fleet) as proxy, pair(fleet, kubeconfig=proxy.kubeconfig) as (first, second):
         eventually(lambda: read_well(fleet))
         # It falls asleep in the middle of a read, whose result it then has.
         runs = len(fleet.exec_log(NODE))
@@ -137,12 +138,12 @@ def test_a_leader_that_was_paused_writes_nothing_when_it_wakes(fleet: LocalClust
         eventually(lambda: is_leading(second))
         reads(fleet, "gpu-four")
         read_again(fleet, NODE, f"asked at {time.time()}")
-        before = gate.writes
+        before = proxy.writes
         now = status(fleet, NODE)
         first.signal(signal.SIGCONT)
         assert first.process.wait(20) == LOST
         assert first.lines()[-1]["msg"] == "the lease is lost; ending at once"
-        assert gate.writes == before
+        assert proxy.writes == before
         assert status(fleet, NODE) == now
         leads(fleet, "second")
     assert types(history(fleet, NODE)).count("GPUAdded") == 2 + 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def nodes(fleet: LocalCluster) -> LocalCluster:
 def operator(nodes: LocalCluster) -> Iterator[Operator]:
     with Operator(nodes) as operator:
         for node in NODES:
-            eventually(lambda node=node: read(nodes, node))
+            eventually(partial(read, nodes, node))
         yield operator
 
 
@@ -49,7 +50,7 @@ def cluster(nodes: LocalCluster, operator: Operator) -> Iterator[LocalCluster]:
     delete_policies(nodes)
     for node in NODES:
         spec(nodes, node, suspend=None, sinks=None)
-        eventually(lambda node=node: ruled(nodes, node, ""))
+        eventually(partial(ruled, nodes, node, ""))
 
 
 def read(cluster: LocalCluster, node: str) -> None:
@@ -93,10 +94,10 @@ def test_selector_and_priority(cluster: LocalCluster) -> None:
     put_policy(cluster, "east", priority=5, nodeSelector=pool("east"), sinks=sinks("east"))
     put_policy(cluster, "weak", priority=-5, nodeSelector=pool("west"), sinks=sinks("weak"))
     for node, policy in ((EAST, "east"), (WEST, "all"), (LONE, "all")):
-        eventually(lambda node=node, policy=policy: ruled(cluster, node, policy))
-        eventually(lambda node=node, policy=policy: has_sinks(cluster, node, policy))
+        eventually(partial(ruled, cluster, node, policy))
+        eventually(partial(has_sinks, cluster, node, policy))
     for policy, count in (("all", 2), ("east", 1), ("weak", 0)):
-        eventually(lambda policy=policy, count=count: counted(cluster, policy, count))
+        eventually(partial(counted, cluster, policy, count))
         assert policy_condition(cluster, policy, "Conflict")[:2] == ("False", "NoConflict")
     table = cluster.kubectl("get", "gpupol").stdout.splitlines()
     # Without a priority the column is empty, and the others move up.
@@ -179,7 +180,7 @@ def test_sinks_of_the_node_on_top_and_none_means_none(
     assert sinks_of(cluster, EAST) == ["stdout"]
     put_policy(cluster, "fleet", sinks=sinks("one", "two"))
     for node in NODES:
-        eventually(lambda node=node: has_sinks(cluster, node, "one", "two"))
+        eventually(partial(has_sinks, cluster, node, "one", "two"))
     mine = [{"name": "two", "records": "sightings", "stdout": {}}, *sinks("three")]
     spec(cluster, EAST, sinks=mine)
     eventually(lambda: has_sinks(cluster, EAST, "one", "two", "three"))
@@ -231,7 +232,7 @@ def test_intervals_are_in_force_at_once(cluster: LocalCluster) -> None:
 
 def sighted(cluster: LocalCluster, node: str) -> int:
     entries = status(cluster, node)["history"]
-    return max(entry["sequence"] for entry in entries if entry["type"] == "Sighted")
+    return max(int(entry["sequence"]) for entry in entries if entry["type"] == "Sighted")
 
 
 def rests(cluster: LocalCluster, node: str) -> None:
@@ -263,8 +264,8 @@ def test_suspension_by_policy_and_by_node(cluster: LocalCluster) -> None:
     put_policy(cluster, "fleet", nodeSelector=pool("east"), suspend=False)
     spec(cluster, LONE, suspend=None)
     for node in (EAST, LONE):
-        eventually(lambda node=node: reads_more(cluster, node, runs[node]))
-        eventually(lambda node=node: read(cluster, node))
+        eventually(partial(reads_more, cluster, node, runs[node]))
+        eventually(partial(read, cluster, node))
 
 
 def reads_more(cluster: LocalCluster, node: str, than: int) -> None:
@@ -277,7 +278,7 @@ def test_a_policy_comes_and_goes_without_a_restart_and_with_one(
     pid = operator.process.pid
     put_policy(cluster, "fleet", sinks=sinks("one"))
     for node in NODES:
-        eventually(lambda node=node: has_sinks(cluster, node, "one"), within=60)
+        eventually(partial(has_sinks, cluster, node, "one"), within=60)
     assert operator.process.pid == pid
     assert operator.terminate() == 0
     cluster.kubectl("delete", "gpupol", "fleet")
@@ -285,8 +286,8 @@ def test_a_policy_comes_and_goes_without_a_restart_and_with_one(
     before = [inventory(cluster, node)["status"]["sequence"] for node in NODES]
     operator.restart()
     for node in NODES:
-        eventually(lambda node=node: ruled(cluster, node, "other"))
-        eventually(lambda node=node: has_sinks(cluster, node, "two"))
+        eventually(partial(ruled, cluster, node, "other"))
+        eventually(partial(has_sinks, cluster, node, "two"))
     assert [inventory(cluster, node)["status"]["sequence"] for node in NODES] == before
 
 

@@ -131,13 +131,10 @@ def test_the_operator_takes_every_exporter(sink: Manifest) -> None:
 
 def test_every_setting_is_a_value() -> None:
     """Some variable of each field appears under some values."""
-    renders = [{"exporter": sink} for sink in SINKS]
+    renders: list[Manifest] = [{"exporter": sink} for sink in SINKS]
     runner = {"command": "true", "forceRestart": True}
-    seen = {
-        name
-        for values in [*renders, {"clusterName": "prod"}, {"runner": runner}]
-        for name in environment(render(values=values))
-    }
+    others: list[Manifest] = [{"clusterName": "prod"}, {"runner": runner}]
+    seen = {name for values in [*renders, *others] for name in environment(render(values=values))}
     absent = {field.upper() for field in Settings.model_fields} - seen
     assert absent == {"AWS_ENDPOINT_URL"}  # AWS_ENDPOINT_URL_S3 says the same
 

@@ -105,7 +105,8 @@ def test_under_another_type_it_is_another_sink() -> None:
     state = status.acknowledged(state, CHANGES, upto=1, now=NOW, terms=terms).status
     other = Outlet("cmdb", "postgres", sightings=False)
     state = status.reconsidered(state, now=NOW, terms=Terms(outlets=(other,))).status
-    (item,) = state.sinks or ()
+    assert state.sinks is not None
+    (item,) = state.sinks
     assert (item.type, item.delivered_sequence, item.pending) == ("postgres", 0, 1)
 
 

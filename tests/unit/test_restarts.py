@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gpuid_operator.api.inventory import CheckStatus, InventoryStatus
 from gpuid_operator.plan.checks import CheckResult, find, with_result
+from gpuid_operator.plan.outcome import Terms
 from gpuid_operator.plan.restarts import (
     RESTART_PAUSE,
     UNDER_WAY_PAUSE,
@@ -21,7 +22,6 @@ from gpuid_operator.plan.restarts import (
     refusal,
     with_restart,
 )
-from gpuid_operator.plan.status import Terms
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -19,16 +19,23 @@ from gpuid_operator.api.inventory import (
     NodeInfo,
     Source,
 )
-from gpuid_operator.api.meta import MAX_CHECKS, MAX_FROM_TO, MAX_GPUS, MAX_MESSAGE, MAX_SINKS
+from gpuid_operator.api.meta import (
+    MAX_CHECKS,
+    MAX_FROM_TO,
+    MAX_GPUS,
+    MAX_HISTORY,
+    MAX_MESSAGE,
+    MAX_SINKS,
+)
 from gpuid_operator.api.values import encoded_size, fitting
 from gpuid_operator.plan import history, status
 from gpuid_operator.plan.checks import kept_output
 from gpuid_operator.plan.labels import lookup_labels
 from gpuid_operator.plan.outbox import Outlet
-from gpuid_operator.plan.outcome import Terms
+from gpuid_operator.plan.outcome import Terms, scribe_of
 from gpuid_operator.plan.smi import Reading
 from gpuid_operator.plan.smi_values import text_of
-from tests.support.world import START
+from tests.support.node_model import START
 
 ETCD_LIMIT = 1_500_000
 """etcd takes requests of up to 1.5 MiB; the rest is for metadata that others write."""
@@ -158,7 +165,7 @@ def test_the_largest_status_stays_below_the_limit_of_etcd(filler: str, noise: by
 
 def test_a_full_history_of_usual_entries_is_kept_whole() -> None:
     """The bound in bytes is for what nobody has seen; 500 real entries are far below it."""
-    scribe = status.scribe_of(
+    scribe = scribe_of(
         InventoryStatus(node=NodeInfo(name="n", machine="i-1234567890abcdef0")), START
     )
     gpu = GPU(
@@ -176,7 +183,7 @@ def test_a_full_history_of_usual_entries_is_kept_whole() -> None:
             to="x" * MAX_FROM_TO,
             message="x" * MAX_MESSAGE,
         )
-        for _ in range(history.MAX_HISTORY)
+        for _ in range(MAX_HISTORY)
     ]
     waiting = {entry.sequence for entry in log}
     assert history.bounded(log, gpus=[gpu], present=True, waiting=waiting, scribe=scribe) == log
