@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -26,6 +25,7 @@ from tests.support.operators import (
     status,
     types,
 )
+from tests.support.resyncs import PERIODS, wait_for_resyncs
 from tests.support.smi_fixtures import machine, swapped
 
 NODES = ("gpu-one", "gpu-two", "gpu-three")
@@ -159,9 +159,9 @@ def test_a_restart_runs_nothing_and_another_command_at_once(cluster: LocalCluste
 
 def test_suspended_it_runs_nothing(cluster: LocalCluster) -> None:
     probe = probe_of(cluster, "asleep")
-    with runner(cluster, probe, SUSPEND="true") as instance:
+    with runner(cluster, probe, periods=PERIODS, SUSPEND="true") as instance:
         cluster.restart_plugin(NODES[0])
-        time.sleep(2.0)
+        wait_for_resyncs(cluster)
         assert instance.get("/readyz")[0] == 200
     assert [probe.runs(node) for node in NODES] == [0, 0, 0]
     items = cluster.client.get(INVENTORIES)["items"]
