@@ -55,8 +55,8 @@ def filled() -> Metrics:
 def families(metrics: Metrics, accept: str = "") -> list[Metric]:
     content_type, body = metrics.render(accept)
     if content_type.startswith("application/openmetrics-text"):
-        return list(openmetrics.text_string_to_metric_families(body.decode()))
-    return list(text_string_to_metric_families(body.decode()))  # type: ignore[no-untyped-call]
+        return list(openmetrics.text_string_to_metric_families(body.decode()))  # type: ignore[no-untyped-call]
+    return list(text_string_to_metric_families(body.decode()))
 
 
 def samples(
@@ -174,7 +174,7 @@ def test_any_label_value_survives(value: str) -> None:
     _, body = metrics.render()
     info = [line for line in body.decode().split("\n") if line.startswith("gpuid_gpu_info{")]
     assert len(info) == 1
-    [family] = text_string_to_metric_families(info[0] + "\n")  # type: ignore[no-untyped-call]
+    [family] = text_string_to_metric_families(info[0] + "\n")
     assert family.samples[0].labels["serial"] == value
 
 
