@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from gpuid_operator.cli.plugin import PROGRAM, cli
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
+from gpuid_operator.localcluster.ports import free_ports
 from tests.cluster.plugin.inventories import (
     UUID_1,
     UUID_2,
@@ -67,3 +69,22 @@ def moved(fleet: LocalCluster, config: Path) -> None:
         ],
     )
     put(fleet, "n-c", gpus=[gpu("GPU-9", "S9")])
+
+
+@pytest.fixture
+def contexts(config: Path, tmp_path: Path) -> Path:
+    """A kubeconfig with one cluster under two names, and one where nothing answers."""
+    content = yaml.safe_load(config.read_text())
+    (context,) = content["contexts"]
+    (cluster,) = content["clusters"]
+    (port,) = free_ports(1)
+    down = cluster["cluster"] | {"server": f"https://127.0.0.1:{port}"}
+    content["clusters"].append({"name": "down", "cluster": down})
+    content["contexts"] = [
+        {"name": name, "context": context["context"] | {"cluster": where}}
+        for name, where in (("a", cluster["name"]), ("b", cluster["name"]), ("down", "down"))
+    ]
+    content["current-context"] = "b"
+    file = tmp_path / "contexts"
+    file.write_text(yaml.safe_dump(content))
+    return file

@@ -18,7 +18,6 @@ from click.testing import Result
 from gpuid_operator.api.crd import crd_manifests
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import MERGE, Request
-from gpuid_operator.localcluster.ports import free_ports
 from tests.cluster.plugin.inventories import (
     CRDS,
     HERE,
@@ -26,25 +25,6 @@ from tests.cluster.plugin.inventories import (
     put,
 )
 from tests.support.operators import INVENTORIES, eventually
-
-
-@pytest.fixture
-def contexts(config: Path, tmp_path: Path) -> Path:
-    """A kubeconfig with one cluster under two names, and one where nothing answers."""
-    content = yaml.safe_load(config.read_text())
-    (context,) = content["contexts"]
-    (cluster,) = content["clusters"]
-    (port,) = free_ports(1)
-    down = cluster["cluster"] | {"server": f"https://127.0.0.1:{port}"}
-    content["clusters"].append({"name": "down", "cluster": down})
-    content["contexts"] = [
-        {"name": name, "context": context["context"] | {"cluster": where}}
-        for name, where in (("a", cluster["name"]), ("b", cluster["name"]), ("down", "down"))
-    ]
-    content["current-context"] = "b"
-    file = tmp_path / "contexts"
-    file.write_text(yaml.safe_dump(content))
-    return file
 
 
 def test_several_clusters_are_asked_and_told_apart(
