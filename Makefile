@@ -87,4 +87,4 @@ lock-base: venv ## Lock the Debian packages of the image's base anew, with apt.
 	$(BIN)/python -m release.debian
 
 clean: ## Remove what was made here (not the cache of built binaries).
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

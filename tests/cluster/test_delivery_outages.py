@@ -362,7 +362,11 @@ def test_a_sink_says_when_to_come_again(nodes: Nodes, services: Callable[[], Web
     down.answer = lambda *_: UNAVAILABLE
     nodes.deliver_to(busy.sink("busy"), down.sink("down"))
     nodes.add("gpu-busy")
-    eventually(lambda: nodes.has_all(busy))
+
+    def taken() -> None:
+        assert booked(busy.records) == nodes.written
+
+    eventually(taken)
     assert tries_of_down[1] - tries_of_down[0] >= 4
     first, second = busy.deliveries[:2]
     assert first.records == second.records

@@ -112,7 +112,7 @@ def test_selector_and_priority(cluster: LocalCluster) -> None:
     eventually(lambda: counted(cluster, "all", 3))
 
 
-def test_of_equals_the_oldest_then_the_first_by_name_and_both_say_so(
+def test_ties_go_to_the_oldest_policy_then_to_the_first_name_and_both_report_conflict(
     cluster: LocalCluster,
 ) -> None:
     put_policy(cluster, "z-old", nodeSelector=pool("east", "west"))
