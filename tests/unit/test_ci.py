@@ -29,8 +29,6 @@ def outcome(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Outco
         monkeypatch.setenv("CI", ci)
         scope = "asyncio_default_fixture_loop_scope=function"
         return pytester.runpytest_inprocess("-p", "no:cacheprovider", "-c", os.devnull, "-o", scope)
-            "-p", "no:cacheprovider", "-p", "no:cov", "-c", os.devnull
-        )
 
     return run
 
