@@ -1,15 +1,16 @@
-# The image of gpuid-operator: Python packages copied onto a base that brings Python and nothing of
-# ours is run on, so that the image of another architecture needs no emulation to be made.
+# The image of gpuid-operator: Python packages, copied onto a base image with Python. The build runs
+# nothing on the base, so the image of another architecture needs no emulation.
 #
-# `make release` makes the same without a builder of images, over a base of its own: it fills /app
-# with the same program and reads from the last stage below how the image runs.
+# `make release` creates the same without an image builder, on its own base: it fills /app with the
+# same program, and reads from the last stage below how the image runs.
 #
-#   BASE     what the image stands on: Python 3.11 or newer as `python3`, certificates; no shell, no
-#            package manager needed
-#   BUILDER  Python of the same minor version, with pip; its packages stay behind
+#   BASE     base image: Python 3.11 or newer as `python3`, and certificates; needs no shell and no
+#            package manager
+#   BUILDER  image with Python of the same minor version, and pip; its packages do not become part of
+#            the image
 #
-# Secrets, which stay out of the image: a pip configuration, such as for a private index, and the
-# authorities to trust behind a proxy that opens TLS:
+# Two secrets stay out of the image: a pip configuration, such as for a private index, and the CAs to
+# trust behind a proxy that intercepts TLS:
 #   --secret id=pip,src=$HOME/.config/pip/pip.conf --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt
 
 ARG BUILDER=docker.io/library/python:3.11-slim-bookworm
@@ -19,7 +20,8 @@ FROM --platform=$BUILDPLATFORM ${BUILDER} AS packages
 ARG TARGETARCH
 COPY requirements/runtime.txt LICENSE release/app.py /build/
 COPY gpuid_operator /build/gpuid_operator
-# Wheels of the target's architecture, each checked by its hash, unpacked: no code of them is run.
+# Unpacks the wheels of the target's architecture, each checked by its hash, and runs none of their
+# code.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     if [ -f /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi \
     && python3 /build/app.py fetch "${TARGETARCH:-amd64}" /build/runtime.txt /build/wheels \

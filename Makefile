@@ -1,4 +1,4 @@
-# The commands of the project; `make help` lists them.
+# Commands of the project; `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +15,7 @@ BUILDER ?=
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
-venv: $(BIN)/gpuid-operator ## Make .venv with the locked dependencies and the project itself.
+venv: $(BIN)/gpuid-operator ## Create .venv with the locked dependencies and the project.
 
 $(BIN)/gpuid-operator: requirements/dev.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpuid-operator needs Python 3.11 or newer: make PYTHON=python3.12 …")'
@@ -24,67 +24,67 @@ $(BIN)/gpuid-operator: requirements/dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
-demo: venv ## A local cluster of 20 simulated GPU nodes with the operator, and what it shows.
+demo: venv ## Start a local cluster of 20 simulated GPU nodes with the operator.
 	$(BIN)/gpuid-operator demo $(DEMO_ARGS)
 
-test: lint test-tools test-unit test-sinks test-cluster test-node ## Everything that CI requires.
+test: lint test-tools test-unit test-sinks test-cluster test-node ## Run everything that CI requires.
 
-test-unit: venv ## Tests without a server; they cover 90 % of plan/ and engine/.
+test-unit: venv ## Run the tests that need no server; they cover 90 % of plan/ and engine/.
 	$(BIN)/pytest tests/unit -n 2 --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
-test-sinks: venv ## Tests of the sinks on a real PostgreSQL, S3 and HTTP server.
+test-sinks: venv ## Run the tests of the sinks on a real PostgreSQL, S3 and HTTP server.
 	$(BIN)/pytest tests/sinks $(PYTEST_ARGS)
 
-test-cluster: venv ## Tests on a real API server with simulated nodes.
+test-cluster: venv ## Run the tests on a real API server with simulated nodes.
 	$(BIN)/pytest tests/cluster $(PYTEST_ARGS)
 
-test-node: venv ## Tests on a real kubelet with real containers (root, containerd).
+test-node: venv ## Run the tests on a real kubelet with real containers (root, containerd).
 	$(BIN)/pytest tests/node $(PYTEST_ARGS)
 
-test-release: venv ## Release into two local registries, and verify it as its users would.
+test-release: venv ## Release to two local registries, and verify the release as users would.
 	$(BIN)/pytest tests/release $(PYTEST_ARGS)
 
-test-tools: venv ## Build the programs that the tests need (the first time, with Go: twenty minutes).
+test-tools: venv ## Build the programs that the tests need (first run: twenty minutes, with Go).
 	$(BIN)/python -m tests.support.gotools
 
-lint: venv ## Style, types, and who may import whom.
+lint: venv ## Check style, types and import contracts.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: venv ## Let ruff format the code.
+format: venv ## Format the code with ruff.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: venv ## Cold start at NODES=1000, beside a bare exec loop and, with PEER=…, another program.
+bench: venv ## Measure a cold start at NODES=1000 beside a bare exec loop and, with PEER=…, another program.
 	$(BIN)/python -m tests.bench.coldstart --nodes $(NODES) $(if $(PEER),--peer $(PEER))
 
-dist: venv ## The image, the chart and the wheel of HEAD, in dist/: the same for everyone.
+dist: venv ## Build image, chart and wheel of HEAD into dist/, identical for everyone.
 	$(BIN)/python -m release build $(if $(SOURCE),--source $(SOURCE)) $(if $(BUILDER),--builder $(BUILDER))
 
-release: registry dist ## Send them to REGISTRY (several: a,b), attested with KEY; docs/verify.md.
+release: registry dist ## Push them to REGISTRY (several: a,b), attested with KEY; see docs/verify.md.
 	$(BIN)/python -m release publish $(REGISTRY) $(if $(KEY),--key $(KEY))
 
 registry:
-	$(if $(REGISTRY),,$(error say where to: make release REGISTRY=registry.example.com/team))
+	$(if $(REGISTRY),,$(error REGISTRY is not set: make release REGISTRY=registry.example.com/team))
 
-bench-sinks: venv ## Transactions and objects in which NODES=1000 reach PostgreSQL and S3.
+bench-sinks: venv ## Count the transactions and objects in which NODES=1000 reach PostgreSQL and S3.
 	$(BIN)/python -m tests.bench.delivery --nodes $(NODES)
 
-crds: venv ## Write the CRDs from the models: crds/*.yaml, the chart's and those of deployment/.
+crds: venv ## Generate the CRDs in crds/, the chart and deployment/ from the models.
 	$(BIN)/gpuid-operator crds --write crds
 	$(BIN)/python scripts/chart.py
 
-chart: venv ## Write what is generated of the chart: its CRDs and its table of values.
+chart: venv ## Generate the chart's CRDs and its table of values.
 	$(BIN)/python scripts/chart.py
 
-lock: venv ## Resolve the dependencies anew into requirements/.
+lock: venv ## Resolve the dependencies again into requirements/.
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --universal --no-header --python-version 3.11 pyproject.toml -o requirements/runtime.txt
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --universal --no-header --python-version 3.11 --extra dev -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
 
-lock-base: venv ## Lock the Debian packages of the image's base anew, with apt.
+lock-base: venv ## Lock the current Debian packages of the base image, with apt.
 	$(BIN)/python -m release.debian
 
-clean: ## Remove what was made here (not the cache of built binaries).
+clean: ## Remove build results (not the cache of built binaries).
 	rm -rf $(VENV) build dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

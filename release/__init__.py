@@ -1,4 +1,4 @@
-"""From a commit to what its users can verify: the image, its chart, its wheel, and proofs of each.
+"""Builds a release from a commit: image, chart, wheel, and proofs with which users can verify each.
 
-`python -m release --help` says how to run it; docs/verify.md, how to check what it made.
+`python -m release --help` shows how to run it; docs/verify.md shows how to verify the result.
 """

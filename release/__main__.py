@@ -1,4 +1,4 @@
-"""`python -m release build`, then `python -m release publish REGISTRY[,REGISTRY…]`, in a clone."""
+"""In a clone: `python -m release build`, then `python -m release publish REGISTRY[,REGISTRY…]`."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def _progress(text: str) -> None:
 
 
 def main() -> int:
-    """Exit code 1 where a step cannot be done."""
+    """Run a command; the exit code is 1 if a step fails."""
     parser = argparse.ArgumentParser(prog="python -m release", description=__doc__)
-    parser.add_argument("--dist", type=Path, default=ROOT / "dist", help="folder of what is made")
+    parser.add_argument("--dist", type=Path, default=ROOT / "dist", help="output folder")
     commands = parser.add_subparsers(dest="command", required=True)
-    make = commands.add_parser("build", help="make HEAD's image, chart and wheel")
-    make.add_argument("--source", help="where the commit can be had from")
-    make.add_argument("--builder", help="URI of who builds, for the provenance")
-    send = commands.add_parser("publish", help="send them to registries and attest them")
+    make = commands.add_parser("build", help="build image, chart and wheel of HEAD")
+    make.add_argument("--source", help="URL of the repository with the commit")
+    make.add_argument("--builder", help="URI of the builder, for the provenance")
+    send = commands.add_parser("publish", help="push them to registries and attest them")
     send.add_argument("registries", help="host/path, several separated by commas")
-    send.add_argument("--key", help="cosign's private key")
+    send.add_argument("--key", help="private key of cosign")
     options = parser.parse_args()
     dist = options.dist.absolute()
     try:

@@ -1,13 +1,13 @@
 """The folder /app of the image: the operator and the Python packages that it needs.
 
-Used by the Dockerfile and by the release, in two steps, so that what is fetched and what is made of
-it can run under different Pythons. Only the standard library, and pip for `fetch`:
+The Dockerfile and the release use this script in two steps, so that download and assembly can run
+under different Pythons. It needs only the standard library, and pip for `fetch`:
 
     python3 app.py fetch amd64|arm64 REQUIREMENTS WHEELS [PYTHON-VERSION]
     python3 app.py assemble WHEELS SOURCE APP
 
-Wheels are unpacked, never installed, so that nothing of the machine that does it comes along, and
-the folder of any architecture is made on any machine.
+The script unpacks wheels and never installs them, so the folder contains nothing of the build
+machine, and any machine can create the folder of any architecture.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NOT_COMPILED: Final = re.compile(r"/(kubernetes_asyncio|pygments|tzdata)/")
 def fetch(architecture: str, requirements: Path, wheels: Path, python: str = _PYTHON) -> None:
     """Download the locked wheels of an architecture with pip, which checks their hashes.
 
-    `python` is the version, such as `3.11`, that is to run them.
+    `python` is the version that will run them, such as `3.11`.
     """
     cpu = CPUS[architecture]
     tags = [f"manylinux_2_{minor}_{cpu}" for minor in range(_NEWEST_GLIBC, 16, -1)]
@@ -52,7 +52,7 @@ def fetch(architecture: str, requirements: Path, wheels: Path, python: str = _PY
 
 
 def assemble(wheels: Path, source: Path, app: Path) -> None:
-    """Make the folder `app` of the wheels and of the package in the source tree."""
+    """Create the folder `app` from the wheels and the package in the source tree."""
     app.mkdir(parents=True)
     for wheel in sorted(wheels.glob("*.whl")):
         _unpack(wheel, app)
@@ -60,7 +60,7 @@ def assemble(wheels: Path, source: Path, app: Path) -> None:
     unwanted = shutil.ignore_patterns("__pycache__", "*.pyc")
     shutil.copytree(source / "gpuid_operator", package, ignore=unwanted)
     shutil.copy(source / "LICENSE", package)
-    # Byte code that is checked against nothing, so that it does not depend on any file's time.
+    # Python does not check this byte code, so it does not depend on the time of any file.
     unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
     if not compileall.compile_dir(
         app,
@@ -70,7 +70,7 @@ def assemble(wheels: Path, source: Path, app: Path) -> None:
         stripdir=str(app),
         prependdir="/app",
     ):
-        raise SystemExit(f"not all of {app} compiles")
+        raise SystemExit(f"failed to compile all of {app}: see the errors above")
 
 
 def _unpack(wheel: Path, app: Path) -> None:

@@ -1,8 +1,8 @@
-"""The base of the image: a folder with Python and what it needs, put together from Debian packages.
+"""The base of the image: a folder with Python and its dependencies, assembled from Debian packages.
 
-Packages are unpacked, never installed: no script of theirs runs, so the base of any architecture is
-made on any machine. What their scripts would have done is done here: the merged /usr, the bundle of
-certificates, the byte code.
+This module unpacks packages and never installs them: none of their scripts runs, so any machine can
+build the base of any architecture. The module does what the scripts would have done: the merged
+/usr, the bundle of certificates, the byte code.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _DROPPED: Final = (
 )
 """Folders that nothing in the image reads."""
 _DROPPED_EXTENSIONS: Final = ("_curses", "_curses_panel", "_dbm", "_sqlite3", "nis", "readline")
-"""Extension modules of Python whose libraries the image does without."""
+"""Extension modules of Python whose libraries the image omits."""
 _LOADERS: Final = {
     "amd64": "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
     "arm64": "usr/lib/aarch64-linux-gnu/ld-linux-aarch64.so.1",
@@ -66,7 +66,7 @@ _BUNDLE: Final = "etc/ssl/certs/ca-certificates.crt"
 
 
 def assemble(packages: Sequence[Path], root: Path) -> None:
-    """Unpack the packages' files into the empty folder `root` and complete them to a base."""
+    """Unpack the files of the packages into the empty folder `root`, and complete the base."""
     status = []
     for path in packages:
         control, data = _members(path)
@@ -101,10 +101,10 @@ def _members(path: Path) -> tuple[bytes, bytes]:
 
 
 def _status(control: tarfile.TarFile) -> str:
-    """The package's entry in dpkg's list, by which scanners know what is in the image."""
+    """The package's entry in dpkg's list, which scanners read."""
     member = control.extractfile("./control")
     if member is None:
-        raise ReleaseError("a Debian package without a control file")
+        raise ReleaseError("failed to read a Debian package: it has no control file")
     first, rest = member.read().decode().split("\n", 1)
     return f"{first}\nStatus: install ok installed\n{rest}"
 
@@ -129,7 +129,7 @@ def _unpack(data: tarfile.TarFile, root: Path) -> None:
 
 
 def _place(name: str) -> PurePosixPath | None:
-    """Where a member goes, relative to the root; None if it is left out."""
+    """The target of a member, relative to the root; None if the image omits it."""
     path = PurePosixPath(name.removeprefix("./"))
     if not path.parts or str(path) in _MERGED:
         return None
@@ -156,10 +156,10 @@ def _write(path: Path, text: str) -> None:
 
 
 class Interpreter:
-    """The Python of a base of this machine's architecture, run where it lies.
+    """The Python of a base with this machine's architecture, run from where it was unpacked.
 
-    What becomes part of an image is compiled and compressed by it, so that it depends on the
-    locked packages and not on the Python of who makes the release.
+    It compiles and compresses the content of images, so that the result depends on the locked
+    packages and not on the Python of the person who releases.
     """
 
     def __init__(self, root: Path, architecture: str) -> None:
@@ -176,7 +176,7 @@ class Interpreter:
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> bytes:
-        """What a Python program prints; raises ReleaseError with its words if it fails."""
+        """The output of a Python program; raises ReleaseError with its error output if it fails."""
         done = subprocess.run(
             [*self._command, *map(str, arguments)],
             input=stdin,
@@ -188,12 +188,13 @@ class Interpreter:
         if done.returncode:
             said = (done.stderr or done.stdout).decode(errors="replace")[-2000:]
             raise ReleaseError(
-                f"{' '.join(map(str, arguments))} ended with {done.returncode}:\n{said}"
+                f"failed to run {' '.join(map(str, arguments))}: exit code {done.returncode}\n"
+                f"{said}"
             )
         return done.stdout
 
     def compile_library(self, root: Path) -> None:
-        """Write the byte code of a base's standard library, of whichever architecture it is."""
+        """Write the byte code of a base's standard library, for any architecture."""
         library = root / f"usr/lib/python{PYTHON}"
         self.run(
             *("-m", "compileall", "-q", "-j", "1", "--invalidation-mode", "unchecked-hash"),
@@ -201,7 +202,7 @@ class Interpreter:
         )
 
     def gzip(self, content: bytes) -> bytes:
-        """The content compressed, the same for the same content."""
+        """The compressed content; the same input gives the same output."""
         read, write = "sys.stdin.buffer.read()", "sys.stdout.buffer.write"
         program = f"import gzip, sys; {write}(gzip.compress({read}, 9, mtime=0))"
         return self.run("-c", program, stdin=content)

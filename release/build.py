@@ -1,4 +1,4 @@
-"""Everything of a release that depends on the commit alone, into one folder: `make dist`."""
+"""Builds everything in a release that depends on the commit alone, in one folder: `make dist`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from release.oci import EMPTY, Document, Layout, iso
 from release.project import Project
 
 SPDX: Final = "application/spdx+json"
-_SPDX_LAYER: Final = "text/spdx+json"  # the media type that ko and cosign give it
+_SPDX_LAYER: Final = "text/spdx+json"  # the media type that ko and cosign use
 
 
 def build(
     dist: Path, *, source: str | None, builder: str | None, cache: Path, progress: Progress
 ) -> Document:
-    """Fill the folder `dist` and return what is in it, which is also its file release.json.
+    """Fill the folder `dist`; returns its content, as in its file release.json.
 
-    - `oci/`: the image, its base, the bills of materials and the chart, as they go to a registry
-    - `sbom-*.spdx.json`, `provenance.json`: what is attested of the image
+    - `oci/`: the image, its base, the bills of materials and the chart, in the form for a registry
+    - `sbom-*.spdx.json`, `provenance.json`: the attested statements about the image
     - the chart and the wheel
     """
     started = int(time.time())
@@ -50,7 +50,7 @@ def build(
             _attach(layout, subject, text, project)
         artifact = chart.build(project, layout, dist=dist, gzip=made.interpreter.gzip)
         layout.name(artifact, f"{project.version}-chart")
-        progress("the wheel")
+        progress("building the wheel")
         wheel = _wheel(project, dist, made.interpreter)
         statement = provenance.predicate(
             project,
@@ -77,7 +77,7 @@ def build(
 
 
 def _attach(layout: Layout, subject: Document, text: bytes, project: Project) -> None:
-    """A bill of materials as a referrer of its image, under the tag by which ko's users find it."""
+    """Attach a bill of materials as a referrer of its image, under the same tag as ko."""
     manifest = layout.manifest(
         config=layout.blob(b"{}", EMPTY),
         layers=[layout.blob(text, _SPDX_LAYER)],

@@ -1,6 +1,6 @@
-"""The Helm chart as an archive and as the OCI artifact that `helm install oci://…` takes.
+"""The Helm chart as an archive and as the OCI artifact for `helm install oci://…`.
 
-Helm's own `package` and `push` write the time of the call into both, so that no two are the same.
+Helm's own `package` and `push` write the current time into both, so no two results are identical.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Debian packages of the base: which ones, their lock file, and where they come from.
+"""Debian packages of the base: their names, their lock file and their mirrors.
 
-`python -m release.debian` writes the lock file anew from what apt's archives offer now; apt checks
-their signatures. The lock names no mirror: a package is taken from the first place that has it.
+`python -m release.debian` writes the lock file from what apt's archives offer now; apt checks their
+signatures. The lock file names no mirror: the first mirror that has a package provides it.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ PACKAGES: Final = (
     "python3.11-minimal",
     "zlib1g",
 )
-"""What Python needs to run the operator, and no more: no shell, no package manager."""
+"""The packages that Python needs to run the operator: no shell, no package manager."""
 LOCK: Final = Path(__file__).parent / "debian.lock"
 
-_TIMEOUT: Final = 60.0  # seconds without an answer from a mirror
+_TIMEOUT: Final = 60.0  # seconds without a response from a mirror
 _HEADER: Final = """\
-# The Debian packages of the base image. `make lock-base` writes this file anew.
+# The Debian packages of the base image. `make lock-base` writes this file.
 # package version architecture sha256 path-in-the-archive
 """
 _TAKEN: Final = "# taken "
@@ -69,7 +69,7 @@ class Package:
 
     @property
     def purl(self) -> str:
-        """Its package URL, as https://github.com/package-url/purl-spec has it for Debian."""
+        """The package URL, as https://github.com/package-url/purl-spec defines it for Debian."""
         version = self.version.replace(":", "%3A").replace("+", "%2B")
         return (
             f"pkg:deb/debian/{self.name.replace('+', '%2B')}@{version}"
@@ -79,7 +79,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Lock:
-    """The content of the lock file. `taken` is the newest date of the archives it was made from."""
+    """The content of the lock file. `taken` is the newest date of the archives behind it."""
 
     taken: datetime
     packages: tuple[Package, ...]
@@ -99,14 +99,14 @@ class Lock:
         return f"{_HEADER}{_TAKEN}{self.taken.isoformat()}\n" + "\n".join(rows) + "\n"
 
     def of(self, architecture: str) -> list[Package]:
-        """The packages of an image, each in the architecture's own build or in the common one."""
+        """The packages of an image, each in the architecture's own build or in the common build."""
         names = {one.name: one for one in self.packages if one.architecture == "all"}
         names |= {one.name: one for one in self.packages if one.architecture == architecture}
         return [names[name] for name in sorted(names)]
 
 
 def mirrors() -> list[str]:
-    """Roots of archives: those of DEBIAN_MIRROR (separated by blanks), else those of apt."""
+    """Roots of archives: those in DEBIAN_MIRROR (separated by spaces), else those of apt."""
     if given := os.environ.get("DEBIAN_MIRROR", "").split():
         return given
     command = ["apt-get", "indextargets", "--format", "$(SITE)"]
@@ -118,7 +118,7 @@ def mirrors() -> list[str]:
 
 
 def fetch(package: Package, cache: Path) -> Path:
-    """The package's file, from the cache or a mirror; its content is the one that is locked."""
+    """The file of the package, from the cache or a mirror, with the content that is locked."""
     target = cache / f"{package.sha256}.deb"
     if target.exists() and _sha256(target.read_bytes()) == package.sha256:
         return target
@@ -137,12 +137,12 @@ def fetch(package: Package, cache: Path) -> Path:
             partial.write_bytes(content)
             partial.rename(target)
             return target
-        said.append(f"  {url}: another content than the locked one")
+        said.append(f"  {url}: the content differs from the locked one")
     raise ReleaseError(
-        f"no mirror has {package.name} {package.version} ({package.architecture}):\n"
-        + "\n".join(said or ["  there is none: apt knows no archive here"])
-        + "\nDEBIAN_MIRROR names the roots of archives to look in, separated by blanks; Debian's "
-        "snapshot service keeps every version. `make lock-base` locks what is offered now."
+        f"failed to fetch {package.name} {package.version} ({package.architecture}):\n"
+        + "\n".join(said or ["  there is no mirror: apt has no archives configured"])
+        + "\nSet DEBIAN_MIRROR to roots of archives, separated by spaces; Debian's snapshot "
+        "service keeps every version. Or lock the current versions with `make lock-base`."
     )
 
 
@@ -151,7 +151,7 @@ def _sha256(content: bytes) -> str:
 
 
 def resolve() -> Lock:
-    """Lock what the archives that apt is configured with offer now."""
+    """Lock what the archives in apt's configuration offer now."""
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder)
         for name in ("lists/partial", "cache/archives/partial"):
@@ -169,7 +169,7 @@ def resolve() -> Lock:
 
 
 def _apt_options(state: Path) -> list[str]:
-    """apt with its configured archives, but nothing of this machine's state."""
+    """Options for apt with its configured archives, but without the state of this machine."""
     settings = {
         "Dir::State::lists": state / "lists",
         "Dir::State::status": "/dev/null",

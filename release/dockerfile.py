@@ -1,4 +1,4 @@
-"""How the image runs, as the last stage of the Dockerfile says: the one place where it stands."""
+"""How the image runs, read from the last stage of the Dockerfile, which alone defines it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from release.errors import ReleaseError
 
 
 def configuration(dockerfile: str) -> dict[str, Any]:
-    """The `config` of an OCI image; raises ReleaseError for an instruction unknown here."""
+    """The `config` of an OCI image; raises ReleaseError for an unsupported instruction."""
     last_stage = re.split(r"^FROM .*\n", dockerfile, flags=re.MULTILINE)[-1]
     joined = re.sub(r"\\\n", " ", last_stage)
     config: dict[str, Any] = {}
@@ -31,9 +31,12 @@ def configuration(dockerfile: str) -> dict[str, Any]:
             case "CMD":
                 config["Cmd"] = json.loads(rest)
             case "COPY" if rest == "--from=packages --chown=0:0 /app /app":
-                pass  # the layer that release.image makes with release.app, as the Dockerfile does
+                pass  # release.image creates this layer with release.app, as the Dockerfile does
             case "" | "#":
                 pass
             case _:
-                raise ReleaseError(f"the release does not know this line of the Dockerfile: {line}")
+                raise ReleaseError(
+                    f"failed to read the Dockerfile: unsupported instruction: {line}; add it to "
+                    "release/dockerfile.py"
+                )
     return config

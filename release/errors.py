@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class ReleaseError(Exception):
-    """A step cannot be done; the text says what was tried, what came back and what to do."""
+    """A step failed; the text says what was tried, what the result was and what to do."""

@@ -1,4 +1,4 @@
-"""The image for every architecture: a base of Debian packages, and the folder /app upon it."""
+"""The image for every architecture: a base of Debian packages, and the folder /app on top."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Platform:
-    """What an architecture's image was made of, and its descriptor once it is made."""
+    """The inputs of the image of one architecture, and its descriptor."""
 
     architecture: str
     packages: list[debian.Package]
@@ -35,7 +35,7 @@ class Platform:
 
 @dataclass(frozen=True)
 class Image:
-    """The index of all platforms, the base that it stands on, its parts, and its Python."""
+    """The index of all platforms, its base, its platforms, and the Python of the base."""
 
     index: Document
     base: Document
@@ -46,12 +46,12 @@ class Image:
 def build(
     project: Project, layout: Layout, *, cache: Path, work: Path, progress: Progress
 ) -> Image:
-    """Make the image in `layout`; `cache` keeps what was fetched, `work` is scratch."""
+    """Build the image in `layout`; `cache` keeps downloads, `work` is a scratch folder."""
     lock = debian.Lock.read(project.folder / "release/debian.lock")
     packages = {arch: lock.of(arch) for arch in debian.ARCHITECTURES}
     wheels = {}
     for arch in debian.ARCHITECTURES:
-        progress(f"fetching what is locked for {arch}")
+        progress(f"fetching the locked packages for {arch}")
         files = [debian.fetch(package, cache / "debian") for package in packages[arch]]
         base.assemble(files, work / f"base-{arch}")
         wheels[arch] = _wheels(project, arch, folder=work / f"wheels-{arch}")
@@ -66,7 +66,7 @@ def build(
     }
     base_layers = {}
     for arch in debian.ARCHITECTURES:
-        progress(f"the base for {arch}")
+        progress(f"building the base for {arch}")
         interpreter.compile_library(work / f"base-{arch}")
         tar = tar_of(work / f"base-{arch}", prefix="", epoch=taken)
         base_layers[arch] = _Layer(layout.blob(interpreter.gzip(tar), LAYER), diff_id(tar), taken)
@@ -91,7 +91,7 @@ def build(
     config = configuration((project.folder / "Dockerfile").read_text())
     platforms = []
     for arch in debian.ARCHITECTURES:
-        progress(f"the image for {arch}")
+        progress(f"building the image for {arch}")
         folder = work / f"app-{arch}"
         source = project.folder
         interpreter.run(
@@ -113,18 +113,18 @@ class _Layer:
 
 
 def _host() -> str:
-    """The architecture of this machine, whose Python of the base is run."""
+    """The architecture of this machine; its base provides the Python that runs."""
     if sys.platform != "linux" or platform.machine() not in _MACHINES:
         raise ReleaseError(
-            "the image is compiled and compressed by its own Python, which runs on Linux on "
-            f"{' and '.join(_MACHINES)}; this is {sys.platform} on {platform.machine()}: use a "
+            "failed to build the image: its own Python compiles and compresses it, and needs Linux "
+            f"on {' or '.join(_MACHINES)}; this is {sys.platform} on {platform.machine()}. Use a "
             "container or a virtual machine"
         )
     return _MACHINES[platform.machine()]
 
 
 def _wheels(project: Project, arch: str, *, folder: Path) -> list[Path]:
-    """The locked wheels, in a folder of their own."""
+    """The locked wheels, downloaded into `folder`."""
     requirements = project.folder / "requirements/runtime.txt"
     command = [sys.executable, str(project.folder / "release/app.py"), "fetch", arch]
     done = subprocess.run(
@@ -134,7 +134,9 @@ def _wheels(project: Project, arch: str, *, folder: Path) -> list[Path]:
         check=False,
     )
     if done.returncode:
-        raise ReleaseError(f"pip could not fetch the wheels for {arch}:\n{done.stderr[-2000:]}")
+        raise ReleaseError(
+            f"failed to fetch the wheels for {arch}; output of pip:\n{done.stderr[-2000:]}"
+        )
     return sorted(folder.glob("*.whl"))
 
 
@@ -145,7 +147,7 @@ def _image(
     notes: Mapping[str, str],
     config: Mapping[str, object],
 ) -> Document:
-    """An image of one architecture; its annotations are labels, too, for who looks at those."""
+    """An image of one architecture; its annotations are also labels."""
     annotations = {f"{_PREFIX}{key}": value for key, value in notes.items()}
     document: Document = {
         "architecture": arch,

@@ -30,7 +30,7 @@ def iso(epoch: int) -> str:
 
 
 class Layout:
-    """A folder in the form of an OCI layout, written from nothing."""
+    """A folder in the form of an OCI layout, written from scratch."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -84,7 +84,7 @@ class Layout:
         return self.json(document, INDEX)
 
     def name(self, descriptor: Document, name: str | None = None) -> None:
-        """Let the layout's index list a manifest, under a name if one is given."""
+        """List a manifest in the index of the layout, under a name if one is given."""
         annotations = {"annotations": {NAME: name}} if name else {}
         self._named.append(descriptor | annotations)
         document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": self._named}
@@ -94,7 +94,7 @@ class Layout:
 def tar_of(folder: Path, *, prefix: str, epoch: int) -> bytes:
     """A folder as a tar that depends on names, contents and executable bits alone.
 
-    Everything in it is root's, of the time `epoch`, under `prefix`, readable by all.
+    Every entry belongs to root, has the time `epoch`, is under `prefix` and is readable by all.
     """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -122,5 +122,5 @@ def tar_of(folder: Path, *, prefix: str, epoch: int) -> bytes:
 
 
 def diff_id(tar: bytes) -> str:
-    """The name of a layer by its content before compression."""
+    """The digest of a layer before compression."""
     return f"sha256:{hashlib.sha256(tar).hexdigest()}"

@@ -1,4 +1,4 @@
-"""The admission policies of deployment/policy with a release's own source and key in them."""
+"""The admission policies of deployment/policy, with the source and key of a release."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _KEY: Final = re.compile(
 
 
 def write_policies(dist: Path, signer: Signer) -> None:
-    """The admission policies with this release's source and key in them, into `dist/policy`."""
+    """Write the admission policies with the release's source and key to `dist/policy`."""
     release: Document = json.loads((dist / "release.json").read_text())
     pem = signer.public_key()
     folder = dist / "policy"
     folder.mkdir(exist_ok=True)
     for name in ("slsa-attestation", "sbom-attestation"):
         text = (POLICIES / f"{name}{'' if pem else '-keyless'}.yaml").read_text()
-        for dot in (".", r"\."):  # as it is, and in a regular expression
+        for dot in (".", r"\."):  # literally, and in a regular expression
             text = text.replace(SOURCE.replace(".", dot), release["source"].replace(".", dot))
         if pem:
             text = _KEY.sub(lambda found: textwrap.indent(pem, found[1]), text)

@@ -1,4 +1,4 @@
-"""What is released: a commit of this repository, exported, and what it says of itself."""
+"""The subject of a release: an exported commit of this repository, and its metadata."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Project:
 
     @classmethod
     def export(cls, folder: Path, *, source: str | None = None) -> Project:
-        """Export HEAD into `folder`; what is not committed is not released.
+        """Export HEAD into `folder`, without uncommitted changes.
 
-        `source` is where the commit can be had from, by default what pyproject.toml says. Raises
-        ReleaseError where package and chart differ in their version.
+        `source` is the URL of the repository with the commit, by default that in pyproject.toml.
+        Raises ReleaseError if the versions of package and chart differ.
         """
         archive = folder.with_suffix(".tar")
         archive.write_bytes(_git("archive", "--format=tar", "HEAD"))
@@ -65,8 +65,9 @@ def _git(*arguments: str) -> bytes:
         ).stdout
     except subprocess.CalledProcessError as error:
         raise ReleaseError(
-            f"'git {' '.join(arguments)}' in {ROOT} failed: {error.stderr.decode().strip()}\n"
-            "A release is made from a commit: run it in a clone of the repository."
+            f"failed to run 'git {' '.join(arguments)}' in {ROOT}: "
+            f"{error.stderr.decode().strip()}\n"
+            "A release needs a commit: run it in a clone of the repository."
         ) from error
 
 
@@ -78,7 +79,7 @@ def _version(folder: Path) -> str:
     versions = {str(found and found[1]), str(chart["version"]), str(chart["appVersion"])}
     if len(versions) > 1:
         raise ReleaseError(
-            f"the package's version ({found and found[1]}), the chart's ({chart['version']}) and "
-            f"its appVersion ({chart['appVersion']}) differ: make them one"
+            f"the version of the package ({found and found[1]}), of the chart ({chart['version']}) "
+            f"and its appVersion ({chart['appVersion']}) differ: set all three to the same version"
         )
     return versions.pop()

@@ -1,7 +1,7 @@
-"""How the image came to be: the predicate of SLSA provenance v1.0.
+"""The predicate of SLSA provenance v1.0: how the image was built.
 
-https://slsa.dev/spec/v1.0/provenance . A release on one's own machine is SLSA Build level 1: the
-provenance exists and is complete, and nothing but the key says that it is true.
+https://slsa.dev/spec/v1.0/provenance . A release on your own machine is SLSA Build level 1: the
+provenance exists and is complete, and only the key proves it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from release.sbom import wheel_purl
 def predicate(
     project: Project, image: Image, *, builder: str, invocation: str, started: int, finished: int
 ) -> Document:
-    """The predicate; times in seconds since 1970. `builder` names who is to be trusted."""
+    """The predicate; times in seconds since 1970. `builder` names the party to trust."""
     return {
         "buildDefinition": {
             "buildType": f"{project.source}/blob/v{project.version}/docs/verify.md#the-build",

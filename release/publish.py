@@ -1,4 +1,4 @@
-"""What `make dist` made, to a registry: the image with all that refers to it, attested, and the
+"""Pushes the result of `make dist` to a registry: the image with its referrers, attested, and the
 chart. Every digest is the same in every registry; only signatures differ.
 """
 
@@ -15,11 +15,11 @@ from release.signer import PROVENANCE, SBOM, Signer
 
 
 def publish(dist: Path, registry: str, signer: Signer, progress: Progress) -> str:
-    """Send everything in `dist` to a registry (`host/path`); returns the image as name@digest."""
+    """Push everything in `dist` to a registry (`host/path`); returns the image as name@digest."""
     release: Document = json.loads((dist / "release.json").read_text())
     name, version = release["name"], release["version"]
     image = f"{registry.rstrip('/')}/{name}"
-    progress(f"{image}:{version}")
+    progress(f"pushing {image}:{version}")
     _copy(dist, f"{version}-base", f"{image}:{version}-base")
     _copy(dist, version, f"{image}:{version}", "--recursive")
     for digest, sbom in _subjects(dist, release):
@@ -30,7 +30,7 @@ def publish(dist: Path, registry: str, signer: Signer, progress: Progress) -> st
         signer.attest(subject, kind=PROVENANCE, predicate=dist / "provenance.json")
         signer.attest(subject, kind=SBOM, predicate=sbom)
     chart = f"{registry.rstrip('/')}/charts/{name}"
-    progress(f"{chart}:{version}")
+    progress(f"pushing {chart}:{version}")
     _copy(dist, f"{version}-chart", f"{chart}:{version}")
     return f"{image}@{release['image']}"
 

@@ -1,7 +1,7 @@
-"""The bill of materials, in SPDX 2.3: what the image was made of, from the files that were used.
+"""The bill of materials, in SPDX 2.3: the parts of the image, from the files that the build used.
 
-https://spdx.github.io/spdx-spec/v2.3/ . One document per architecture, and one for the index, which
-has them all.
+https://spdx.github.io/spdx-spec/v2.3/ . There is one document per architecture, and one for the
+index, which contains all.
 """
 
 from __future__ import annotations

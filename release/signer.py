@@ -1,7 +1,7 @@
-"""Who vouches for a release, by way of cosign.
+"""Signs a release with cosign.
 
-Each attestation goes out in both forms of cosign: the bundle, and the one that the Sigstore policy
-controller reads.
+Each attestation is published in both formats of cosign: the bundle, and the format that the
+Sigstore policy controller reads.
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ from release.image import Progress
 
 PROVENANCE: Final = "slsaprovenance1"
 SBOM: Final = "spdxjson"
-"""cosign's names for the types of what is attested."""
+"""cosign's names for the types of attestations."""
 
 _NO_SERVICES: Final = ("fulcio", "oidc", "rekor", "tsa")
 
 
 @dataclass(frozen=True)
 class Signer:
-    """Who vouches: a key of cosign's (a file, or an address such as `awskms://…`), which is used
-    offline; or, with None, the identity that a hosted CI has, with entries in Sigstore's public
-    log."""
+    """The signing party: a key of cosign (a file, or an address such as `awskms://…`), used
+    offline; or, with None, the identity of a hosted CI, with entries in Sigstore's public log."""
 
     key: str | None
     password: str = field(default="", repr=False)
 
     @classmethod
     def choose(cls, key: str | None, dist: Path, progress: Progress) -> Signer:
-        """The given key; else the CI's identity where there is one; else a key made for this."""
+        """The given key; else the identity of the CI if there is one; else a new key in `dist`."""
         password = os.environ.get("COSIGN_PASSWORD")
         if key:
             if password is None and Path(key).is_file() and sys.stdin.isatty():
@@ -47,19 +46,19 @@ class Signer:
         signer = cls(str(own), password or "")
         if not own.exists():
             signer.run("generate-key-pair", "--output-key-prefix", str(own.with_suffix("")))
-            progress(f"no KEY given: made {own} for this; KEY=… takes one that lasts")
+            progress(f"no KEY given: created {own}; set KEY=… to use a permanent key")
         return signer
 
     def run(self, *arguments: str) -> str:
-        """What cosign prints."""
+        """Run cosign; returns its output."""
         return tools.run("cosign", *arguments, settings={"COSIGN_PASSWORD": self.password})
 
     def public_key(self) -> str | None:
-        """In PEM; None for an identity."""
+        """The public key in PEM; None for an identity."""
         return None if self.key is None else self.run("public-key", "--key", self.key)
 
     def attest(self, subject: str, *, kind: str, predicate: Path) -> None:
-        """Attest a predicate of an image (`repository@digest`) in both forms."""
+        """Attest a predicate of an image (`repository@digest`) in both formats."""
         what = ["--type", kind, "--predicate", str(predicate), subject]
         old = ["--new-bundle-format=false", "--use-signing-config=false"]
         if self.key is None:

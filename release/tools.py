@@ -1,4 +1,4 @@
-"""Programs in Go that a release needs: built once, at one version, into the user's cache."""
+"""Go programs that a release needs: built once, at a pinned version, in the user's cache."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PROGRAMS: Final = {
 
 
 def program(name: str) -> Path:
-    """One of PROGRAMS, built now if need be (cosign: two minutes). Raises BuildError."""
+    """One of PROGRAMS, built on first use (cosign: two minutes). Raises BuildError."""
     return install(name, PROGRAMS[name])
 
 
 def run(name: str, *arguments: str, settings: Mapping[str, str] | None = None) -> str:
-    """What one of PROGRAMS prints; raises ReleaseError with its words if it fails."""
+    """The output of one of PROGRAMS; raises ReleaseError with its error output if it fails."""
     done = subprocess.run(
         [str(program(name)), *arguments],
         env=os.environ | (settings or {}),
@@ -40,17 +40,17 @@ def run(name: str, *arguments: str, settings: Mapping[str, str] | None = None) -
     )
     if done.returncode:
         raise ReleaseError(
-            f"'{name} {' '.join(arguments)}' ended with {done.returncode}:\n"
+            f"failed to run '{name} {' '.join(arguments)}': exit code {done.returncode}\n"
             f"{done.stdout[-1000:]}{done.stderr[-2000:]}"
         )
     return done.stdout
 
 
 def install(name: str, package: str) -> Path:
-    """The program of a Go package, `path@version`. Raises BuildError where it cannot be built.
+    """The program of a Go package, `path@version`. Raises BuildError if the build fails.
 
-    `module//path@version` is a package whose module replaces others, which only counts where it is
-    the main one: its source is then built in a copy.
+    `module//path@version` is a package whose module has `replace` directives. Go applies them only
+    in the main module, so the build runs in a copy of the source.
     """
     path, version = package.split("@")
     folder = toolchain.cache_directory() / "tools"
@@ -75,7 +75,7 @@ def install(name: str, package: str) -> Path:
 
 
 class _Build:
-    """One build, whose program lands in `folder`."""
+    """One build, which writes its program to `folder`."""
 
     def __init__(self, go: str, scratch: Path) -> None:
         self._go = go
@@ -106,7 +106,7 @@ class _Build:
         )
         if done.returncode:
             raise BuildError(
-                f"'go {' '.join(arguments)}' ended with {done.returncode}: {done.stderr[-1000:]}\n"
-                "It needs a Go module proxy within reach (GOPROXY)."
+                f"failed to run 'go {' '.join(arguments)}': exit code {done.returncode}: "
+                f"{done.stderr[-1000:]}\nThe build needs access to a Go module proxy (GOPROXY)."
             )
         return done.stdout

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Make the images that the Dockerfile stands on from Debian packages, for places where no registry
-# of images can be reached:
+# Build the images on which the Dockerfile is based from Debian packages, for networks without access
+# to an image registry:
 #
 #   scripts/base-image.sh CACHE [MIRROR]
 #   buildah bud --build-arg BASE=localhost/gpuid-base --build-arg BUILDER=localhost/gpuid-builder .
 #
-# The folder CACHE keeps what was fetched. MIRROR is by default the one that apt uses. As root, on
-# Debian 12 or Ubuntu; needs debootstrap and buildah.
+# The folder CACHE keeps downloads. MIRROR defaults to the mirror that apt uses. The script runs as
+# root on Debian 12 or Ubuntu, and needs debootstrap and buildah.
 set -eu
 
 cache=$1
@@ -30,8 +30,8 @@ if [ ! -f "$cache/base.tar" ]; then
         etc/hostname etc/resolv.conf
     find . -name __pycache__ -prune -exec rm -rf {} +
     pack "$cache/builder.tar"
-    # The base keeps Python, its libraries, certificates, time zones and the list of packages, and
-    # loses every other program: nothing of them is needed at run time.
+    # The base keeps Python, its libraries, certificates, time zones and the list of packages. All
+    # other programs are removed: the operator needs none of them at run time.
     find usr/bin usr/sbin ! -type d ! -name 'python3*' -delete
     rm -rf usr/lib/apt usr/lib/dpkg usr/lib/*/perl-base usr/lib/systemd usr/lib/udev usr/share/perl5 \
         usr/share/debconf usr/share/dpkg usr/share/locale usr/share/man usr/share/info \
@@ -44,7 +44,7 @@ if [ ! -f "$cache/pip.whl" ]; then
     mkdir "$work/pip"
     cd "$work/pip"
     chown _apt "$work" .
-    # The package holds one wheel, from which pip runs as it is.
+    # The package contains one wheel, from which pip runs directly.
     apt-get download --quiet --quiet python3-pip-whl
     dpkg-deb --extract python3-pip-whl_*.deb .
     mv usr/share/python-wheels/pip-*.whl "$cache/pip.whl"

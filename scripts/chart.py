@@ -1,8 +1,8 @@
-"""Write what of the chart and of deployment/ is generated: `make chart`.
+"""Generate files of the chart and of deployment/: `make chart`.
 
-The CRDs as templates of the chart and as a kustomization, from the models; and the table of values
-in the chart's README, from the comments (`# -- …`) in its values.yaml. With `--check` nothing is
-written; the exit code is 1 where something is stale.
+The CRDs, from the models, as templates of the chart and as a kustomization; and the table of values
+in the chart's README, from the comments (`# -- …`) in its values.yaml. With `--check` the script
+writes nothing, and the exit code is 1 if a file is stale.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _template(text: str) -> str:
 def table(values: str) -> str:
     """The values as rows of Markdown: key, default, description."""
     defaults = yaml.safe_load(values)
-    rows = ["| Value | Default | What it is |", "|---|---|---|"]
+    rows = ["| Value | Default | Description |", "|---|---|---|"]
     for path, words in _described(values):
         default: Any = defaults
         for part in path:

@@ -47,5 +47,5 @@ def run() -> None:
 
     code = run_operator()
     # Not by way of the interpreter's own end: threads of obstore may touch it while it is taken
-    # down, and abort (docs/adr/0011). Nothing is buffered: the log writes to its descriptor.
+    # down, and abort (docs/adr/0009). Nothing is buffered: the log writes to its descriptor.
     os._exit(code)

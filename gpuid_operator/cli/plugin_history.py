@@ -7,8 +7,8 @@ from typing import Any, Final
 from gpuid_operator.api.inventory import HistoryEntry, HistoryType
 from gpuid_operator.cli.plugin_clusters import Cluster, Clusters, say
 from gpuid_operator.cli.plugin_table import CLUSTER, Column, Row, show
-from gpuid_operator.plan.replay import stays
-from gpuid_operator.plan.whereabouts import canonical, entries_of
+from gpuid_operator.plan.placement import canonical, entries_of
+from gpuid_operator.plan.placements import placements
 
 _COLUMNS: Final[tuple[Column, ...]] = (
     Column("time", "TIME"),
@@ -71,7 +71,7 @@ def _of_gpu(subject: str) -> Any:
             _row(cluster, inventory.name, entry)
             for inventory in await cluster.named_by_labels(identifier)
             for entry in entries_of(
-                identifier, inventory.status, stays(inventory.name, inventory.status)
+                identifier, inventory.status, placements(inventory.name, inventory.status)
             )
         ]
 

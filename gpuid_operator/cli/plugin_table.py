@@ -37,7 +37,7 @@ class Column:
     title: str
     wide: bool = False
     """Only in wide tables; JSON and CSV have it always."""
-    verdict: bool = False
+    condition: bool = False
     """Its values are states, coloured where colours are shown."""
     age: bool = False
     """A time that tables show as the time since then."""
@@ -100,7 +100,7 @@ def _print_table(rows: Sequence[Row], columns: Sequence[Column]) -> None:
         for column in columns:
             value = row.get(column.key)
             text = _age(value, now) if column.age and value else _text(value, absent=column.absent)
-            style = _STYLES.get(text.partition(" ")[0], "") if column.verdict else ""
+            style = _STYLES.get(text.partition(" ")[0], "") if column.condition else ""
             cells.append(Text(printable(text), style=style))
         table.add_row(*cells)
     with console.capture() as captured:

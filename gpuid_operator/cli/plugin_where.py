@@ -12,8 +12,8 @@ from gpuid_operator.api.values import format_time
 from gpuid_operator.cli.plugin_clusters import Cluster, Clusters, say
 from gpuid_operator.cli.plugin_table import CLUSTER, Column, show
 from gpuid_operator.plan.conditions import find
-from gpuid_operator.plan.replay import stays
-from gpuid_operator.plan.whereabouts import Stay, canonical, newest_first
+from gpuid_operator.plan.placement import Placement, canonical, newest_first
+from gpuid_operator.plan.placements import placements
 
 _UNKNOWN: Final = "unknown"
 """History does not reach back to it any more."""
@@ -27,11 +27,11 @@ _COLUMNS: Final = (
     Column("pciAddress", "PCI"),
     Column("since", "FROM", absent=_UNKNOWN),
     Column("until", "TO", absent=_UNKNOWN),
-    Column("state", "STATE", verdict=True),
+    Column("state", "STATE", condition=True),
     Column("product", "PRODUCT", wide=True),
     Column("chassis", "CHASSIS", wide=True),
     Column("lastReadTime", "LAST READ", wide=True, age=True),
-    Column("ready", "READY", wide=True, verdict=True),
+    Column("ready", "READY", wide=True, condition=True),
 )
 
 
@@ -41,7 +41,7 @@ class _Found:
 
     cluster: str
     inventory: Inventory
-    stay: Stay
+    placement: Placement
 
 
 async def where(clusters: Clusters, identifier: str, *, scan: bool, output: str) -> bool:
@@ -61,8 +61,10 @@ async def where(clusters: Clusters, identifier: str, *, scan: bool, output: str)
                 f" behind any node of {clusters.names}"
             )
         return False
-    order = {id(one.stay): one for one in found}
-    rows = [_row(order[id(stay)]) for stay in newest_first([one.stay for one in found])]
+    order = {id(one.placement): one for one in found}
+    rows = [
+        _row(order[id(placement)]) for placement in newest_first([one.placement for one in found])
+    ]
     if output in ("table", "wide"):
         rows = [row | {"until": "now"} if row["present"] else row for row in rows]
     show(rows, _COLUMNS, output=output, several=clusters.several)
@@ -93,16 +95,16 @@ async def _scan(clusters: Clusters, identifier: str) -> list[_Found]:
 
 
 def _stays(cluster: Cluster, inventory: Inventory, identifier: str) -> Iterable[_Found]:
-    for stay in stays(inventory.name, inventory.status):
-        if stay.is_of(identifier):
-            yield _Found(cluster.name, inventory, stay)
+    for placement in placements(inventory.name, inventory.status):
+        if placement.is_of(identifier):
+            yield _Found(cluster.name, inventory, placement)
 
 
 def _doubt(found: _Found) -> str | None:
     """What to know of a stay that goes on behind a node that is not read well now."""
     status = found.inventory.status
     ready = find(status.conditions, ConditionType.READY)
-    if not found.stay.present or ready is None or ready.status is not ConditionStatus.FALSE:
+    if not found.placement.present or ready is None or ready.status is not ConditionStatus.FALSE:
         return None
     last = _time(status.last_read_time)
     return (
@@ -112,22 +114,24 @@ def _doubt(found: _Found) -> str | None:
 
 
 def _row(found: _Found) -> dict[str, Any]:
-    stay, status = found.stay, found.inventory.status
+    placement, status = found.placement, found.inventory.status
     ready = find(status.conditions, ConditionType.READY)
     return {
         "cluster": found.cluster,
-        "node": stay.node,
-        "machine": stay.machine,
-        "present": stay.present,
-        "state": (stay.state.value if stay.state else None) if stay.present else "Past",
-        "uuid": stay.uuid,
-        "serial": stay.serial,
-        "formerSerials": list(stay.former_serials),
-        "chassis": stay.chassis,
-        "pciAddress": stay.pci_address,
-        "product": stay.product,
-        "since": _time(stay.since),
-        "until": _time(stay.until),
+        "node": placement.node,
+        "machine": placement.machine,
+        "present": placement.present,
+        "state": (placement.state.value if placement.state else None)
+        if placement.present
+        else "Past",
+        "uuid": placement.uuid,
+        "serial": placement.serial,
+        "formerSerials": list(placement.former_serials),
+        "chassis": placement.chassis,
+        "pciAddress": placement.pci_address,
+        "product": placement.product,
+        "since": _time(placement.since),
+        "until": _time(placement.until),
         "lastReadTime": _time(status.last_read_time),
         "ready": ready.status.value if ready else None,
     }

@@ -9,29 +9,29 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from datetime import datetime, timedelta
-from typing import Any, Final
+from datetime import datetime
+from typing import Any
 
 from pydantic import ValidationError
 
 from gpuid_operator.api.values import first_fault
-from gpuid_operator.engine.background import Loop, keep_on
-from gpuid_operator.engine.backlog import Backlog
-from gpuid_operator.engine.commit import Committer, Written
-from gpuid_operator.engine.delivery import Delivery, Secrets
-from gpuid_operator.engine.event_posts import EventPosts
-from gpuid_operator.engine.fleet import Fleet
-from gpuid_operator.engine.held import Inventories
-from gpuid_operator.engine.inventory_watch import InventoryWatch
-from gpuid_operator.engine.node_labels import NodeLabeller
-from gpuid_operator.engine.observe import Observer
-from gpuid_operator.engine.options import Options, utcnow
-from gpuid_operator.engine.policy_checks import PolicyChecks
-from gpuid_operator.engine.policy_status import PolicyStatuses
-from gpuid_operator.engine.reader import Reader
-from gpuid_operator.engine.resync import Resync, take_policy
-from gpuid_operator.engine.sources import Source
-from gpuid_operator.engine.upkeep import Upkeep
+from gpuid_operator.engine.checks.policy_checks import PolicyChecks
+from gpuid_operator.engine.core.background import Loop, run_forever
+from gpuid_operator.engine.core.idle_gate import IdleGate
+from gpuid_operator.engine.core.options import Options, utcnow
+from gpuid_operator.engine.core.pod_selector import PodSelector
+from gpuid_operator.engine.delivery.manager import Delivery, Secrets
+from gpuid_operator.engine.reading.reader import Reader
+from gpuid_operator.engine.reconcile.inventory_watch import InventoryWatch
+from gpuid_operator.engine.reconcile.reconciler import NodeReconciler
+from gpuid_operator.engine.reconcile.resync import Resync
+from gpuid_operator.engine.state.cluster_state import ClusterState
+from gpuid_operator.engine.state.inventory_cache import InventoryCache
+from gpuid_operator.engine.writing.event_recorder import EventRecorder
+from gpuid_operator.engine.writing.node_labels import NodeLabeller
+from gpuid_operator.engine.writing.observer import Observer
+from gpuid_operator.engine.writing.policy_status import PolicyStatuses
+from gpuid_operator.engine.writing.status_writer import StatusWriter, StatusWritten
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import KubeError
 from gpuid_operator.kube.pods import TargetPod
@@ -41,10 +41,6 @@ from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
-
-CATCH_UP: Final = timedelta(seconds=10)
-"""How long after the beginning of a watch it is looked what was deleted before it. The watch has
-listed by then; of what went between that and our own last look no event tells."""
 
 
 class Engine:
@@ -65,44 +61,43 @@ class Engine:
         self._clock = clock
         self._watch_began = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._inventories = Inventories()
-        self._fleet = Fleet(
+        self._inventories = InventoryCache()
+        self._state = ClusterState(
             targets=options.targets,
             builtin=options.builtin,
             suspended=options.suspended,
             checks_allowed=options.checks_allowed,
+            inventories=self._inventories,
         )
         slots = asyncio.Semaphore(options.workers)
-        backlog = Backlog()
-        self._posts = EventPosts(client)
-        self._observer = Observer(self._posts, metrics)
-        self._committer = Committer(
+        idle_gate = IdleGate()
+        self._recorder = EventRecorder(client)
+        self._observer = Observer(self._recorder, metrics)
+        self._status_writer = StatusWriter(
             client,
-            inventories=self._inventories,
-            fleet=self._fleet,
+            state=self._state,
             clock=clock,
             found=self._inventory_changed,
             gone=self._inventory_deleted,
-            watchers=[self._observer, self._written],
+            listeners=[self._observer, self._written],
         )
-        labeller = NodeLabeller(client, fleet=self._fleet, inventories=self._inventories)
+        labeller = NodeLabeller(client, state=self._state)
         self._reader = Reader(
             client,
-            fleet=self._fleet,
-            inventories=self._inventories,
-            committer=self._committer,
+            state=self._state,
+            status_writer=self._status_writer,
             labeller=labeller,
             metrics=metrics,
             clock=clock,
             timeout=options.timeout,
             slots=slots,
+            grace=options.timings.pod_grace,
         )
         self._checks = PolicyChecks(
             client,
-            fleet=self._fleet,
-            inventories=self._inventories,
-            committer=self._committer,
-            posts=self._posts,
+            state=self._state,
+            status_writer=self._status_writer,
+            recorder=self._recorder,
             slots=slots,
             workers=options.workers,
             allowed=options.checks_allowed,
@@ -111,8 +106,7 @@ class Engine:
         )
         self._resync = Resync(
             client,
-            fleet=self._fleet,
-            inventories=self._inventories,
+            state=self._state,
             policies_changed=self._policies_changed,
             inventory_found=self._inventory_changed,
             inventory_gone=self._inventory_deleted,
@@ -121,46 +115,44 @@ class Engine:
         self._watch = InventoryWatch(
             client,
             inventories=self._inventories,
-            committer=self._committer,
+            status_writer=self._status_writer,
             resync=self._resync,
             changed=self._inventory_changed,
             deleted=self._inventory_deleted,
         )
         self._delivery = Delivery(
-            inventories=self._inventories,
-            fleet=self._fleet,
-            committer=self._committer,
-            backlog=backlog,
+            state=self._state,
+            status_writer=self._status_writer,
+            idle_gate=idle_gate,
             secrets=secrets,
             context=context,
             cluster=options.cluster,
+            timings=options.timings,
             metrics=metrics,
             clock=clock,
         )
-        self._upkeep = Upkeep(
-            fleet=self._fleet,
-            inventories=self._inventories,
-            committer=self._committer,
+        self._reconciler = NodeReconciler(
+            state=self._state,
+            status_writer=self._status_writer,
             reader=self._reader,
             labeller=labeller,
             delivery=self._delivery,
             checks=self._checks,
-            backlog=backlog,
+            idle_gate=idle_gate,
             metrics=metrics,
             clock=clock,
         )
         self._policies = PolicyStatuses(
             client,
-            fleet=self._fleet,
-            inventories=self._inventories,
+            state=self._state,
             clock=clock,
             checks_allowed=options.checks_allowed,
         )
 
     @property
-    def sources(self) -> tuple[Source, ...]:
+    def sources(self) -> tuple[PodSelector, ...]:
         """The pods to watch."""
-        return tuple(sorted(self._fleet.sources | self._checks.sources))
+        return tuple(sorted(self._state.pods.selectors | self._checks.sources))
 
     @property
     def sources_changed(self) -> asyncio.Event:
@@ -176,12 +168,12 @@ class Engine:
         """List everything, then begin to work. Raises KubeError when it cannot be listed."""
         names = await self._resync.run()
         await self._checks.follow()
-        for held in self._inventories:
-            self._observer.show(held.name, self._inventories.status(held.name))
-            await self._committer.repair_labels(held.name)
-        self._upkeep.consider(names)
+        for cached in self._inventories:
+            self._observer.show(cached.name, self._inventories.status(cached.name))
+            await self._status_writer.repair_labels(cached.name)
+        self._reconciler.enqueue(names)
         loops: list[Loop] = [
-            *self._upkeep.loops(self._options.workers),
+            *self._reconciler.loops(self._options.workers),
             *self._checks.loops(),
             self._watch.follow,
             self._watch.look,
@@ -189,13 +181,13 @@ class Engine:
             self._catch_up,
             self._policies.run,
         ]
-        self._tasks += [asyncio.create_task(keep_on(loop)) for loop in loops]
+        self._tasks += [asyncio.create_task(run_forever(loop)) for loop in loops]
         _log.info(
             "everything is listed",
-            nodes=len(self._fleet.nodes),
-            nodes_with_pods=len(self._fleet.nodes_with_pods()),
+            nodes=len(self._state.nodes),
+            nodes_with_pods=len(self._state.pods.nodes()),
             inventories=len(self._inventories),
-            policies=len(self._fleet.policies),
+            policies=len(self._state.policies),
         )
 
     async def stop(self, *, within: float) -> None:
@@ -207,29 +199,29 @@ class Engine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._delivery.close(within=within * 0.8)
-        if not await self._committer.finish(within=until - loop.time()):
+        if not await self._status_writer.finish(within=until - loop.time()):
             _log.warning("some writes were given up; they are made anew after the next start")
-        await self._posts.finish(within=until - loop.time())
+        await self._recorder.finish(within=until - loop.time())
 
     def watch_begins(self) -> None:
         """The source of events starts, for the first time or again."""
         self._watch_began.set()
 
-    def pod_event(self, source: Source, body: dict[str, Any], *, deleted: bool) -> None:
+    def pod_event(self, source: PodSelector, body: dict[str, Any], *, deleted: bool) -> None:
         """A pod of a source came, changed or went."""
         uid = body["metadata"]["uid"]
-        for number in self._fleet.targets_of(source):
+        for number in self._state.pods.targets_of(source):
             pod = None
             if not deleted:
-                pod = TargetPod.from_pod(body, container=self._fleet.targets[number].container)
-            self._upkeep.consider(self._fleet.put_pod(number, uid, pod))
-        self._upkeep.consider(self._checks.pod_event(source, body, deleted=deleted))
+                pod = TargetPod.from_pod(body, container=self._state.pods.targets[number].container)
+            self._reconciler.enqueue(self._state.pods.put(number, uid, pod))
+        self._reconciler.enqueue(self._checks.pod_event(source, body, deleted=deleted))
 
     def _inventory_deleted(self, name: str, uid: str) -> None:
         if self._inventories.remove(name, uid=uid):
             self._delivery.forget(name)
             self._metrics.forget_node(name)
-            self._upkeep.consider([name])
+            self._reconciler.enqueue([name])
 
     def _inventory_changed(self, body: dict[str, Any]) -> None:
         """An inventory as it is; no news, where it is known like that."""
@@ -240,20 +232,20 @@ class Engine:
                 return
         except ValidationError as error:
             self._delivery.forget(name)
-            self._observer.illegible(name, body["metadata"]["uid"], first_fault(error))
+            self._observer.invalid(name, body["metadata"]["uid"], first_fault(error))
             return
-        held = self._inventories.get(name)
-        if before is not None and held is not None and held.generation != before.generation:
+        cached = self._inventories.get(name)
+        if before is not None and cached is not None and cached.generation != before.generation:
             self._stop_unwanted()
             self._delivery.prune()
-        self._upkeep.consider([name])
+        self._reconciler.enqueue([name])
 
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:
         """A policy came, changed or went."""
-        if take_policy(self._fleet, body, deleted=deleted):
+        if self._state.policies.take(body, deleted=deleted):
             self._policies_changed()
-            self._upkeep.consider(
-                {held.name for held in self._inventories} | self._fleet.nodes_with_pods()
+            self._reconciler.enqueue(
+                {cached.name for cached in self._inventories} | self._state.pods.nodes()
             )
 
     def _policies_changed(self) -> None:
@@ -269,29 +261,29 @@ class Engine:
 
     def count(self) -> None:
         """Bring the metrics that are counted, not followed, up to date."""
-        self._metrics.queue_depth.set(len(self._upkeep))
+        self._metrics.queue_depth.set(len(self._reconciler))
         self._delivery.count_pending()
 
-    def _written(self, written: Written) -> None:
+    def _written(self, written: StatusWritten) -> None:
         if written.before.policy != written.after.policy or any(
-            outcome.entries for outcome in written.outcomes
+            change.entries for change in written.changes
         ):
             self._policies.touch()
 
     async def _catch_up(self) -> None:
         while True:
             await self._watch_began.wait()
-            await asyncio.sleep(CATCH_UP.total_seconds())
+            await asyncio.sleep(self._options.timings.catch_up.total_seconds())
             self._watch_began.clear()
             try:
-                self._upkeep.consider(await self._resync.catch_up())
+                self._reconciler.enqueue(await self._resync.catch_up())
             except KubeError as error:
                 _log.warning("a look after the watch began failed", error=str(error))
 
     async def _resync_for_ever(self) -> None:
         failures = 0
         while True:
-            pause = self._options.resync_period
+            pause = self._options.timings.resync
             if failures:
                 pause = min(pause, backoff(failures, chance=random.random()))  # noqa: S311
             await asyncio.sleep(pause.total_seconds())
@@ -302,7 +294,7 @@ class Engine:
                     self._metrics.forget_node(name)
                 self._delivery.prune()
                 self._policies.touch()
-                self._upkeep.consider(names)
+                self._reconciler.enqueue(names)
                 await self._checks.relist()
                 failures = 0
             except KubeError as error:

@@ -20,7 +20,7 @@ import orjson
 from yarl import URL
 
 from gpuid_operator import __version__
-from gpuid_operator.kube.answers import refusal, unreachable
+from gpuid_operator.kube.api_errors import refusal, unreachable
 from gpuid_operator.kube.credentials import Credentials, FreshCredentials, find_source
 from gpuid_operator.kube.errors import (
     ApiError,

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import aiohttp
 from yarl import URL
 
-from gpuid_operator.kube.answers import refusal, unreachable
+from gpuid_operator.kube.api_errors import refusal, unreachable
 from gpuid_operator.kube.credentials import Credentials, FreshCredentials
 from gpuid_operator.kube.tls import ResumingContext
 

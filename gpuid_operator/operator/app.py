@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
 from gpuid_operator import __version__
-from gpuid_operator.engine.check_job import CheckJob
-from gpuid_operator.engine.check_runner import CheckRunner
-from gpuid_operator.engine.delivery import Secrets
+from gpuid_operator.engine.check_runner.runner import CheckRunner
+from gpuid_operator.engine.checks.job import CheckJob
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS, Options, Timings
+from gpuid_operator.engine.core.pod_selector import PodSelector
+from gpuid_operator.engine.delivery.manager import Secrets
 from gpuid_operator.engine.engine import Engine
-from gpuid_operator.engine.options import Options
-from gpuid_operator.engine.sources import Source
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.credentials import Credentials
 from gpuid_operator.kube.discovery import cluster_uid, missing_kinds
@@ -57,7 +57,7 @@ class _Leader(Events, Protocol):
     """What works on the instance that holds the lease: an engine, or a check runner."""
 
     @property
-    def sources(self) -> tuple[Source, ...]: ...
+    def sources(self) -> tuple[PodSelector, ...]: ...
     @property
     def sources_changed(self) -> asyncio.Event: ...
     @property
@@ -69,8 +69,8 @@ class _Leader(Events, Protocol):
     def count(self) -> None: ...
 
 
-def main(environ: Mapping[str, str] = os.environ) -> int:
-    """Run the operator until it is told to stop; the exit code of the process."""
+def main(environ: Mapping[str, str] = os.environ, *, timings: Timings = DEFAULT_TIMINGS) -> int:
+    """Run the operator until it is told to stop. Returns the exit code of the process."""
     telemetry.configure("info", "json")
     # Objects are taken apart by the thousand, and hardly any of them are cyclic: the default of 700
     # has the collector go over them again and again (a tenth of the CPU of a cold start).
@@ -80,7 +80,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         telemetry.configure(settings.log_level, settings.log_format)
         for secret in settings.secrets:
             telemetry.register_secret(secret)
-        return asyncio.run(_Process(settings, environ).run())
+        return asyncio.run(_Process(settings, environ, timings).run())
     except SettingsError as error:
         _log.error(str(error))
         return BAD_SETTINGS
@@ -89,8 +89,9 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
 class _Process:
     """One run of the operator."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+    def __init__(self, settings: Settings, environ: Mapping[str, str], timings: Timings) -> None:
         self._settings = settings
+        self._timings = timings
         self._namespace = own_namespace(environ)
         self._metrics = Metrics()
         self._health = Health()
@@ -210,6 +211,7 @@ class _Process:
                 suspended=settings.suspend,
                 checks_allowed=settings.policy_checks,
                 restarts_per_hour=settings.restarts_per_hour,
+                timings=self._timings,
             ),
             secrets=self._secrets(client),
             context=SinkContext(http=http, write_records=telemetry.write_records),
@@ -225,6 +227,7 @@ class _Process:
             per_hour=settings.restarts_per_hour,
             suspended=settings.suspend,
             metrics=self._metrics,
+            timings=self._timings,
         )
 
     def _check_job(self, command: str) -> CheckJob:
@@ -233,7 +236,7 @@ class _Process:
         target = settings.targets[0]
         return CheckJob(
             name=settings.check_name,
-            source=Source(target.namespace, target.selector),
+            source=PodSelector(target.namespace, target.selector),
             container=target.container,
             command=command,
             timeout=settings.timeout,
@@ -252,7 +255,9 @@ class _Process:
             )
 
         return Secrets(
-            cluster=KubernetesSecrets(read, asyncio.get_running_loop().time),
+            cluster=KubernetesSecrets(
+                read, asyncio.get_running_loop().time, max_age=self._timings.secret_max_age
+            ),
             environment=EnvironmentSecrets(self._settings.credentials),
         )
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
 from gpuid_operator.api.meta import GROUP, POLICY_PLURAL, VERSION
-from gpuid_operator.engine.sources import Source
+from gpuid_operator.engine.core.pod_selector import PodSelector
 from gpuid_operator.kube.credentials import Credentials
 from gpuid_operator.operator.kopf_import import Identity, kopf
 from gpuid_operator.telemetry.log import get_logger
@@ -43,7 +43,7 @@ _JOIN: Final = 5.0
 class Events(Protocol):
     """Who the events are for."""
 
-    def pod_event(self, source: Source, body: dict[str, Any], *, deleted: bool) -> None: ...
+    def pod_event(self, source: PodSelector, body: dict[str, Any], *, deleted: bool) -> None: ...
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None: ...
 
 
@@ -53,7 +53,7 @@ class Watch:
     def __init__(
         self,
         *,
-        sources: tuple[Source, ...],
+        sources: tuple[PodSelector, ...],
         events: Events,
         credentials: Callable[[], Credentials],
         beat: Callable[[], None],
@@ -132,7 +132,7 @@ class Watch:
             self._home.call_soon_threadsafe(self._beat)
             await asyncio.sleep(_BEAT)
 
-    def _registry(self, source: Source, *, first: bool) -> kopf.OperatorRegistry:
+    def _registry(self, source: PodSelector, *, first: bool) -> kopf.OperatorRegistry:
         """The handlers of one Kopf operator; the first also watches policies."""
         registry = kopf.OperatorRegistry()
 

@@ -20,9 +20,9 @@ from gpuid_operator.api.inventory import (
 from gpuid_operator.api.meta import MAX_CHECK_OUTPUT
 from gpuid_operator.api.values import encoded_size, fitting, whole_seconds
 from gpuid_operator.plan import status as plan
-from gpuid_operator.plan.diff import Scribe
-from gpuid_operator.plan.outcome import Outcome, Terms, scribe_of
+from gpuid_operator.plan.diff import HistoryWriter
 from gpuid_operator.plan.schedule import next_interval_read
+from gpuid_operator.plan.status_change import StatusChange, StatusContext, writer_of
 
 CUT_MARK: Final = "\n… (cut)"
 """Ends an output of which only the beginning is kept."""
@@ -146,8 +146,8 @@ def after_check(
     *,
     node: NodeInfo | None,
     now: datetime,
-    terms: Terms,
-) -> Outcome:
+    context: StatusContext,
+) -> StatusChange:
     """The status of an inventory after a run of a check of its own; `node` is what is known of the
     Node, for an inventory that says nothing of it yet."""
     check = with_result(find(previous, result.name), result)
@@ -156,27 +156,27 @@ def after_check(
         "state": previous.state or InventoryState.PRESENT,
         "node": previous.node or node,
     }
-    return recorded(previous.model_copy(update=update), now=now, terms=terms)
+    return recorded(previous.model_copy(update=update), now=now, context=context)
 
 
-def recorded(previous: InventoryStatus, *, now: datetime, terms: Terms) -> Outcome:
+def recorded(previous: InventoryStatus, *, now: datetime, context: StatusContext) -> StatusChange:
     """Turn transitions that are not in history yet, whoever ran the check, into history."""
-    scribe = scribe_of(previous, now)
+    writer = writer_of(previous, now)
     entries: list[HistoryEntry] = []
     checks = []
     for check in previous.checks or ():
         if not is_recorded(check):
-            entries.append(_entry(scribe, check))
+            entries.append(_entry(writer, check))
             check = check.model_copy(update={"recorded": check.transitions})
         checks.append(check)
-    return plan.with_checks(previous, checks, entries, scribe=scribe, terms=terms)
+    return plan.with_checks(previous, checks, entries, writer=writer, context=context)
 
 
 def is_recorded(check: CheckStatus) -> bool:
     return (check.transitions or 0) <= (check.recorded or 0)
 
 
-def _entry(scribe: Scribe, check: CheckStatus) -> HistoryEntry:
+def _entry(writer: HistoryWriter, check: CheckStatus) -> HistoryEntry:
     """One entry for however many transitions were missed: where the check stands now."""
     missed = (check.transitions or 0) - (check.recorded or 0)
     first = not check.recorded and missed == 1 and not check.passed
@@ -184,7 +184,7 @@ def _entry(scribe: Scribe, check: CheckStatus) -> HistoryEntry:
     code = "" if check.exit_code is None else f" with exit code {check.exit_code}"
     said = next((line for line in (check.stderr or check.stdout or "").splitlines() if line), "")
     times = f" (after {missed} changes)" if missed > 1 else ""
-    return scribe.entry(
+    return writer.entry(
         HistoryType.CHECK_PASSED if check.passed else HistoryType.CHECK_FAILED,
         from_=None if first else f"{check.name}={was}",
         to=f"{check.name}={words}",

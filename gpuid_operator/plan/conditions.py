@@ -25,7 +25,7 @@ MAX_CONDITION_MESSAGE = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ConditionUpdate:
     """What a condition says at this moment."""
 
     status: ConditionStatus
@@ -39,7 +39,7 @@ def find(conditions: Sequence[Condition] | None, kind: ConditionType) -> Conditi
 
 def updated(
     conditions: Sequence[Condition] | None,
-    verdicts: dict[ConditionType, Verdict | None],
+    updates: dict[ConditionType, ConditionUpdate | None],
     *,
     now: datetime,
     generation: int,
@@ -50,37 +50,37 @@ def updated(
     """
     order = [kind.value for kind in ConditionType]
     merged = {item.type: item for item in conditions or () if item.type in order}
-    for kind, verdict in verdicts.items():
+    for kind, condition in updates.items():
         before = merged.pop(kind.value, None)
-        if verdict is None:
+        if condition is None:
             continue
-        same = before is not None and before.status is verdict.status
+        same = before is not None and before.status is condition.status
         merged[kind.value] = Condition(
             type=kind.value,
-            status=verdict.status,
-            reason=verdict.reason,
-            message=shorten(verdict.message, MAX_CONDITION_MESSAGE),
+            status=condition.status,
+            reason=condition.reason,
+            message=shorten(condition.message, MAX_CONDITION_MESSAGE),
             observed_generation=generation,
             last_transition_time=before.last_transition_time if before and same else now,
         )
     return sorted(merged.values(), key=lambda item: order.index(item.type))
 
 
-def healthy(gpus: Sequence[GPU] | None) -> Verdict:
+def healthy(gpus: Sequence[GPU] | None) -> ConditionUpdate:
     """Whether each GPU is fit for use, as far as nvidia-smi tells."""
     if gpus is None:
-        return Verdict(ConditionStatus.UNKNOWN, "NotRead", "no good read yet")
+        return ConditionUpdate(ConditionStatus.UNKNOWN, "NotRead", "no good read yet")
     troubles = [
         f"{gpu.uuid or gpu.pci_address}: {trouble}" for gpu in gpus for trouble in _troubles(gpu)
     ]
     if troubles:
-        return Verdict(ConditionStatus.FALSE, "GPUUnhealthy", "; ".join(troubles))
+        return ConditionUpdate(ConditionStatus.FALSE, "GPUUnhealthy", "; ".join(troubles))
     unread = [gpu.uuid or gpu.pci_address or "" for gpu in gpus if gpu.state is GPUState.UNKNOWN]
     if unread:
-        return Verdict(
+        return ConditionUpdate(
             ConditionStatus.UNKNOWN, "GPUUnreadable", f"could not be read: {', '.join(unread)}"
         )
-    return Verdict(ConditionStatus.TRUE, "GPUsHealthy", "")
+    return ConditionUpdate(ConditionStatus.TRUE, "GPUsHealthy", "")
 
 
 def _troubles(gpu: GPU) -> list[str]:
@@ -104,13 +104,13 @@ def _troubles(gpu: GPU) -> list[str]:
 
 def delivered(
     sinks: Sequence[SinkStatus] | None, history: Sequence[HistoryEntry] | None
-) -> Verdict:
+) -> ConditionUpdate:
     """Whether every sink has everything."""
     waiting = [sink for sink in sinks or () if sink.pending]
     if not sinks:
-        return Verdict(ConditionStatus.TRUE, "NoSinks", "no sink is configured")
+        return ConditionUpdate(ConditionStatus.TRUE, "NoSinks", "no sink is configured")
     if not waiting:
-        return Verdict(ConditionStatus.TRUE, "Delivered", "")
+        return ConditionUpdate(ConditionStatus.TRUE, "Delivered", "")
     failing = [sink for sink in waiting if sink.last_error]
     words = [
         f"sink {sink.name}: {sink.pending} pending"
@@ -127,11 +127,11 @@ def delivered(
         None,
     )
     if dropped is not None:
-        return Verdict(
+        return ConditionUpdate(
             ConditionStatus.FALSE, "Overflow", "; ".join([dropped.message or "", *words])
         )
     reason = _delivery_reason(failing) if failing else "Pending"
-    return Verdict(ConditionStatus.FALSE, reason, "; ".join(words))
+    return ConditionUpdate(ConditionStatus.FALSE, reason, "; ".join(words))
 
 
 _REASON: Final = re.compile(r"([A-Z][A-Za-z]{1,63}): ")
@@ -144,7 +144,7 @@ def _delivery_reason(failing: Sequence[SinkStatus]) -> str:
     return reasons.pop() if len(reasons) == 1 and all(found) else "DeliveryFailed"
 
 
-def checks_passed(checks: Sequence[CheckStatus] | None) -> Verdict | None:
+def checks_passed(checks: Sequence[CheckStatus] | None) -> ConditionUpdate | None:
     """Whether each check passed at its last run; None where there are no checks."""
     done = [check for check in checks or () if check.passed is not None]
     if not done:
@@ -157,5 +157,5 @@ def checks_passed(checks: Sequence[CheckStatus] | None) -> Verdict | None:
             + (f", restarts so far: {check.restarts}" if check.restarts else "")
             for check in failed
         ]
-        return Verdict(ConditionStatus.FALSE, "ChecksFailed", "; ".join(words))
-    return Verdict(ConditionStatus.TRUE, "ChecksPassed", "")
+        return ConditionUpdate(ConditionStatus.FALSE, "ChecksFailed", "; ".join(words))
+    return ConditionUpdate(ConditionStatus.TRUE, "ChecksPassed", "")

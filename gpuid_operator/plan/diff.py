@@ -33,7 +33,7 @@ _ELLIPSIS_SIZE: Final = encoded_size("…")
 
 
 @dataclass(slots=True)
-class Scribe:
+class HistoryWriter:
     """Writes entries in sequence, each with the circumstances that they share."""
 
     sequence: int
@@ -95,7 +95,7 @@ def rebooted(before: NodeInfo | None, now: NodeInfo) -> bool:
 
 
 def gpu_entries(
-    scribe: Scribe, *, found: Match, driver_changed: bool, left: str | None
+    writer: HistoryWriter, *, found: Match, driver_changed: bool, left: str | None
 ) -> Iterator[HistoryEntry]:
     """Entries for the GPUs of a read: removed, then those still there, then added, in PCI order.
 
@@ -104,32 +104,34 @@ def gpu_entries(
     and no change of the GPU.
     """
     for gpu in found.missing:
-        yield removed(scribe, gpu, machine=left)
+        yield removed(writer, gpu, machine=left)
     for before, now in found.kept:
-        yield from _kept(scribe, before=before, now=now, driver_changed=driver_changed)
+        yield from _kept(writer, before=before, now=now, driver_changed=driver_changed)
     for gpu in found.added:
-        yield scribe.entry(HistoryType.GPU_ADDED, gpu)
+        yield writer.entry(HistoryType.GPU_ADDED, gpu)
         if gpu.state is GPUState.LOST:
-            yield _lost(scribe, gpu)
+            yield _lost(writer, gpu)
 
 
-def removed(scribe: Scribe, gpu: GPU, *, machine: str | None) -> HistoryEntry:
+def removed(writer: HistoryWriter, gpu: GPU, *, machine: str | None) -> HistoryEntry:
     """`machine` is the one that it left: that the node name stands for another now is no reason
     to say that the GPU was ever there."""
-    return scribe.entry(HistoryType.GPU_REMOVED, gpu, machine=machine)
+    return writer.entry(HistoryType.GPU_REMOVED, gpu, machine=machine)
 
 
-def _lost(scribe: Scribe, gpu: GPU) -> HistoryEntry:
-    return scribe.entry(
+def _lost(writer: HistoryWriter, gpu: GPU) -> HistoryEntry:
+    return writer.entry(
         HistoryType.GPU_LOST, gpu, message="nvidia-smi says that the GPU is lost; it stays listed"
     )
 
 
-def _kept(scribe: Scribe, *, before: GPU, now: GPU, driver_changed: bool) -> Iterator[HistoryEntry]:
+def _kept(
+    writer: HistoryWriter, *, before: GPU, now: GPU, driver_changed: bool
+) -> Iterator[HistoryEntry]:
     if before == now:
         return
     if before.pci_address != now.pci_address and before.pci_address and now.pci_address:
-        yield scribe.entry(
+        yield writer.entry(
             HistoryType.GPU_MOVED,
             now,
             from_=before.pci_address,
@@ -137,7 +139,7 @@ def _kept(scribe: Scribe, *, before: GPU, now: GPU, driver_changed: bool) -> Ite
             message=f"moved from PCI address {before.pci_address} to {now.pci_address}",
         )
     elif before.slot != now.slot and before.slot is not None and now.slot is not None:
-        yield scribe.entry(
+        yield writer.entry(
             HistoryType.GPU_MOVED,
             now,
             from_=str(before.slot),
@@ -147,7 +149,7 @@ def _kept(scribe: Scribe, *, before: GPU, now: GPU, driver_changed: bool) -> Ite
     elif (
         before.chassis_serial != now.chassis_serial and before.chassis_serial and now.chassis_serial
     ):
-        yield scribe.entry(
+        yield writer.entry(
             HistoryType.GPU_MOVED,
             now,
             from_=before.chassis_serial,
@@ -157,14 +159,14 @@ def _kept(scribe: Scribe, *, before: GPU, now: GPU, driver_changed: bool) -> Ite
     unknown = before.uuid is None and before.serial is None
     if before.uuid is None and (now.uuid or (unknown and now.serial)):
         # Lost or unreadable when it was first seen; only now can anyone be told what it is.
-        yield scribe.entry(
+        yield writer.entry(
             HistoryType.GPU_ADDED, now, message="its identity could not be read until now"
         )
     for fact, words in () if unknown else _IDENTITY_FACTS:
         old, new = getattr(before, fact), getattr(now, fact)
         if old == new or (driver_changed and (old is None or new is None)):
             continue
-        yield scribe.entry(
+        yield writer.entry(
             HistoryType.GPU_CHANGED,
             now,
             from_=old,
@@ -173,14 +175,14 @@ def _kept(scribe: Scribe, *, before: GPU, now: GPU, driver_changed: bool) -> Ite
         )
     if before.state is not now.state and GPUState.LOST in (before.state, now.state):
         if now.state is GPUState.LOST:
-            yield _lost(scribe, now)
+            yield _lost(writer, now)
         else:
-            yield scribe.entry(
+            yield writer.entry(
                 HistoryType.GPU_RECOVERED, now, from_=before.state.value, to=now.state.value
             )
     old_health, new_health = _health_change(before, now, driver_changed=driver_changed)
     if new_health and not unknown:
-        yield scribe.entry(
+        yield writer.entry(
             HistoryType.HEALTH_CHANGED,
             now,
             from_=old_health,
@@ -221,10 +223,10 @@ def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def sighting(scribe: Scribe, gpus: Sequence[GPU]) -> HistoryEntry:
+def sighting(writer: HistoryWriter, gpus: Sequence[GPU]) -> HistoryEntry:
     """The `Sighted` entry: each pair of chassis and serial that is there, once, sorted."""
     pairs = sorted({(gpu.chassis_serial or "", gpu.serial or "") for gpu in gpus})
-    return scribe.entry(
+    return writer.entry(
         HistoryType.SIGHTED,
         seen=[Seen(chassis=chassis or None, serial=serial or None) for chassis, serial in pairs],
     )

@@ -9,7 +9,7 @@ from typing import Final
 
 from gpuid_operator.api.inventory import GPU, HistoryEntry, HistoryType
 from gpuid_operator.api.meta import MAX_FROM_TO, MAX_HISTORY, MAX_MESSAGE
-from gpuid_operator.plan.diff import Scribe
+from gpuid_operator.plan.diff import HistoryWriter
 from gpuid_operator.plan.identity import Key, key
 
 IDENTITY: Final = frozenset(
@@ -49,12 +49,12 @@ def bounded(
     gpus: Iterable[GPU],
     present: bool,
     waiting: Collection[int],
-    scribe: Scribe,
+    writer: HistoryWriter,
 ) -> list[HistoryEntry]:
     """The history within its bounds, of number and of size.
 
     `waiting` holds the numbers of the entries that a sink has yet to get. They stay, until there
-    are more than fit: then the oldest give way to one `Dropped` entry, which `scribe` numbers.
+    are more than fit: then the oldest give way to one `Dropped` entry, which `writer` numbers.
     Of a departed node (`present` false) only identity entries stay, and what is waiting.
     """
     anchors = _anchors(history, gpus) if present else set()
@@ -70,7 +70,7 @@ def bounded(
     victims = _overflow(kept, anchors=anchors, waiting=waiting)
     if not victims:
         return kept
-    dropped = _dropped(scribe, victims, waiting=waiting)
+    dropped = _dropped(writer, victims, waiting=waiting)
     gone = {entry.sequence for entry in victims}
     # Without its removal, what was said of a GPU's arrival would say that it is there still.
     left = {key(entry): entry.sequence for entry in victims if entry.type is _REMOVED}
@@ -136,7 +136,7 @@ def _overflow(
 
 
 def _dropped(
-    scribe: Scribe, victims: Sequence[HistoryEntry], *, waiting: Collection[int]
+    writer: HistoryWriter, victims: Sequence[HistoryEntry], *, waiting: Collection[int]
 ) -> HistoryEntry:
     """One entry in place of the victims: `from` has the numbers of the first and last that gave
     way, `to` how many of each type; an earlier `Dropped` of the same outage is counted in, one
@@ -151,7 +151,7 @@ def _dropped(
             counts.update({name: int(n) for name, n in _COUNT.findall(entry.message or "")})
             span.extend(int(number) for number in (entry.from_ or "").split("-"))
     total = f"{counts.total()} entries gave way before every sink had them: "
-    return scribe.entry(
+    return writer.entry(
         HistoryType.DROPPED,
         from_=f"{min(span)}-{max(span)}",
         to=_summary(counts, MAX_FROM_TO),

@@ -22,7 +22,7 @@ MAX_ERROR = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Outlet:
+class SinkFilter:
     """What the history needs to know of a sink that is in force for a node."""
 
     name: str
@@ -34,28 +34,30 @@ class Outlet:
         return (entry.type is HistoryType.SIGHTED) is self.sightings
 
 
-def cursor(status: InventoryStatus, outlet: Outlet) -> int:
+def cursor(status: InventoryStatus, sink_filter: SinkFilter) -> int:
     """Number of the newest entry that the sink has; 0 for a sink that is new to this node."""
     for sink in status.sinks or ():
-        if (sink.name, sink.type) == (outlet.name, outlet.type):
+        if (sink.name, sink.type) == (sink_filter.name, sink_filter.type):
             return sink.delivered_sequence
     return 0
 
 
-def pending(history: Iterable[HistoryEntry], outlet: Outlet, *, after: int) -> list[HistoryEntry]:
+def pending(
+    history: Iterable[HistoryEntry], sink_filter: SinkFilter, *, after: int
+) -> list[HistoryEntry]:
     """The entries that the sink still has to get, oldest first."""
-    return [entry for entry in history if entry.sequence > after and outlet.takes(entry)]
+    return [entry for entry in history if entry.sequence > after and sink_filter.takes(entry)]
 
 
 def undelivered(
-    history: Iterable[HistoryEntry], outlets: Sequence[Outlet], cursors: Sequence[int]
+    history: Iterable[HistoryEntry], sink_filters: Sequence[SinkFilter], cursors: Sequence[int]
 ) -> set[int]:
     """Numbers of the entries that at least one sink still has to get."""
     return {
         entry.sequence
         for entry in history
-        for outlet, after in zip(outlets, cursors, strict=True)
-        if entry.sequence > after and outlet.takes(entry)
+        for sink_filter, after in zip(sink_filters, cursors, strict=True)
+        if entry.sequence > after and sink_filter.takes(entry)
     }
 
 
@@ -63,18 +65,18 @@ def settle(
     sinks: Sequence[SinkStatus] | None,
     history: Sequence[HistoryEntry],
     *,
-    outlets: Sequence[Outlet],
+    sink_filters: Sequence[SinkFilter],
     sequence: int,
 ) -> list[SinkStatus]:
     """The cursors of the sinks in force: those of removed sinks go, new ones start before what the
     history holds, and entries that give a sink no record are passed over."""
     known = {(sink.name, sink.type): sink for sink in sinks or ()}
     settled = []
-    for outlet in outlets:
-        sink = known.get((outlet.name, outlet.type)) or SinkStatus(
-            name=outlet.name, type=outlet.type
+    for sink_filter in sink_filters:
+        sink = known.get((sink_filter.name, sink_filter.type)) or SinkStatus(
+            name=sink_filter.name, type=sink_filter.type
         )
-        waiting = pending(history, outlet, after=sink.delivered_sequence)
+        waiting = pending(history, sink_filter, after=sink.delivered_sequence)
         reached = waiting[0].sequence - 1 if waiting else sequence
         settled.append(
             sink.model_copy(
@@ -89,14 +91,14 @@ def settle(
 
 
 def acknowledged(
-    sinks: Sequence[SinkStatus] | None, *, name: str, type_: str, upto: int, now: datetime
+    sinks: Sequence[SinkStatus] | None, *, name: str, type_: str, up_to: int, now: datetime
 ) -> list[SinkStatus]:
-    """The cursors after the sink has taken every entry up to `upto`; a cursor never goes back."""
+    """The cursors after the sink has taken every entry up to `up_to`; a cursor never goes back."""
     now = whole_seconds(now)
     return [
         sink.model_copy(
             update={
-                "delivered_sequence": max(upto, sink.delivered_sequence),
+                "delivered_sequence": max(up_to, sink.delivered_sequence),
                 "last_delivery_time": now,
                 "last_error": None,
                 "since": None,

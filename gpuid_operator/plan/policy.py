@@ -22,15 +22,15 @@ from gpuid_operator.api.policy import (
 from gpuid_operator.api.sinks import Sink
 from gpuid_operator.plan.conditions import MAX_CONDITION_MESSAGE
 from gpuid_operator.plan.diff import shorten
-from gpuid_operator.plan.outbox import Outlet
-from gpuid_operator.plan.outcome import Terms
+from gpuid_operator.plan.outbox import SinkFilter
+from gpuid_operator.plan.status_change import StatusContext
 
 _KEY: Final = re.compile(LABEL_KEY_PATTERN)
 _MAX_PREFIX: Final = 253
 
 
 @dataclass(frozen=True, slots=True)
-class Force:
+class EffectivePolicy:
     """What is in force for a node."""
 
     policy: str
@@ -45,20 +45,20 @@ class Force:
     """Names of those sinks that come from the operator's environment, with its credentials."""
     checks: tuple[Check, ...]
 
-    def terms(self, generation: int, *, foreign: Collection[str] = ()) -> Terms:
+    def status_context(self, generation: int, *, foreign: Collection[str] = ()) -> StatusContext:
         """The part of it that the status depends on; `foreign` names the checks of others."""
-        return Terms(
+        return StatusContext(
             policy=self.policy,
             generation=generation,
-            outlets=tuple(map(outlet, self.sinks)),
+            sink_filters=tuple(map(sink_filter, self.sinks)),
             sighting_interval=self.sighting_interval,
             suspended=self.suspended,
             checks=frozenset({check.name for check in self.checks} | set(foreign)),
         )
 
 
-def outlet(sink: Sink) -> Outlet:
-    return Outlet(name=sink.name, type=sink.type.value, sightings=sink.sightings)
+def sink_filter(sink: Sink) -> SinkFilter:
+    return SinkFilter(name=sink.name, type=sink.type.value, sightings=sink.sightings)
 
 
 def selects(selector: LabelSelector | None, labels: Mapping[str, str]) -> bool:
@@ -108,12 +108,12 @@ def selector_text(selector: LabelSelector) -> str:
     return ",".join(terms)
 
 
-def ranked(policies: Iterable[Policy]) -> list[Policy]:
+def by_precedence(policies: Iterable[Policy]) -> list[Policy]:
     """Policies in the order of their say: highest priority, then oldest, then first by name."""
     return sorted(policies, key=lambda p: (-(p.spec.priority or 0), p.created, p.name))
 
 
-def ruling(policies_ranked: Sequence[Policy], labels: Mapping[str, str]) -> list[Policy]:
+def matching(policies_ranked: Sequence[Policy], labels: Mapping[str, str]) -> list[Policy]:
     """The matching policies of the highest priority that matches; the first of them rules, the
     others are in conflict with it."""
     matching = [policy for policy in policies_ranked if selects(policy.spec.node_selector, labels)]
@@ -137,14 +137,14 @@ def runnable(spec: PolicySpec) -> tuple[Check, ...]:
     return tuple(check for check in spec.checks or () if well_formed(check.pod_selector))
 
 
-def in_force(
+def resolve_policy(
     policy: Policy | None,
     *,
     builtin: PolicySpec,
     spec: InventorySpec,
     suspended: bool = False,
     checks_allowed: bool = False,
-) -> Force:
+) -> EffectivePolicy:
     """Policy, built-in policy and the inventory's own spec as one.
 
     `builtin` has every field but the selector; `suspended` is the operator's SUSPEND, and
@@ -154,7 +154,7 @@ def in_force(
     sinks = {sink.name: sink for sink in _first(own.sinks, builtin.sinks, [])}
     from_environment = frozenset() if own.sinks is not None else frozenset(sinks)
     mine = {sink.name: sink for sink in spec.sinks or ()}
-    return Force(
+    return EffectivePolicy(
         policy=policy.name if policy else "",
         suspended=bool(
             suspended or own.suspend or spec.suspend or (own.suspend is None and builtin.suspend)

@@ -11,7 +11,7 @@ from gpuid_operator.api.inventory import CheckStatus, InventoryStatus
 from gpuid_operator.api.values import whole_seconds
 from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.checks import find, replaced
-from gpuid_operator.plan.outcome import Outcome, Terms, scribe_of
+from gpuid_operator.plan.status_change import StatusChange, StatusContext, writer_of
 
 RESTART_PAUSE: Final = timedelta(minutes=10)
 """A node's pod is not restarted twice within this time; a restart is over after it, too."""
@@ -140,17 +140,22 @@ def with_restart(
 
 
 def after_restart(
-    previous: InventoryStatus, name: str, *, since: datetime | None, now: datetime, terms: Terms
-) -> Outcome:
+    previous: InventoryStatus,
+    name: str,
+    *,
+    since: datetime | None,
+    now: datetime,
+    context: StatusContext,
+) -> StatusChange:
     """The status before a check has its pod restarted; the same as before where `with_restart`
     gives nothing."""
     check = with_restart(find(previous, name), since=since, now=now)
     if check is None:
-        return Outcome(previous)
+        return StatusChange(previous)
     return plan.with_checks(
         previous,
         replaced(previous.checks, check),
         [],
-        scribe=scribe_of(previous, now),
-        terms=terms,
+        writer=writer_of(previous, now),
+        context=context,
     )

@@ -67,7 +67,7 @@ def next_interval_read(last: datetime, interval: timedelta, *, node: str) -> dat
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class ReadState:
     """What decides about the next read of a node."""
 
     running: bool
@@ -93,20 +93,20 @@ class Situation:
     """When a second read can tell whether a GPU is gone."""
 
 
-def next_read(situation: Situation, *, node: str, now: datetime) -> datetime | None:
+def next_read_at(read_state: ReadState, *, node: str, now: datetime) -> datetime | None:
     """When to read the node next, as the table above says; None for never."""
-    if situation.suspended or not situation.running:
+    if read_state.suspended or not read_state.running:
         return None
-    failing = situation.retry_at is not None
-    current = situation.ready_container
-    if failing and current in (None, situation.failed_container):
-        asked = situation.request_open and not situation.hung
-        return now if asked else situation.retry_at
-    if current is not None and current != situation.read_container:
+    failing = read_state.retry_at is not None
+    current = read_state.ready_container
+    if failing and current in (None, read_state.failed_container):
+        asked = read_state.request_open and not read_state.hung
+        return now if asked else read_state.retry_at
+    if current is not None and current != read_state.read_container:
         # A removal that waits for its second read has not advanced `source`.
-        return situation.confirm_at or now
-    if situation.request_open or not situation.ok or situation.last_read is None:
+        return read_state.confirm_at or now
+    if read_state.request_open or not read_state.ok or read_state.last_read is None:
         return now
-    return situation.confirm_at or next_interval_read(
-        situation.last_read, situation.interval, node=node
+    return read_state.confirm_at or next_interval_read(
+        read_state.last_read, read_state.interval, node=node
     )

@@ -25,9 +25,9 @@ from gpuid_operator.api.inventory import (
 from gpuid_operator.api.meta import MAX_GPUS
 from gpuid_operator.api.values import whole_seconds
 from gpuid_operator.plan import conditions, history, outbox
-from gpuid_operator.plan.conditions import Verdict
+from gpuid_operator.plan.conditions import ConditionUpdate
 from gpuid_operator.plan.diff import (
-    Scribe,
+    HistoryWriter,
     gpu_entries,
     machine_change,
     rebooted,
@@ -37,9 +37,15 @@ from gpuid_operator.plan.diff import (
 )
 from gpuid_operator.plan.failure import FailureReason
 from gpuid_operator.plan.identity import Match, key, match
-from gpuid_operator.plan.outbox import Outlet
-from gpuid_operator.plan.outcome import Outcome, Suspects, Terms, commit, scribe_of
+from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.smi import Reading
+from gpuid_operator.plan.status_change import (
+    PendingRemovals,
+    StatusChange,
+    StatusContext,
+    build_change,
+    writer_of,
+)
 
 CONFIRMATION: Final = timedelta(seconds=10)
 """A GPU that a good read does not have is removed when a second one agrees, this much later."""
@@ -63,10 +69,10 @@ def after_read(
     source: Source,
     node: NodeInfo,
     now: datetime,
-    terms: Terms,
+    context: StatusContext,
     request: str | None = None,
-    suspects: Suspects | None = None,
-) -> Outcome:
+    pending_removals: PendingRemovals | None = None,
+) -> StatusChange:
     """The status after a good read.
 
     `request` is the token whose read this was. While a GPU's absence waits for a second read, it
@@ -81,14 +87,14 @@ def after_read(
         found,
         certain=rebooted(previous.node, node),
         reading=reading,
-        suspects=suspects,
+        pending_removals=pending_removals,
         now=now,
     )
     gpus = sorted(
         (*(gpu for _, gpu in found.kept), *found.added, *doubted),
         key=lambda gpu: (gpu.pci_address is None, gpu.pci_address or "", gpu.uuid or ""),
     )
-    scribe = Scribe(
+    writer = HistoryWriter(
         sequence=previous.sequence,
         now=now,
         machine=node.machine,
@@ -99,10 +105,10 @@ def after_read(
     driver_changed = driver[0] != driver[1] and not first
     entries = []
     if returned:
-        entries.append(_returned(scribe, previous, node))
+        entries.append(_returned(writer, previous, node))
     elif moved := machine_change(previous.node, node):
         entries.append(
-            scribe.entry(
+            writer.entry(
                 HistoryType.MACHINE_CHANGED,
                 from_=moved[0],
                 to=moved[1],
@@ -110,11 +116,11 @@ def after_read(
             )
         )
     if driver_changed and not returned and None not in driver:
-        entries.append(scribe.entry(HistoryType.DRIVER_CHANGED, from_=driver[0], to=driver[1]))
+        entries.append(writer.entry(HistoryType.DRIVER_CHANGED, from_=driver[0], to=driver[1]))
     certain = Match(kept=found.kept, added=found.added, missing=tuple(absent))
     entries.extend(
         gpu_entries(
-            scribe,
+            writer,
             found=certain,
             driver_changed=driver_changed,
             left=previous.node.machine if previous.node else None,
@@ -127,9 +133,9 @@ def after_read(
     if seen and (
         new_container
         or any(entry.type in history.IDENTITY for entry in entries)
-        or _sighting_due(previous, terms.sighting_interval, now)
+        or _sighting_due(previous, context.sighting_interval, now)
     ):
-        entries.append(sighting(scribe, seen))
+        entries.append(sighting(writer, seen))
     facts: dict[str, Any] = {
         "state": InventoryState.PRESENT,
         "node": node,
@@ -142,22 +148,22 @@ def after_read(
         facts |= {"source": source, "last_read_time": whole_seconds(now)}
     if request is not None:
         facts["last_handled_request"] = request_token(request)
-    outcome = commit(
+    change = build_change(
         previous,
         facts,
         entries,
-        scribe=scribe,
-        terms=terms,
-        verdicts={
-            ConditionType.READY: _ready(terms),
+        writer=writer,
+        context=context,
+        updates={
+            ConditionType.READY: _ready(context),
             ConditionType.HEALTHY: conditions.healthy(gpus),
         },
     )
     if not doubted:
-        return outcome
+        return change
     keys = frozenset(map(key, doubted))
-    since = suspects.since if suspects and keys <= suspects.keys else now
-    return Outcome(outcome.status, outcome.entries, Suspects(keys, since), outcome.dropped)
+    since = pending_removals.since if pending_removals and keys <= pending_removals.keys else now
+    return StatusChange(change.status, change.entries, PendingRemovals(keys, since), change.dropped)
 
 
 def _sort_missing(
@@ -165,7 +171,7 @@ def _sort_missing(
     *,
     certain: bool,
     reading: Reading,
-    suspects: Suspects | None,
+    pending_removals: PendingRemovals | None,
     now: datetime,
 ) -> tuple[list[GPU], list[GPU]]:
     """Those of the missing GPUs that are gone, and those of which a second read has to tell.
@@ -178,7 +184,11 @@ def _sort_missing(
     """
     occupied = {gpu.pci_address for gpu in reading.gpus if gpu.pci_address}
     room = MAX_GPUS - len(reading.gpus)
-    confirmed = suspects.keys if suspects and now - suspects.since >= CONFIRMATION else frozenset()
+    confirmed = (
+        pending_removals.keys
+        if pending_removals and now - pending_removals.since >= CONFIRMATION
+        else frozenset()
+    )
     absent: list[GPU] = []
     doubted: list[GPU] = []
     for gpu in found.missing:
@@ -189,10 +199,10 @@ def _sort_missing(
     return absent, doubted
 
 
-def _returned(scribe: Scribe, previous: InventoryStatus, node: NodeInfo) -> HistoryEntry:
+def _returned(writer: HistoryWriter, previous: InventoryStatus, node: NodeInfo) -> HistoryEntry:
     machine = previous.node.machine if previous.node else None
     changed = machine not in (None, node.machine)
-    return scribe.entry(
+    return writer.entry(
         HistoryType.NODE_RETURNED,
         from_=machine if changed else None,
         to=node.machine if changed else None,
@@ -206,17 +216,17 @@ def _sighting_due(previous: InventoryStatus, interval: timedelta, now: datetime)
     return last is None or (interval > timedelta(0) and now - last >= interval)
 
 
-def _ready(terms: Terms) -> Verdict:
-    if terms.suspended:
-        return Verdict(ConditionStatus.TRUE, _SUSPENDED, _READS_SUSPENDED)
-    return Verdict(ConditionStatus.TRUE, "ReadOK", "")
+def _ready(context: StatusContext) -> ConditionUpdate:
+    if context.suspended:
+        return ConditionUpdate(ConditionStatus.TRUE, _SUSPENDED, _READS_SUSPENDED)
+    return ConditionUpdate(ConditionStatus.TRUE, "ReadOK", "")
 
 
-def _suspended(previous: InventoryStatus) -> Verdict:
+def _suspended(previous: InventoryStatus) -> ConditionUpdate:
     """Suspension keeps the status of `Ready`, whatever comes in from reads under way."""
     ready = conditions.find(previous.conditions, ConditionType.READY)
     status = ready.status if ready else ConditionStatus.UNKNOWN
-    return Verdict(status, _SUSPENDED, _READS_SUSPENDED)
+    return ConditionUpdate(status, _SUSPENDED, _READS_SUSPENDED)
 
 
 def summary(gpus: Sequence[GPU]) -> dict[str, Any]:
@@ -240,9 +250,9 @@ def after_failure(
     message: str,
     node: NodeInfo | None,
     now: datetime,
-    terms: Terms,
+    context: StatusContext,
     request: str | None = None,
-) -> Outcome:
+) -> StatusChange:
     """The status after a read that failed, or that had no pod to read from: the last good facts,
     and `Ready=False`."""
     facts: dict[str, Any] = {}
@@ -254,90 +264,114 @@ def after_failure(
         facts["node"] = node
     if request is not None:
         facts["last_handled_request"] = request_token(request)
-    verdicts: dict[ConditionType, Verdict | None] = {
+    updates: dict[ConditionType, ConditionUpdate | None] = {
         ConditionType.READY: _suspended(previous)
-        if terms.suspended
-        else Verdict(ConditionStatus.FALSE, reason.value, message)
+        if context.suspended
+        else ConditionUpdate(ConditionStatus.FALSE, reason.value, message)
     }
     if previous.gpus is None:
-        verdicts[ConditionType.HEALTHY] = conditions.healthy(None)
-    return commit(
-        previous, facts, [], scribe=scribe_of(previous, now), terms=terms, verdicts=verdicts
+        updates[ConditionType.HEALTHY] = conditions.healthy(None)
+    return build_change(
+        previous, facts, [], writer=writer_of(previous, now), context=context, updates=updates
     )
 
 
-def after_departure(previous: InventoryStatus, *, now: datetime, terms: Terms) -> Outcome:
+def after_departure(
+    previous: InventoryStatus, *, now: datetime, context: StatusContext
+) -> StatusChange:
     """The status once node and pod are gone; `gpus` stay as last known."""
     if previous.state is InventoryState.DEPARTED:
-        return Outcome(previous)
-    scribe = scribe_of(previous, now)
-    entries = [removed(scribe, gpu, machine=scribe.machine) for gpu in previous.gpus or ()]
-    entries.append(scribe.entry(HistoryType.NODE_DEPARTED))
+        return StatusChange(previous)
+    writer = writer_of(previous, now)
+    entries = [removed(writer, gpu, machine=writer.machine) for gpu in previous.gpus or ()]
+    entries.append(writer.entry(HistoryType.NODE_DEPARTED))
     gone = "the node is gone; its GPUs are listed as last known"
-    return commit(
+    return build_change(
         previous,
         {"state": InventoryState.DEPARTED},
         entries,
-        scribe=scribe,
-        terms=terms,
-        verdicts={
-            ConditionType.READY: Verdict(
+        writer=writer,
+        context=context,
+        updates={
+            ConditionType.READY: ConditionUpdate(
                 ConditionStatus.FALSE, FailureReason.NODE_NOT_FOUND.value, gone
             ),
-            ConditionType.HEALTHY: Verdict(ConditionStatus.UNKNOWN, "NodeDeparted", gone),
+            ConditionType.HEALTHY: ConditionUpdate(ConditionStatus.UNKNOWN, "NodeDeparted", gone),
         },
     )
 
 
-def reconsidered(previous: InventoryStatus, *, now: datetime, terms: Terms) -> Outcome:
+def reconsidered(
+    previous: InventoryStatus, *, now: datetime, context: StatusContext
+) -> StatusChange:
     """The status under the terms in force now, without a read: policy, sinks, suspension."""
-    verdicts: dict[ConditionType, Verdict | None] = {}
+    updates: dict[ConditionType, ConditionUpdate | None] = {}
     ready = conditions.find(previous.conditions, ConditionType.READY)
     if previous.state is InventoryState.DEPARTED:
         pass  # There is nothing to read, suspended or not.
-    elif terms.suspended:
-        verdicts[ConditionType.READY] = _suspended(previous)
+    elif context.suspended:
+        updates[ConditionType.READY] = _suspended(previous)
     elif ready is not None and ready.reason == _SUSPENDED:
         # The reason of a failure comes back with the next read, which is due now.
-        verdicts[ConditionType.READY] = (
-            _ready(terms)
+        updates[ConditionType.READY] = (
+            _ready(context)
             if ready.status is ConditionStatus.TRUE
-            else Verdict(
+            else ConditionUpdate(
                 ready.status, "Resumed", "was not ready when it was suspended; a read is due"
             )
         )
-    return commit(previous, {}, [], scribe=scribe_of(previous, now), terms=terms, verdicts=verdicts)
+    return build_change(
+        previous, {}, [], writer=writer_of(previous, now), context=context, updates=updates
+    )
 
 
 def acknowledged(
-    previous: InventoryStatus, outlet: Outlet, *, upto: int, now: datetime, terms: Terms
-) -> Outcome:
-    """The status once a sink has taken every entry up to `upto`."""
+    previous: InventoryStatus,
+    sink_filter: SinkFilter,
+    *,
+    up_to: int,
+    now: datetime,
+    context: StatusContext,
+) -> StatusChange:
+    """The status once a sink has taken every entry up to `up_to`."""
     settled = outbox.settle(
-        previous.sinks, previous.history or (), outlets=terms.outlets, sequence=previous.sequence
+        previous.sinks,
+        previous.history or (),
+        sink_filters=context.sink_filters,
+        sequence=previous.sequence,
     )
     sinks = outbox.acknowledged(
         settled,
-        name=outlet.name,
-        type_=outlet.type,
-        upto=min(upto, previous.sequence),
+        name=sink_filter.name,
+        type_=sink_filter.type,
+        up_to=min(up_to, previous.sequence),
         now=now,
     )
-    return commit(
-        previous, {"sinks": sinks}, [], scribe=scribe_of(previous, now), terms=terms, verdicts={}
+    return build_change(
+        previous, {"sinks": sinks}, [], writer=writer_of(previous, now), context=context, updates={}
     )
 
 
 def delivery_failed(
-    previous: InventoryStatus, outlet: Outlet, *, error: str, now: datetime, terms: Terms
-) -> Outcome:
+    previous: InventoryStatus,
+    sink_filter: SinkFilter,
+    *,
+    error: str,
+    now: datetime,
+    context: StatusContext,
+) -> StatusChange:
     """The status after a sink did not take what is pending."""
     settled = outbox.settle(
-        previous.sinks, previous.history or (), outlets=terms.outlets, sequence=previous.sequence
+        previous.sinks,
+        previous.history or (),
+        sink_filters=context.sink_filters,
+        sequence=previous.sequence,
     )
-    sinks = outbox.failing(settled, name=outlet.name, type_=outlet.type, error=error, now=now)
-    return commit(
-        previous, {"sinks": sinks}, [], scribe=scribe_of(previous, now), terms=terms, verdicts={}
+    sinks = outbox.failing(
+        settled, name=sink_filter.name, type_=sink_filter.type, error=error, now=now
+    )
+    return build_change(
+        previous, {"sinks": sinks}, [], writer=writer_of(previous, now), context=context, updates={}
     )
 
 
@@ -346,10 +380,10 @@ def with_checks(
     checks: Sequence[CheckStatus],
     entries: Sequence[HistoryEntry],
     *,
-    scribe: Scribe,
-    terms: Terms,
-) -> Outcome:
+    writer: HistoryWriter,
+    context: StatusContext,
+) -> StatusChange:
     """The status with new results of checks and the entries that they gave."""
-    return commit(
-        previous, {"checks": list(checks)}, entries, scribe=scribe, terms=terms, verdicts={}
+    return build_change(
+        previous, {"checks": list(checks)}, entries, writer=writer, context=context, updates={}
     )

@@ -48,16 +48,21 @@ class SecretData:
 
 
 class KubernetesSecrets:
-    """Secrets of the operator's own namespace, each read again after a minute.
+    """Secrets of the operator's own namespace, each read again after `max_age`.
 
     `read` returns a Secret by name, or None when there is none; what it raises becomes Unavailable
     unless an older value is at hand. `now` is a monotonic clock in seconds.
     """
 
     def __init__(
-        self, read: Callable[[str], Awaitable[SecretData | None]], now: Callable[[], float]
+        self,
+        read: Callable[[str], Awaitable[SecretData | None]],
+        now: Callable[[], float],
+        *,
+        max_age: timedelta = MAX_AGE,
     ) -> None:
         self._read = read
+        self._max_age = max_age.total_seconds()
         self._now = now
         self._cache: dict[str, tuple[float, SecretData | None]] = {}
 
@@ -93,7 +98,7 @@ class KubernetesSecrets:
 
     async def _cached(self, name: str) -> SecretData | None:
         known = self._cache.get(name)
-        if known and self._now() - known[0] < MAX_AGE.total_seconds():
+        if known and self._now() - known[0] < self._max_age:
             return known[1]
         began = self._now()
         try:

@@ -216,7 +216,7 @@ def test_what_was_suspended_before_its_start_is_not_run(cluster: LocalCluster) -
         "spec": {"suspend": True},
     }
     cluster.client.send(Request("POST", INVENTORIES, body))
-    with runner(cluster, probe, periods={"engine.resync.PERIOD": 2.0}):
+    with runner(cluster, probe, periods={"resync": 2.0}):
         eventually(lambda: ran(probe, other, 3))
         assert [probe.runs(node) for node in (by_policy, by_inventory)] == [0, 0]
         path = f"{INVENTORIES}/{by_inventory}"

@@ -30,7 +30,7 @@ from tests.support.tcp_fault_proxy import TcpFaultProxy
 NODES = [f"gpu-kill-{number}" for number in range(8)]
 KILLS = 30
 # What is sent again after a crash that a server noticed need not wait for minutes here.
-PERIODS = {"engine.channel.LONGEST_PAUSE": 2.0}
+PERIODS = {"sink_max_backoff": 2.0}
 PATTERNS = {"http": b"POST /gpus", "postgres": b"ON CONFLICT DO NOTHING", "s3": b"PUT /"}
 
 

@@ -50,7 +50,7 @@ CREATE TABLE serials (
 """
 TOKEN = "a-token-nobody-may-see"
 # What is refused for good is tried again soon here.
-PERIODS = {"engine.channel.LONGEST_PAUSE": 1.0}
+PERIODS = {"sink_max_backoff": 1.0}
 
 
 def gpuid_row(serial: str, moment: datetime) -> tuple[Any, ...]:

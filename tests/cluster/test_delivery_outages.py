@@ -22,7 +22,7 @@ from tests.support.smi_fixtures import machine, serials, swapped, uuids
 
 LABEL = "test"
 # What is refused for good is tried again soon here.
-PERIODS = {"engine.channel.LONGEST_PAUSE": 1.0}
+PERIODS = {"sink_max_backoff": 1.0}
 UNAVAILABLE: Answer = (503, {})
 CHANGES = 500
 

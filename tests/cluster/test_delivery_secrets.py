@@ -15,8 +15,8 @@ from tests.support.sink_servers import ENVIRONMENT, SECRETS, booked, of_inventor
 from tests.support.smi_fixtures import machine, swapped
 
 PERIODS = {
-    "sinks.secrets.MAX_AGE": 0.5,
-    "engine.channel.SECRETS_PAUSE": 0.5,
+    "secret_max_age": 0.5,
+    "sink_secret_check": 0.5,
 }
 TOKEN = "a-token-nobody-may-see"
 ROTATED = "another-token-nobody-may-see"

@@ -154,9 +154,7 @@ def test_what_goes_between_the_first_look_and_the_watch_is_noticed(
     fleet: LocalCluster, proxy: ApiFaultProxy
 ) -> None:
     node = "gpu-crash-gap"
-    with Operator(
-        fleet, kubeconfig=proxy.kubeconfig, periods={"engine.engine.CATCH_UP": 4.0}
-    ) as operator:
+    with Operator(fleet, kubeconfig=proxy.kubeconfig, periods={"catch_up": 4.0}) as operator:
         appears(fleet, node)
         eventually(lambda: settled(fleet, node, SCENARIO[0]))
         operator.kill()

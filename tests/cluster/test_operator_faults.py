@@ -150,7 +150,7 @@ def test_a_node_that_follows_its_pod_departs_after_the_grace(
 ) -> None:
     name = "gpu-drained"
     fleet.add_node(name, xml=machine(name))
-    with Operator(fleet, periods={"engine.reader.GRACE": 3.0}):
+    with Operator(fleet, periods={"pod_grace": 3.0}):
 
         def read() -> None:
             assert condition(fleet, name) == ("True", "ReadOK")
@@ -302,7 +302,7 @@ def test_a_request_that_crosses_a_write_is_not_overlooked(
 def test_look_up_labels_that_were_refused_are_written_later(
     fleet: LocalCluster, proxy: ApiFaultProxy
 ) -> None:
-    periods = {"engine.resync.PERIOD": 3.0}
+    periods = {"resync": 3.0}
     with Operator(fleet, kubeconfig=proxy.kubeconfig, periods=periods) as operator:
         eventually(lambda: is_watched(proxy))
         proxy.refuses = lambda head: (

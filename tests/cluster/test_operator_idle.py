@@ -94,7 +94,7 @@ def test_a_restart_where_nothing_changed_does_nothing(
     written = len(writes(fleet))
     runs = {name: len(fleet.exec_log(name)) for name in known}
     # Time enough for every loop to have gone round, and for the second look.
-    periods = {"engine.resync.PERIOD": 2.0, "engine.engine.CATCH_UP": 1.0}
+    periods = {"resync": 2.0, "catch_up": 1.0}
     with Operator(fleet, periods=periods) as operator:
         wait_for_resyncs(fleet)
     assert {name: len(fleet.exec_log(name)) for name in known} == runs

@@ -28,7 +28,7 @@ from tests.support.operators import (
 from tests.support.smi_fixtures import machine, swapped, uuids
 
 LABELS = "gpuid.github.com"
-PERIODS = {"engine.resync.PERIOD": 1.0, "engine.reader.GRACE": 1.5}
+PERIODS = {"resync": 1.0, "pod_grace": 1.5}
 SHORT = {"team": "short"}
 """Label of the nodes whose inventories are kept for a moment only."""
 

@@ -21,6 +21,7 @@ from gpuid_operator.sinks.base import (
 )
 from gpuid_operator.sinks.http_client import HTTPClient
 from gpuid_operator.sinks.registry import SinkContext, open_sink
+from tests.support import golden
 
 TIME = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
 REFERENCES = {
@@ -129,6 +130,29 @@ async def test_auto_migrate_creates_the_table_and_each_record_is_one_row(
     ]
     assert await database.rows("SELECT record_id FROM serials ORDER BY id") == [
         (f"uid.{n}.1780828245",) for n in (1, 2, 3)
+    ]
+
+
+async def test_the_row_of_an_entry(database: Database) -> None:
+    """Written out by hand, as in tests/unit/test_golden_records.py."""
+    await database.sink(autoMigrate=True).send(golden.records(golden.MOVED))
+    columns = "cluster, node, machine, source, chassis, gpu, read_time, record_id, event, uuid, pci"
+    assert await database.rows(f"SELECT {columns}, product, driver FROM serials") == [
+        (
+            "prod/eu",
+            "gpu-node-01",
+            "i-1234567890abcdef0",
+            "gpu-operator/nvidia-device-plugin-abc",
+            "1821325191344",
+            "1761025346025",
+            datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC),
+            "8f14e45f-ceea-467f-a0e6-5d1f8b2f6c11.7.1780828245",
+            "GPUMoved",
+            "GPU-25e04bdf-1c2d-4e3f-8a9b-0c1d2e3f4a5b",
+            "00000000:2A:00.0",
+            "NVIDIA GB200",
+            "570.148.08",
+        )
     ]
 
 

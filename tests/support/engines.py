@@ -9,10 +9,10 @@ from typing import Any
 
 from gpuid_operator.api.policy import PolicySpec
 from gpuid_operator.api.sinks import Records, Sink, StdoutSink
-from gpuid_operator.engine.delivery import Secrets
+from gpuid_operator.engine.core.options import Options
+from gpuid_operator.engine.core.pod_selector import PodSelector
+from gpuid_operator.engine.delivery.manager import Secrets
 from gpuid_operator.engine.engine import Engine
-from gpuid_operator.engine.options import Options
-from gpuid_operator.engine.sources import Source
 from gpuid_operator.plan.target import Target
 from gpuid_operator.sinks.http_client import HTTPClient
 from gpuid_operator.sinks.registry import SinkContext
@@ -22,7 +22,7 @@ from tests.support.kube import FakeKube
 from tests.support.objects import CONTAINER, LABEL, NAMESPACE
 
 TARGET = Target(namespace=NAMESPACE, selector="=".join(LABEL), container=CONTAINER)
-SOURCE = Source(TARGET.namespace, TARGET.selector)
+SOURCE = PodSelector(TARGET.namespace, TARGET.selector)
 
 
 def builtin(**fields: Any) -> PolicySpec:
@@ -52,7 +52,7 @@ def options(**fields: Any) -> Options:
     return Options(**(given | fields))
 
 
-class Fleet:
+class EngineHarness:
     """An engine on a fake cluster, and the records that its stdout sinks wrote."""
 
     def __init__(self, kube: FakeKube, **fields: Any) -> None:

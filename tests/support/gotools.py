@@ -1,12 +1,15 @@
 """Programs that the tests need and that come as Go modules: built once into the user's cache.
 
-`python -m tests.support.gotools` builds them all, so that no test has to wait for one.
+`python -m tests.support.gotools` builds them all, so that no test has to wait for one; with names
+it builds only those.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -45,18 +48,11 @@ def _missing(why: str) -> NoReturn:
     pytest.skip(why)
 
 
-def main() -> None:
+def main(names: Sequence[str]) -> None:
     """Build what is missing; what cannot be built is named, and its tests say so again."""
-    try:
-        realnode.check()
-        kubelet = True
-    except RealNodeUnavailable:
-        kubelet = False
-    try:
-        binaries.resolve(real_node=kubelet, progress=print)
-    except BuildError as error:
-        print(error)
-    for name in VERSIONS:
+    if not names:
+        _build_cluster()
+    for name in names or VERSIONS:
         began = time.monotonic()
         try:
             program = go_tool(name)
@@ -66,5 +62,17 @@ def main() -> None:
             print(f"{time.monotonic() - began:4.0f} s  {program}", flush=True)
 
 
+def _build_cluster() -> None:
+    try:
+        realnode.check()
+        kubelet = True
+    except RealNodeUnavailable:
+        kubelet = False
+    try:
+        binaries.resolve(real_node=kubelet, progress=print)
+    except BuildError as error:
+        print(error)
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

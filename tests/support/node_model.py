@@ -27,17 +27,17 @@ from gpuid_operator.plan import history, labels, outbox, status
 from gpuid_operator.plan.conditions import find
 from gpuid_operator.plan.failure import FailureReason
 from gpuid_operator.plan.identity import Key, key
-from gpuid_operator.plan.outbox import Outlet
-from gpuid_operator.plan.outcome import Outcome, Suspects, Terms
+from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.smi import Reading
+from gpuid_operator.plan.status_change import PendingRemovals, StatusChange, StatusContext
 from tests.support.strategies import Event
 
 START = datetime(2026, 6, 7, 10, 30, 45, 250_000, tzinfo=UTC)
 SINKS = (
-    Outlet("logs", "stdout", sightings=True),
-    Outlet("cmdb", "http", sightings=False),
-    Outlet("cmdb", "postgres", sightings=False),
-    Outlet("lake", "s3", sightings=True),
+    SinkFilter("logs", "stdout", sightings=True),
+    SinkFilter("cmdb", "http", sightings=False),
+    SinkFilter("cmdb", "postgres", sightings=False),
+    SinkFilter("lake", "s3", sightings=True),
 )
 ADDRESSES = [f"00000000:{bus:02X}:00.0" for bus in range(1, 7)]
 
@@ -63,12 +63,16 @@ class NodeModel:
         self.hardware: list[GPU] = []
         self.node = NodeInfo(name="n", uid="u0", provider_id="x/i-0", machine="i-0", boot_id="b0")
         self.container = self.driver = self.made = 0
-        self.terms = Terms(generation=1, outlets=SINKS[:2], sighting_interval=timedelta(hours=20))
-        self.suspects: Suspects | None = None
+        self.context = StatusContext(
+            generation=1, sink_filters=SINKS[:2], sighting_interval=timedelta(hours=20)
+        )
+        self.pending_removals: PendingRemovals | None = None
         self.books: dict[int, HistoryEntry] = {}
-        self.got: dict[Outlet, list[int]] = {}
+        self.got: dict[SinkFilter, list[int]] = {}
         self.dropped = 0
-        self.owed: dict[Outlet, set[int]] = {outlet: set() for outlet in self.terms.outlets}
+        self.owed: dict[SinkFilter, set[int]] = {
+            sink_filter: set() for sink_filter in self.context.sink_filters
+        }
 
     def run(self, events: Sequence[Event]) -> InventoryStatus:
         for what, one, other in events:
@@ -173,7 +177,7 @@ class NodeModel:
         seen.sort(key=lambda gpu: gpu.pci_address or "")
         return Reading(driver_version=f"570.{self.driver}", cuda_version="12.8", gpus=tuple(seen))
 
-    def _read(self, now: datetime, suspects: Suspects | None) -> Outcome:
+    def _read(self, now: datetime, pending_removals: PendingRemovals | None) -> StatusChange:
         return status.after_read(
             self.status,
             self._reading(),
@@ -182,8 +186,8 @@ class NodeModel:
             ),
             node=self.node,
             now=now,
-            terms=self.terms,
-            suspects=suspects,
+            context=self.context,
+            pending_removals=pending_removals,
         )
 
     def late_read(self, one: int, other: int) -> None:
@@ -192,41 +196,41 @@ class NodeModel:
 
     def read(self, one: int, other: int) -> None:
         before = self.status
-        outcome = self._read(self.now, self.suspects)
-        self._commit(outcome)
-        self._check_removals(before, outcome)
-        self.suspects = outcome.suspects
+        change = self._read(self.now, self.pending_removals)
+        self._commit(change)
+        self._check_removals(before, change)
+        self.pending_removals = change.pending_removals
         assert self.status.state is InventoryState.PRESENT
         assert {gpu.pci_address for gpu in self.hardware} <= {
             gpu.pci_address for gpu in self.status.gpus or ()
         }
-        doubted = self.suspects.keys if self.suspects else frozenset()
+        doubted = self.pending_removals.keys if self.pending_removals else frozenset()
         assert len(self.status.gpus or ()) == len(self.hardware) + len(doubted)
         for gpu in self.hardware:
             if gpu.state is GPUState.OK:
                 assert any(key(gpu) == key(known) for known in self.status.gpus or ())
-        if outcome.suspects is None:
+        if change.pending_removals is None:
             assert self.status.last_read_time == self.now.replace(microsecond=0)
         else:
             assert self.status.last_read_time == before.last_read_time
             assert self.status.source == before.source
-        again = self._read(self.now, self.suspects)
+        again = self._read(self.now, self.pending_removals)
         assert not again.entries
         assert again.status == self.status
 
-    def _check_removals(self, before: InventoryStatus, outcome: Outcome) -> None:
+    def _check_removals(self, before: InventoryStatus, change: StatusChange) -> None:
         """Nothing is said to be gone without one of the proofs."""
         gone = {
-            key(entry): entry for entry in outcome.entries if entry.type is HistoryType.GPU_REMOVED
+            key(entry): entry for entry in change.entries if entry.type is HistoryType.GPU_REMOVED
         }
         known = {key(gpu) for gpu in before.gpus or ()}
         rebooted = before.node is not None and before.node != self.node
         occupied = {gpu.pci_address for gpu in self.hardware}
         for name, entry in gone.items():
             confirmed = (
-                self.suspects is not None
-                and name in self.suspects.keys
-                and self.now - self.suspects.since >= timedelta(seconds=10)
+                self.pending_removals is not None
+                and name in self.pending_removals.keys
+                and self.now - self.pending_removals.since >= timedelta(seconds=10)
             )
             assert name in known
             assert rebooted or confirmed or entry.pci_address in occupied
@@ -242,125 +246,131 @@ class NodeModel:
                 message="it did not work",
                 node=self.node,
                 now=self.now,
-                terms=self.terms,
+                context=self.context,
                 request=f"please {one}",
             )
         )
         assert self.status.gpus == before.gpus
         assert self.status.last_handled_request == f"please {one}"
-        if not self.terms.suspended:
+        if not self.context.suspended:
             ready = find(self.status.conditions, ConditionType.READY)
             assert ready is not None
             assert ready.status is ConditionStatus.FALSE
 
     def depart(self, one: int, other: int) -> None:
-        self._commit(status.after_departure(self.status, now=self.now, terms=self.terms))
-        self.suspects = None
+        self._commit(status.after_departure(self.status, now=self.now, context=self.context))
+        self.pending_removals = None
         self.node = self.node.model_copy(update={"uid": f"u{self.now.timestamp()}"})
         self.container += 1
         assert self.status.state is InventoryState.DEPARTED
         again = status.after_departure(
-            self.status, now=self.now + timedelta(hours=1), terms=self.terms
+            self.status, now=self.now + timedelta(hours=1), context=self.context
         )
-        assert again == Outcome(self.status)
+        assert again == StatusChange(self.status)
 
     def suspend(self, one: int, other: int) -> None:
-        self.terms = replace(self.terms, suspended=not self.terms.suspended)
+        self.context = replace(self.context, suspended=not self.context.suspended)
         self._reconsider()
 
     def sink(self, one: int, other: int) -> None:
         """A sink comes or goes."""
-        outlet = SINKS[one % len(SINKS)]
-        outlets = [known for known in self.terms.outlets if known != outlet]
-        if len(outlets) == len(self.terms.outlets):
-            outlets.insert(other % (len(outlets) + 1), outlet)
+        sink_filter = SINKS[one % len(SINKS)]
+        sink_filters = [known for known in self.context.sink_filters if known != sink_filter]
+        if len(sink_filters) == len(self.context.sink_filters):
+            sink_filters.insert(other % (len(sink_filters) + 1), sink_filter)
             # It starts from what the history holds.
             held = self.status.history or ()
-            self.owed[outlet] = {entry.sequence for entry in held if outlet.takes(entry)}
+            self.owed[sink_filter] = {entry.sequence for entry in held if sink_filter.takes(entry)}
         else:
-            del self.owed[outlet]
-            self.got.pop(outlet, None)
-        self.terms = replace(self.terms, outlets=tuple(outlets))
+            del self.owed[sink_filter]
+            self.got.pop(sink_filter, None)
+        self.context = replace(self.context, sink_filters=tuple(sink_filters))
         self._reconsider()
 
     def _reconsider(self) -> None:
-        self._commit(status.reconsidered(self.status, now=self.now, terms=self.terms))
+        self._commit(status.reconsidered(self.status, now=self.now, context=self.context))
         later = self.now + timedelta(hours=1)
-        again = status.reconsidered(self.status, now=later, terms=self.terms)
-        assert again == Outcome(self.status)
+        again = status.reconsidered(self.status, now=later, context=self.context)
+        assert again == StatusChange(self.status)
 
     # Delivery
 
     def deliver(self, one: int, other: int) -> None:
-        if not self.terms.outlets:
+        if not self.context.sink_filters:
             return
-        outlet = self.terms.outlets[one % len(self.terms.outlets)]
-        after = outbox.cursor(self.status, outlet)
-        batch = outbox.pending(self.status.history or (), outlet, after=after)[: 1 + 4 * other]
+        sink_filter = self.context.sink_filters[one % len(self.context.sink_filters)]
+        after = outbox.cursor(self.status, sink_filter)
+        batch = outbox.pending(self.status.history or (), sink_filter, after=after)[: 1 + 4 * other]
         if not batch:
             return
         numbers = [entry.sequence for entry in batch]
-        got = self.got.setdefault(outlet, [])
+        got = self.got.setdefault(sink_filter, [])
         assert not got or numbers[0] > got[-1]
         got += numbers
-        self.owed[outlet] -= set(numbers)
+        self.owed[sink_filter] -= set(numbers)
         self._commit(
             status.acknowledged(
-                self.status, outlet, upto=numbers[-1], now=self.now, terms=self.terms
+                self.status, sink_filter, up_to=numbers[-1], now=self.now, context=self.context
             )
         )
 
     def refuse(self, one: int, other: int) -> None:
-        if self.terms.outlets:
-            outlet = self.terms.outlets[one % len(self.terms.outlets)]
+        if self.context.sink_filters:
+            sink_filter = self.context.sink_filters[one % len(self.context.sink_filters)]
             self._commit(
                 status.delivery_failed(
-                    self.status, outlet, error="Refused: no", now=self.now, terms=self.terms
+                    self.status,
+                    sink_filter,
+                    error="Refused: no",
+                    now=self.now,
+                    context=self.context,
                 )
             )
 
     def deliver_all(self) -> None:
-        for at, _ in enumerate(self.terms.outlets):
+        for at, _ in enumerate(self.context.sink_filters):
             while outbox.pending(
                 self.status.history or (),
-                self.terms.outlets[at],
-                after=outbox.cursor(self.status, self.terms.outlets[at]),
+                self.context.sink_filters[at],
+                after=outbox.cursor(self.status, self.context.sink_filters[at]),
             ):
                 self.deliver(at, 11)
 
     # What must hold
 
-    def _commit(self, outcome: Outcome) -> None:
-        before, self.status = self.status, outcome.status
-        self._check_sequence(before, outcome)
-        self._check_outbox(before, outcome)
+    def _commit(self, change: StatusChange) -> None:
+        before, self.status = self.status, change.status
+        self._check_sequence(before, change)
+        self._check_outbox(before, change)
         self._check_replay()
         self._check_bounds()
 
-    def _check_sequence(self, before: InventoryStatus, outcome: Outcome) -> None:
-        numbers = [entry.sequence for entry in outcome.entries]
+    def _check_sequence(self, before: InventoryStatus, change: StatusChange) -> None:
+        numbers = [entry.sequence for entry in change.entries]
         assert numbers == list(range(before.sequence + 1, self.status.sequence + 1))
-        self.books |= {entry.sequence: entry for entry in outcome.entries}
+        self.books |= {entry.sequence: entry for entry in change.entries}
         kept = [entry.sequence for entry in self.status.history or ()]
         assert kept == sorted(set(kept))
         assert all(self.books[entry.sequence] == entry for entry in self.status.history or ())
 
-    def _check_outbox(self, before: InventoryStatus, outcome: Outcome) -> None:
+    def _check_outbox(self, before: InventoryStatus, change: StatusChange) -> None:
         held = {entry.sequence for entry in self.status.history or ()}
         cursors = {(sink.name, sink.type): sink for sink in self.status.sinks or ()}
-        assert list(cursors) == [(outlet.name, outlet.type) for outlet in self.terms.outlets]
+        assert list(cursors) == [
+            (sink_filter.name, sink_filter.type) for sink_filter in self.context.sink_filters
+        ]
         lost: set[int] = set()
         dropped: dict[str, int] = {}
-        for outlet in self.terms.outlets:
-            owed = self.owed[outlet]
-            owed |= {entry.sequence for entry in outcome.entries if outlet.takes(entry)}
+        for sink_filter in self.context.sink_filters:
+            owed = self.owed[sink_filter]
+            owed |= {entry.sequence for entry in change.entries if sink_filter.takes(entry)}
             missed = {n for n in owed - held if self.books[n].type is not HistoryType.DROPPED}
-            dropped |= {outlet.name: len(missed)} if missed else {}
+            dropped |= {sink_filter.name: len(missed)} if missed else {}
             lost |= missed
             owed &= held
-            sink = cursors[(outlet.name, outlet.type)]
+            sink = cursors[(sink_filter.name, sink_filter.type)]
             waiting = outbox.pending(
-                self.status.history or (), outlet, after=sink.delivered_sequence
+                self.status.history or (), sink_filter, after=sink.delivered_sequence
             )
             assert {entry.sequence for entry in waiting} == owed
             assert sink.pending == len(owed)
@@ -370,10 +380,10 @@ class NodeModel:
         for sink in before.sinks or ():
             now = cursors.get((sink.name, sink.type))
             assert now is None or now.delivered_sequence >= sink.delivered_sequence
-        assert outcome.dropped == dropped
+        assert change.dropped == dropped
         if lost:
             self.dropped += len(lost)
-            newest = outcome.entries[-1]
+            newest = change.entries[-1]
             assert newest.type is HistoryType.DROPPED
             first, last = map(int, (newest.from_ or "").split("-"))
             assert first <= min(lost)

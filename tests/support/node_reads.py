@@ -17,8 +17,8 @@ from gpuid_operator.api.inventory import (
 )
 from gpuid_operator.plan import status
 from gpuid_operator.plan.failure import FailureReason
-from gpuid_operator.plan.outcome import Outcome, Suspects, Terms
 from gpuid_operator.plan.smi import Reading
+from gpuid_operator.plan.status_change import PendingRemovals, StatusChange, StatusContext
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
 NODE = NodeInfo(
@@ -61,29 +61,29 @@ class Node:
     status: InventoryStatus = field(default_factory=InventoryStatus)
     node: NodeInfo = NODE
     now: datetime = NOW
-    terms: Terms = field(default_factory=lambda: Terms(generation=1))
-    suspects: Suspects | None = None
-    outcome: Outcome = field(default_factory=lambda: Outcome(InventoryStatus()))
+    context: StatusContext = field(default_factory=lambda: StatusContext(generation=1))
+    pending_removals: PendingRemovals | None = None
+    change: StatusChange = field(default_factory=lambda: StatusChange(InventoryStatus()))
 
     def read(
         self, *gpus: GPU, driver: str = "570.1", container: str = "c1", after: float = 1
     ) -> list[HistoryEntry]:
         """What the next read adds to the history, `Sighted` apart."""
         self.now += timedelta(seconds=after)
-        self.outcome = status.after_read(
+        self.change = status.after_read(
             self.status,
             Reading(driver_version=driver, cuda_version="12.8", gpus=gpus),
             source=source(container),
             node=self.node,
             now=self.now,
-            terms=self.terms,
-            suspects=self.suspects,
+            context=self.context,
+            pending_removals=self.pending_removals,
         )
-        self.status, self.suspects = self.outcome.status, self.outcome.suspects
-        return [entry for entry in self.outcome.entries if entry.type is not HistoryType.SIGHTED]
+        self.status, self.pending_removals = self.change.status, self.change.pending_removals
+        return [entry for entry in self.change.entries if entry.type is not HistoryType.SIGHTED]
 
     def sighted(self) -> list[tuple[str | None, str | None]] | None:
-        found = [e for e in self.outcome.entries if e.type is HistoryType.SIGHTED]
+        found = [e for e in self.change.entries if e.type is HistoryType.SIGHTED]
         return [(seen.chassis, seen.serial) for seen in found[0].seen or ()] if found else None
 
     def fail(self) -> None:
@@ -93,13 +93,13 @@ class Node:
             message="no",
             node=self.node,
             now=self.now,
-            terms=self.terms,
+            context=self.context,
         ).status
 
     def depart(self) -> list[HistoryEntry]:
-        outcome = status.after_departure(self.status, now=self.now, terms=self.terms)
-        self.status = outcome.status
-        return list(outcome.entries)
+        change = status.after_departure(self.status, now=self.now, context=self.context)
+        self.status = change.status
+        return list(change.entries)
 
 
 def known(*gpus: GPU, driver: str = "570.1") -> Node:

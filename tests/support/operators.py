@@ -59,8 +59,7 @@ class Operator:
     ) -> None:
         """`variables` are those of its environment; `ready`: the context begins when it is.
 
-        `periods` shortens what takes minutes by design: seconds by `room.module.NAME`, in the
-        order of the imports where one module takes a constant from another.
+        `periods` shortens what takes minutes by design: seconds by field of `Timings`.
         """
         folder = cluster.directory / "operators"
         folder.mkdir(exist_ok=True)
@@ -178,16 +177,15 @@ class Operator:
 
 
 def _shortened(periods: Mapping[str, float]) -> str:
-    """A program that runs the operator with other constants, set before anything takes them."""
-    lines = ["import datetime, importlib, sys"]
-    for name, seconds in periods.items():
-        module, _, constant = name.rpartition(".")
-        lines += [
-            f"module = importlib.import_module('gpuid_operator.{module}')",
-            f"module.{constant} = datetime.timedelta(seconds={seconds})",
-        ]
-    lines += ["from gpuid_operator.operator.app import main", "sys.exit(main())"]
-    return "\n".join(lines)
+    """A program that runs the operator with other timings."""
+    fields = ", ".join(f"{name}=timedelta(seconds={value})" for name, value in periods.items())
+    return (
+        "import sys\n"
+        "from datetime import timedelta\n"
+        "from gpuid_operator.engine.core.options import Timings\n"
+        "from gpuid_operator.operator.app import main\n"
+        f"sys.exit(main(timings=Timings({fields})))\n"
+    )
 
 
 def inventory(cluster: LocalCluster, node: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 from gpuid_operator.localcluster import LocalCluster
 from tests.support.operators import eventually
 
-PERIODS = {"engine.resync.PERIOD": 1.0}
+PERIODS = {"resync": 1.0}
 """For `Operator(periods=…)`: a re-sync every second."""
 
 

@@ -52,7 +52,7 @@ def test_a_node_without_gpus_is_known_to_have_none() -> None:
 def test_an_identical_read_adds_nothing() -> None:
     node = known(A, B)
     assert node.read(A, B) == []
-    assert node.outcome.entries == ()
+    assert node.change.entries == ()
 
 
 def test_a_gpu_that_comes_later_is_added() -> None:

@@ -32,13 +32,13 @@ from gpuid_operator.plan.checks import (
     recorded,
     with_result,
 )
-from gpuid_operator.plan.outbox import Outlet
-from gpuid_operator.plan.outcome import Terms
+from gpuid_operator.plan.outbox import SinkFilter
+from gpuid_operator.plan.status_change import StatusContext
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, 987_654, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 NODE = NodeInfo(name="node", machine="i-1")
-TERMS = Terms(outlets=(Outlet("logs", "stdout", sightings=False),))
+TERMS = StatusContext(sink_filters=(SinkFilter("logs", "stdout", sightings=False),))
 
 
 def result(passed: bool, *, name: str = "c", after: timedelta = timedelta(0)) -> CheckResult:
@@ -115,9 +115,9 @@ class TestResults:
     def test_each_turn_is_a_transition_and_one_entry(self, results: list[bool]) -> None:
         status, said = InventoryStatus(), []
         for number, passed in enumerate(results):
-            outcome = after_check(status, result(passed), node=None, now=NOW, terms=TERMS)
-            status = outcome.status
-            said += [(number, entry.type) for entry in outcome.entries]
+            change = after_check(status, result(passed), node=None, now=NOW, context=TERMS)
+            status = change.status
+            said += [(number, entry.type) for entry in change.entries]
         turns = [
             (number, HistoryType.CHECK_PASSED if passed else HistoryType.CHECK_FAILED)
             for number, passed in enumerate(results)
@@ -139,29 +139,29 @@ class TestResults:
             written = with_result(find(status, "c"), result(passed))
             status = status.model_copy(update={"checks": [written]})
             if looks:
-                outcome = recorded(status, now=NOW, terms=TERMS)
-                status, entries = outcome.status, entries + len(outcome.entries)
+                change = recorded(status, now=NOW, context=TERMS)
+                status, entries = change.status, entries + len(change.entries)
         check = find(status, "c")
         assert check is not None and is_recorded(check)
         assert entries <= (check.transitions or 0)
-        assert recorded(status, now=NOW, terms=TERMS).entries == ()
+        assert recorded(status, now=NOW, context=TERMS).entries == ()
         last = [entry for entry in status.history or () if entry.to]
         assert not last or (last[-1].type is HistoryType.CHECK_PASSED) is runs[-1][0]
 
     def test_a_first_failure_says_what_the_command_said(self) -> None:
-        outcome = after_check(InventoryStatus(), result(False), node=NODE, now=NOW, terms=TERMS)
-        (entry,) = outcome.entries
+        change = after_check(InventoryStatus(), result(False), node=NODE, now=NOW, context=TERMS)
+        (entry,) = change.entries
         assert (entry.type, entry.from_, entry.to) == (HistoryType.CHECK_FAILED, None, "c=failed")
         assert entry.message == "check c failed with exit code 3: so it is not"
         assert (entry.source, entry.machine) == ("ns/pod", "i-1")
-        assert outcome.status.state is InventoryState.PRESENT
-        verdict = conditions.find(outcome.status.conditions, ConditionType.CHECKS_PASSED)
-        assert verdict is not None
-        assert (verdict.status, verdict.reason) == ("False", "ChecksFailed")
+        assert change.status.state is InventoryState.PRESENT
+        condition = conditions.find(change.status.conditions, ConditionType.CHECKS_PASSED)
+        assert condition is not None
+        assert (condition.status, condition.reason) == ("False", "ChecksFailed")
 
     def test_what_was_missed_is_counted(self) -> None:
         check = CheckStatus(name="c", passed=True, transitions=5, recorded=2, exit_code=0)
-        (entry,) = recorded(InventoryStatus(checks=[check]), now=NOW, terms=TERMS).entries
+        (entry,) = recorded(InventoryStatus(checks=[check]), now=NOW, context=TERMS).entries
         assert (entry.from_, entry.to) == ("c=failed", "c=passed")
         assert entry.message == "check c passed with exit code 0 (after 3 changes)"
 
@@ -176,9 +176,11 @@ class TestResults:
         assert (passed.restarts, passed.last_transition_time) == (None, passed.last_run_time)
 
     def test_results_of_checks_that_nobody_wants_any_more_go(self) -> None:
-        terms = Terms(outlets=TERMS.outlets, checks=frozenset({"a"}))
+        context = StatusContext(sink_filters=TERMS.sink_filters, checks=frozenset({"a"}))
         status = InventoryStatus(checks=[with_result(None, result(True, name="b"))])
-        status = after_check(status, result(True, name="a"), node=None, now=NOW, terms=terms).status
+        status = after_check(
+            status, result(True, name="a"), node=None, now=NOW, context=context
+        ).status
         assert [check.name for check in status.checks or ()] == ["a"]
 
 

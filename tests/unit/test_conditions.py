@@ -19,7 +19,7 @@ from gpuid_operator.api.inventory import (
     SinkStatus,
 )
 from gpuid_operator.plan import conditions
-from gpuid_operator.plan.conditions import Verdict
+from gpuid_operator.plan.conditions import ConditionUpdate
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
 TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
@@ -47,10 +47,10 @@ def gpu(state: GPUState = GPUState.OK, **health: object) -> GPU:
     ],
 )
 def test_healthy(found: GPU, status: ConditionStatus, says: str) -> None:
-    verdict = conditions.healthy([GPU(uuid="GPU-0"), found])
-    assert verdict.status is status
-    assert says in verdict.message
-    assert ("GPU-a" in verdict.message) is (status is not TRUE)
+    condition = conditions.healthy([GPU(uuid="GPU-0"), found])
+    assert condition.status is status
+    assert says in condition.message
+    assert ("GPU-a" in condition.message) is (status is not TRUE)
 
 
 def test_healthy_is_unknown_before_the_first_read_and_true_of_no_gpus() -> None:
@@ -92,9 +92,9 @@ def sink(name: str, *, pending: int = 0, at: int = 0, error: str | None = None) 
 def test_delivered(
     sinks: list[SinkStatus], status: ConditionStatus, reason: str, says: str
 ) -> None:
-    verdict = conditions.delivered(sinks, [])
-    assert (verdict.status, verdict.reason) == (status, reason)
-    assert says in verdict.message
+    condition = conditions.delivered(sinks, [])
+    assert (condition.status, condition.reason) == (status, reason)
+    assert says in condition.message
 
 
 def test_delivered_tells_an_overflow_until_the_sink_is_past_it() -> None:
@@ -102,9 +102,9 @@ def test_delivered_tells_an_overflow_until_the_sink_is_past_it() -> None:
         HistoryEntry(sequence=7, time=NOW, type=HistoryType.DROPPED, message="3 entries"),
         HistoryEntry(sequence=8, time=NOW, type=HistoryType.GPU_ADDED),
     ]
-    verdict = conditions.delivered([sink("a", pending=2, at=5)], history)
-    assert (verdict.status, verdict.reason) == (FALSE, "Overflow")
-    assert verdict.message == "3 entries; sink a: 2 pending"
+    condition = conditions.delivered([sink("a", pending=2, at=5)], history)
+    assert (condition.status, condition.reason) == (FALSE, "Overflow")
+    assert condition.message == "3 entries; sink a: 2 pending"
     assert conditions.delivered([sink("a", pending=1, at=7)], history).reason == "Pending"
     assert conditions.delivered([sink("a", at=8)], history).status is TRUE
 
@@ -129,46 +129,49 @@ def test_delivered_tells_an_overflow_until_the_sink_is_past_it() -> None:
 def test_checks_passed(
     checks: list[CheckStatus] | None, expected: tuple[ConditionStatus, str] | None
 ) -> None:
-    verdict = conditions.checks_passed(checks)
-    assert (verdict and (verdict.status, verdict.message)) == expected
+    condition = conditions.checks_passed(checks)
+    assert (condition and (condition.status, condition.message)) == expected
 
 
 class TestUpdated:
     def update(
-        self, before: list[Condition], verdict: Verdict | None, *, after: int = 0
+        self, before: list[Condition], condition: ConditionUpdate | None, *, after: int = 0
     ) -> list[Condition]:
         now = NOW + timedelta(minutes=after)
-        return conditions.updated(before, {READY: verdict}, now=now, generation=after)
+        return conditions.updated(before, {READY: condition}, now=now, generation=after)
 
     def test_the_time_moves_with_the_status_only(self) -> None:
-        first = self.update([], Verdict(TRUE, "ReadOK"))
-        same = self.update(first, Verdict(TRUE, "Suspended", "why"), after=1)
+        first = self.update([], ConditionUpdate(TRUE, "ReadOK"))
+        same = self.update(first, ConditionUpdate(TRUE, "Suspended", "why"), after=1)
         assert same[0].last_transition_time == NOW
         assert (same[0].reason, same[0].message, same[0].observed_generation) == (
             "Suspended",
             "why",
             1,
         )
-        turned = self.update(same, Verdict(FALSE, "ExecFailed"), after=2)
+        turned = self.update(same, ConditionUpdate(FALSE, "ExecFailed"), after=2)
         assert turned[0].last_transition_time == NOW + timedelta(minutes=2)
 
     def test_what_is_not_judged_stays(self) -> None:
         first = conditions.updated(
-            None, {ConditionType.HEALTHY: Verdict(TRUE, "GPUsHealthy")}, now=NOW, generation=1
+            None,
+            {ConditionType.HEALTHY: ConditionUpdate(TRUE, "GPUsHealthy")},
+            now=NOW,
+            generation=1,
         )
-        both = self.update(first, Verdict(TRUE, "ReadOK"), after=3)
+        both = self.update(first, ConditionUpdate(TRUE, "ReadOK"), after=3)
         assert [item.type for item in both] == ["Ready", "Healthy"]
         assert both[1] == first[0]
 
     def test_none_takes_one_away(self) -> None:
-        assert self.update(self.update([], Verdict(TRUE, "ReadOK")), None) == []
+        assert self.update(self.update([], ConditionUpdate(TRUE, "ReadOK")), None) == []
 
     def test_those_of_other_writers_stay_out_of_our_writes(self) -> None:
         foreign = Condition(type="Cordoned", status=TRUE, reason="Drain", last_transition_time=NOW)
-        (ours,) = self.update([foreign], Verdict(TRUE, "ReadOK"))
+        (ours,) = self.update([foreign], ConditionUpdate(TRUE, "ReadOK"))
         assert ours.type == "Ready"
 
     def test_a_long_message_is_cut(self) -> None:
-        (item,) = self.update([], Verdict(FALSE, "ExecFailed", "x" * 5000))
+        (item,) = self.update([], ConditionUpdate(FALSE, "ExecFailed", "x" * 5000))
         assert len(item.message) < 1024
         assert item.message.endswith("…")

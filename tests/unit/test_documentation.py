@@ -113,6 +113,16 @@ def test_every_metric_is_named() -> None:
     assert "gpuid_gpu_info" in names
 
 
+def test_every_package_has_its_row_in_the_architecture() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)/`", row)}
+    packages = {init.parent.name for init in PACKAGE.glob("*/__init__.py")}
+    packages |= {init.parent.name for init in PACKAGE.glob("engine/*/__init__.py")}
+    assert packages - named == set()
+    assert "engine" in packages
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files_and_headings(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)

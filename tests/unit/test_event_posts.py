@@ -10,7 +10,7 @@ import asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from gpuid_operator.engine.event_posts import EventPosts
+from gpuid_operator.engine.writing.event_recorder import EventRecorder
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.credentials import Credentials, FreshCredentials
 from gpuid_operator.kube.events import EventType
@@ -57,7 +57,7 @@ async def test_a_flood_is_posted_whole_and_does_not_crowd_out_writes() -> None:
     async with TestServer(app) as server:
         credentials = FreshCredentials(Fixed(str(server.make_url("")).rstrip("/")))
         async with KubeClient(credentials, qps=1e6, burst=1000) as client:
-            posts = EventPosts(client)
+            posts = EventRecorder(client)
             for number in range(200):
                 posts.post(
                     f"gpu-{number}",

@@ -13,7 +13,7 @@ from gpuid_operator.api.inventory import (
 from gpuid_operator.plan import status
 from gpuid_operator.plan.conditions import find
 from gpuid_operator.plan.failure import FailureReason
-from gpuid_operator.plan.outcome import Terms
+from gpuid_operator.plan.status_change import StatusContext
 from tests.support.node_reads import (
     NOW,
     A,
@@ -64,8 +64,8 @@ class TestSuspension:
         return condition.status.value, condition.reason
 
     def suspend(self, node: Node, suspended: bool) -> None:
-        node.terms = Terms(generation=1, suspended=suspended)
-        node.status = status.reconsidered(node.status, now=node.now, terms=node.terms).status
+        node.context = StatusContext(generation=1, suspended=suspended)
+        node.status = status.reconsidered(node.status, now=node.now, context=node.context).status
 
     def test_keeps_the_status_of_ready(self) -> None:
         node = known(A)
@@ -105,16 +105,16 @@ class TestSuspension:
 
 def test_a_token_that_is_too_long_is_kept_in_a_form_that_can_be_compared() -> None:
     token = "<now>" * 1000
-    outcome = status.after_failure(
+    change = status.after_failure(
         InventoryStatus(),
         reason=FailureReason.TIMED_OUT,
         message="",
         node=None,
         now=NOW,
-        terms=Terms(),
+        context=StatusContext(),
         request=token,
     )
-    handled = outcome.status.last_handled_request
+    handled = change.status.last_handled_request
     assert handled is not None
     assert len(handled) <= 1024
     assert handled == status.request_token(token) == status.request_token(handled)

@@ -18,11 +18,11 @@ from gpuid_operator.api.inventory import (
 from gpuid_operator.api.meta import MAX_FROM_TO, MAX_HISTORY, MAX_MESSAGE
 from gpuid_operator.plan import history, outbox, status
 from gpuid_operator.plan.conditions import find
-from gpuid_operator.plan.diff import Scribe
+from gpuid_operator.plan.diff import HistoryWriter
 from gpuid_operator.plan.history import MAX_HISTORY_BYTES, bounded
 from gpuid_operator.plan.identity import key
-from gpuid_operator.plan.outbox import Outlet
-from gpuid_operator.plan.outcome import Terms
+from gpuid_operator.plan.outbox import SinkFilter
+from gpuid_operator.plan.status_change import StatusContext
 from tests.support.node_model import START, NodeModel, card, replay
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
@@ -36,8 +36,8 @@ HEALTH, SIGHTED, DROPPED = (
 
 
 def entries(*types: HistoryType, gpu: GPU | None = None, after: int = 0) -> list[HistoryEntry]:
-    scribe = Scribe(sequence=after, now=NOW)
-    return [scribe.entry(kind, gpu) for kind in types]
+    writer = HistoryWriter(sequence=after, now=NOW)
+    return [writer.entry(kind, gpu) for kind in types]
 
 
 def bound(
@@ -52,7 +52,7 @@ def bound(
         gpus=gpus,
         present=present,
         waiting=waiting or set(),
-        scribe=Scribe(sequence=log[-1].sequence, now=NOW),
+        writer=HistoryWriter(sequence=log[-1].sequence, now=NOW),
     )
 
 
@@ -108,11 +108,11 @@ def test_the_newest_arrival_of_each_present_gpu_stays_for_new_sinks() -> None:
 
 
 def test_the_newest_removal_of_each_of_the_last_fifty_uuids_stays() -> None:
-    scribe = Scribe(sequence=0, now=NOW)
+    writer = HistoryWriter(sequence=0, now=NOW)
     cards = [card(number, address="00000000:01:00.0") for number in range(60)]
-    log = [scribe.entry(REMOVED, gpu) for gpu in cards]
-    log += [scribe.entry(REMOVED, cards[59])]
-    log += [scribe.entry(HistoryType.GPU_MOVED, GPU_1) for _ in range(60)]
+    log = [writer.entry(REMOVED, gpu) for gpu in cards]
+    log += [writer.entry(REMOVED, cards[59])]
+    log += [writer.entry(HistoryType.GPU_MOVED, GPU_1) for _ in range(60)]
     removals = [entry for entry in bound(log) if entry.type is REMOVED]
     assert [entry.uuid for entry in removals] == [gpu.uuid for gpu in cards[10:]]
     assert removals[-1].sequence == 61
@@ -218,10 +218,10 @@ def test_a_dropped_removal_takes_the_arrival_with_it() -> None:
 
 def test_long_entries_give_way_before_the_object_is_too_large() -> None:
     text = "<" * 1000
-    scribe = Scribe(sequence=0, now=NOW, machine="m" * 512, source="s" * 300)
+    writer = HistoryWriter(sequence=0, now=NOW, machine="m" * 512, source="s" * 300)
     gpu = GPU_1.model_copy(update={"product": "\u4e00" * 42})
     log = [
-        scribe.entry(HEALTH, gpu, from_=text, to=text, message="\u4e00" * 500) for _ in range(490)
+        writer.entry(HEALTH, gpu, from_=text, to=text, message="\u4e00" * 500) for _ in range(490)
     ]
     kept = bound(log, waiting=everything(log))
     size = sum(
@@ -239,8 +239,10 @@ def test_long_entries_give_way_before_the_object_is_too_large() -> None:
 def test_overflow_is_reached_and_left_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "MAX_HISTORY", 120)
     model = NodeModel()
-    model.terms = Terms(generation=1, outlets=(Outlet("cmdb", "http", sightings=False),))
-    model.owed = {model.terms.outlets[0]: set()}
+    model.context = StatusContext(
+        generation=1, sink_filters=(SinkFilter("cmdb", "http", sightings=False),)
+    )
+    model.owed = {model.context.sink_filters[0]: set()}
     model.add(0, 0)
     for round_ in range(170):
         model.health(0, round_)
@@ -258,7 +260,7 @@ def test_overflow_is_reached_and_left_again(monkeypatch: pytest.MonkeyPatch) -> 
     assert delivered is not None
     assert (delivered.status, delivered.reason) == (ConditionStatus.TRUE, "Delivered")
     assert len(model.status.history or ()) < 40
-    got = model.got[model.terms.outlets[0]]
+    got = model.got[model.context.sink_filters[0]]
     heard = [model.books[number] for number in got]
     assert sum(entry.type is DROPPED for entry in heard) == 1
     assert model.dropped == sum(counted(heard[-1]).values())
@@ -267,17 +269,17 @@ def test_overflow_is_reached_and_left_again(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_an_outcome_says_how_many_gave_way() -> None:
     log = entries(*[HEALTH] * 500)
-    outlet = Outlet("cmdb", "http", sightings=False)
+    sink_filter = SinkFilter("cmdb", "http", sightings=False)
     previous = InventoryStatus(sequence=500, history=log)
-    terms = Terms(outlets=(outlet,))
-    outcome = status.after_departure(previous, now=START, terms=terms)
-    assert outcome.dropped == {"cmdb": 2}
-    assert [entry.type for entry in outcome.entries] == [HistoryType.NODE_DEPARTED, DROPPED]
-    assert outcome.status.sinks is not None
-    (sink,) = outcome.status.sinks
+    context = StatusContext(sink_filters=(sink_filter,))
+    change = status.after_departure(previous, now=START, context=context)
+    assert change.dropped == {"cmdb": 2}
+    assert [entry.type for entry in change.entries] == [HistoryType.NODE_DEPARTED, DROPPED]
+    assert change.status.sinks is not None
+    (sink,) = change.status.sinks
     assert sink.delivered_sequence == 2
     assert sink.pending == 500
-    assert len(outbox.pending(outcome.status.history or (), outlet, after=2)) == 500
+    assert len(outbox.pending(change.status.history or (), sink_filter, after=2)) == 500
 
 
 def test_bounds_leave_room_for_what_may_not_give_way() -> None:

@@ -104,7 +104,7 @@ class TestSighted:
         node = Node()
         node.read(B, but(A, chassis_serial=None, serial=None))
         assert node.sighted() == [(None, None), ("1821", "1650000000002")]
-        assert node.outcome.entries[-1].type is HistoryType.SIGHTED
+        assert node.change.entries[-1].type is HistoryType.SIGHTED
 
     def test_with_a_new_container(self) -> None:
         node = known(A)

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from gpuid_operator.api.inventory import InventorySpec
 from gpuid_operator.api.policy import LabelSelector, Policy, PolicySpec
-from gpuid_operator.plan.outbox import Outlet
+from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.policy import (
-    in_force,
+    by_precedence,
+    matching,
     policy_status,
-    ranked,
-    ruling,
+    resolve_policy,
     selector_text,
     selects,
 )
@@ -100,47 +100,52 @@ class TestRuling:
     elsewhere = policy("else", priority=9, nodeSelector={"matchLabels": {"pool": "cpu"}})
 
     def test_priority_then_age_then_name(self) -> None:
-        order = ranked([self.twin, self.weak, self.young, self.strong, self.old])
+        order = by_precedence([self.twin, self.weak, self.young, self.strong, self.old])
         assert [p.name for p in order] == ["strong", "z-old", "a-young", "b-twin", "weak"]
 
     def test_the_highest_that_matches_rules_alone(self) -> None:
-        policies = ranked([self.old, self.strong, self.elsewhere])
-        assert ruling(policies, LABELS) == [self.strong]
+        policies = by_precedence([self.old, self.strong, self.elsewhere])
+        assert matching(policies, LABELS) == [self.strong]
 
     def test_equals_are_in_conflict(self) -> None:
-        assert ruling(ranked([self.young, self.weak, self.old]), LABELS) == [self.old, self.young]
+        assert matching(by_precedence([self.young, self.weak, self.old]), LABELS) == [
+            self.old,
+            self.young,
+        ]
 
     def test_none_matches(self) -> None:
-        assert ruling([self.elsewhere], LABELS) == []
-        assert ruling([], LABELS) == []
+        assert matching([self.elsewhere], LABELS) == []
+        assert matching([], LABELS) == []
 
     @given(st.permutations([young, old, twin, strong, weak]))
     def test_the_order_of_arrival_does_not_matter(self, policies: list[Policy]) -> None:
-        assert ranked(policies) == ranked(reversed(policies))
+        assert by_precedence(policies) == by_precedence(reversed(policies))
 
 
 class TestInForce:
     def test_without_a_policy_the_builtin_one_is(self) -> None:
-        force = in_force(None, builtin=BUILTIN, spec=InventorySpec())
-        assert (force.policy, force.suspended, force.node_labels) == ("", False, True)
-        assert (force.read_interval, force.retention) == (24 * HOUR, 720 * HOUR)
-        assert [sink.name for sink in force.sinks] == ["environment"]
-        assert force.builtin_sinks == {"environment"}
+        effective = resolve_policy(None, builtin=BUILTIN, spec=InventorySpec())
+        assert (effective.policy, effective.suspended, effective.node_labels) == ("", False, True)
+        assert (effective.read_interval, effective.retention) == (24 * HOUR, 720 * HOUR)
+        assert [sink.name for sink in effective.sinks] == ["environment"]
+        assert effective.builtin_sinks == {"environment"}
 
     def test_what_a_policy_leaves_out_is_the_builtin_value(self) -> None:
-        force = in_force(policy("fleet", readInterval="1h"), builtin=BUILTIN, spec=InventorySpec())
-        assert (force.policy, force.read_interval) == ("fleet", HOUR)
-        assert force.sighting_interval == 24 * HOUR
-        assert force.builtin_sinks == {"environment"}
+        effective = resolve_policy(
+            policy("fleet", readInterval="1h"), builtin=BUILTIN, spec=InventorySpec()
+        )
+        assert (effective.policy, effective.read_interval) == ("fleet", HOUR)
+        assert effective.sighting_interval == 24 * HOUR
+        assert effective.builtin_sinks == {"environment"}
 
     def test_what_a_policy_says_counts_even_when_it_is_nothing(self) -> None:
-        force = in_force(
+        effective = resolve_policy(
             policy("fleet", readInterval="0s", nodeLabels=False, sinks=[]),
             builtin=BUILTIN,
             spec=InventorySpec(),
         )
-        assert (force.read_interval, force.node_labels) == (timedelta(0), False)
-        assert (force.sinks, force.builtin_sinks) == ((), frozenset())
+        assert (effective.read_interval, effective.node_labels) == (timedelta(0), False)
+        assert (effective.sinks, effective.builtin_sinks) == ((), frozenset())
 
     def test_a_node_replaces_a_sink_of_the_same_name_and_adds_others(self) -> None:
         spec = InventorySpec.model_validate(
@@ -158,19 +163,22 @@ class TestInForce:
                 {"name": "logs", "stdout": {}},
             ],
         )
-        force = in_force(fleet, builtin=BUILTIN, spec=spec)
-        assert [sink.name for sink in force.sinks] == ["cmdb", "logs", "mine"]
-        assert force.sinks[0].http is not None
-        assert force.sinks[0].http.url == "https://b"
-        assert force.builtin_sinks == frozenset()
+        effective = resolve_policy(fleet, builtin=BUILTIN, spec=spec)
+        assert [sink.name for sink in effective.sinks] == ["cmdb", "logs", "mine"]
+        assert effective.sinks[0].http is not None
+        assert effective.sinks[0].http.url == "https://b"
+        assert effective.builtin_sinks == frozenset()
 
     def test_a_sink_that_takes_the_builtin_name_gets_none_of_its_credentials(self) -> None:
         spec = InventorySpec.model_validate(
             {"sinks": [{"name": "environment", "http": {"url": "https://b"}}]}
         )
-        assert in_force(None, builtin=BUILTIN, spec=spec).builtin_sinks == frozenset()
+        assert resolve_policy(None, builtin=BUILTIN, spec=spec).builtin_sinks == frozenset()
         named = policy("fleet", sinks=[{"name": "environment", "stdout": {}}])
-        assert in_force(named, builtin=BUILTIN, spec=InventorySpec()).builtin_sinks == frozenset()
+        assert (
+            resolve_policy(named, builtin=BUILTIN, spec=InventorySpec()).builtin_sinks
+            == frozenset()
+        )
 
     @pytest.mark.parametrize(
         ("operator", "ruling_policy", "builtin", "node", "suspended"),
@@ -193,13 +201,13 @@ class TestInForce:
         node: bool | None,
         suspended: bool,
     ) -> None:
-        force = in_force(
+        effective = resolve_policy(
             policy("fleet", suspend=ruling_policy),
             builtin=BUILTIN.model_copy(update={"suspend": builtin}),
             spec=InventorySpec(suspend=node),
             suspended=operator,
         )
-        assert force.suspended is suspended
+        assert effective.suspended is suspended
 
     def test_terms(self) -> None:
         fleet = policy(
@@ -211,12 +219,16 @@ class TestInForce:
                 {"name": "logs", "records": "sightings", "stdout": {}},
             ],
         )
-        terms = in_force(fleet, builtin=BUILTIN, spec=InventorySpec()).terms(7)
-        assert (terms.policy, terms.generation, terms.sighting_interval) == ("fleet", 7, 2 * HOUR)
-        assert terms.outlets == (
-            Outlet("lake", "s3", sightings=True),
-            Outlet("rows", "s3", sightings=False),
-            Outlet("logs", "stdout", sightings=True),
+        context = resolve_policy(fleet, builtin=BUILTIN, spec=InventorySpec()).status_context(7)
+        assert (context.policy, context.generation, context.sighting_interval) == (
+            "fleet",
+            7,
+            2 * HOUR,
+        )
+        assert context.sink_filters == (
+            SinkFilter("lake", "s3", sightings=True),
+            SinkFilter("rows", "s3", sightings=False),
+            SinkFilter("logs", "stdout", sightings=True),
         )
 
 

@@ -46,8 +46,8 @@ def test_a_package_that_no_mirror_has_is_an_error_that_names_the_mirrors(
     package = Package("x", "1", "amd64", "0" * 64, "pool/x.deb")
     with pytest.raises(ReleaseError) as error:
         fetch(package, tmp_path / "cache")
-    assert "no mirror has x 1 (amd64)" in str(error.value)
-    assert f"file://{tmp_path}/pool/x.deb: another content than the locked one" in str(error.value)
+    assert "failed to fetch x 1 (amd64)" in str(error.value)
+    assert f"file://{tmp_path}/pool/x.deb: the content differs" in str(error.value)
     assert "DEBIAN_MIRROR" in str(error.value)
     assert not (tmp_path / "cache").exists()
 

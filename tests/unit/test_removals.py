@@ -61,7 +61,7 @@ class TestRemoval:
         node = known(A, B)
         node.read(A)
         assert node.read(A, B, after=20) == []
-        assert node.suspects is None
+        assert node.pending_removals is None
         assert node.read(A, after=20) == []
 
     def test_of_a_second_gpu_has_its_own_wait(self) -> None:
@@ -75,7 +75,7 @@ class TestRemoval:
     def test_starts_anew_after_a_restart_of_the_operator(self) -> None:
         node = known(A, B)
         node.read(A)
-        node.suspects = None
+        node.pending_removals = None
         assert node.read(A, after=60) == []
         assert types(node.read(A, after=10)) == ["GPURemoved"]
 

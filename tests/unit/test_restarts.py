@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from gpuid_operator.api.inventory import CheckStatus, InventoryStatus
 from gpuid_operator.plan.checks import CheckResult, find, with_result
-from gpuid_operator.plan.outcome import Terms
 from gpuid_operator.plan.restarts import (
     RESTART_PAUSE,
     UNDER_WAY_PAUSE,
@@ -22,6 +21,7 @@ from gpuid_operator.plan.restarts import (
     refusal,
     with_restart,
 )
+from gpuid_operator.plan.status_change import StatusContext
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -183,11 +183,11 @@ def test_a_fleet_that_fails_everywhere_restarts_next_to_nothing(data: st.DataObj
 
 def test_the_note_before_a_restart() -> None:
     status = InventoryStatus(checks=[CheckStatus(name="c", passed=False, stdout="kept")])
-    noted = after_restart(status, "c", since=None, now=NOW, terms=Terms()).status
+    noted = after_restart(status, "c", since=None, now=NOW, context=StatusContext()).status
     check = find(noted, "c")
     assert check is not None
     assert (check.restarts, check.last_restart_time, check.stdout) == (1, NOW, "kept")
-    later = after_restart(noted, "c", since=NOW, now=NOW + HOUR, terms=Terms()).status
+    later = after_restart(noted, "c", since=NOW, now=NOW + HOUR, context=StatusContext()).status
     assert [c.restarts for c in later.checks or ()] == [2]
 
 
@@ -196,5 +196,5 @@ def test_no_note_where_more_has_happened_than_was_known(name: str) -> None:
     """Another leader restarted it meanwhile, or the check is gone."""
     check = CheckStatus(name="c", passed=False, restarts=1, last_restart_time=NOW)
     status = InventoryStatus(checks=[check])
-    outcome = after_restart(status, name, since=None, now=NOW + HOUR, terms=Terms())
-    assert outcome.status == status
+    change = after_restart(status, name, since=None, now=NOW + HOUR, context=StatusContext())
+    assert change.status == status

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from gpuid_operator.plan.schedule import (
     BACKOFF_MAX,
-    Situation,
+    ReadState,
     backoff,
     full_jitter,
     next_interval_read,
-    next_read,
+    next_read_at,
 )
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
@@ -63,7 +63,7 @@ class TestInterval:
         assert next_interval_read(NOW, timedelta(days=999_999_999), node="n") is None
 
 
-READ = Situation(
+READ = ReadState(
     running=True,
     ready_container="c1",
     read_container="c1",
@@ -80,7 +80,7 @@ HUNG = replace(FAILING, hung=True)
 
 
 @pytest.mark.parametrize(
-    ("situation", "due"),
+    ("read_state", "due"),
     [
         pytest.param(READ, INTERVAL, id="all is well"),
         pytest.param(replace(READ, interval=timedelta(0)), None, id="events only"),
@@ -113,5 +113,5 @@ HUNG = replace(FAILING, hung=True)
         ),
     ],
 )
-def test_what_makes_a_read_due(situation: Situation, due: datetime | None) -> None:
-    assert next_read(situation, node="n", now=NOW) == due
+def test_what_makes_a_read_due(read_state: ReadState, due: datetime | None) -> None:
+    assert next_read_at(read_state, node="n", now=NOW) == due

@@ -31,10 +31,10 @@ from gpuid_operator.api.values import encoded_size, fitting
 from gpuid_operator.plan import history, status
 from gpuid_operator.plan.checks import kept_output
 from gpuid_operator.plan.labels import lookup_labels
-from gpuid_operator.plan.outbox import Outlet
-from gpuid_operator.plan.outcome import Terms, scribe_of
+from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.smi import Reading
 from gpuid_operator.plan.smi_values import text_of
+from gpuid_operator.plan.status_change import StatusContext, writer_of
 from tests.support.node_model import START
 
 ETCD_LIMIT = 1_500_000
@@ -98,10 +98,11 @@ def gpus(filler: str, generation: int) -> tuple[GPU, ...]:
 def largest(filler: str, noise: bytes) -> InventoryStatus:
     """The status of a node whose sinks are away while all its GPUs are replaced again and again,
     and whose checks fill what they may."""
-    outlets = tuple(
-        Outlet(f"{n:02d}" + "s" * 61, "postgres", sightings=n == 0) for n in range(2 * MAX_SINKS)
+    sink_filters = tuple(
+        SinkFilter(f"{n:02d}" + "s" * 61, "postgres", sightings=n == 0)
+        for n in range(2 * MAX_SINKS)
     )
-    terms = Terms(policy="p" * 253, generation=LONG, outlets=outlets)
+    context = StatusContext(policy="p" * 253, generation=LONG, sink_filters=sink_filters)
     checks = [
         CheckStatus(
             name=f"{n:02d}" + "c" * 61,
@@ -139,12 +140,12 @@ def largest(filler: str, noise: bytes) -> InventoryStatus:
                 boot_id="b" * 128,
             ),
             now=START + timedelta(days=generation),
-            terms=terms,
+            context=context,
             request="r" * 5000,
         ).status
-    for outlet in outlets:
+    for sink_filter in sink_filters:
         current = status.delivery_failed(
-            current, outlet, error=filler * 600, now=START, terms=terms
+            current, sink_filter, error=filler * 600, now=START, context=context
         ).status
     return current
 
@@ -173,7 +174,7 @@ def test_the_largest_status_stays_below_the_limit_of_etcd(filler: str, noise: by
 
 def test_a_full_history_of_usual_entries_is_kept_whole() -> None:
     """The bound in bytes is for what nobody has seen; 500 real entries are far below it."""
-    scribe = scribe_of(
+    writer = writer_of(
         InventoryStatus(node=NodeInfo(name="n", machine="i-1234567890abcdef0")), START
     )
     gpu = GPU(
@@ -184,7 +185,7 @@ def test_a_full_history_of_usual_entries_is_kept_whole() -> None:
         product="NVIDIA GB200",
     )
     log = [
-        scribe.entry(
+        writer.entry(
             HistoryType.HEALTH_CHANGED,
             gpu,
             from_="x" * MAX_FROM_TO,
@@ -194,7 +195,7 @@ def test_a_full_history_of_usual_entries_is_kept_whole() -> None:
         for _ in range(MAX_HISTORY)
     ]
     waiting = {entry.sequence for entry in log}
-    assert history.bounded(log, gpus=[gpu], present=True, waiting=waiting, scribe=scribe) == log
+    assert history.bounded(log, gpus=[gpu], present=True, waiting=waiting, writer=writer) == log
     assert sum(len(stored(entry.to_json())) for entry in log) < history.MAX_HISTORY_BYTES
 
 

@@ -7,7 +7,7 @@
       key: {{ required (printf "%s needs a key of that Secret" .value) $ref.key }}
 {{- end }}
 
-{{/* The environment of the operator, as gpuid_operator/operator/settings.py reads it. */}}
+{{/* The environment variables that gpuid_operator/operator/settings.py reads. */}}
 {{- define "gpuid-operator.env" -}}
 - name: POD_NAME
   valueFrom:
@@ -27,7 +27,7 @@
   value: {{ .container | quote }}
 {{- end }}
 - name: COMMAND
-  {{- /* Kubernetes expands $(NAME), and takes $$ for $. */}}
+  {{- /* Kubernetes expands $(NAME), and replaces $$ with $. */}}
   value: {{ .Values.runner.command | replace "$" "$$" | quote }}
 - name: CHECK_NAME
   value: {{ .Values.runner.checkName | quote }}

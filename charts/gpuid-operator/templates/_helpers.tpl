@@ -69,7 +69,7 @@ app.kubernetes.io/part-of: gpuid-operator
 {{- default .Release.Namespace .Values.leaderElection.namespace }}
 {{- end }}
 
-{{/* The list of targets as YAML: the reader of our own first. */}}
+{{/* The list of targets as YAML, with the chart's own reader first. */}}
 {{- define "gpuid-operator.targets" -}}
 {{- $targets := list }}
 {{- if .Values.reader.enabled }}
@@ -83,38 +83,38 @@ app.kubernetes.io/part-of: gpuid-operator
 {{- $targets = append $targets . }}
 {{- end }}
 {{- if not $targets }}
-{{- fail "there is nowhere to read from: name a pod in targets, or set reader.enabled" }}
+{{- fail "targets is empty, so there is nowhere to read from: add a target, or set reader.enabled" }}
 {{- end }}
 {{- toYaml $targets }}
 {{- end }}
 
-{{/* Where pods may be deleted: the namespace of checks with restarts, or nothing. */}}
+{{/* The namespace in which restarts by checks can delete pods; empty without restarts. */}}
 {{- define "gpuid-operator.restartNamespace" -}}
 {{- if or .Values.runner.forceRestart (and .Values.checks.enabled .Values.checks.restarts) }}
 {{- (first (include "gpuid-operator.targets" . | fromYamlArray)).namespace }}
 {{- end }}
 {{- end }}
 
-{{/* Refuses values that contradict each other in ways a schema cannot say. */}}
+{{/* Rejects combinations of values that a schema cannot reject. */}}
 {{- define "gpuid-operator.validate" -}}
 {{- if and (gt (int .Values.replicaCount) 1) (not .Values.leaderElection.enabled) }}
-{{- fail "replicaCount above 1 needs leaderElection.enabled: without it every pod would read and write" }}
+{{- fail "replicaCount above 1 needs leaderElection.enabled: otherwise every pod reads and writes" }}
 {{- end }}
 {{- if and .Values.checks.restarts (not .Values.checks.enabled) }}
-{{- fail "checks.restarts needs checks.enabled: without it no check of a policy runs" }}
+{{- fail "checks.restarts needs checks.enabled: otherwise no check of a policy runs" }}
 {{- end }}
 {{- if and .Values.runner.forceRestart (not .Values.runner.command) }}
-{{- fail "runner.forceRestart needs runner.command: without one there is nothing that could fail" }}
+{{- fail "runner.forceRestart needs runner.command: otherwise there is no check that can fail" }}
 {{- end }}
 {{- if .Values.runner.command }}
 {{- if or .Values.reader.enabled (ne (len .Values.targets) 1) }}
-{{- fail "runner.command runs in one target: name one in targets, and leave reader.enabled off" }}
+{{- fail "runner.command runs in one target: set exactly one in targets, and disable reader.enabled" }}
 {{- end }}
 {{- if not (first .Values.targets).container }}
 {{- fail "runner.command needs the container of its target: set targets[0].container" }}
 {{- end }}
 {{- end }}
 {{- if and .Values.checks.admission.enabled (not .Values.checks.admission.users) (not .Values.checks.admission.groups) }}
-{{- fail "checks.admission.enabled needs users or groups that may write checks" }}
+{{- fail "checks.admission.enabled needs users or groups that can write checks: set checks.admission.users or checks.admission.groups" }}
 {{- end }}
 {{- end }}

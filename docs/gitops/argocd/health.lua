@@ -1,4 +1,4 @@
--- Health of GPUInventory and GPUInventoryPolicy for Argo CD, from their conditions.
+-- Health of GPUInventory and GPUInventoryPolicy in Argo CD, from their conditions.
 local health = { status = "Progressing", message = "waiting for gpuid-operator" }
 local status = obj.status or {}
 local spec = obj.spec or {}
@@ -25,7 +25,7 @@ if ready == nil then
   return health
 end
 if (status.observedGeneration or 0) < (obj.metadata.generation or 0) then
-  health.message = "the newest spec is not in force yet"
+  health.message = "the newest spec is not in effect yet"
   return health
 end
 if status.state == "Departed" then
@@ -43,7 +43,7 @@ if ready.status == "Unknown" then
   return health
 end
 
--- What is wrong, by condition and the status that says so; the first that is found is told.
+-- Conditions, each with the status that means a problem; the message is that of the first match.
 local wrong = {
   { "Ready", "False" },
   { "Conflict", "True" },
@@ -54,7 +54,7 @@ local wrong = {
 for _, item in ipairs(wrong) do
   local condition = conditions[item[1]]
   if condition ~= nil and condition.status == item[2] then
-    -- Records that are on their way to a sink are no fault.
+    -- Pending records are not a problem.
     if condition.reason ~= "Pending" then
       health.status = "Degraded"
     end
@@ -65,7 +65,7 @@ end
 
 health.status = "Healthy"
 if obj.kind == "GPUInventoryPolicy" then
-  health.message = "rules " .. (status.matchedNodes or 0) .. " nodes"
+  health.message = "applies to " .. (status.matchedNodes or 0) .. " nodes"
   if ready.reason == "ChecksDisabled" then
     health.message = health.message .. "; " .. words(ready)
   end

@@ -1,0 +1,1 @@
+"""The stand-alone check runner: one check, configured by the environment."""

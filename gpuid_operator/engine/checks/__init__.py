@@ -1,0 +1,1 @@
+"""Commands of the users' own, run on each node."""

@@ -1,0 +1,1 @@
+"""How history reaches the sinks."""

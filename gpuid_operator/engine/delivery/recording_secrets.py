@@ -1,0 +1,59 @@
+"""Remembers which secrets a sink was given, so that a refusal ends when one of them is changed."""
+
+from __future__ import annotations
+
+from gpuid_operator.api.sinks import SecretKeyRef, SecretRef
+from gpuid_operator.sinks.base import SinkError
+from gpuid_operator.sinks.secrets import SecretSource
+
+
+class RecordingSecretSource:
+    """A SecretSource before another one."""
+
+    def __init__(self, source: SecretSource) -> None:
+        self._source = source
+        self._given: dict[tuple[SecretKeyRef | SecretRef, str | None], object] = {}
+
+    async def get(self, ref: SecretKeyRef, *, host: str | None) -> str:
+        value = await self.reconcile(ref, host)
+        assert isinstance(value, str)  # noqa: S101 - what a key reference gives
+        return value
+
+    async def get_all(self, ref: SecretRef, *, host: str | None) -> dict[str, str]:
+        value = await self.reconcile(ref, host)
+        assert isinstance(value, dict)  # noqa: S101 - what a whole reference gives
+        return value
+
+    def invalidate(self) -> None:
+        self._source.invalidate()
+
+    async def changed(self) -> bool:
+        """Whether any secret reads otherwise than when the sink last asked for it.
+
+        A secret that could not be had then and can be had now has changed.
+        """
+        self._source.invalidate()
+        for (ref, host), before in list(self._given.items()):
+            if await self._outcome(ref, host) != before:
+                return True
+        return False
+
+    async def reconcile(self, ref: SecretKeyRef | SecretRef, host: str | None) -> object:
+        try:
+            value = await self._fetch(ref, host)
+        except SinkError as error:
+            self._given[ref, host] = error.message
+            raise
+        self._given[ref, host] = value
+        return value
+
+    async def _outcome(self, ref: SecretKeyRef | SecretRef, host: str | None) -> object:
+        try:
+            return await self._fetch(ref, host)
+        except SinkError as error:
+            return error.message
+
+    async def _fetch(self, ref: SecretKeyRef | SecretRef, host: str | None) -> object:
+        if isinstance(ref, SecretKeyRef):
+            return await self._source.get(ref, host=host)
+        return await self._source.get_all(ref, host=host)

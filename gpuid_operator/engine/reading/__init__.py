@@ -1,0 +1,1 @@
+"""How a node is read: when, by which command, and what becomes of it."""

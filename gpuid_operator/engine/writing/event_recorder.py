@@ -1,0 +1,59 @@
+"""Kubernetes Events of inventories, posted beside the work that gave rise to them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+
+from gpuid_operator.api.meta import API_VERSION, INVENTORY_KIND
+from gpuid_operator.engine.core.background import Background
+from gpuid_operator.kube.client import KubeClient
+from gpuid_operator.kube.events import EventType, Involved, post_event
+
+_POSTERS: Final = 4
+"""Events under way at a time: writes share the rate limit with them, and go first."""
+_MAX_WAITING: Final = 10_000
+"""Events that may wait; further ones are dropped. What they say is in the log, too."""
+
+
+class EventRecorder:
+    """Posts Events that nobody waits for."""
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+        self._waiting: deque[Callable[[], Awaitable[None]]] = deque()
+        self._posters = Background()
+        self._posting = 0
+
+    def post(
+        self,
+        node: str,
+        uid: str,
+        *,
+        reason: str,
+        message: str,
+        type: EventType,  # noqa: A002 - the API's own name
+    ) -> None:
+        """Have an Event posted about the inventory of a node, which has this uid."""
+        if len(self._waiting) >= _MAX_WAITING:
+            return
+        involved = Involved(API_VERSION, INVENTORY_KIND, node, uid)
+        post = partial(post_event, self._client, involved=involved, reason=reason)
+        self._waiting.append(partial(post, message=message, type=type, now=datetime.now(UTC)))
+        if self._posting < _POSTERS:
+            self._posting += 1
+            self._posters.start(self._work())
+
+    async def finish(self, *, within: float) -> bool:
+        """Wait for so many seconds at most until all are posted, and give up the others."""
+        return await self._posters.finish(within=within)
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                await self._waiting.popleft()()
+        finally:
+            self._posting -= 1

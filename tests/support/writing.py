@@ -1,0 +1,103 @@
+"""The writer of inventories as the engine makes it, on the fake API server, and changes for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+
+from gpuid_operator.api.inventory import InventoryState, InventoryStatus, NodeInfo, Source
+from gpuid_operator.engine.state.cluster_state import ClusterState
+from gpuid_operator.engine.writing.status_writer import Decision, StatusWriter, StatusWritten
+from gpuid_operator.plan.smi import parse
+from gpuid_operator.plan.status import after_read
+from gpuid_operator.plan.status_change import StatusChange, StatusContext
+from tests.support import clock
+from tests.support.engines import TARGET, builtin
+from tests.support.kube import FakeKube
+from tests.support.objects import CONTAINER, NAMESPACE, inventory_path
+
+
+class Writing:
+    """A writer, what it knows, and what it told."""
+
+    def __init__(self, kube: FakeKube) -> None:
+        self.kube = kube
+        self.state = ClusterState(targets=[TARGET], builtin=builtin())
+        self.inventories = self.state.inventories
+        self.written: list[StatusWritten] = []
+        self.gone: list[tuple[str, str]] = []
+        self.status_writer = StatusWriter(
+            kube,
+            state=self.state,
+            clock=clock.now,
+            found=self._found,
+            gone=self._gone,
+            listeners=[self.written.append],
+        )
+
+    def load(self, name: str) -> None:
+        """Take over an inventory as it stands in the cluster."""
+        self._found(self.kube.objects[inventory_path(name)])
+
+    def status(self, name: str) -> dict[str, Any]:
+        """The status as the server has it."""
+        status: dict[str, Any] = self.kube.objects[inventory_path(name)]["status"]
+        return status
+
+    def _found(self, body: dict[str, Any]) -> None:
+        try:
+            self.inventories.put_object(body)
+        except ValidationError:
+            return
+
+    def _gone(self, name: str, uid: str) -> None:
+        self.gone.append((name, uid))
+        self.inventories.remove(name, uid=uid)
+
+
+def setting(**fields: Any) -> Decision:
+    """A change that sets fields of the status."""
+
+    def change(status: InventoryStatus, context: StatusContext) -> StatusChange:
+        update = {"state": InventoryState.PRESENT, **fields}
+        return StatusChange(status.model_copy(update=update))
+
+    return change
+
+
+def counting() -> tuple[Decision, Callable[[], int]]:
+    """A change that adds 1 to the GPU count, and how often it was decided."""
+    decisions = 0
+
+    def change(status: InventoryStatus, context: StatusContext) -> StatusChange:
+        nonlocal decisions
+        decisions += 1
+        count = (status.gpu_count or 0) + 1
+        return setting(gpu_count=count)(status, context)
+
+    return change, lambda: decisions
+
+
+def reading(xml: str, *, node: str = "n1") -> Decision:
+    """The change that a good read with this output of nvidia-smi makes."""
+    found = parse(xml.encode(), exit_code=0, stderr=b"")
+    source = Source(
+        namespace=NAMESPACE,
+        pod=f"plugin-{node}",
+        container=CONTAINER,
+        container_id=f"containerd://plugin-{node}-1",
+    )
+
+    def change(status: InventoryStatus, context: StatusContext) -> StatusChange:
+        return after_read(
+            status,
+            found,
+            source=source,
+            node=NodeInfo(name=node, machine=f"i-{node}"),
+            now=clock.now(),
+            context=context,
+        )
+
+    return change

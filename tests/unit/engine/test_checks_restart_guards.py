@@ -1,0 +1,158 @@
+"""The guards of restarts: when the pod of a failed check is left alone, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from tests.support import clock
+from tests.support.checks import Bench, Controller, deletes, in_hours, job, working
+from tests.support.engines import until
+from tests.support.fake_exec import ExecAnswer
+from tests.support.kube import FakeKube
+
+HOUR = 3600.0
+FAILED = ExecAnswer(exit_code=1)
+
+
+def bench_of(kube: FakeKube, per_hour: int = 20) -> Bench:
+    return Bench(kube, job(restart=True, interval=timedelta(seconds=30)), per_hour=per_hour)
+
+
+async def test_a_node_is_left_alone_for_ten_minutes(kube: FakeKube) -> None:
+    kube.exec.answer = FAILED
+    bench = bench_of(kube)
+    async with working(bench):
+        controller = asyncio.create_task(Controller(bench, "n1").run())
+        await in_hours(lambda: len(deletes(kube)) == 3, 1)
+        await asyncio.sleep(2 * HOUR)
+        controller.cancel()
+    first, second, third = deletes(kube)
+    for wait in (second - first, third - second):
+        assert 600 <= round(wait, 3) <= 640
+    # Three in a row have not helped, and more are not tried.
+    assert bench.results.reasons("n1").count("PodRestarted") == 3
+    assert bench.results.reasons("n1")[-1] == "RestartsExhausted"
+
+
+async def test_a_pass_begins_the_count_of_restarts_in_a_row_again(kube: FakeKube) -> None:
+    kube.exec.answer = FAILED
+    bench = bench_of(kube)
+    bench.results.fail("n1", restarts=3)
+    async with working(bench):
+        bench.pod("n1")
+        await until(lambda: bench.results.events)
+        assert bench.results.reasons("n1") == ["RestartsExhausted"]
+        kube.exec.answer = ExecAnswer()
+        await until(lambda: bench.results.results[-1][1].passed)
+        kube.exec.answer = FAILED
+        await until(lambda: deletes(kube), within=120)
+
+
+async def test_one_pod_in_the_cluster_is_restarted_at_a_time(kube: FakeKube) -> None:
+    kube.exec.answer = FAILED
+    bench = bench_of(kube)
+    for number in range(30):
+        bench.results.fail(f"h{number}", passed=True)
+    async with working(bench):
+        controller = asyncio.create_task(Controller(bench, "n1", "n2", after=100.0).run())
+        await in_hours(lambda: len(deletes(kube)) == 2, 1)
+        controller.cancel()
+    first, second = deletes(kube)
+    # Not before a run told what came of the first, and soon after it.
+    assert 100 <= second - first <= 200
+    refused = [message for _, reason, message in bench.results.events if reason == "RestartRefused"]
+    assert any("one at a time" in message for message in refused)
+
+
+async def test_what_another_instance_restarts_counts(kube: FakeKube) -> None:
+    """It is found by the look at the cluster before each restart."""
+    kube.exec.answer = FAILED
+    bench = bench_of(kube)
+
+    def restarted() -> None:
+        since = clock.START - timedelta(minutes=1)
+        bench.results.fail("n9", "other", last_restart_time=clock.now(), last_run_time=since)
+
+    bench.results.on_refresh = restarted
+    async with working(bench):
+        bench.pod("n1")
+        await until(lambda: bench.results.events)
+    assert bench.results.reasons("n1") == ["RestartRefused"]
+    assert deletes(kube) == []
+
+
+async def test_restarts_per_hour_bound_all_nodes_and_room_is_used_when_there_is_some(
+    kube: FakeKube,
+) -> None:
+    kube.exec.answer = FAILED
+    bench = Bench(kube, job(restart=True, interval=timedelta(hours=24)), per_hour=2)
+    for number in range(50):
+        bench.results.fail(f"h{number}", passed=True)
+    nodes = ["n1", "n2", "n3"]
+    async with working(bench):
+        controller = asyncio.create_task(Controller(bench, *nodes).run())
+        await in_hours(lambda: len(deletes(kube)) == 3, 2)
+        controller.cancel()
+    first, _, third = deletes(kube)
+    assert HOUR <= third - first <= HOUR + 60
+    refused = [message for _, reason, message in bench.results.events if reason == "RestartRefused"]
+    assert any("RESTARTS_PER_HOUR allows 2" in message for message in refused)
+
+
+async def test_no_restarts_at_all_where_none_are_allowed(kube: FakeKube) -> None:
+    kube.exec.answer = FAILED
+    bench = bench_of(kube, per_hour=0)
+    async with working(bench):
+        bench.pod("n1")
+        await asyncio.sleep(HOUR)
+    assert deletes(kube) == []
+    assert set(bench.results.reasons("n1")) == {"RestartRefused"}
+
+
+async def test_a_failure_of_many_nodes_halts_restarts(kube: FakeKube) -> None:
+    kube.exec.answer = FAILED
+    bench = bench_of(kube)
+    for number in range(3):
+        bench.results.fail(f"bad{number}")
+    async with working(bench):
+        bench.pod("n1")
+        await until(lambda: bench.results.events)
+        assert bench.results.reasons("n1") == ["RestartsHalted"]
+        # Nodes that are gone do not count, and neither do those that pass.
+        bench.results.absent = {"bad0", "bad1", "bad2"}
+        await until(lambda: deletes(kube), within=120)
+
+
+async def test_a_pod_without_a_controller_is_never_deleted(kube: FakeKube) -> None:
+    kube.exec.answer = FAILED
+    bench = bench_of(kube)
+    async with working(bench):
+        bench.pod("n1", controlled=False)
+        await until(lambda: len(bench.results.events) == 3, within=300)
+    assert deletes(kube) == []
+    assert set(bench.results.reasons("n1")) == {"RestartRefused"}
+
+
+async def test_the_hour_of_restarts_knows_those_that_a_status_does_not_show(
+    kube: FakeKube,
+) -> None:
+    """The status of a check has only its last restart."""
+    kube.exec.answer = FAILED
+    bench = bench_of(kube, per_hour=3)
+    note: Callable[..., object] = bench.results.record_restart
+
+    async def passing(node: str, name: str, *, now: datetime) -> bool:
+        noted = await note(node, name, now=now)  # type: ignore[misc]
+        check = bench.results.checks[node, name]
+        bench.results.checks[node, name] = check.model_copy(update={"restarts": 0})
+        return bool(noted)
+
+    bench.results.record_restart = passing  # type: ignore[method-assign]
+    async with working(bench):
+        controller = asyncio.create_task(Controller(bench, "n1").run())
+        await in_hours(lambda: len(deletes(kube)) == 4, 2)
+        controller.cancel()
+    times = deletes(kube)
+    assert times[3] - times[0] >= HOUR

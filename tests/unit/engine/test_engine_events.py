@@ -1,0 +1,226 @@
+"""What the engine makes of events, and of what no event told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from gpuid_operator.api.meta import MANAGED_BY_LABEL, MANAGER
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS, Timings
+from gpuid_operator.engine.core.pod_selector import PodSelector
+from gpuid_operator.plan.target import Target
+from tests.support.engines import SOURCE, TARGET, EngineHarness, until
+from tests.support.fake_exec import ExecAnswer
+from tests.support.kube import FakeKube, server_error
+from tests.support.objects import (
+    NAMESPACE,
+    inventory_path,
+    node_path,
+    pod_path,
+    put_inventory,
+    put_node,
+    put_pod,
+    put_policy,
+)
+from tests.support.smi_fixtures import machine
+
+RESYNC = timedelta(minutes=10)
+
+
+@pytest.fixture
+async def harness(kube: FakeKube) -> AsyncIterator[EngineHarness]:
+    kube.exec.answer = ExecAnswer(stdout=machine("n1").encode())
+    put_node(kube, "n1")
+    harness = EngineHarness(kube, timings=Timings(resync=RESYNC))
+    yield harness
+    await harness.engine.stop(within=1)
+
+
+def status(harness: EngineHarness) -> dict[str, Any]:
+    found: dict[str, Any] = harness.kube.objects.get(inventory_path("n1"), {}).get("status", {})
+    return found
+
+
+def delivered(harness: EngineHarness) -> bool:
+    return [sink["pending"] for sink in status(harness).get("sinks", [])] == [0]
+
+
+async def settled(harness: EngineHarness) -> None:
+    """A node that was read, and its history delivered."""
+    put_pod(harness.kube, "n1")
+    await harness.engine.start()
+    await until(lambda: delivered(harness))
+
+
+async def test_a_pod_that_comes_is_read(harness: EngineHarness) -> None:
+    await harness.engine.start()
+    harness.pod_event(put_pod(harness.kube, "n1"))
+    await until(lambda: status(harness).get("gpuCount") == 2)
+
+
+async def test_a_pod_that_goes_with_its_node_is_a_departure(harness: EngineHarness) -> None:
+    await settled(harness)
+    body = harness.kube.objects[pod_path("plugin-n1")]
+    harness.kube.remove(pod_path("plugin-n1"))
+    harness.kube.remove(node_path("n1"))
+    harness.pod_event(body, deleted=True)
+    await until(lambda: status(harness)["state"] == "Departed")
+    await until(lambda: len(harness.records) == 5)
+    assert [record["event"] for record in harness.records][2:] == [
+        "GPURemoved",
+        "GPURemoved",
+        "NodeDeparted",
+    ]
+
+
+async def test_targets_of_the_same_pods_share_their_events(kube: FakeKube) -> None:
+    kube.exec.answer = ExecAnswer(stdout=machine("n1").encode())
+    put_node(kube, "n1")
+    other = Target(namespace=TARGET.namespace, selector=TARGET.selector, container="other")
+    harness = EngineHarness(kube, targets=(TARGET, other))
+    assert list(harness.engine.sources) == [SOURCE]
+    await harness.engine.start()
+    harness.pod_event(put_pod(kube, "n1"))
+    await until(lambda: status(harness).get("gpuCount") == 2)
+    await harness.engine.stop(within=1)
+
+
+async def test_events_of_pods_that_no_target_has_change_nothing(harness: EngineHarness) -> None:
+    await harness.engine.start()
+    body = put_pod(harness.kube, "n1", namespace="elsewhere")
+    harness.engine.pod_event(PodSelector("elsewhere", "app=x"), body, deleted=False)
+    await asyncio.sleep(30)
+    assert harness.kube.exec.calls == []
+
+
+async def test_a_policy_that_suspends_ends_the_read_under_way(harness: EngineHarness) -> None:
+    harness.kube.exec.answer = ExecAnswer(hang=True)
+    put_pod(harness.kube, "n1")
+    await harness.engine.start()
+    await until(lambda: harness.kube.exec.running == 1)
+    harness.engine.policy_event(put_policy(harness.kube, "p", suspend=True), deleted=False)
+    await until(lambda: harness.kube.exec.running == 0, within=5)
+    await until(
+        lambda: harness.kube.objects["/apis/gpuid.github.com/v1alpha1/gpuinventorypolicies/p"].get(
+            "status"
+        )
+    )
+
+
+async def test_an_inventory_that_suspends_ends_the_read_under_way(harness: EngineHarness) -> None:
+    put_inventory(harness.kube, "n1")
+    harness.kube.exec.answer = ExecAnswer(hang=True)
+    put_pod(harness.kube, "n1")
+    await harness.engine.start()
+    await until(lambda: harness.kube.exec.running == 1)
+    harness.kube.change(inventory_path("n1"), lambda body: body["spec"].update(suspend=True))
+    await until(lambda: harness.kube.exec.running == 0, within=5)
+
+
+async def test_a_policy_that_changes_nothing_is_no_news(harness: EngineHarness) -> None:
+    body = put_policy(harness.kube, "p")
+    await settled(harness)
+    await asyncio.sleep(5)
+    asked = len(harness.kube.requests)
+    harness.engine.policy_event(body, deleted=False)
+    await asyncio.sleep(5)
+    assert len(harness.kube.requests) == asked
+
+
+async def test_an_inventory_that_a_user_deletes_is_made_again(harness: EngineHarness) -> None:
+    await settled(harness)
+    uid = harness.kube.objects[inventory_path("n1")]["metadata"]["uid"]
+    harness.kube.remove(inventory_path("n1"))
+    await until(lambda: delivered(harness))
+    assert harness.kube.objects[inventory_path("n1")]["metadata"]["uid"] != uid
+    assert len(harness.kube.exec.calls) == 2
+    assert len(harness.records) == 4
+
+
+async def test_checks_have_other_pods_to_watch(kube: FakeKube) -> None:
+    harness = EngineHarness(kube, checks_allowed=True)
+    await harness.engine.start()
+    assert list(harness.engine.sources) == [SOURCE]
+    check = {
+        "name": "c",
+        "podSelector": {"matchLabels": {"app": "dcgm"}},
+        "command": "true",
+    }
+    harness.engine.policy_event(put_policy(kube, "p", checks=[check]), deleted=False)
+    await harness.engine.sources_changed.wait()
+    assert list(harness.engine.sources) == [PodSelector(NAMESPACE, "app=dcgm"), SOURCE]
+    await harness.engine.stop(within=1)
+
+
+async def test_kinds_that_are_not_served_any_more_are_told(harness: EngineHarness) -> None:
+    await harness.engine.start()
+    await until(lambda: harness.kube.asked("WATCH", "gpuinventories"))
+    assert not harness.engine.kinds_gone.is_set()
+    harness.kube.served.clear()
+    harness.kube.break_watches()
+    await harness.engine.kinds_gone.wait()
+
+
+class TestCatchUp:
+    """After the beginning of a watch it is looked what went before it."""
+
+    async def test_a_pod_that_went_unseen_is_noticed(self, harness: EngineHarness) -> None:
+        await settled(harness)
+        harness.kube.remove(pod_path("plugin-n1"))
+        harness.kube.remove(node_path("n1"))
+        harness.engine.watch_begins()
+        await until(lambda: status(harness)["state"] == "Departed", within=RESYNC.total_seconds())
+
+    async def test_a_look_that_fails_is_told_and_the_next_one_works(
+        self, harness: EngineHarness, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await settled(harness)
+        harness.kube.remove(pod_path("plugin-n1"))
+        harness.kube.remove(node_path("n1"))
+        harness.kube.fail("GET", "/pods$", server_error())
+        harness.engine.watch_begins()
+        await asyncio.sleep(2 * DEFAULT_TIMINGS.catch_up.total_seconds())
+        assert status(harness)["state"] == "Present"
+        assert "WARNING" in [record.levelname for record in caplog.records]
+        harness.engine.watch_begins()
+        await until(lambda: status(harness)["state"] == "Departed", within=60)
+
+
+class TestResync:
+    """The re-sync finds what no event told."""
+
+    async def test_a_pod_of_which_no_event_came_is_read(self, harness: EngineHarness) -> None:
+        await harness.engine.start()
+        put_pod(harness.kube, "n1")
+        await until(lambda: status(harness).get("gpuCount") == 2)
+
+    async def test_one_that_fails_is_tried_again_soon(
+        self, harness: EngineHarness, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await harness.engine.start()
+        put_pod(harness.kube, "n1")
+        harness.kube.fail("GET", "/pods$", server_error(), times=3)
+        harness.kube.fail("GET", "/pods$", ZeroDivisionError("nobody foresaw it"))
+        await until(lambda: status(harness).get("gpuCount") == 2)
+        times = [request.time for request in harness.kube.asked("GET", "/pods$")]
+        assert RESYNC.total_seconds() <= times[1] < times[-1] < RESYNC.total_seconds() + 15
+        assert len(times) == 6
+        levels = [record.levelname for record in caplog.records]
+        assert levels.count("WARNING") == 3
+        assert levels.count("ERROR") == 1
+
+    async def test_old_inventories_of_departed_nodes_go(self, harness: EngineHarness) -> None:
+        sink = {"name": "stdout", "type": "stdout", "deliveredSequence": 5, "pending": 0}
+        old = {
+            "state": "Departed",
+            "sequence": 5,
+            "lastChangeTime": "2026-01-01T00:00:00Z",
+            "sinks": [sink],
+        }
+        put_inventory(harness.kube, "gone", status=old, labels={MANAGED_BY_LABEL: MANAGER})
+        await harness.engine.start()
+        await until(lambda: inventory_path("gone") not in harness.kube.objects)

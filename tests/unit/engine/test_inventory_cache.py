@@ -1,0 +1,275 @@
+"""The inventories in memory: what is newer stays, and a status comes back as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from gpuid_operator.api.inventory import GPU, InventoryState, InventoryStatus
+from gpuid_operator.engine.state.inventory_cache import (
+    NO_SPEC,
+    UNPACKED,
+    CachedInventory,
+    InventoryCache,
+    newer,
+)
+from gpuid_operator.kube.inventories import InventoryMeta
+from gpuid_operator.plan.status import request_token
+
+STATUS: dict[str, Any] = {
+    "state": "Present",
+    "sequence": 9,
+    "observedGeneration": 3,
+    "policy": "gold",
+    "lastHandledRequest": "r1",
+    "lastReadTime": "2026-06-07T10:30:45Z",
+    "lastChangeTime": "2026-06-06T10:30:45Z",
+    "node": {"name": "n1", "machine": "i-1", "bootID": "b"},
+    "source": {"namespace": "ns", "pod": "p", "container": "c", "containerID": "containerd://1"},
+    "gpus": [{"serial": "s1", "chassisSerial": "c1"}, {"uuid": "GPU-2"}],
+    "sinks": [{"name": "out", "type": "stdout", "deliveredSequence": 7, "pending": 2}],
+    "conditions": [
+        {
+            "type": "Ready",
+            "status": "True",
+            "reason": "Suspended",
+            "lastTransitionTime": "2026-06-07T10:30:45Z",
+        }
+    ],
+}
+
+
+def inventory(
+    name: str = "n1", *, version: int = 5, uid: str = "u1", **fields: Any
+) -> dict[str, Any]:
+    meta = {
+        "name": name,
+        "uid": uid,
+        "resourceVersion": str(version),
+        "generation": 3,
+        "labels": fields.pop("labels", {}),
+        "annotations": fields.pop("annotations", {}),
+    }
+    return {"metadata": meta, "spec": {}, "status": STATUS} | fields
+
+
+def cached(cache: InventoryCache, name: str = "n1") -> CachedInventory:
+    found = cache.get(name)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def cache() -> InventoryCache:
+    """One inventory, n1, of version 5."""
+    cache = InventoryCache()
+    assert cache.put_object(inventory())
+    return cache
+
+
+def test_what_the_loops_look_at_is_at_hand(cache: InventoryCache) -> None:
+    known = cached(cache)
+    assert (known.name, known.uid, known.resource_version, known.generation) == ("n1", "u1", "5", 3)
+    assert known.state is InventoryState.PRESENT
+    assert not known.departed
+    assert (known.sequence, known.policy, known.observed_generation) == (9, "gold", 3)
+    assert known.handled_request == "r1"
+    assert known.read_container == "containerd://1"
+    assert known.last_read is not None
+    assert known.last_read.isoformat() == "2026-06-07T10:30:45+00:00"
+    assert known.last_change is not None
+    assert known.last_change.isoformat() == "2026-06-06T10:30:45+00:00"
+    assert (known.ready, known.suspended) == (True, True)
+    assert known.node is not None
+    assert known.node.machine == "i-1"
+    assert known.pairs == (("c1", "s1"), (None, None))
+    assert known.cursors == (("out", "stdout", 7, 2),)
+    assert known.spec is NO_SPEC
+    assert known.request is None
+    assert known.checks_said is None
+
+
+def test_an_inventory_without_a_status_was_never_read() -> None:
+    cache = InventoryCache()
+    cache.put_object(inventory(status=None))
+    known = cached(cache)
+    assert (known.state, known.pairs, known.node, known.last_read) == (None, None, None, None)
+    assert (known.ready, known.suspended) == (False, False)
+    assert cache.status("n1") == InventoryStatus()
+
+
+def test_a_read_that_is_asked_for_and_a_spec_are_at_hand(cache: InventoryCache) -> None:
+    asked = {"gpuid.github.com/requestedAt": "t" * 2000}
+    cache.put_object(inventory(version=6, annotations=asked, spec={"suspend": True}))
+    assert cached(cache).request == request_token("t" * 2000)
+    assert cached(cache).spec.suspend is True
+
+
+@pytest.mark.parametrize(
+    ("labels", "managed"),
+    [
+        ({"app.kubernetes.io/managed-by": "gpuid-operator"}, True),
+        ({"app.kubernetes.io/managed-by": "helm"}, False),
+        ({}, False),
+    ],
+)
+def test_only_what_the_operator_created_is_managed(labels: dict[str, str], managed: bool) -> None:
+    cache = InventoryCache()
+    cache.put_object(inventory(labels=labels))
+    assert cached(cache).managed is managed
+
+
+def test_a_status_comes_back_whole(cache: InventoryCache) -> None:
+    assert cache.status("n1") == InventoryStatus.model_validate(STATUS)
+    assert cache.status("unknown") == InventoryStatus()
+
+
+def test_more_statuses_than_are_kept_unpacked_come_back_whole() -> None:
+    cache = InventoryCache()
+    names = [f"n{number}" for number in range(UNPACKED + 5)]
+    for number, name in enumerate(names):
+        cache.put_object(inventory(name, uid=name, status={"state": "Present", "sequence": number}))
+    for _ in range(2):
+        assert [cache.status(name).sequence for name in names] == list(range(len(names)))
+    assert len(cache) == len(names)
+    assert {known.name for known in cache} == set(names)
+
+
+def test_the_most_recently_used_statuses_stay_unpacked() -> None:
+    cache = InventoryCache()
+    names = [f"n{number}" for number in range(UNPACKED + 1)]
+    for name in names:
+        cache.put_object(inventory(name, uid=name))
+    first, second = (cache.status(name) for name in names[:2])
+    for name in names[2:-1]:
+        cache.status(name)
+    assert cache.status(names[0]) is first
+    cache.status(names[-1])  # one too many: the second is the one that was not used for longest
+    assert cache.status(names[0]) is first
+    assert cache.status(names[1]) is not second
+
+
+@pytest.mark.parametrize(("version", "news"), [(4, False), (5, False), (6, True)])
+def test_only_a_later_version_replaces_what_is_held(
+    cache: InventoryCache, version: int, news: bool
+) -> None:
+    assert cache.put_object(inventory(version=version, status={"sequence": 1})) is news
+    assert cache.status("n1").sequence == (1 if news else 9)
+
+
+def test_another_object_of_the_name_replaces_it_at_any_version(cache: InventoryCache) -> None:
+    assert cache.put_object(inventory(version=2, uid="u2"))
+    assert cached(cache).uid == "u2"
+
+
+def test_a_created_inventory_is_ours_and_empty() -> None:
+    cache = InventoryCache()
+    meta = InventoryMeta(uid="u1", resource_version="5", generation=1)
+    cache.put_created("n1", meta, labels={"a": "b"})
+    known = cached(cache)
+    assert known.managed
+    assert known.labels["a"] == "b"
+    assert (known.uid, known.resource_version, known.generation) == ("u1", "5", 1)
+    assert known.state is None
+    assert cache.status("n1") == InventoryStatus()
+
+
+def test_the_watch_may_bring_a_created_inventory_before_the_answer(cache: InventoryCache) -> None:
+    cache.put_created("n1", InventoryMeta("u1", "4", 1), labels={})
+    assert cached(cache).resource_version == "5"
+    assert cached(cache).state is InventoryState.PRESENT
+
+
+def test_a_written_status_is_held_as_it_was_sent(cache: InventoryCache) -> None:
+    status = InventoryStatus(state=InventoryState.DEPARTED, gpus=[GPU(serial="s2")])
+    cache.put_status("n1", status, status.to_json(), resource_version="6")
+    assert cache.status("n1") is status
+    assert cached(cache).departed
+    assert cached(cache).pairs == ((None, "s2"),)
+    # Its echo brings nothing new.
+    assert not cache.put_object(inventory(version=6, status=status.to_json()))
+
+
+def test_what_the_watch_brought_stays_though_an_older_write_is_answered(
+    cache: InventoryCache,
+) -> None:
+    cache.put_object(inventory(version=8, status={"sequence": 20}))
+    cache.put_status("n1", InventoryStatus(sequence=10), {"sequence": 10}, resource_version="7")
+    cache.put_labels("n1", {"a": "b"}, resource_version="7")
+    assert (cached(cache).sequence, cached(cache).labels) == (20, {})
+    assert cache.status("n1").sequence == 20
+
+
+def test_written_labels_are_held(cache: InventoryCache) -> None:
+    cache.put_labels("n1", {"a": "b"}, resource_version="6")
+    assert (cached(cache).labels, cached(cache).resource_version) == ({"a": "b"}, "6")
+
+
+def test_a_write_of_an_inventory_that_is_gone_leaves_nothing() -> None:
+    cache = InventoryCache()
+    cache.put_status("n1", InventoryStatus(), {}, resource_version="6")
+    cache.put_labels("n1", {}, resource_version="6")
+    assert "n1" not in cache
+    assert len(cache) == 0
+
+
+@pytest.mark.parametrize(("uid", "gone"), [(None, True), ("u1", True), ("u0", False)])
+def test_an_inventory_that_is_gone_is_forgotten_but_no_later_one(
+    cache: InventoryCache, uid: str | None, gone: bool
+) -> None:
+    cache.status("n1")
+    assert cache.remove("n1", uid=uid) is gone
+    assert ("n1" in cache) is not gone
+    assert cache.status("n1").sequence == (0 if gone else 9)
+    assert not cache.remove("n2")
+
+
+ILLEGIBLE: dict[str, Any] = {"state": "FromTheFuture"}
+
+
+def test_what_cannot_be_understood_is_told_once_for_each_version(cache: InventoryCache) -> None:
+    with pytest.raises(ValidationError):
+        cache.put_object(inventory(version=6, status=ILLEGIBLE))
+    assert cache.is_invalid("n1")
+    assert "n1" not in cache
+    assert not cache.put_object(inventory(version=6, status=ILLEGIBLE))
+    with pytest.raises(ValidationError):
+        cache.put_object(inventory(version=7, status=ILLEGIBLE))
+    assert cache.uids() == {"n1": "u1"}
+
+
+def test_what_is_corrected_is_taken_over(cache: InventoryCache) -> None:
+    with pytest.raises(ValidationError):
+        cache.put_object(inventory(version=6, status=ILLEGIBLE))
+    assert cache.put_object(inventory(version=7))
+    assert not cache.is_invalid("n1")
+    assert "n1" in cache
+
+
+def test_what_cannot_be_understood_and_is_gone_is_forgotten(cache: InventoryCache) -> None:
+    with pytest.raises(ValidationError):
+        cache.put_object(inventory(version=6, status=ILLEGIBLE))
+    assert not cache.remove("n1", uid="another")
+    assert cache.remove("n1", uid="u1")
+    assert not cache.is_invalid("n1")
+    assert cache.uids() == {}
+
+
+@pytest.mark.parametrize(
+    ("version", "than", "later"),
+    [
+        ("10", "9", True),
+        ("9", "10", False),
+        ("9", "9", False),
+        ("b", "a", True),  # opaque: all that is another is news
+        ("a", "b", True),
+        ("a", "a", False),
+        ("1", "", True),
+    ],
+)
+def test_versions_are_compared_as_numbers_where_they_are_numbers(
+    version: str, than: str, later: bool
+) -> None:
+    assert newer(version, than=than) is later

@@ -1,0 +1,194 @@
+"""The watch of inventories brings in what others changed, and not what this process wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gpuid_operator.api.meta import REQUESTED_AT
+from gpuid_operator.engine.reconcile.inventory_watch import InventoryWatch
+from tests.support.engines import until
+from tests.support.kube import FakeKube, server_error
+from tests.support.objects import inventory_path, put_inventory
+from tests.support.smi_fixtures import machine
+from tests.unit.engine.test_resync import ResyncBench
+
+
+class WatchBench(ResyncBench):
+    """A watch, and what it told."""
+
+    def __init__(self, kube: FakeKube) -> None:
+        super().__init__(kube)
+        self.deleted: list[str] = []
+        self.add_listener = InventoryWatch(
+            kube,
+            inventories=self.inventories,
+            status_writer=self.writer,
+            resync=self.resync,
+            changed=self.see_inventory,
+            deleted=self._deleted,
+        )
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def _deleted(self, name: str, uid: str) -> None:
+        self.deleted.append(name)
+        self.inventories.remove(name, uid=uid)
+
+    async def start(self) -> None:
+        await self.resync.run()
+        for loop in (self.add_listener.follow, self.add_listener.look):
+            self.tasks.append(asyncio.create_task(loop()))
+        await self.watching()
+
+    async def watching(self, times: int = 1) -> None:
+        """Until so many watches were opened."""
+        await until(lambda: len(self.kube.asked("WATCH", "gpuinventories")) >= times)
+
+    def ask(self, token: str) -> None:
+        """A user asks for a read."""
+        self.kube.change(
+            inventory_path("n1"),
+            lambda body: body["metadata"]["annotations"].update({REQUESTED_AT: token}),
+        )
+
+    def request(self) -> str | None:
+        cached = self.inventories.get("n1")
+        return cached.request if cached else None
+
+    def read(self) -> int:
+        """How often the inventory was read whole."""
+        return len(self.kube.asked("GET", "/gpuinventories/n1$"))
+
+
+@pytest.fixture
+async def bench(kube: FakeKube) -> AsyncIterator[WatchBench]:
+    bench = WatchBench(kube)
+    bench.prints(machine("n1"))
+    yield bench
+    for task in bench.tasks:
+        task.cancel()
+    await asyncio.gather(*bench.tasks, return_exceptions=True)
+
+
+async def test_what_another_wrote_is_read(bench: WatchBench) -> None:
+    put_inventory(bench.kube, "n1")
+    await bench.start()
+    bench.ask("token-1")
+    await until(lambda: bench.request() == "token-1")
+    assert bench.read() == 1
+
+
+async def test_an_inventory_that_another_made_is_read(bench: WatchBench) -> None:
+    await bench.start()
+    put_inventory(bench.kube, "n1")
+    await until(lambda: "n1" in bench.inventories)
+
+
+async def test_what_was_written_here_is_not_read(bench: WatchBench) -> None:
+    await bench.start()
+    await bench.node_with_pod()
+    await bench.reader.process("n1")
+    await until(lambda: not bench.writer.is_writing("n1"))
+    # What another makes shows that the events before it were handled.
+    put_inventory(bench.kube, "n2")
+    await until(lambda: "n2" in bench.inventories)
+    assert bench.read() == 0
+
+
+async def test_news_wait_for_a_write_that_is_under_way(bench: WatchBench) -> None:
+    put_inventory(bench.kube, "n1")
+    await bench.start()
+    await bench.node_with_pod()
+    hold = bench.kube.fail("PATCH", "/n1/status$", until=asyncio.Event())
+    process = asyncio.create_task(bench.reader.process("n1"))
+    await hold.met.wait()
+    bench.ask("token-1")
+    await asyncio.sleep(5)
+    assert bench.read() == 0
+    assert hold.until is not None
+    hold.until.set()
+    await process
+    # The write met a conflict and read the object, so the watch need not.
+    await until(lambda: bench.request() == "token-1")
+    assert bench.read() == 1
+
+
+async def test_a_deletion_is_told(bench: WatchBench) -> None:
+    put_inventory(bench.kube, "n1")
+    await bench.start()
+    bench.kube.remove(inventory_path("n1"))
+    await until(lambda: bench.deleted == ["n1"])
+    assert bench.read() == 0
+
+
+async def test_one_that_goes_before_it_is_read_is_told_once(bench: WatchBench) -> None:
+    put_inventory(bench.kube, "n1")
+    await bench.start()
+    bench.ask("token-1")
+    bench.kube.remove(inventory_path("n1"))
+    await until(lambda: bench.read() == 1)
+    assert bench.deleted == ["n1"]
+
+
+async def test_one_that_cannot_be_read_is_read_later(bench: WatchBench) -> None:
+    put_inventory(bench.kube, "n1")
+    await bench.start()
+    bench.kube.fail("GET", "/n1$", server_error(), times=2)
+    bench.ask("token-1")
+    await until(lambda: bench.request() == "token-1")
+    times = [request.time for request in bench.kube.asked("GET", "/n1$")]
+    assert len(times) == 3
+    assert all(later - earlier >= 1 for earlier, later in itertools.pairwise(times))
+
+
+async def test_a_version_that_is_gone_is_listed_again(bench: WatchBench) -> None:
+    put_inventory(bench.kube, "n1")
+    await bench.start()
+    bench.kube.break_watches()
+    await until(lambda: bench.kube.broken_watches == 1)
+    bench.ask("token-1")
+    bench.kube.expire()
+    await until(lambda: bench.request() == "token-1")
+    assert len(bench.kube.asked("GET", "/gpuinventories$")) == 2
+    # From the new version on it is watched.
+    bench.ask("token-2")
+    await until(lambda: bench.request() == "token-2")
+
+
+async def test_a_watch_that_broke_off_goes_on_where_it_was(bench: WatchBench) -> None:
+    put_inventory(bench.kube, "n1")
+    await bench.start()
+    bench.kube.break_watches()
+    bench.ask("token-1")
+    await until(lambda: bench.request() == "token-1")
+    assert len(bench.kube.asked("GET", "/gpuinventories$")) == 1
+
+
+async def test_a_watch_that_keeps_breaking_backs_off(
+    bench: WatchBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_inventory(bench.kube, "n1")
+    await bench.start()
+    bench.kube.fail("WATCH", "gpuinventories", server_error(), times=8)
+    bench.kube.break_watches()
+    await bench.watching(10)
+    times = [request.time for request in bench.kube.asked("WATCH", "gpuinventories")]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times[1:])]
+    for pause, bound in zip(pauses, (2, 4, 8, 16, 30, 30, 30), strict=False):
+        assert bound / 2 <= pause <= bound
+    # The first is nothing to speak of: servers are restarted.
+    levels = [record.levelname for record in caplog.records]
+    assert set(levels) == {"WARNING"}
+    bench.ask("token-1")
+    await until(lambda: bench.request() == "token-1")
+
+
+async def test_a_kind_that_is_not_served_any_more_is_told(bench: WatchBench) -> None:
+    await bench.start()
+    bench.kube.served.clear()
+    bench.kube.break_watches()
+    await bench.add_listener.kinds_gone.wait()
+    await until(lambda: bench.tasks[0].done())

@@ -1,0 +1,196 @@
+"""gpuid's labels on Nodes follow what was read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gpuid_operator.api.policy import Policy
+from gpuid_operator.engine.writing.node_labels import NodeLabeller
+from gpuid_operator.kube.nodes import NodeFacts
+from tests.support.kube import FakeKube, forbidden, unreachable
+from tests.support.objects import node_path, put_inventory, put_node, put_policy
+from tests.support.writing import Writing
+
+NODE = "/nodes/n1$"
+LABELS = {
+    "gpuid.github.com/chassis": "c1",
+    "gpuid.github.com/chassis-count": "1",
+    "gpuid.github.com/gpu-0": "s1",
+    "gpuid.github.com/gpu-1": "s2",
+}
+STATUS: dict[str, Any] = {
+    "state": "Present",
+    "gpus": [{"serial": serial, "chassisSerial": "c1"} for serial in ("s2", "s1")],
+}
+
+
+@pytest.fixture
+async def writing(kube: FakeKube) -> Writing:
+    """One node that was read, with one label of a user."""
+    writing = Writing(kube)
+    writing.state.nodes.put(NodeFacts.from_node(put_node(kube, "n1", labels={"zone": "a"})))
+    put_inventory(kube, "n1", status=STATUS)
+    writing.load("n1")
+    return writing
+
+
+@pytest.fixture
+def labeller(kube: FakeKube, writing: Writing) -> NodeLabeller:
+    return NodeLabeller(kube, state=writing.state)
+
+
+def labels_of(kube: FakeKube) -> dict[str, str]:
+    labels: dict[str, str] = kube.objects[node_path("n1")]["metadata"]["labels"]
+    return labels
+
+
+def edit_labels(kube: FakeKube, **labels: str) -> None:
+    kube.change(node_path("n1"), lambda body: body["metadata"]["labels"].update(labels))
+
+
+def set_status(kube: FakeKube, writing: Writing, **status: Any) -> None:
+    put_inventory(kube, "n1", status=STATUS | status)
+    writing.load("n1")
+
+
+def put(kube: FakeKube, writing: Writing, **spec: Any) -> None:
+    writing.state.policies.put("all", Policy.from_object(put_policy(kube, "all", **spec)))
+
+
+async def test_a_node_that_was_read_gets_its_labels_once(
+    kube: FakeKube, labeller: NodeLabeller
+) -> None:
+    await labeller.sync("n1")
+    assert labels_of(kube) == {"zone": "a"} | LABELS
+    await labeller.sync("n1")
+    assert len(kube.requests) == 1
+
+
+async def test_what_is_held_of_the_node_is_as_new_as_the_write(
+    kube: FakeKube, writing: Writing, labeller: NodeLabeller
+) -> None:
+    before = writing.state.nodes["n1"].facts
+    await labeller.sync("n1")
+    facts = writing.state.nodes["n1"].facts
+    assert facts == NodeFacts.from_node(kube.objects[node_path("n1")])
+    assert facts.resource_version != before.resource_version
+
+
+async def test_labels_of_gpus_that_left_are_taken_away(
+    kube: FakeKube, writing: Writing, labeller: NodeLabeller
+) -> None:
+    await labeller.sync("n1")
+    set_status(kube, writing, gpus=[{"serial": "s1", "chassisSerial": "c1"}])
+    await labeller.sync("n1")
+    assert "gpuid.github.com/gpu-1" not in labels_of(kube)
+    assert labels_of(kube)["zone"] == "a"
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        pytest.param({"gpus": None}, id="never read"),
+        pytest.param({"state": "Departed"}, id="departed"),
+    ],
+)
+async def test_a_node_whose_gpus_are_not_known_is_left_alone(
+    kube: FakeKube, writing: Writing, labeller: NodeLabeller, status: dict[str, Any]
+) -> None:
+    set_status(kube, writing, **status)
+    await labeller.sync("n1")
+    assert kube.requests == []
+
+
+async def test_a_node_without_facts_or_inventory_is_left_alone(
+    kube: FakeKube, writing: Writing, labeller: NodeLabeller
+) -> None:
+    await labeller.sync("n2")
+    writing.inventories.remove("n1")
+    await labeller.sync("n1")
+    assert kube.requests == []
+
+
+async def test_a_suspended_node_is_left_alone(
+    kube: FakeKube, writing: Writing, labeller: NodeLabeller
+) -> None:
+    put(kube, writing, suspend=True)
+    assert labeller.changes("n1") == {}
+    await labeller.sync("n1")
+    assert kube.requests == []
+
+
+async def test_a_node_under_a_policy_that_cannot_be_understood_is_left_alone(
+    kube: FakeKube, writing: Writing, labeller: NodeLabeller
+) -> None:
+    set_status(kube, writing, policy="newer")
+    writing.state.policies.put("newer", None)
+    assert labeller.changes("n1") == {}
+
+
+async def test_where_node_labels_are_turned_off_ours_are_taken_away(
+    kube: FakeKube, writing: Writing, labeller: NodeLabeller
+) -> None:
+    await labeller.sync("n1")
+    put(kube, writing, nodeLabels=False)
+    await labeller.sync("n1")
+    assert labels_of(kube) == {"zone": "a"}
+
+
+async def test_a_node_that_changed_is_read_again(kube: FakeKube, labeller: NodeLabeller) -> None:
+    edit_labels(kube, zone="b")
+    await labeller.sync("n1")
+    assert labels_of(kube) == {"zone": "b"} | LABELS
+    assert [one.method for one in kube.requests] == ["PATCH", "GET", "PATCH"]
+
+
+async def test_a_node_that_keeps_changing_is_left_to_the_next_time(
+    kube: FakeKube, labeller: NodeLabeller, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def kubelet() -> None:
+        number = 0
+        while True:
+            number += 1
+            edit_labels(kube, heartbeat=str(number))
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(kubelet())
+    await labeller.sync("n1")
+    task.cancel()
+    assert [one.method for one in kube.requests] == ["PATCH", "GET"] * 4
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    await labeller.sync("n1")
+    assert LABELS.items() <= labels_of(kube).items()
+
+
+@pytest.mark.parametrize("conflict", [True, False])
+async def test_a_node_that_is_gone_is_forgotten(
+    kube: FakeKube, writing: Writing, labeller: NodeLabeller, conflict: bool
+) -> None:
+    if conflict:
+        edit_labels(kube, zone="b")
+        go = asyncio.Event()
+        read = kube.fail("GET", NODE, until=go)
+        task = asyncio.create_task(labeller.sync("n1"))
+        await read.met.wait()
+        kube.remove(node_path("n1"))
+        go.set()
+        await task
+    else:
+        kube.remove(node_path("n1"))
+        await labeller.sync("n1")
+    assert "n1" not in writing.state.nodes
+
+
+@pytest.mark.parametrize("error", [forbidden(), unreachable()])
+async def test_a_failure_is_made_up_for_the_next_time(
+    kube: FakeKube, labeller: NodeLabeller, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    kube.fail("PATCH", NODE, error)
+    await labeller.sync("n1")
+    assert labels_of(kube) == {"zone": "a"}
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    await labeller.sync("n1")
+    assert labels_of(kube) == {"zone": "a"} | LABELS

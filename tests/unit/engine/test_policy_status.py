@@ -1,0 +1,173 @@
+"""The statuses of policies: whom each rules, and with whom it contends."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from gpuid_operator.api.policy import Policy
+from gpuid_operator.engine.writing.policy_status import QUIET, PolicyStatuses
+from gpuid_operator.kube.nodes import NodeFacts
+from tests.support import clock
+from tests.support.engines import until
+from tests.support.kube import FakeKube, forbidden
+from tests.support.objects import policy_path, put_inventory, put_node, put_policy
+from tests.support.writing import Writing
+
+ANY = r"/gpuinventorypolicies/[^/]+/status$"
+GOLD = {"matchLabels": {"tier": "gold"}}
+
+
+@pytest.fixture
+async def writing(kube: FakeKube) -> Writing:
+    """Three nodes, of which n1 and n2 are of the tier gold."""
+    writing = Writing(kube)
+    for name, labels in (("n1", {"tier": "gold"}), ("n2", {"tier": "gold"}), ("n3", {})):
+        writing.state.nodes.put(NodeFacts.from_node(put_node(kube, name, labels=labels)))
+        put_inventory(kube, name, status={"state": "Present"})
+        writing.load(name)
+    return writing
+
+
+class Statuses(PolicyStatuses):
+    """The writer, started and stopped."""
+
+    async def __aenter__(self) -> Statuses:
+        self._task = asyncio.create_task(self.run())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+
+@pytest.fixture
+def statuses(kube: FakeKube, writing: Writing) -> Statuses:
+    return Statuses(kube, state=writing.state, clock=clock.now)
+
+
+def put(kube: FakeKube, writing: Writing, name: str, **spec: Any) -> None:
+    writing.state.policies.put(name, Policy.from_object(put_policy(kube, name, **spec)))
+
+
+def status(kube: FakeKube, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = kube.objects[policy_path(name)].get("status") or {}
+    return found
+
+
+def condition(kube: FakeKube, name: str, kind: str) -> tuple[str, str, str]:
+    (found,) = [one for one in status(kube, name)["conditions"] if one["type"] == kind]
+    return found["status"], found["reason"], found["message"]
+
+
+async def test_each_policy_counts_the_inventories_that_it_rules(
+    kube: FakeKube, writing: Writing, statuses: Statuses
+) -> None:
+    put(kube, writing, "all")
+    put(kube, writing, "gold", priority=1, nodeSelector=GOLD)
+    put(kube, writing, "none", nodeSelector={"matchLabels": {"tier": "tin"}})
+    async with statuses:
+        await until(lambda: len(kube.asked("PATCH", ANY)) == 3)
+        counts = {name: status(kube, name).get("matchedNodes") for name in ("all", "gold", "none")}
+        assert counts == {"all": 1, "gold": 2, "none": 0}
+        assert condition(kube, "gold", "Ready")[:2] == ("True", "InForce")
+        assert condition(kube, "gold", "Conflict")[:2] == ("False", "NoConflict")
+
+
+async def test_policies_of_one_priority_name_each_other(
+    kube: FakeKube, writing: Writing, statuses: Statuses
+) -> None:
+    put(kube, writing, "a", nodeSelector=GOLD)
+    put(kube, writing, "b")
+    async with statuses:
+        await until(lambda: len(kube.asked("PATCH", ANY)) == 2)
+        for name, other, matched in (("a", "b", 2), ("b", "a", 1)):
+            turned, reason, message = condition(kube, name, "Conflict")
+            assert (turned, reason) == ("True", "SamePriority")
+            assert f"nodes of {other};" in message
+            assert status(kube, name)["matchedNodes"] == matched
+
+
+@pytest.mark.parametrize("state", ["Departed", "in doubt"])
+async def test_inventories_that_no_policy_rules_do_not_count(
+    kube: FakeKube, writing: Writing, statuses: Statuses, state: str
+) -> None:
+    put(kube, writing, "all")
+    if state == "Departed":
+        put_inventory(kube, "n3", status={"state": "Departed"})
+    else:
+        writing.state.policies.put("newer", None)
+        put_inventory(kube, "n3", status={"state": "Present", "policy": "newer"})
+    writing.load("n3")
+    async with statuses:
+        await until(lambda: kube.asked("PATCH", ANY))
+        await until(lambda: status(kube, "all"))
+        assert status(kube, "all")["matchedNodes"] == 2
+
+
+async def test_a_status_is_written_only_when_it_changed(
+    kube: FakeKube, writing: Writing, statuses: Statuses
+) -> None:
+    put(kube, writing, "all")
+    put(kube, writing, "gold", priority=-1, nodeSelector=GOLD)
+    async with statuses:
+        await until(lambda: len(kube.asked("PATCH", ANY)) == 2)
+        since = condition(kube, "all", "Ready")
+        statuses.touch()
+        await asyncio.sleep(2 * QUIET)
+        assert len(kube.asked("PATCH", ANY)) == 2
+        put_inventory(kube, "n3", status={"state": "Departed"})
+        writing.load("n3")
+        statuses.touch()
+        await until(lambda: status(kube, "all")["matchedNodes"] == 2)
+        assert len(kube.asked("PATCH", ANY)) == 3
+        assert condition(kube, "all", "Ready") == since
+
+
+async def test_a_fleet_that_comes_up_does_not_write_a_thousand_times(
+    kube: FakeKube, writing: Writing, statuses: Statuses
+) -> None:
+    put(kube, writing, "all")
+    async with statuses:
+        for number in range(50):
+            name = f"m{number}"
+            writing.state.nodes.put(NodeFacts.from_node(put_node(kube, name)))
+            put_inventory(kube, name, status={"state": "Present"})
+            writing.load(name)
+            statuses.touch()
+            await asyncio.sleep(0.1)
+        await until(lambda: status(kube, "all")["matchedNodes"] == 53)
+        # 5 seconds of news, and a round every 2.
+        assert len(kube.asked("PATCH", ANY)) <= 4
+
+
+async def test_after_a_failure_the_next_round_makes_up_for_it(
+    kube: FakeKube, writing: Writing, statuses: Statuses, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(kube, writing, "a", priority=1, nodeSelector=GOLD)
+    put(kube, writing, "b")
+    kube.fail("PATCH", ANY, forbidden())
+    async with statuses:
+        await until(lambda: status(kube, "a") and status(kube, "b"))
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        first, second, *_ = kube.asked("PATCH", ANY)
+        assert second.time - first.time >= QUIET
+
+
+async def test_a_policy_that_changed_meanwhile_is_written_once_its_event_came(
+    kube: FakeKube, writing: Writing, statuses: Statuses
+) -> None:
+    put(kube, writing, "all", priority=1)
+    put_policy(kube, "all", priority=2)  # its event is still on the way
+    async with statuses:
+        await until(lambda: kube.asked("PATCH", ANY))
+        await asyncio.sleep(QUIET)
+        assert status(kube, "all") == {}
+        put(kube, writing, "all", priority=2)
+        await until(lambda: status(kube, "all"))
+        assert status(kube, "all")["observedGeneration"] == 2
+        assert next(iter(writing.state.policies)).status.matched_nodes == 3

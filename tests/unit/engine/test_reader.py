@@ -1,0 +1,254 @@
+"""When the reader reads a node, and what it writes then."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+
+import pytest
+
+from gpuid_operator.api.meta import REQUESTED_AT
+from tests.support import clock
+from tests.support.fake_exec import ExecAnswer
+from tests.support.kube import FakeKube
+from tests.support.objects import inventory_path, node_path, put_node, put_pod, put_policy
+from tests.support.smi_fixtures import machine, serials, without
+from tests.unit.engine.reading import ReadBench
+
+DAY = timedelta(hours=24)
+
+
+@pytest.fixture
+def bench(kube: FakeKube) -> ReadBench:
+    bench = ReadBench(kube)
+    bench.prints(machine("n1"))
+    return bench
+
+
+def request_read(bench: ReadBench, token: str) -> None:
+    """A user asks for a read, and the watch brings it."""
+
+    def annotate(body: dict[str, dict[str, dict[str, str]]]) -> None:
+        body["metadata"].setdefault("annotations", {})[REQUESTED_AT] = token
+
+    bench.see_inventory(bench.kube.change(inventory_path("n1"), annotate))
+
+
+async def test_a_new_container_is_read_at_once(bench: ReadBench) -> None:
+    await bench.node_with_pod()
+    wait = await bench.reader.process("n1")
+    assert bench.status()["serials"] == sorted(serials(machine("n1")))
+    assert bench.status()["source"]["containerID"] == "containerd://plugin-n1-1"
+    assert bench.ready()[:2] == ("True", "ReadOK")
+    assert bench.reads("Succeeded") == 1
+    # Spread by up to a tenth of the interval.
+    assert wait is not None
+    assert DAY - timedelta(seconds=1) < wait <= DAY * 1.1
+
+
+async def test_a_node_that_is_not_due_is_not_read(bench: ReadBench) -> None:
+    await bench.node_with_pod()
+    await bench.reader.process("n1")
+    await asyncio.sleep(3600)
+    assert await bench.reader.process("n1") is not None
+    assert len(bench.kube.exec.calls) == 1
+
+
+async def test_a_node_is_read_again_when_the_interval_has_passed(bench: ReadBench) -> None:
+    await bench.node_with_pod()
+    wait = await bench.reader.process("n1")
+    assert wait is not None
+    await asyncio.sleep(wait.total_seconds() + 1)
+    await bench.reader.process("n1")
+    assert len(bench.kube.exec.calls) == 2
+    assert datetime.fromisoformat(bench.status()["lastReadTime"]) > clock.now() - timedelta(
+        seconds=5
+    )
+
+
+async def test_without_an_interval_only_events_ask_for_reads(kube: FakeKube) -> None:
+    bench = ReadBench(kube, read_interval=timedelta(0))
+    bench.prints(machine("n1"))
+    await bench.node_with_pod()
+    assert await bench.reader.process("n1") is None
+    assert bench.reader.due("n1") is None
+
+
+async def test_a_container_that_was_replaced_is_read_at_once(bench: ReadBench) -> None:
+    await bench.node_with_pod()
+    await bench.reader.process("n1")
+    bench.see_pod(put_pod(bench.kube, "n1", number=2))
+    await bench.reader.process("n1")
+    assert len(bench.kube.exec.calls) == 2
+    assert bench.status()["source"]["containerID"] == "containerd://plugin-n1-2"
+
+
+async def test_a_container_that_is_not_ready_is_read_where_nothing_is_known(
+    bench: ReadBench,
+) -> None:
+    await bench.node_with_pod(ready=False)
+    await bench.reader.process("n1")
+    assert bench.status()["gpuCount"] == 2
+
+
+async def test_a_read_that_a_user_asks_for_is_made_and_echoed(bench: ReadBench) -> None:
+    await bench.node_with_pod()
+    await bench.reader.process("n1")
+    request_read(bench, "token-1")
+    await bench.reader.process("n1")
+    assert bench.status()["lastHandledRequest"] == "token-1"
+    assert len(bench.kube.exec.calls) == 2
+    await bench.reader.process("n1")
+    assert len(bench.kube.exec.calls) == 2
+
+
+async def test_a_read_that_a_user_asks_for_is_echoed_after_a_failure_too(bench: ReadBench) -> None:
+    await bench.node_with_pod()
+    await bench.reader.process("n1")
+    request_read(bench, "token-1")
+    bench.kube.exec.answer = ExecAnswer(cut=True)
+    await bench.reader.process("n1")
+    assert bench.ready()[:2] == ("False", "Incomplete")
+    assert bench.status()["lastHandledRequest"] == "token-1"
+
+
+async def test_a_request_ends_a_back_off(bench: ReadBench) -> None:
+    bench.kube.exec.answer = ExecAnswer(cut=True)
+    await bench.node_with_pod()
+    await bench.reader.process("n1")
+    request_read(bench, "token-1")
+    due = bench.reader.due("n1")
+    assert due is not None
+    assert due <= clock.now()
+
+
+async def test_a_request_that_could_not_be_echoed_waits_like_others(bench: ReadBench) -> None:
+    await bench.node_with_pod()
+    await bench.reader.process("n1")
+    request_read(bench, "token-1")
+    bench.kube.exec.answer = ExecAnswer(refusal=OSError("no route"))
+    await bench.reader.process("n1")
+    assert "lastHandledRequest" not in bench.status()
+    due = bench.reader.due("n1")
+    assert due is not None
+    assert due > clock.now()
+
+
+async def test_a_suspended_node_is_not_read(kube: FakeKube) -> None:
+    bench = ReadBench(kube, suspended=True)
+    await bench.node_with_pod()
+    assert await bench.reader.process("n1") is None
+    assert kube.exec.calls == []
+
+
+async def test_a_node_that_becomes_suspended_has_its_read_ended(bench: ReadBench) -> None:
+    bench.kube.exec.answer = ExecAnswer(hang=True)
+    await bench.node_with_pod()
+    put_node(bench.kube, "n2", labels={"pool": "b"})
+    bench.see_pod(put_pod(bench.kube, "n2"))
+    reads = [asyncio.create_task(bench.reader.process(name)) for name in ("n1", "n2")]
+    await asyncio.sleep(1)
+    assert bench.kube.exec.running == 2
+    policy = put_policy(
+        bench.kube, "stop", suspend=True, nodeSelector={"matchLabels": {"pool": "b"}}
+    )
+    bench.see_policy(policy)
+    bench.reader.stop_suspended()
+    assert await reads[1] is None
+    assert bench.kube.exec.running == 1
+    assert inventory_path("n2") not in bench.kube.objects
+    assert not reads[0].done()
+    reads[0].cancel()
+    await asyncio.gather(reads[0], return_exceptions=True)
+    assert bench.kube.exec.running == 0
+
+
+class TestMissingGPU:
+    """A GPU that a read does not have is removed when a second read agrees, 10 s later."""
+
+    async def test_a_second_read_confirms_it(self, bench: ReadBench) -> None:
+        await bench.node_with_pod()
+        await bench.reader.process("n1")
+        bench.prints(without(machine("n1"), 1))
+        request_read(bench, "token-1")
+        wait = await bench.reader.process("n1")
+        assert bench.status()["gpuCount"] == 2
+        assert wait is not None
+        assert timedelta(seconds=9) < wait <= timedelta(seconds=10)
+        await asyncio.sleep(wait.total_seconds())
+        await bench.reader.process("n1")
+        assert bench.status()["gpuCount"] == 1
+        assert "GPURemoved" in bench.history()
+
+    async def test_a_second_read_that_has_it_keeps_it(self, bench: ReadBench) -> None:
+        await bench.node_with_pod()
+        await bench.reader.process("n1")
+        bench.prints(without(machine("n1"), 1))
+        request_read(bench, "token-1")
+        wait = await bench.reader.process("n1")
+        assert wait is not None
+        bench.prints(machine("n1"))
+        await asyncio.sleep(wait.total_seconds())
+        await bench.reader.process("n1")
+        assert bench.status()["gpuCount"] == 2
+        assert "GPURemoved" not in bench.history()
+
+    async def test_a_boot_makes_it_certain(self, bench: ReadBench) -> None:
+        await bench.node_with_pod()
+        await bench.reader.process("n1")
+        await asyncio.sleep(1)
+        put_node(bench.kube, "n1", boot="boot-2")
+        bench.prints(without(machine("n1"), 1))
+        # The other container makes the node's facts, and with them its boot, out of date.
+        bench.see_pod(put_pod(bench.kube, "n1", number=2))
+        await bench.reader.process("n1")
+        assert bench.status()["gpuCount"] == 1
+
+    async def test_a_node_that_is_forgotten_has_no_second_read_to_come(
+        self, bench: ReadBench
+    ) -> None:
+        await bench.node_with_pod()
+        await bench.reader.process("n1")
+        bench.prints(without(machine("n1"), 1))
+        request_read(bench, "token-1")
+        await bench.reader.process("n1")
+        bench.reader.forget("n1")
+        due = bench.reader.due("n1")
+        assert due is not None
+        assert due > clock.now() + timedelta(hours=20)
+
+
+class TestNodeFacts:
+    """The Node is fetched with a read unless its facts are recent."""
+
+    async def test_they_are_fetched_once_for_reads_that_follow_each_other(
+        self, bench: ReadBench
+    ) -> None:
+        await bench.node_with_pod()
+        await bench.reader.process("n1")
+        request_read(bench, "token-1")
+        await bench.reader.process("n1")
+        assert len(bench.kube.asked("GET", "/nodes/n1$")) == 1
+
+    async def test_they_are_fetched_again_after_a_minute(self, bench: ReadBench) -> None:
+        await bench.node_with_pod()
+        await bench.reader.process("n1")
+        await asyncio.sleep(61)
+        request_read(bench, "token-1")
+        await bench.reader.process("n1")
+        assert len(bench.kube.asked("GET", "/nodes/n1$")) == 2
+
+    async def test_they_are_fetched_again_when_a_pod_changed_since(self, bench: ReadBench) -> None:
+        await bench.node_with_pod()
+        await bench.reader.process("n1")
+        await asyncio.sleep(1)
+        bench.see_pod(put_pod(bench.kube, "n1", number=2))
+        await bench.reader.process("n1")
+        assert len(bench.kube.asked("GET", "/nodes/n1$")) == 2
+
+
+async def test_a_read_brings_the_labels_of_the_node(bench: ReadBench) -> None:
+    await bench.node_with_pod()
+    await bench.reader.process("n1")
+    labels = bench.kube.objects[node_path("n1")]["metadata"]["labels"]
+    assert set(serials(machine("n1"))) <= set(labels.values())

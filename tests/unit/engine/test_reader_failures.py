@@ -1,0 +1,200 @@
+"""What the reader does where a read fails: reason, back-off, and no second run beside a first."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from gpuid_operator.api.meta import REQUESTED_AT
+from tests.support import clock
+from tests.support.fake_exec import ExecAnswer
+from tests.support.kube import FakeKube, forbidden, server_error
+from tests.support.objects import inventory_path, node_path, put_node, put_pod
+from tests.support.smi_fixtures import machine
+from tests.unit.engine.reading import ReadBench
+
+NO_PROGRAM = 'exec: "nvidia-smi": executable file not found in $PATH: unknown'
+NO_CONTAINER = 'container not found ("nvidia-device-plugin")'
+
+
+@pytest.fixture
+def bench(kube: FakeKube) -> ReadBench:
+    bench = ReadBench(kube)
+    bench.prints(machine("n1"))
+    return bench
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "words"),
+    [
+        (ExecAnswer(hang=True), "TimedOut", "did not end within 30 s"),
+        (ExecAnswer(refusal=forbidden()), "Forbidden", "pods/exec"),
+        (ExecAnswer(failure=NO_PROGRAM), "NvidiaSmiNotFound", "no such program"),
+        (ExecAnswer(stdout=b"<?xml", cut=True), "Incomplete", "broke off after 5 bytes"),
+        (ExecAnswer(stdout=b"x" * (2 * 1024 * 1024 + 1)), "Unparsable", "was cut off"),
+        (ExecAnswer(stdout=b"<nvidia_smi_log><a></nvidia_smi_log>"), "Unparsable", "XML"),
+        (ExecAnswer(stdout=b""), "Incomplete", "nvidia-smi"),
+        (ExecAnswer(failure="cannot allocate memory"), "ExecFailed", "cannot allocate memory"),
+        (
+            ExecAnswer(
+                stdout=b"NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA"
+                b" driver.",
+                exit_code=9,
+            ),
+            "DriverNotLoaded",
+            "driver",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_failure_is_told_by_its_reason(
+    bench: ReadBench, answer: ExecAnswer, reason: str, words: str
+) -> None:
+    bench.kube.exec.answer = answer
+    await bench.node_with_pod()
+    wait = await bench.reader.process("n1")
+    status, said, message = bench.ready()
+    assert (status, said) == ("False", reason)
+    assert words in message
+    assert bench.reads(reason) == 1
+    assert wait is not None
+    assert timedelta(0) < wait <= timedelta(seconds=1)
+
+
+async def test_a_failure_keeps_the_last_good_facts(bench: ReadBench) -> None:
+    await bench.node_with_pod()
+    await bench.reader.process("n1")
+    bench.kube.exec.answer = ExecAnswer(cut=True)
+    bench.see_pod(put_pod(bench.kube, "n1", number=2))
+    await bench.reader.process("n1")
+    assert bench.status()["gpuCount"] == 2
+    assert bench.status()["source"]["containerID"] == "containerd://plugin-n1-1"
+    assert bench.ready()[:2] == ("False", "Incomplete")
+
+
+async def test_the_back_off_doubles_up_to_five_minutes(bench: ReadBench) -> None:
+    bench.kube.exec.answer = ExecAnswer(cut=True)
+    await bench.node_with_pod()
+    for bound in (1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300):
+        wait = await bench.reader.process("n1")
+        assert wait is not None
+        assert bound / 2 <= wait.total_seconds() <= bound
+        await asyncio.sleep(wait.total_seconds())
+
+
+async def test_a_good_read_ends_the_back_off(bench: ReadBench) -> None:
+    bench.kube.exec.answer = ExecAnswer(cut=True)
+    await bench.node_with_pod()
+    wait = await bench.reader.process("n1")
+    assert wait is not None
+    bench.prints(machine("n1"))
+    await asyncio.sleep(wait.total_seconds())
+    wait = await bench.reader.process("n1")
+    assert bench.ready()[:2] == ("True", "ReadOK")
+    assert wait is not None
+    assert wait > timedelta(hours=20)
+
+
+async def test_another_container_does_not_inherit_the_back_off(bench: ReadBench) -> None:
+    bench.kube.exec.answer = ExecAnswer(cut=True)
+    await bench.node_with_pod()
+    await bench.process_until("n1", lambda: len(bench.kube.exec.calls) == 6)
+    bench.see_pod(put_pod(bench.kube, "n1", number=2))
+    wait = await bench.reader.process("n1")
+    assert len(bench.kube.exec.calls) == 7
+    assert wait is not None
+    assert wait <= timedelta(seconds=1)
+
+
+async def test_a_command_that_hangs_is_not_started_again_for_a_request(bench: ReadBench) -> None:
+    bench.kube.exec.answer = ExecAnswer(hang=True)
+    await bench.node_with_pod()
+    await bench.process_until("n1", lambda: len(bench.kube.exec.calls) == 5)
+    assert bench.kube.exec.most == 1
+
+    def ask(body: dict[str, dict[str, dict[str, str]]]) -> None:
+        body["metadata"]["annotations"] = {REQUESTED_AT: "token-1"}
+
+    bench.see_inventory(bench.kube.change(inventory_path("n1"), ask))
+    wait = await bench.reader.process("n1")
+    assert len(bench.kube.exec.calls) == 5
+    assert wait is not None
+    assert wait > timedelta(seconds=7)
+
+
+class TestPodGone:
+    """A pod that is gone is usually replaced, and the watch brings the next one."""
+
+    async def test_only_the_third_time_is_a_failure(self, bench: ReadBench) -> None:
+        bench.kube.exec.answer = ExecAnswer(failure=NO_CONTAINER)
+        await bench.node_with_pod()
+        for _ in range(2):
+            wait = await bench.reader.process("n1")
+            assert inventory_path("n1") not in bench.kube.objects
+            assert wait is not None
+            await asyncio.sleep(wait.total_seconds())
+        await bench.reader.process("n1")
+        assert bench.ready()[:2] == ("False", "ExecFailed")
+        assert bench.reads("ExecFailed") == 3
+
+    async def test_the_next_pod_is_read_without_a_word_of_the_first(self, bench: ReadBench) -> None:
+        bench.kube.exec.answer = ExecAnswer(failure=NO_CONTAINER)
+        await bench.node_with_pod()
+        await bench.reader.process("n1")
+        bench.prints(machine("n1"))
+        bench.see_pod(put_pod(bench.kube, "n1", number=2))
+        await bench.reader.process("n1")
+        assert bench.ready()[:2] == ("True", "ReadOK")
+        assert len(bench.kube.asked("PATCH", "/status$")) == 1
+
+
+async def test_a_pod_on_a_node_that_does_not_exist_is_told(bench: ReadBench) -> None:
+    await asyncio.sleep(1)
+    bench.see_pod(put_pod(bench.kube, "n1"))
+    await bench.reader.process("n1")
+    status, reason, message = bench.ready()
+    assert (status, reason) == ("False", "NodeNotFound")
+    assert "n1" in message
+    assert bench.kube.exec.calls == []
+    assert "n1" not in bench.state.nodes
+
+
+async def test_the_facts_of_a_node_that_vanished_are_dropped(bench: ReadBench) -> None:
+    await bench.node_with_pod()
+    await bench.reader.process("n1")
+    await asyncio.sleep(1)
+    bench.kube.remove(node_path("n1"))
+    bench.see_pod(put_pod(bench.kube, "n1", number=2))
+    await bench.reader.process("n1")
+    assert bench.ready()[:2] == ("False", "NodeNotFound")
+    assert "n1" not in bench.state.nodes
+
+
+async def test_an_api_server_that_fails_is_no_failure_of_the_node(bench: ReadBench) -> None:
+    await bench.node_with_pod()
+    bench.kube.fail("GET", "/nodes/n1$", server_error())
+    wait = await bench.reader.process("n1")
+    assert inventory_path("n1") not in bench.kube.objects
+    assert bench.reads("Unreachable") == 1
+    assert wait is not None
+    await asyncio.sleep(wait.total_seconds())
+    await bench.reader.process("n1")
+    assert bench.ready()[:2] == ("True", "ReadOK")
+
+
+async def test_a_first_failure_tells_the_machine_where_it_is_known(bench: ReadBench) -> None:
+    bench.kube.exec.answer = ExecAnswer(cut=True)
+    await bench.node_with_pod()
+    await bench.reader.process("n1")
+    assert bench.status()["node"]["machine"] == "i-n1"
+
+
+async def test_a_node_of_which_nothing_is_known_is_not_due(bench: ReadBench) -> None:
+    put_node(bench.kube, "n1")
+    assert bench.reader.due("n1") is None
+    await bench.node_with_pod("n1")
+    due = bench.reader.due("n1")
+    assert due is not None
+    assert due <= clock.now()

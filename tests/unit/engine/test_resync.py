@@ -1,0 +1,200 @@
+"""The full look at the cluster finds what no event told."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gpuid_operator.engine.reconcile.resync import Resync
+from gpuid_operator.kube.errors import ListExpired, ServerError
+from tests.support import clock
+from tests.support.kube import FakeKube, server_error
+from tests.support.objects import (
+    inventory_path,
+    node_path,
+    pod_path,
+    policy_path,
+    put_inventory,
+    put_node,
+    put_pod,
+    put_policy,
+)
+from tests.unit.engine.reading import ReadBench
+
+
+class ResyncBench(ReadBench):
+    """A re-sync, and what it told."""
+
+    def __init__(self, kube: FakeKube, **policy: Any) -> None:
+        super().__init__(kube, **policy)
+        self.policy_changes = 0
+        self.gone: list[str] = []
+        self.resync = Resync(
+            kube,
+            state=self.state,
+            policies_changed=self._policies_changed,
+            inventory_found=self.see_inventory,
+            inventory_gone=self._gone,
+            clock=clock.now,
+        )
+
+    def _policies_changed(self) -> None:
+        self.policy_changes += 1
+
+    def _gone(self, name: str, uid: str) -> None:
+        self.gone.append(name)
+        self.inventories.remove(name, uid=uid)
+
+
+@pytest.fixture
+def bench(kube: FakeKube) -> ResyncBench:
+    return ResyncBench(kube)
+
+
+async def test_everything_is_listed(bench: ResyncBench) -> None:
+    put_node(bench.kube, "gpus")
+    put_node(bench.kube, "plain", gpus=None)
+    put_pod(bench.kube, "pod-only")
+    put_inventory(bench.kube, "inventory-only")
+    put_policy(bench.kube, "p", priority=3)
+    assert await bench.resync.run() == {"gpus", "pod-only", "inventory-only"}
+    assert set(bench.state.nodes) == {"gpus", "plain"}
+    assert [policy.name for policy in bench.state.policies] == ["p"]
+    assert bench.policy_changes == 1
+    assert bench.resync.inventories_version == str(bench.kube.version)
+
+
+async def test_pods_are_listed_before_nodes(bench: ResyncBench) -> None:
+    put_node(bench.kube, "n1")
+    put_pod(bench.kube, "n1")
+    await bench.resync.run()
+    paths = [request.path for request in bench.kube.requests]
+    assert paths.index("/api/v1/namespaces/gpu-operator/pods") < paths.index("/api/v1/nodes")
+
+
+async def test_more_objects_than_a_page_has_are_all_found(bench: ResyncBench) -> None:
+    names = {f"n{number:03}" for number in range(260)}
+    for name in names:
+        put_node(bench.kube, name)
+        put_inventory(bench.kube, name)
+    assert await bench.resync.run() == names
+    assert len(bench.kube.asked("GET", "/nodes$")) == 3
+    assert {cached.name for cached in bench.inventories} == names
+
+
+async def test_what_vanished_is_forgotten(bench: ResyncBench) -> None:
+    put_node(bench.kube, "n1")
+    put_pod(bench.kube, "n1")
+    put_inventory(bench.kube, "n1")
+    put_policy(bench.kube, "p")
+    await bench.resync.run()
+    for path in (
+        node_path("n1"),
+        pod_path("plugin-n1"),
+        inventory_path("n1"),
+        policy_path("p"),
+    ):
+        bench.kube.remove(path)
+    assert await bench.resync.run() == set()
+    assert not list(bench.state.nodes)
+    assert bench.state.pods.find("n1") is None
+    assert list(bench.state.policies) == []
+    assert bench.gone == ["n1"]
+    assert bench.policy_changes == 2
+
+
+async def test_an_inventory_that_was_made_again_is_the_new_one(bench: ResyncBench) -> None:
+    put_inventory(bench.kube, "n1")
+    await bench.resync.run()
+    bench.kube.remove(inventory_path("n1"))
+    uid = put_inventory(bench.kube, "n1")["metadata"]["uid"]
+    await bench.resync.run()
+    cached = bench.inventories.get("n1")
+    assert cached is not None
+    assert cached.uid == uid
+    assert bench.gone == []
+
+
+class TestExpiredList:
+    """A list whose snapshot the server dropped between two pages is begun again."""
+
+    def fill(self, kube: FakeKube) -> None:
+        for number in range(101):
+            put_node(kube, f"n{number:03}")
+
+    async def test_it_is_begun_again(self, bench: ResyncBench) -> None:
+        self.fill(bench.kube)
+        fault = bench.kube.fail("GET", "/nodes$", until=asyncio.Event())
+        second = bench.kube.fail("GET", "/nodes$", until=asyncio.Event())
+        run = asyncio.create_task(bench.resync.run())
+        assert fault.until is not None
+        assert second.until is not None
+        fault.until.set()
+        await second.met.wait()
+        bench.kube.expire()
+        second.until.set()
+        assert len(await run) == 101
+
+    async def test_three_times_and_no_more(self, bench: ResyncBench) -> None:
+        bench.kube.fail("GET", "/nodes$", ListExpired("too slow"), times=3)
+        with pytest.raises(ListExpired):
+            await bench.resync.run()
+        assert len(bench.kube.asked("GET", "/nodes$")) == 3
+
+    async def test_twice_is_no_failure(self, bench: ResyncBench) -> None:
+        put_node(bench.kube, "n1")
+        bench.kube.fail("GET", "/nodes$", ListExpired("too slow"), times=2)
+        assert await bench.resync.run() == {"n1"}
+
+
+async def test_an_error_of_the_server_goes_to_the_caller(bench: ResyncBench) -> None:
+    bench.kube.fail("GET", "/pods$", server_error())
+    with pytest.raises(ServerError):
+        await bench.resync.run()
+
+
+class TestCatchUp:
+    """A short look after a watch began finds what went before it did."""
+
+    async def test_nothing_changed(self, bench: ResyncBench) -> None:
+        put_pod(bench.kube, "n1")
+        await bench.resync.run()
+        assert await bench.resync.catch_up() == set()
+
+    async def test_a_pod_that_went_is_news_of_its_node(self, bench: ResyncBench) -> None:
+        put_pod(bench.kube, "n1")
+        put_pod(bench.kube, "n2")
+        await bench.resync.run()
+        bench.kube.remove(pod_path("plugin-n1"))
+        assert await bench.resync.catch_up() == {"n1"}
+
+    async def test_a_policy_that_went_is_news_of_all(self, bench: ResyncBench) -> None:
+        put_pod(bench.kube, "n1")
+        put_inventory(bench.kube, "n2")
+        put_policy(bench.kube, "p")
+        await bench.resync.run()
+        bench.kube.remove(policy_path("p"))
+        assert await bench.resync.catch_up() == {"n1", "n2"}
+        assert bench.policy_changes == 2
+
+
+class TestPolicyThatCannotBeUnderstood:
+    """A policy out of bounds leaves the nodes that it ruled alone."""
+
+    BAD = {"priority": "high"}
+
+    async def test_its_inventories_are_in_doubt(
+        self, bench: ResyncBench, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        put_policy(bench.kube, "p")
+        put_inventory(bench.kube, "n1", status={"state": "Present", "policy": "p"})
+        await bench.resync.run()
+        assert not bench.state.skip_reason("n1")
+        bench.kube.change(policy_path("p"), lambda body: body["spec"].update(self.BAD))
+        await bench.resync.run()
+        assert bench.state.skip_reason("n1")
+        assert list(bench.state.policies) == []
+        (line,) = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert "priority" in str(line.__dict__)

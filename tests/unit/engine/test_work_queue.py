@@ -1,0 +1,115 @@
+"""The queue hands out each key when it is due, to one worker at a time."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gpuid_operator.engine.core.work_queue import WorkQueue
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def nothing_comes(queue: WorkQueue[str]) -> bool:
+    """Whether an hour passes without a key."""
+    try:
+        async with asyncio.timeout(3600):
+            await queue.get()
+    except TimeoutError:
+        return True
+    return False
+
+
+async def test_keys_come_in_the_order_of_their_times() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for key, delay in (("c", 30), ("a", 0), ("b", 10)):
+        queue.add(key, delay)
+    came = []
+    for _ in range(3):
+        key = await queue.get()
+        came.append((key, now()))
+        queue.done(key)
+    assert came == [("a", 0), ("b", 10), ("c", 30)]
+
+
+async def test_the_earliest_of_two_times_counts() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a", 60)
+    queue.add("a", 10)
+    queue.add("a", 300)
+    assert await queue.get() == "a"
+    assert now() == 10
+    queue.done("a")
+    assert await nothing_comes(queue)
+
+
+async def test_a_key_waits_once() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    queue.add("a")
+    assert len(queue) == 1
+    queue.done(await queue.get())
+    assert len(queue) == 0
+    assert await nothing_comes(queue)
+
+
+async def test_a_key_is_never_with_two_workers() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    await queue.get()
+    queue.add("a")
+    assert await nothing_comes(queue)
+    queue.done("a")
+    assert await queue.get() == "a"
+
+
+async def test_what_is_added_while_a_worker_has_the_key_keeps_the_earliest_time() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    await queue.get()
+    queue.add("a", 60)
+    queue.add("a", 20)
+    queue.add("a", 90)
+    await asyncio.sleep(5)
+    queue.done("a")
+    assert await queue.get() == "a"
+    assert now() == 20
+
+
+async def test_a_time_that_passed_while_a_worker_had_the_key_is_due_at_once() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    await queue.get()
+    queue.add("a", 20)
+    await asyncio.sleep(60)
+    queue.done("a")
+    assert await queue.get() == "a"
+    assert now() == 60
+
+
+async def test_a_key_that_is_discarded_does_not_come() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a", 10)
+    queue.add("b", 20)
+    queue.discard("a")
+    assert await queue.get() == "b"
+    queue.add("b", 5)
+    queue.discard("b")
+    queue.done("b")
+    assert await nothing_comes(queue)
+
+
+async def test_a_key_that_waits_already_is_handed_out_in_spite_of_discard() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    queue.discard("a")
+    assert await queue.get() == "a"
+
+
+async def test_every_worker_gets_a_key_of_its_own() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    workers = [asyncio.create_task(queue.get()) for _ in range(3)]
+    for key in "abc":
+        queue.add(key, 1)
+    assert sorted(await asyncio.gather(*workers)) == ["a", "b", "c"]

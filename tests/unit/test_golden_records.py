@@ -1,0 +1,115 @@
+"""What each sink sends for one history entry, written out by hand.
+
+Whoever consumes records reads these bytes: a change of one of them is a change of the contract.
+The digests are `printf '<ids, one a line>' | sha256sum`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from gpuid_operator.api.sinks import HTTPFormat, HTTPSink, S3Format, S3Sink
+from gpuid_operator.sinks.http import HTTPSender
+from gpuid_operator.sinks.http_client import Answer, HTTPClient
+from gpuid_operator.sinks.s3_objects import S3Object, objects_of
+from gpuid_operator.sinks.stdout import StdoutSender
+from gpuid_operator.telemetry.log import write_records
+from tests.support.golden import MOVED, SIGHTED, records
+from tests.support.secret_source import Secrets
+
+RECORD = (
+    b'{"id":"8f14e45f-ceea-467f-a0e6-5d1f8b2f6c11.7.1780828245","event":"GPUMoved",'
+    b'"cluster":"prod/eu","node":"gpu-node-01","machine":"i-1234567890abcdef0",'
+    b'"source":"gpu-operator/nvidia-device-plugin-abc","chassis":"1821325191344",'
+    b'"gpu":"1761025346025","time":"2026-06-07T10:30:45Z",'
+    b'"uuid":"GPU-25e04bdf-1c2d-4e3f-8a9b-0c1d2e3f4a5b","pci":"00000000:2A:00.0",'
+    b'"product":"NVIDIA GB200","driver":"570.148.08","sequence":7,'
+    b'"from":"00000000:29:00.0","to":"00000000:2A:00.0"}'
+)
+
+LINE = (
+    b'{"time":"2026-06-07T10:30:45Z","level":"INFO",'
+    b'"source":"gpu-operator/nvidia-device-plugin-abc","msg":"gpu serial number reading",'
+    b'"service":"gpuid","id":"8f14e45f-ceea-467f-a0e6-5d1f8b2f6c11.7.1780828245",'
+    b'"event":"GPUMoved","cluster":"prod/eu","node":"gpu-node-01",'
+    b'"machine":"i-1234567890abcdef0","chassis":"1821325191344","gpu":"1761025346025",'
+    b'"uuid":"GPU-25e04bdf-1c2d-4e3f-8a9b-0c1d2e3f4a5b","pci":"00000000:2A:00.0",'
+    b'"product":"NVIDIA GB200","driver":"570.148.08","sequence":7,'
+    b'"from":"00000000:29:00.0","to":"00000000:2A:00.0"}\n'
+)
+
+EVENT = (
+    b'{"specversion":"1.0","id":"8f14e45f-ceea-467f-a0e6-5d1f8b2f6c11.7.1780828245",'
+    b'"source":"/gpuid-operator/prod%2Feu","type":"com.github.gpuid.GPUMoved",'
+    b'"subject":"gpu-node-01","time":"2026-06-07T10:30:45Z",'
+    b'"datacontenttype":"application/json","data":' + RECORD + b"}"
+)
+
+IDEMPOTENCY_KEY = "0142e667737cc4dccf815ca60df827cb09823ea542b07ed7913c1689de8db09e"
+
+CSV = (
+    b"prod/eu,gpu-node-01,i-1234567890abcdef0,gpu-operator/nvidia-device-plugin-abc,"
+    b"1821325191344,1761025346025,2026-06-07T10:30:45Z\n"
+    b"prod/eu,gpu-node-01,i-1234567890abcdef0,gpu-operator/nvidia-device-plugin-abc,"
+    b'unknown,"17,61",2026-06-07T10:30:45Z\n'
+)
+
+
+class Captured(HTTPClient):
+    """Takes what would be sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = b""
+        self.headers: Mapping[str, str] = {}
+
+    async def post(
+        self, url: str, *, body: bytes, headers: Mapping[str, str], timeout: float, tls: Any
+    ) -> Answer:
+        self.body, self.headers = body, headers
+        return Answer(status=204, phrase="", retry_after=None, text="", truncated=False)
+
+
+async def test_a_line_on_stdout(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    await StdoutSender(write_records).send(records(MOVED))
+    assert capfdbinary.readouterr().out == LINE
+
+
+@pytest.mark.parametrize(
+    ("form", "content_type", "body"),
+    [
+        (HTTPFormat.JSON, "application/json", b"[" + RECORD + b"]"),
+        (HTTPFormat.CLOUDEVENTS, "application/cloudevents-batch+json", b"[" + EVENT + b"]"),
+    ],
+)
+async def test_a_request(form: HTTPFormat, content_type: str, body: bytes) -> None:
+    client = Captured()
+    spec = HTTPSink(url="https://cmdb.example.com/in", format=form)
+    await HTTPSender(spec, secrets=Secrets(), client=client).send(records(MOVED))
+    assert client.body == body
+    assert client.headers == {
+        "Content-Type": content_type,
+        "Idempotency-Key": IDEMPOTENCY_KEY,
+        "User-Agent": "gpuid-operator",
+    }
+
+
+def test_a_csv_object() -> None:
+    (found,) = objects_of(records(SIGHTED, sightings=True), S3Sink(bucket="b", prefix="gpus"))
+    assert found == S3Object(
+        key="gpus/year=2026/month=06/day=07/hour=10/20260607-103045.000-a8e7797aa1c8db1be439229435c9888a.csv",
+        content=CSV,
+        content_type="text/csv",
+    )
+
+
+def test_an_object_of_json_lines() -> None:
+    (found,) = objects_of(records(MOVED), S3Sink(bucket="b", format=S3Format.JSONL))
+    assert found == S3Object(
+        key="year=2026/month=06/day=07/hour=10/20260607-103045.000-0142e667737cc4dccf815ca60df827cb.jsonl",
+        content=RECORD + b"\n",
+        content_type="application/x-ndjson",
+    )
