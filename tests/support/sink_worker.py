@@ -1,4 +1,4 @@
-"""The loop of one sink between a sink, a status and Secrets in memory."""
+"""The loop of one sink, with the sink, the statuses and the Secrets in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpuid_operator.sinks.base import RecordsRefused
 from gpuid_operator.telemetry.metrics import Metrics
 
 Answer = Callable[[list[str]], Exception | None]
-"""What the sink says to the records of these ids; None: it takes them."""
+"""The error of the sink for the records with these ids; None: it accepts them."""
 
 
 def record(node: str, sequence: int, part: int = 0) -> Record:
@@ -34,7 +34,7 @@ def record(node: str, sequence: int, part: int = 0) -> Record:
 
 
 class Harness:
-    """Nodes with entries of some records each, and a sink that answers as the test says."""
+    """Nodes with entries of some records each, and a sink whose answer a test sets."""
 
     def __init__(self, entries: dict[str, list[int]], *, max_records: int = 500) -> None:
         """`entries`: by node, how many records each of its entries has."""
@@ -47,7 +47,7 @@ class Harness:
         self.taken: list[str] = []
         self.answer: Answer = lambda _: None
         self.during: dict[int, Callable[[], object]] = {}
-        """What happens while the n-th attempt is under way."""
+        """Called while the n-th attempt is under way."""
         self.secret = "old"
         self.closed = False
         self.metrics = Metrics()
@@ -143,7 +143,7 @@ class Harness:
         assert self.closed
 
     def is_done(self) -> bool:
-        """Whether every entry of every node is noted as delivered."""
+        """Whether the cursor of every node is at its last entry."""
         return self.cursors == {node: len(counts) for node, counts in self.entries.items()}
 
     def count(self, name: str, **labels: Any) -> float | None:
@@ -158,5 +158,5 @@ def failing(errors: Sequence[Exception | None]) -> Answer:
 
 
 def refusing(*poison: str) -> Answer:
-    """Takes no batch that has one of these records."""
+    """Refuses every batch that has one of these records."""
     return lambda ids: RecordsRefused("422") if {*poison} & {*ids} else None

@@ -16,8 +16,8 @@ _log = get_logger(__name__)
 class Batch:
     """Entries in the order in which they are sent; entries of one node follow their sequence.
 
-    A batch that failed is sent again as it was: a sink that accepted it, and whose answer was lost,
-    knows the same batch by its key.
+    A batch that failed is sent again unchanged: a sink that accepted it, and whose answer was lost,
+    recognizes it by its key.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Which sinks get what of which nodes."""
+"""Which sinks get which records of which nodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.kube import FakeKube
 from tests.support.objects import inventory_path
 
 
-async def test_what_a_node_has_is_sent_and_its_cursor_written(kube: FakeKube) -> None:
+async def test_records_are_sent_and_the_cursor_is_written(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 2)
     world.deliver("n1")
@@ -36,7 +36,7 @@ async def test_nodes_of_the_same_sink_share_a_batch(kube: FakeKube) -> None:
     assert [len(post.ids) for post in world.http.posts] == [3]
 
 
-async def test_sinks_with_the_same_name_and_another_spec_are_apart(kube: FakeKube) -> None:
+async def test_sinks_with_the_same_name_and_different_specs_are_separate(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 1)
     other = sink("cmdb", http={"url": "https://other/in"})
@@ -83,7 +83,9 @@ async def test_a_node_without_anything_to_deliver_costs_nothing(kube: FakeKube) 
     assert asyncio.all_tasks() == tasks
 
 
-async def test_what_waits_after_a_restart_is_what_the_cursor_says(kube: FakeKube) -> None:
+async def test_delivery_continues_after_the_cursor_when_the_operator_restarts(
+    kube: FakeKube,
+) -> None:
     world = Deliveries(kube, sink("cmdb"))
     cursors = [{"name": "cmdb", "type": "http", "deliveredSequence": 2, "pending": 1}]
     world.put("n1", 3, status={"sinks": cursors})
@@ -92,7 +94,7 @@ async def test_what_waits_after_a_restart_is_what_the_cursor_says(kube: FakeKube
     assert [len(post.ids) for post in world.http.posts] == [1]
 
 
-async def test_a_cursor_of_another_type_is_another_sinks(kube: FakeKube) -> None:
+async def test_a_cursor_of_another_type_belongs_to_another_sink(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     cursors = [{"name": "cmdb", "type": "stdout", "deliveredSequence": 2, "pending": 0}]
     world.put("n1", 2, status={"sinks": cursors})
@@ -125,7 +127,7 @@ async def test_new_entries_are_delivered_when_they_are_written(kube: FakeKube) -
     assert [len(post.ids) for post in world.http.posts] == [1]
 
 
-async def test_a_new_sink_gets_what_history_holds(kube: FakeKube) -> None:
+async def test_a_new_sink_gets_the_whole_history(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 2)
     world.deliver("n1")
@@ -146,7 +148,7 @@ async def test_a_new_sink_gets_what_history_holds(kube: FakeKube) -> None:
 
 
 async def test_dropped_entries_are_not_sent(kube: FakeKube) -> None:
-    """Where a history is full, what gave way is in no later attempt of a batch."""
+    """Entries that a full history drops are in no later attempt of a batch."""
     world = Deliveries(kube, sink("cmdb"))
     world.http.answer = lambda _: 503 if len(world.http.posts) == 1 else 200
     world.http.until = asyncio.Event()
@@ -224,7 +226,7 @@ async def test_a_record_is_sent_once_while_its_cursor_waits(kube: FakeKube) -> N
     assert [len(post.ids) for post in world.http.posts] == [2, 1]
 
 
-async def test_a_sink_that_is_in_force_nowhere_ends(kube: FakeKube) -> None:
+async def test_the_worker_of_a_sink_that_applies_nowhere_ends(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put_policy("fleet", sink("audit"))
     world.put("n1", 1, policy="fleet")
@@ -255,8 +257,8 @@ async def test_a_sink_whose_spec_changed_keeps_its_metrics(kube: FakeKube) -> No
     assert world.count("gpuid_delivery_failures_total", "cmdb") == 3
 
 
-async def test_a_batch_is_not_sent_again_where_its_sink_is_out_of_force(kube: FakeKube) -> None:
-    """Before anybody prunes."""
+async def test_a_batch_is_not_sent_again_to_a_sink_that_no_longer_applies(kube: FakeKube) -> None:
+    """Even before its worker is pruned."""
     world = Deliveries(kube)
     world.put_policy("fleet", sink("cmdb"))
     world.put("n1", 1, policy="fleet")
@@ -272,7 +274,7 @@ async def test_a_batch_is_not_sent_again_where_its_sink_is_out_of_force(kube: Fa
     assert world.cursor("n1", "cmdb") is None
 
 
-async def test_a_sink_that_is_out_of_force_gathers_nothing(kube: FakeKube) -> None:
+async def test_a_sink_that_no_longer_applies_gathers_nothing(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put_policy("fleet", sink("audit"))
     world.put("n1", 1, policy="fleet")
@@ -283,7 +285,7 @@ async def test_a_sink_that_is_out_of_force_gathers_nothing(kube: FakeKube) -> No
     assert world.http.hosts == ["cmdb"]
 
 
-async def test_pending_records_are_counted_for_each_sink(kube: FakeKube) -> None:
+async def test_pending_records_are_counted_per_sink(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     for node, pending in (("n1", 3), ("n2", 4)):
         waits = {"name": "cmdb", "type": "http", "deliveredSequence": 0, "pending": pending}
@@ -294,7 +296,7 @@ async def test_pending_records_are_counted_for_each_sink(kube: FakeKube) -> None
     assert world.count("gpuid_records_pending", "lake") == 0
 
 
-async def test_a_sink_that_no_status_names_yet_counts_as_nothing_pending(kube: FakeKube) -> None:
+async def test_a_sink_that_no_status_names_yet_has_zero_pending_records(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 1)
     world.deliver("n1")

@@ -45,7 +45,7 @@ def test_an_error_is_written_once_for_each_node(status: Status, reporter: Delive
     ],
     ids=["request", "time", "port"],
 )
-def test_an_error_with_another_id_or_time_is_the_same(
+def test_an_error_that_differs_in_an_id_or_a_time_is_the_same(
     status: Status, reporter: DeliveryReporter, first: str, second: str
 ) -> None:
     reporter.failed(["a"], first)
@@ -53,7 +53,7 @@ def test_an_error_with_another_id_or_time_is_the_same(
     assert status.written == [("a", first)]
 
 
-def test_an_error_with_another_status_is_another(
+def test_an_error_with_another_status_is_a_new_one(
     status: Status, reporter: DeliveryReporter
 ) -> None:
     reporter.failed(["a"], "503 busy")

@@ -12,8 +12,9 @@ from gpuid_operator.sinks.base import RecordsRefused, Unavailable
 from tests.support.sink_worker import Harness, failing, refusing
 
 
-async def test_the_refused_record_stands_alone() -> None:
-    """Of an entry with several records, too; what is before it is taken, and all other nodes'."""
+async def test_the_refused_record_is_isolated() -> None:
+    """Also within an entry of several records. The sink gets all records before it, and all records
+    of other nodes."""
     harness = Harness({"a": [1, 1], "b": [1, 4, 1], "c": [2], "d": [1]})
     poison = "b.2.0.2"
     harness.answer = refusing(poison)
@@ -24,7 +25,7 @@ async def test_the_refused_record_stands_alone() -> None:
     assert "b.3.0.0" not in harness.taken
 
 
-async def test_a_refused_record_is_tried_again_at_the_slow_end() -> None:
+async def test_a_refused_record_is_retried_after_five_to_ten_minutes() -> None:
     harness = Harness({"a": [1, 1], "b": [1]})
     refused: list[float] = []
 
@@ -46,7 +47,7 @@ async def test_a_refused_record_is_tried_again_at_the_slow_end() -> None:
     [(None, {"a": 1, "b": 1}), (RecordsRefused("422"), {"b": 1})],
     ids=["taken", "refused"],
 )
-async def test_an_outage_amid_a_divided_batch_leaves_only_the_rest(
+async def test_an_outage_within_a_bisected_batch_leaves_only_the_rest(
     answer: Exception | None, cursors: dict[str, int]
 ) -> None:
     harness = Harness({"a": [1], "b": [1]})
@@ -64,7 +65,7 @@ async def test_later_entries_wait_behind_a_refused_one() -> None:
     assert [ids for _, ids in harness.sent] == [["a.1.0.0"], ["b.1.0.0"]]
 
 
-async def test_news_do_not_bring_a_refused_node_back_before_its_time() -> None:
+async def test_new_entries_do_not_end_the_pause_of_a_refused_node() -> None:
     harness = Harness({"a": [1], "b": [1]})
     harness.answer = refusing("a.1.0.0")
     loop = asyncio.get_running_loop()
@@ -106,8 +107,8 @@ async def test_a_sink_that_refuses_everything_gets_few_requests() -> None:
     assert max(attempts.values()) < 30
 
 
-async def test_who_takes_some_records_is_asked_for_each() -> None:
-    """However many it refuses: each of the rest arrives."""
+async def test_a_sink_that_accepts_some_records_gets_each_of_them() -> None:
+    """However many it refuses."""
     nodes = [f"n{number:02}" for number in range(40)]
     harness = Harness({node: [1] for node in nodes})
     harness.answer = refusing(*(f"{node}.1.0.0" for node in nodes[::2]))
