@@ -45,8 +45,8 @@ class ReadBench:
             kube,
             state=self.state,
             clock=clock.now,
-            found=self.see_inventory,
-            gone=self.lose_inventory,
+            found=self.inventory_changed,
+            gone=self.inventory_deleted,
         )
         self.reader = Reader(
             kube,
@@ -59,11 +59,11 @@ class ReadBench:
             slots=asyncio.Semaphore(slots),
         )
 
-    def see_inventory(self, body: dict[str, Any]) -> None:
+    def inventory_changed(self, body: dict[str, Any]) -> None:
         """The watch brings an inventory."""
         self.inventories.put_object(body)
 
-    def lose_inventory(self, name: str, uid: str) -> None:
+    def inventory_deleted(self, name: str, uid: str) -> None:
         """The watch tells that an inventory is gone."""
         self.inventories.remove(name, uid=uid)
 

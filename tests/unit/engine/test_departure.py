@@ -165,7 +165,7 @@ async def test_a_node_that_returns_is_read_and_its_gpus_are_new(bench: ReadBench
 async def test_an_inventory_that_a_user_made_is_told_what_is_missing(bench: ReadBench) -> None:
     await asyncio.sleep(1)
     put_node(bench.kube, "n1", gpus=None)
-    bench.see_inventory(put_inventory(bench.kube, "n1"))
+    bench.inventory_changed(put_inventory(bench.kube, "n1"))
     await bench.reader.process("n1")
     assert bench.ready()[:2] == ("False", "NoTargetPod")
 

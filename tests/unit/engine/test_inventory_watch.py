@@ -22,25 +22,18 @@ class WatchBench(ResyncBench):
 
     def __init__(self, kube: FakeKube) -> None:
         super().__init__(kube)
-        self.deleted: list[str] = []
-        self.add_listener = InventoryWatch(
+        self.watch = InventoryWatch(
             kube,
             inventories=self.inventories,
             status_writer=self.writer,
             resync=self.resync,
-            changed=self.see_inventory,
-            deleted=self._deleted,
+            events=self,
         )
-        self.tasks: list[asyncio.Task[None]] = []
-
-    def _deleted(self, name: str, uid: str) -> None:
-        self.deleted.append(name)
-        self.inventories.remove(name, uid=uid)
+        self.tasks: list[asyncio.Future[None]] = []
 
     async def start(self) -> None:
         await self.resync.run()
-        for loop in (self.add_listener.follow, self.add_listener.look):
-            self.tasks.append(asyncio.create_task(loop()))
+        self.tasks += [asyncio.ensure_future(loop()) for loop in self.watch.loops()]
         await self.watching()
 
     async def watching(self, times: int = 1) -> None:
@@ -120,7 +113,7 @@ async def test_a_deletion_is_told(bench: WatchBench) -> None:
     put_inventory(bench.kube, "n1")
     await bench.start()
     bench.kube.remove(inventory_path("n1"))
-    await until(lambda: bench.deleted == ["n1"])
+    await until(lambda: bench.gone == ["n1"])
     assert bench.read() == 0
 
 
@@ -130,7 +123,7 @@ async def test_one_that_goes_before_it_is_read_is_told_once(bench: WatchBench) -
     bench.ask("token-1")
     bench.kube.remove(inventory_path("n1"))
     await until(lambda: bench.read() == 1)
-    assert bench.deleted == ["n1"]
+    assert bench.gone == ["n1"]
 
 
 async def test_one_that_cannot_be_read_is_read_later(bench: WatchBench) -> None:
@@ -190,5 +183,5 @@ async def test_a_kind_that_is_not_served_any_more_is_told(bench: WatchBench) -> 
     await bench.start()
     bench.kube.served.clear()
     bench.kube.break_watches()
-    await bench.add_listener.kinds_gone.wait()
+    await bench.watch.kinds_gone.wait()
     await until(lambda: bench.tasks[0].done())

@@ -31,7 +31,7 @@ def request_read(bench: ReadBench, token: str) -> None:
     def annotate(body: dict[str, dict[str, dict[str, str]]]) -> None:
         body["metadata"].setdefault("annotations", {})[REQUESTED_AT] = token
 
-    bench.see_inventory(bench.kube.change(inventory_path("n1"), annotate))
+    bench.inventory_changed(bench.kube.change(inventory_path("n1"), annotate))
 
 
 async def test_a_new_container_is_read_at_once(bench: ReadBench) -> None:

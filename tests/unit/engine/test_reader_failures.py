@@ -117,7 +117,7 @@ async def test_a_command_that_hangs_is_not_started_again_for_a_request(bench: Re
     def ask(body: dict[str, dict[str, dict[str, str]]]) -> None:
         body["metadata"]["annotations"] = {REQUESTED_AT: "token-1"}
 
-    bench.see_inventory(bench.kube.change(inventory_path("n1"), ask))
+    bench.inventory_changed(bench.kube.change(inventory_path("n1"), ask))
     wait = await bench.reader.process("n1")
     assert len(bench.kube.exec.calls) == 5
     assert wait is not None

@@ -9,7 +9,6 @@ import pytest
 
 from gpuid_operator.engine.reconcile.resync import Resync
 from gpuid_operator.kube.errors import ListExpired, ServerError
-from tests.support import clock
 from tests.support.kube import FakeKube, server_error
 from tests.support.objects import (
     inventory_path,
@@ -34,16 +33,14 @@ class ResyncBench(ReadBench):
         self.resync = Resync(
             kube,
             state=self.state,
+            events=self,
             policies_changed=self._policies_changed,
-            inventory_found=self.see_inventory,
-            inventory_gone=self._gone,
-            clock=clock.now,
         )
 
     def _policies_changed(self) -> None:
         self.policy_changes += 1
 
-    def _gone(self, name: str, uid: str) -> None:
+    def inventory_deleted(self, name: str, uid: str) -> None:
         self.gone.append(name)
         self.inventories.remove(name, uid=uid)
 
