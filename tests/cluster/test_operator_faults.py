@@ -181,7 +181,7 @@ def test_execs_that_do_not_reach_the_server_are_not_repeated_without_a_pause(
         request_read(fleet, NODE, "cut off")
 
         def tried_thrice() -> list[float]:
-            failures = [line for line in operator.lines() if "could not be read" in line["msg"]]
+            failures = [line for line in operator.lines() if "failed to read node" in line["msg"]]
             assert len(failures) >= 3
             return [datetime.fromisoformat(line["time"][:26]).timestamp() for line in failures]
 

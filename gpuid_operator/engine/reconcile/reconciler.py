@@ -104,7 +104,7 @@ class NodeReconciler:
     async def _work(self) -> None:
         while True:
             name = await self._queue.get()
-            self._idle_gate.show(len(self._queue))
+            self._idle_gate.update(len(self._queue))
             try:
                 wait = await self.reconcile(name)
                 self._failures.pop(name, None)
