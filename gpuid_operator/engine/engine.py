@@ -85,7 +85,6 @@ class Engine:
             client,
             state=self._state,
             status_writer=self._status_writer,
-            labeller=labeller,
             metrics=metrics,
             clock=clock,
             timeout=options.timeout,

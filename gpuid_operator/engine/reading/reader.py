@@ -23,7 +23,6 @@ from gpuid_operator.engine.reading.smi_run import SmiRuns, read_error
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.state.node_view import NodeView
 from gpuid_operator.engine.state.nodes import node_info
-from gpuid_operator.engine.writing.node_labels import NodeLabeller
 from gpuid_operator.engine.writing.status_writer import StatusWriter
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import ExecError, ExecPodGone, KubeError
@@ -66,7 +65,6 @@ class Reader:
         *,
         state: ClusterState,
         status_writer: StatusWriter,
-        labeller: NodeLabeller,
         metrics: Metrics,
         clock: Callable[[], datetime],
         timeout: timedelta,
@@ -77,7 +75,6 @@ class Reader:
         a target pod."""
         self._state = state
         self._status_writer = status_writer
-        self._labeller = labeller
         self._metrics = metrics
         self._clock = clock
         self._runs = SmiRuns(client, timeout=timeout, slots=slots)
@@ -198,7 +195,6 @@ class Reader:
             self._pending_removals[name] = change.pending_removals
             missing = len(change.pending_removals.keys)
             _log.info("found GPUs missing; waiting for a second read", node=name, missing=missing)
-        await self._labeller.sync(name)
 
     async def _fail(self, attempt: _Attempt, error: ReadError) -> None:
         hung = error.reason is FailureReason.TIMED_OUT

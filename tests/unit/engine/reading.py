@@ -10,7 +10,6 @@ from typing import Any
 from gpuid_operator.api.policy import Policy
 from gpuid_operator.engine.reading.reader import Reader
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.writing.node_labels import NodeLabeller
 from gpuid_operator.engine.writing.status_writer import StatusWriter
 from gpuid_operator.kube.nodes import NodeFacts
 from gpuid_operator.kube.pods import TargetPod
@@ -52,7 +51,6 @@ class ReadBench:
             kube,
             state=self.state,
             status_writer=self.writer,
-            labeller=NodeLabeller(kube, state=self.state),
             metrics=self.metrics,
             clock=clock.now,
             timeout=TIMEOUT,

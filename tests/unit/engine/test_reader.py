@@ -11,7 +11,7 @@ from gpuid_operator.api.meta import REQUESTED_AT
 from tests.support import clock
 from tests.support.fake_exec import ExecAnswer
 from tests.support.kube import FakeKube
-from tests.support.objects import inventory_path, node_path, put_node, put_pod, put_policy
+from tests.support.objects import inventory_path, put_node, put_pod, put_policy
 from tests.support.smi_fixtures import machine, serials, without
 from tests.unit.engine.reading import ReadBench
 
@@ -245,10 +245,3 @@ class TestNodeFacts:
         bench.see_pod(put_pod(bench.kube, "n1", number=2))
         await bench.reader.process("n1")
         assert len(bench.kube.asked("GET", "/nodes/n1$")) == 2
-
-
-async def test_a_read_brings_the_labels_of_the_node(bench: ReadBench) -> None:
-    await bench.node_with_pod()
-    await bench.reader.process("n1")
-    labels = bench.kube.objects[node_path("n1")]["metadata"]["labels"]
-    assert set(serials(machine("n1"))) <= set(labels.values())

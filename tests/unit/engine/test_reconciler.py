@@ -126,6 +126,13 @@ async def test_look_up_labels_that_could_not_be_written_are_written_later(
     assert len(harness.kube.exec.calls) == 2
 
 
+async def test_a_read_brings_the_labels_of_the_node(harness: EngineHarness) -> None:
+    await settled(harness)
+    await until(lambda: harness.kube.objects[node_path("n1")]["metadata"]["labels"])
+    labels = harness.kube.objects[node_path("n1")]["metadata"]["labels"]
+    assert set(serials(machine("n1"))) <= set(labels.values())
+
+
 async def test_labels_that_a_node_lost_are_written_again(harness: EngineHarness) -> None:
     await settled(harness)
     harness.kube.change(node_path("n1"), lambda body: body["metadata"]["labels"].clear())
