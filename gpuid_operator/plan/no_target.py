@@ -5,8 +5,9 @@ The rows are tried from top to bottom:
 the node                                                | action
 --------------------------------------------------------|-------------------------------------------
 departed, and no Node of its name was seen since        | nothing
-its facts are older than the last change of its pods,   | fetch the Node; where it is gone, the node
-or, after the grace period, than the end of that        | departs, else decide again
+its Node is gone                                        | mark an inventory of it as departed
+its facts are older than the last change of its pods,   | fetch the Node and decide again
+or, after the grace period, than the end of that        |
 has neither an inventory nor GPU capacity               | nothing
 suspended                                               | nothing
 lost its pod less than the grace period ago             | wait for the rest of it: pods are replaced
@@ -35,6 +36,7 @@ class NoTargetAction(StrEnum):
 
     NOTHING = "nothing"
     FETCH_NODE = "fetch the Node"
+    DEPART = "mark the node as departed"
     WAIT = "wait"
     REPORT = "report NoTargetPod"
 
@@ -49,10 +51,12 @@ class NodeWithoutTarget:
     suspended: bool
     has_gpus: bool
     """Whether the Node has GPU capacity, as far as it was fetched."""
-    fetched: float | None
-    """When the Node was fetched; None if it was not."""
     pods_changed: float | None
     """When its target pods last changed; None if it never had one: then there is no grace."""
+    fetched: float | None
+    """When the Node was fetched; None if it was not."""
+    gone: bool = False
+    """Whether the API server has just answered that there is no such Node."""
 
 
 def next_action(node: NodeWithoutTarget, *, grace: float, now: float) -> NoTargetAction:
@@ -62,6 +66,8 @@ def next_action(node: NodeWithoutTarget, *, grace: float, now: float) -> NoTarge
     needed_since = changed if waiting or node.pods_changed is None else changed + grace
     if node.departed and node.fetched is None:
         return NoTargetAction.NOTHING
+    if node.gone:
+        return NoTargetAction.DEPART if node.has_inventory else NoTargetAction.NOTHING
     if node.fetched is None or node.fetched < needed_since:
         return NoTargetAction.FETCH_NODE
     if node.suspended or not (node.has_inventory or node.has_gpus):

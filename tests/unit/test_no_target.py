@@ -16,7 +16,9 @@ from gpuid_operator.plan.no_target import (
 from gpuid_operator.plan.target import Target
 
 GRACE, NOW = 60.0, 1000.0
-NOTHING, FETCH, WAIT, REPORT = NoTargetAction
+NOTHING, FETCH = NoTargetAction.NOTHING, NoTargetAction.FETCH_NODE
+WAIT, REPORT = NoTargetAction.WAIT, NoTargetAction.REPORT
+DEPART = NoTargetAction.DEPART
 
 NEVER = NodeWithoutTarget(
     has_inventory=False,
@@ -38,6 +40,10 @@ OVER = replace(LOST, pods_changed=NOW - 90, fetched=NOW - 30)
     [
         (replace(LOST, departed=True, fetched=None), NOTHING),
         (replace(LOST, departed=True), WAIT),
+        (replace(LOST, fetched=None, gone=True), DEPART),
+        (replace(LOST, fetched=None, gone=True, departed=True), NOTHING),
+        (replace(LOST, fetched=None, gone=True, has_inventory=False), NOTHING),
+        (replace(LOST, fetched=None, gone=True, suspended=True), DEPART),
         (replace(NEVER, fetched=None), FETCH),
         (replace(NEVER, fetched=0.0), REPORT),
         (replace(LOST, fetched=None), FETCH),

@@ -44,26 +44,28 @@ class Departures:
         self._clock = clock
         self._grace = grace.total_seconds()
 
-    async def process(self, name: str) -> timedelta | None:
+    async def process(self, view: NodeView) -> timedelta | None:
         """Do what is due now. Returns the time until something else may be due, if that is known.
 
         Raises KubeError if the Node could not be fetched or the inventory not be written.
         """
-        node = self._node(self._state.view(name))
+        node = self._node(view)
         action = self._action(node)
         if action is NoTargetAction.FETCH_NODE:
-            if await self._fetcher.fetch(name) is None:
-                await self._depart(name)
-                return None
-            node = self._node(self._state.view(name))
+            facts = await self._fetcher.fetch(view.name)
+            view = self._state.view(view.name)
+            node = self._node(view, gone=facts is None)
             action = self._action(node)
-        if action is NoTargetAction.REPORT:
-            await self._report(self._state.view(name))
-        if action is not NoTargetAction.WAIT:
-            return None
-        return timedelta(seconds=grace_left(node, grace=self._grace, now=_now()))
+        match action:
+            case NoTargetAction.DEPART:
+                await self._depart(view)
+            case NoTargetAction.REPORT:
+                await self._report(view)
+            case NoTargetAction.WAIT:
+                return timedelta(seconds=grace_left(node, grace=self._grace, now=_now()))
+        return None
 
-    def _node(self, view: NodeView) -> NodeWithoutTarget:
+    def _node(self, view: NodeView, *, gone: bool = False) -> NodeWithoutTarget:
         known = view.node
         return NodeWithoutTarget(
             has_inventory=view.inventory is not None,
@@ -71,6 +73,7 @@ class Departures:
             suspended=view.suspended,
             has_gpus=known is not None and bool(known.facts.gpu_capacity),
             fetched=None if known is None else known.fetched,
+            gone=gone,
             pods_changed=self._state.pods.changed(view.name) or None,
         )
 
@@ -93,12 +96,10 @@ class Departures:
         )
         await self._status_writer.write(view.name, decide, create=True)
 
-    async def _depart(self, name: str) -> None:
-        view = self._state.view(name)
-        if view.inventory is not None and not view.departed:
-            _log.info("node departed", node=name)
-            decide = partial(plan.after_departure, now=self._clock())
-            await self._status_writer.write(name, decide)
+    async def _depart(self, view: NodeView) -> None:
+        _log.info("node departed", node=view.name)
+        decide = partial(plan.after_departure, now=self._clock())
+        await self._status_writer.write(view.name, decide)
 
 
 def _now() -> float:

@@ -30,9 +30,12 @@ class NodeFetcher:
         """
         known = self._state.nodes.get(name)
         oldest = asyncio.get_running_loop().time() - MAX_AGE
-        if known is None or known.fetched <= oldest or known.fetched < self._changed(name):
-            return await self.fetch(name)
-        return known.facts
+        current = (
+            known is not None
+            and known.fetched > oldest
+            and known.fetched >= self._state.pods.changed(name)
+        )
+        return known.facts if known is not None and current else await self.fetch(name)
 
     async def fetch(self, name: str) -> NodeFacts | None:
         """Fetch the Node; None if there is no such Node, which is then forgotten.
@@ -46,6 +49,3 @@ class NodeFetcher:
             return None
         self._state.nodes.put(facts)
         return facts
-
-    def _changed(self, name: str) -> float:
-        return self._state.pods.changed(name)

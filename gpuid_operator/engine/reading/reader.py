@@ -89,26 +89,21 @@ class Reader:
         self._failures = FailureLog()
         self._pending_removals: dict[str, PendingRemovals] = {}
 
-    async def process(self, name: str) -> timedelta | None:
-        """Do what is due for the node now. Returns the time until something else may be due.
+    async def process(self, view: NodeView) -> timedelta | None:
+        """Do what is due for a node now. Returns the time until something else may be due.
 
         Raises KubeError if its inventory could not be written.
         """
-        view = self._state.view(name)
         if view.target is None:
-            wait = await self._departures.process(name)
-            if name not in self._state.nodes:
-                self.forget(name)
+            wait = await self._departures.process(view)
+            if view.name not in self._state.nodes:
+                self.forget(view.name)
             return wait
-        due = self._due(view)
+        due = self.due(view)
         if due is not None and due <= self._clock():
-            await self._read(_Attempt(name, *view.target, view.open_request))
-            due = self.due(name)
+            await self._read(_Attempt(view.name, *view.target, view.open_request))
+            due = self.due(self._state.view(view.name))
         return None if due is None else due - self._clock()
-
-    def due(self, name: str) -> datetime | None:
-        """When the next read of the node is due, as far as is known now."""
-        return self._due(self._state.view(name))
 
     def forget(self, name: str) -> None:
         """Drop what is remembered of a node that is gone."""
@@ -121,7 +116,8 @@ class Reader:
             if self._state.view(name).suspended:
                 self._runs.stop(name)
 
-    def _due(self, view: NodeView) -> datetime | None:
+    def due(self, view: NodeView) -> datetime | None:
+        """When the next read of a node is due, as far as is known now."""
         pod = view.target[1] if view.target else None
         inventory, failures = view.inventory, self._failures.get(view.name)
         removals = self._pending_removals.get(view.name)
@@ -149,18 +145,19 @@ class Reader:
         try:
             facts = await self._facts(attempt)
             result = await self._runs.run(attempt.node, attempt.target, attempt.pod)
-            if result is None:
-                return  # stopped: the node is suspended
-            reading = parse(result.stdout, exit_code=result.exit_code, stderr=result.stderr)
+            reading = None  # of a run that was stopped, as the node is suspended
+            if result is not None:
+                reading = parse(result.stdout, exit_code=result.exit_code, stderr=result.stderr)
         except (ReadError, ExecError) as error:
             await self._fail(attempt, read_error(error))
         except (KubeError, OSError) as error:
             # This says nothing about the node, and nothing could be written either.
             self._add_failure(attempt, "Unreachable", str(error), hung=False)
         else:
-            self._metrics.read_seconds.observe(loop.time() - started)
-            self._metrics.reads.labels("Succeeded").inc()
-            await self._succeed(attempt, reading, facts)
+            if reading is not None:
+                self._metrics.read_seconds.observe(loop.time() - started)
+                self._metrics.reads.labels("Succeeded").inc()
+                await self._succeed(attempt, reading, facts)
 
     async def _facts(self, attempt: _Attempt) -> NodeFacts:
         facts = await self._fetcher.current(attempt.node)

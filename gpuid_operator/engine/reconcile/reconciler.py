@@ -15,6 +15,7 @@ from gpuid_operator.engine.core.work_queue import WorkQueue
 from gpuid_operator.engine.delivery.manager import Delivery
 from gpuid_operator.engine.reading.reader import Reader
 from gpuid_operator.engine.state.cluster_state import ClusterState
+from gpuid_operator.engine.state.inventory_cache import CachedInventory
 from gpuid_operator.engine.state.node_view import NodeView
 from gpuid_operator.engine.writing.node_labels import NodeLabeller
 from gpuid_operator.engine.writing.status_writer import StatusWriter
@@ -81,25 +82,28 @@ class NodeReconciler:
 
         Raises KubeError if the node's inventory could not be written.
         """
-        if self._state.skip_reason(name) is not None:
+        view = self._state.view(name)
+        if view.skip is not None:
             self._metrics.reads.labels("NotUnderstood").inc()
             return None
-        wait = await self._reader.process(name)
-        await self._update_status(name)
+        wait = await self._reader.process(view)
+        await self._update_status(self._state.view(name))
         self._delivery.enqueue(name)
         # The checks come last: the read fetched the Node, whose labels select the policy.
         self._checks.enqueue([name])
         return wait
 
-    async def _update_status(self, name: str) -> None:
+    async def _update_status(self, view: NodeView) -> None:
         """Bring status and labels in line with policy, spec and checks, without a read."""
-        if _is_stale(self._state.view(name)):
-            await self._status_writer.write(name, partial(plan.reconsidered, now=self._clock()))
-        cached = self._state.inventories.get(name)
+        cached = view.inventory
+        if cached is not None and _is_stale(cached, view):
+            stale = partial(plan.reconsidered, now=self._clock())
+            await self._status_writer.write(view.name, stale)
         if cached is not None and cached.unsettled:
-            await self._status_writer.write(name, partial(recorded, now=self._clock()))
-        await self._status_writer.retry_labels(name)
-        await self._labeller.sync(name)
+            unsettled = partial(recorded, now=self._clock())
+            await self._status_writer.write(view.name, unsettled)
+        await self._status_writer.retry_labels(view.name)
+        await self._labeller.sync(view.name)
 
     async def _work(self) -> None:
         while True:
@@ -125,11 +129,8 @@ class NodeReconciler:
         return backoff(self._failures[name], chance=chance, most=_MAX_BACKOFF)
 
 
-def _is_stale(view: NodeView) -> bool:
+def _is_stale(cached: CachedInventory, view: NodeView) -> bool:
     """Whether the node has a status, and one that no longer matches what is in force."""
-    cached = view.inventory
-    if cached is None or cached.state is None:
-        return False
     basis = StatusBasis(
         policy=cached.policy,
         generation=cached.observed_generation,
@@ -138,4 +139,4 @@ def _is_stale(view: NodeView) -> bool:
         checks=frozenset(check.name for check in cached.checks),
     )
     context = view.policy.status_context(cached.generation, foreign=view.foreign_checks)
-    return is_stale(basis, context)
+    return cached.state is not None and is_stale(basis, context)

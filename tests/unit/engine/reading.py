@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from gpuid_operator.api.policy import Policy
@@ -85,10 +85,18 @@ class ReadBench:
         put_node(self.kube, name)
         self.see_pod(put_pod(self.kube, name, **pod))
 
+    async def process(self, name: str = "n1") -> timedelta | None:
+        """The reader does what is due for a node."""
+        return await self.reader.process(self.state.view(name))
+
+    def due(self, name: str = "n1") -> datetime | None:
+        """When the reader wants to read a node."""
+        return self.reader.due(self.state.view(name))
+
     async def process_until(self, name: str, done: Callable[[], bool], *, rounds: int = 20) -> None:
         """Process the node, each time when the last time said, until something is so."""
         for _ in range(rounds):
-            wait = await self.reader.process(name)
+            wait = await self.process(name)
             if done():
                 return
             assert wait is not None

@@ -83,7 +83,7 @@ async def test_an_inventory_that_another_made_is_read(bench: WatchBench) -> None
 async def test_what_was_written_here_is_not_read(bench: WatchBench) -> None:
     await bench.start()
     await bench.node_with_pod()
-    await bench.reader.process("n1")
+    await bench.process("n1")
     await until(lambda: not bench.writer.is_writing("n1"))
     # What another makes shows that the events before it were handled.
     put_inventory(bench.kube, "n2")
@@ -96,7 +96,7 @@ async def test_news_wait_for_a_write_that_is_under_way(bench: WatchBench) -> Non
     await bench.start()
     await bench.node_with_pod()
     hold = bench.kube.fail("PATCH", "/n1/status$", until=asyncio.Event())
-    process = asyncio.create_task(bench.reader.process("n1"))
+    process = asyncio.create_task(bench.process("n1"))
     await hold.met.wait()
     bench.ask("token-1")
     await asyncio.sleep(5)
