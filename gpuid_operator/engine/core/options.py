@@ -33,7 +33,7 @@ DEFAULT_TIMINGS: Final = Timings()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the environment and the command line ask the engine for."""
+    """The settings of the operator, from its environment and its command line."""
 
     targets: tuple[Target, ...]
     """Where nvidia-smi runs. Where a node has pods of several targets, the first one counts."""

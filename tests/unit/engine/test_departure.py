@@ -41,7 +41,7 @@ def lose_pod(bench: ReadBench) -> None:
     bench.see_pod(body, deleted=True)
 
 
-async def test_a_pod_that_went_is_given_a_minute(bench: ReadBench) -> None:
+async def test_a_node_that_lost_its_pod_has_a_minute(bench: ReadBench) -> None:
     await read(bench)
     lose_pod(bench)
     assert await bench.process("n1") == DEFAULT_TIMINGS.pod_grace
@@ -64,7 +64,7 @@ async def test_a_pod_that_comes_within_the_minute_is_read(bench: ReadBench) -> N
     assert bench.ready()[:2] == ("True", "ReadOK")
 
 
-async def test_a_gpu_node_that_never_had_a_pod_is_told_at_once(bench: ReadBench) -> None:
+async def test_a_gpu_node_that_never_had_a_pod_is_reported_at_once(bench: ReadBench) -> None:
     await asyncio.sleep(1)
     put_node(bench.kube, "n1")
     assert await bench.process("n1") is None
@@ -105,7 +105,7 @@ async def test_a_node_that_is_gone_has_departed_with_its_gpus(bench: ReadBench) 
     assert bench.ready()[:2] == ("False", "NodeNotFound")
 
 
-async def test_a_node_that_goes_after_its_pod_is_noticed_at_the_end_of_the_grace(
+async def test_a_node_deleted_after_its_pod_departs_at_the_end_of_the_grace_period(
     bench: ReadBench,
 ) -> None:
     await read(bench)
@@ -162,7 +162,7 @@ async def test_a_node_that_returns_is_read_and_its_gpus_are_new(bench: ReadBench
     assert bench.history()[-4:] == ["NodeReturned", "GPUAdded", "GPUAdded", "Sighted"]
 
 
-async def test_an_inventory_that_a_user_made_is_told_what_is_missing(bench: ReadBench) -> None:
+async def test_an_inventory_that_a_user_created_shows_the_missing_pod(bench: ReadBench) -> None:
     await asyncio.sleep(1)
     put_node(bench.kube, "n1", gpus=None)
     bench.inventory_changed(put_inventory(bench.kube, "n1"))
@@ -170,7 +170,7 @@ async def test_an_inventory_that_a_user_made_is_told_what_is_missing(bench: Read
     assert bench.ready()[:2] == ("False", "NoTargetPod")
 
 
-async def test_an_api_server_that_fails_decides_nothing(bench: ReadBench) -> None:
+async def test_an_unreachable_api_server_decides_nothing(bench: ReadBench) -> None:
     await read(bench)
     lose_pod(bench)
     bench.kube.fail("GET", "/nodes/n1$", server_error())

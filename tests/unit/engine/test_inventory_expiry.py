@@ -1,4 +1,4 @@
-"""Inventories of departed nodes are deleted when nobody needs them any more."""
+"""The operator deletes inventories of departed nodes that have expired."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def expiry(bench: ResyncBench, *, keep: int = 5000) -> InventoryExpiry:
 
 
 async def left(bench: ResyncBench, *, keep: int = 5000) -> set[str]:
-    """The inventories that are left after a re-sync and an expiry."""
+    """The inventories that are left after a resync and an expiry."""
     await bench.resync.run()
     before = {cached.name for cached in bench.inventories}
     deleted = await expiry(bench, keep=keep).run()
@@ -135,7 +135,7 @@ async def test_one_that_another_changed_meanwhile_is_left_for_the_next_time(
     assert inventory_path("n1") in bench.kube.objects
 
 
-async def test_a_server_that_fails_ends_the_round(
+async def test_an_error_of_the_server_ends_the_run(
     bench: ResyncBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     departed(bench, "n1", ago=RETENTION * 2)

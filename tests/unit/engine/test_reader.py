@@ -91,7 +91,7 @@ async def test_a_container_that_is_not_ready_is_read_where_nothing_is_known(
     assert bench.status()["gpuCount"] == 2
 
 
-async def test_a_read_that_a_user_asks_for_is_made_and_echoed(bench: ReadBench) -> None:
+async def test_a_requested_read_is_made_and_acknowledged(bench: ReadBench) -> None:
     await bench.node_with_pod()
     await bench.process("n1")
     request_read(bench, "token-1")
@@ -102,7 +102,7 @@ async def test_a_read_that_a_user_asks_for_is_made_and_echoed(bench: ReadBench) 
     assert len(bench.kube.exec.calls) == 2
 
 
-async def test_a_read_that_a_user_asks_for_is_echoed_after_a_failure_too(bench: ReadBench) -> None:
+async def test_a_requested_read_is_acknowledged_even_if_it_fails(bench: ReadBench) -> None:
     await bench.node_with_pod()
     await bench.process("n1")
     request_read(bench, "token-1")
@@ -122,7 +122,9 @@ async def test_a_request_ends_a_back_off(bench: ReadBench) -> None:
     assert due <= clock.now()
 
 
-async def test_a_request_that_could_not_be_echoed_waits_like_others(bench: ReadBench) -> None:
+async def test_a_request_that_could_not_be_acknowledged_waits_for_the_back_off(
+    bench: ReadBench,
+) -> None:
     await bench.node_with_pod()
     await bench.process("n1")
     request_read(bench, "token-1")
@@ -141,7 +143,7 @@ async def test_a_suspended_node_is_not_read(kube: FakeKube) -> None:
     assert kube.exec.calls == []
 
 
-async def test_a_node_that_becomes_suspended_has_its_read_ended(bench: ReadBench) -> None:
+async def test_suspending_a_node_stops_its_read(bench: ReadBench) -> None:
     bench.kube.exec.answer = ExecAnswer(hang=True)
     await bench.node_with_pod()
     put_node(bench.kube, "n2", labels={"pool": "b"})
@@ -193,7 +195,7 @@ class TestMissingGPU:
         assert bench.status()["gpuCount"] == 2
         assert "GPURemoved" not in bench.history()
 
-    async def test_a_boot_makes_it_certain(self, bench: ReadBench) -> None:
+    async def test_a_reboot_makes_the_removal_certain(self, bench: ReadBench) -> None:
         await bench.node_with_pod()
         await bench.process("n1")
         await asyncio.sleep(1)
@@ -204,9 +206,7 @@ class TestMissingGPU:
         await bench.process("n1")
         assert bench.status()["gpuCount"] == 1
 
-    async def test_a_node_that_is_forgotten_has_no_second_read_to_come(
-        self, bench: ReadBench
-    ) -> None:
+    async def test_forgetting_a_node_cancels_its_second_read(self, bench: ReadBench) -> None:
         await bench.node_with_pod()
         await bench.process("n1")
         bench.prints(without(machine("n1"), 1))
@@ -238,7 +238,9 @@ class TestNodeFacts:
         await bench.process("n1")
         assert len(bench.kube.asked("GET", "/nodes/n1$")) == 2
 
-    async def test_they_are_fetched_again_when_a_pod_changed_since(self, bench: ReadBench) -> None:
+    async def test_they_are_fetched_again_after_a_change_of_the_pods(
+        self, bench: ReadBench
+    ) -> None:
         await bench.node_with_pod()
         await bench.process("n1")
         await asyncio.sleep(1)

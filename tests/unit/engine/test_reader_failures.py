@@ -1,4 +1,4 @@
-"""What the reader does where a read fails: reason, back-off, and no second run beside a first."""
+"""The reader reports failures with a reason, backs off, and never runs a command twice at once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def bench(kube: FakeKube) -> ReadBench:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_a_failure_is_told_by_its_reason(
+async def test_the_status_shows_the_reason_of_a_failure(
     bench: ReadBench, answer: ExecAnswer, reason: str, words: str
 ) -> None:
     bench.kube.exec.answer = answer
@@ -139,7 +139,7 @@ class TestPodGone:
         assert bench.ready()[:2] == ("False", "ExecFailed")
         assert bench.reads("ExecFailed") == 3
 
-    async def test_the_next_pod_is_read_without_a_word_of_the_first(self, bench: ReadBench) -> None:
+    async def test_the_next_pod_is_read_and_no_failure_is_reported(self, bench: ReadBench) -> None:
         bench.kube.exec.answer = ExecAnswer(failure=NO_CONTAINER)
         await bench.node_with_pod()
         await bench.process("n1")
@@ -150,7 +150,7 @@ class TestPodGone:
         assert len(bench.kube.asked("PATCH", "/status$")) == 1
 
 
-async def test_a_pod_on_a_node_that_does_not_exist_is_told(bench: ReadBench) -> None:
+async def test_a_pod_on_a_node_that_does_not_exist_is_reported(bench: ReadBench) -> None:
     await asyncio.sleep(1)
     bench.see_pod(put_pod(bench.kube, "n1"))
     await bench.process("n1")
@@ -172,7 +172,7 @@ async def test_the_facts_of_a_node_that_vanished_are_dropped(bench: ReadBench) -
     assert "n1" not in bench.state.nodes
 
 
-async def test_an_api_server_that_fails_is_no_failure_of_the_node(bench: ReadBench) -> None:
+async def test_an_unreachable_api_server_is_not_a_failure_of_the_node(bench: ReadBench) -> None:
     await bench.node_with_pod()
     bench.kube.fail("GET", "/nodes/n1$", server_error())
     wait = await bench.process("n1")
@@ -184,14 +184,14 @@ async def test_an_api_server_that_fails_is_no_failure_of_the_node(bench: ReadBen
     assert bench.ready()[:2] == ("True", "ReadOK")
 
 
-async def test_a_first_failure_tells_the_machine_where_it_is_known(bench: ReadBench) -> None:
+async def test_the_first_failure_shows_the_machine_if_it_is_known(bench: ReadBench) -> None:
     bench.kube.exec.answer = ExecAnswer(cut=True)
     await bench.node_with_pod()
     await bench.process("n1")
     assert bench.status()["node"]["machine"] == "i-n1"
 
 
-async def test_a_node_of_which_nothing_is_known_is_not_due(bench: ReadBench) -> None:
+async def test_an_unknown_node_is_not_due(bench: ReadBench) -> None:
     put_node(bench.kube, "n1")
     assert bench.due("n1") is None
     await bench.node_with_pod("n1")

@@ -54,7 +54,7 @@ async def test_a_key_waits_once() -> None:
     assert await nothing_comes(queue)
 
 
-async def test_a_key_is_never_with_two_workers() -> None:
+async def test_no_two_workers_get_the_same_key() -> None:
     queue: WorkQueue[str] = WorkQueue()
     queue.add("a")
     await queue.get()
