@@ -131,7 +131,7 @@ class Delivery:
         loop = asyncio.get_running_loop()
         until = loop.time() + within
         self._closed = True
-        self._idle_gate.close()
+        self._idle_gate.disable()
         for worker, task in self._workers.values():
             if not worker.stop():
                 task.cancel()
@@ -244,7 +244,7 @@ class Delivery:
             return
         turn = self._turns[node] = asyncio.Event()
         try:
-            await self._idle_gate.gone()
+            await self._idle_gate.wait()
             await self._writing.acquire()
         finally:
             del self._turns[node]
