@@ -83,7 +83,7 @@ class CursorWriter:
     async def _take_slot(self, node: str) -> None:
         turn = self._turns[node] = asyncio.Event()
         try:
-            await self._idle_gate.gone()
+            await self._idle_gate.wait()
             await self._slots.acquire()
         finally:
             del self._turns[node]

@@ -125,7 +125,7 @@ class Delivery:
         loop = asyncio.get_running_loop()
         until = loop.time() + within
         self._closed = True
-        self._idle_gate.close()
+        self._idle_gate.disable()
         for worker, task in self._running.values():
             if not worker.stop():
                 task.cancel()

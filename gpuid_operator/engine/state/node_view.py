@@ -45,6 +45,13 @@ class NodeView:
         return self.inventory is not None and self.inventory.departed
 
     @property
+    def open_request(self) -> str | None:
+        """The token of `requestedAt` that no read has answered yet."""
+        if self.inventory is None or self.inventory.request == self.inventory.handled_request:
+            return None
+        return self.inventory.request
+
+    @property
     def foreign_checks(self) -> frozenset[str]:
         """The names of the checks whose results another instance writes."""
         return self.inventory.foreign_checks if self.inventory else frozenset()

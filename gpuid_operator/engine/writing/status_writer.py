@@ -42,8 +42,12 @@ from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
 
-Decision = Callable[[InventoryStatus, StatusContext], StatusChange]
-"""A decision: from the status as it is and the terms in force to the next status."""
+
+class Decision(Protocol):
+    """Decides on the next status, from the present one and from what is in force."""
+
+    def __call__(self, previous: InventoryStatus, /, context: StatusContext) -> StatusChange: ...
+
 
 _ATTEMPTS: Final = 6
 _LONGEST_PAUSE: Final = timedelta(seconds=10)
@@ -205,7 +209,7 @@ class StatusWriter:
             if job.uid is not None and (cached is None or cached.uid != job.uid):
                 changes.append(None)
                 continue
-            change = job.decide(status, context)
+            change = job.decide(status, context=context)
             changes.append(change)
             status = change.status
         if cached is None:

@@ -163,7 +163,7 @@ async def test_a_batch_is_not_sent_again_once_its_policy_is_unreadable(kube: Fak
 async def test_a_record_is_sent_once_while_its_cursor_waits(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 2)
-    world.idle_gate.show(1)
+    world.idle_gate.update(1)
     world.deliver("n1")
     await until(lambda: world.http.posts)
     await world.status_writer.write("n1", departs)

@@ -32,23 +32,23 @@ async def test_a_cursor_is_written_only_after_the_delivery(kube: FakeKube) -> No
 async def test_cursors_wait_until_the_work_queue_is_idle(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 1)
-    world.idle_gate.show(3)
+    world.idle_gate.update(3)
     world.deliver("n1")
     await until(lambda: world.count("gpuid_records_delivered_total", "cmdb") == 1)
     await asyncio.sleep(5)
     assert world.writes() == 0
-    world.idle_gate.show(0)
+    world.idle_gate.update(0)
     await until(lambda: world.cursor("n1", "cmdb") == 1)
 
 
 async def test_the_cursors_of_several_sinks_share_one_write(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("a"), sink("b"), sink("c"))
     world.put("n1", 1)
-    world.idle_gate.show(1)
+    world.idle_gate.update(1)
     world.deliver("n1")
     await until(lambda: len(world.http.posts) == 3)
     await asyncio.sleep(1)
-    world.idle_gate.show(0)
+    world.idle_gate.update(0)
     await until(lambda: world.cursor("n1", "a") == 1)
     assert [world.cursor("n1", name) for name in "abc"] == [1, 1, 1]
     assert world.writes() == 1
@@ -214,7 +214,7 @@ async def test_a_request_under_way_at_shutdown_ends_and_its_cursor_is_written(
     world.http.until = asyncio.Event()
     world.put("n1", 1)
     world.put("n2", 1, spec={"sinks": [sink("late").to_json()]})
-    world.idle_gate.show(1)
+    world.idle_gate.update(1)
     world.deliver("n1")
     await until(lambda: world.http.posts)
     asyncio.get_running_loop().call_later(2, world.http.until.set)
