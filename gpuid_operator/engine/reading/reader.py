@@ -12,8 +12,8 @@ from typing import Final
 from gpuid_operator.api.inventory import InventoryStatus, Source
 from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
 from gpuid_operator.engine.reading.smi_run import SmiRuns, read_error
+from gpuid_operator.engine.state.cached_inventory import CachedInventory
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import CachedInventory
 from gpuid_operator.engine.state.nodes import node_info
 from gpuid_operator.engine.writing.node_labels import NodeLabeller
 from gpuid_operator.engine.writing.status_writer import StatusWriter

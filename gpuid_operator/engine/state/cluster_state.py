@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuid_operator.api.policy import Policy, PolicySpec
-from gpuid_operator.engine.state.inventory_cache import NO_SPEC, CachedInventory, InventoryCache
+from gpuid_operator.engine.state.cached_inventory import NO_SPEC, CachedInventory
+from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.engine.state.node_view import NodeView, SkipReason
 from gpuid_operator.engine.state.nodes import NodeCache
 from gpuid_operator.engine.state.pods import PodCache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gpuid_operator.engine.state.inventory_cache import CachedInventory
+from gpuid_operator.engine.state.cached_inventory import CachedInventory
 from gpuid_operator.engine.state.nodes import KnownNode
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan.policy import EffectivePolicy

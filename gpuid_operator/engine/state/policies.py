@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from gpuid_operator.api.inventory import InventorySpec
 from gpuid_operator.api.policy import Policy, PolicySpec, PolicyStatus
 from gpuid_operator.api.values import first_fault
-from gpuid_operator.engine.state.inventory_cache import NO_SPEC, newer
+from gpuid_operator.engine.state.cached_inventory import NO_SPEC
+from gpuid_operator.engine.state.resource_version import newer
 from gpuid_operator.plan.policy import EffectivePolicy, by_precedence, matching, resolve_policy
 from gpuid_operator.telemetry.log import get_logger
 

@@ -17,8 +17,8 @@ from typing import Any, Final, Protocol
 from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.engine.core.background import Background
+from gpuid_operator.engine.state.cached_inventory import CachedInventory
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import CachedInventory
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import (
     AlreadyExists,

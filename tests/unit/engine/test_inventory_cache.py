@@ -8,13 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from gpuid_operator.api.inventory import GPU, InventoryState, InventoryStatus
-from gpuid_operator.engine.state.inventory_cache import (
-    NO_SPEC,
-    UNPACKED,
-    CachedInventory,
-    InventoryCache,
-    newer,
-)
+from gpuid_operator.engine.state.cached_inventory import NO_SPEC, CachedInventory
+from gpuid_operator.engine.state.inventory_cache import UNPACKED, InventoryCache
+from gpuid_operator.engine.state.resource_version import newer
 from gpuid_operator.kube.inventories import InventoryMeta
 from gpuid_operator.plan.status import request_token
 
@@ -88,7 +84,7 @@ def test_what_the_loops_look_at_is_at_hand(cache: InventoryCache) -> None:
     assert known.cursors == (("out", "stdout", 7, 2),)
     assert known.spec is NO_SPEC
     assert known.request is None
-    assert known.checks_said is None
+    assert not known.unsettled
 
 
 def test_an_inventory_without_a_status_was_never_read() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from gpuid_operator.api.policy import Policy, PolicyStatus
+from gpuid_operator.engine.state.cached_inventory import CachedInventory
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import CachedInventory, InventoryCache
+from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.kube.nodes import NodeFacts
 from tests.support.engines import TARGET, builtin
 from tests.support.kube import FakeKube
