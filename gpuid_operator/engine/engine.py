@@ -76,9 +76,7 @@ class Engine:
         self._status_writer = StatusWriter(
             client,
             state=self._state,
-            clock=clock,
-            found=self._inventory_changed,
-            gone=self._inventory_deleted,
+            events=self,
             listeners=[self._observer, self._written],
         )
         labeller = NodeLabeller(client, state=self._state)
@@ -108,8 +106,8 @@ class Engine:
             client,
             state=self._state,
             policies_changed=self._policies_changed,
-            inventory_found=self._inventory_changed,
-            inventory_gone=self._inventory_deleted,
+            inventory_found=self.inventory_changed,
+            inventory_gone=self.inventory_deleted,
             clock=clock,
         )
         self._watch = InventoryWatch(
@@ -117,8 +115,8 @@ class Engine:
             inventories=self._inventories,
             status_writer=self._status_writer,
             resync=self._resync,
-            changed=self._inventory_changed,
-            deleted=self._inventory_deleted,
+            changed=self.inventory_changed,
+            deleted=self.inventory_deleted,
         )
         self._delivery = Delivery(
             state=self._state,
@@ -217,13 +215,13 @@ class Engine:
             self._reconciler.enqueue(self._state.pods.put(number, uid, pod))
         self._reconciler.enqueue(self._checks.pod_event(source, body, deleted=deleted))
 
-    def _inventory_deleted(self, name: str, uid: str) -> None:
+    def inventory_deleted(self, name: str, uid: str) -> None:
         if self._inventories.remove(name, uid=uid):
             self._delivery.forget(name)
             self._metrics.forget_node(name)
             self._reconciler.enqueue([name])
 
-    def _inventory_changed(self, body: dict[str, Any]) -> None:
+    def inventory_changed(self, body: dict[str, Any]) -> None:
         """An inventory as it is; no news, where it is known like that."""
         name = body["metadata"]["name"]
         before = self._inventories.get(name)

@@ -31,28 +31,28 @@ class Writing:
         self.status_writer = StatusWriter(
             kube,
             state=self.state,
-            clock=clock.now,
-            found=self._found,
-            gone=self._gone,
+            events=self,
             listeners=[self.written.append],
         )
 
     def load(self, name: str) -> None:
         """Take over an inventory as it stands in the cluster."""
-        self._found(self.kube.objects[inventory_path(name)])
+        self.inventory_changed(self.kube.objects[inventory_path(name)])
 
     def status(self, name: str) -> dict[str, Any]:
         """The status as the server has it."""
         status: dict[str, Any] = self.kube.objects[inventory_path(name)]["status"]
         return status
 
-    def _found(self, body: dict[str, Any]) -> None:
+    def inventory_changed(self, body: dict[str, Any]) -> None:
+        """See InventoryEvents."""
         try:
             self.inventories.put_object(body)
         except ValidationError:
             return
 
-    def _gone(self, name: str, uid: str) -> None:
+    def inventory_deleted(self, name: str, uid: str) -> None:
+        """See InventoryEvents."""
         self.gone.append((name, uid))
         self.inventories.remove(name, uid=uid)
 

@@ -44,9 +44,7 @@ class ReadBench:
         self.writer = StatusWriter(
             kube,
             state=self.state,
-            clock=clock.now,
-            found=self.see_inventory,
-            gone=self.lose_inventory,
+            events=self,
         )
         self.reader = Reader(
             kube,
@@ -66,6 +64,9 @@ class ReadBench:
     def lose_inventory(self, name: str, uid: str) -> None:
         """The watch tells that an inventory is gone."""
         self.inventories.remove(name, uid=uid)
+
+    inventory_changed = see_inventory
+    inventory_deleted = lose_inventory
 
     def see_pod(self, body: Mapping[str, Any], *, deleted: bool = False, target: int = 0) -> None:
         """The watch brings a target pod."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from gpuid_operator.api.inventory import HistoryEntry, HistoryType, InventoryStatus
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
-from gpuid_operator.engine.writing.observer import Observer, event_message
+from gpuid_operator.engine.writing.observer import Observer
 from gpuid_operator.engine.writing.status_writer import StatusWritten
 from gpuid_operator.plan.status_change import StatusChange
 from gpuid_operator.telemetry.metrics import Metrics
@@ -113,20 +112,6 @@ async def test_changes_of_one_type_are_one_event(
     assert told.series('gpuid_gpu_changes_total{type="GPURemoved"}')[0].endswith(" 2.0")
 
 
-WARNINGS = {
-    HistoryType.GPU_REMOVED,
-    HistoryType.GPU_LOST,
-    HistoryType.CHECK_FAILED,
-    HistoryType.DROPPED,
-}
-
-
-@pytest.mark.parametrize("kind", sorted(set(HistoryType) - {HistoryType.SIGHTED}))
-async def test_what_is_lost_or_fails_is_a_warning(told: Told, kind: HistoryType) -> None:
-    ((severity, reason, _),) = await told.write(entry(kind, serial="s1"))
-    assert (severity, reason) == ("Warning" if kind in WARNINGS else "Normal", kind.value)
-
-
 async def test_entries_that_a_sink_never_gets_are_counted(told: Told) -> None:
     await told.write(dropped={"out": 3})
     await told.write(dropped={"out": 2})
@@ -172,49 +157,3 @@ async def test_an_inventory_that_cannot_be_understood_is_told_of(
     assert (severity, reason) == ("Warning", "NotUnderstood")
     assert "status.state: Input should be" in message
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-
-
-@pytest.mark.parametrize(
-    ("entries", "words"),
-    [
-        pytest.param(
-            [
-                entry(
-                    HistoryType.GPU_MOVED,
-                    product="H100",
-                    serial="s1",
-                    uuid="GPU-1",
-                    pci_address="5D",
-                    from_="1B",
-                    to="5D",
-                )
-            ],
-            "H100 serial s1 GPU-1 at 5D: from 1B to 5D",
-            id="a GPU moved",
-        ),
-        pytest.param(
-            [entry(HistoryType.DRIVER_CHANGED, product="H100", from_="570", to="580")],
-            "from 570 to 580",
-            id="the product alone names no GPU",
-        ),
-        pytest.param(
-            [entry(HistoryType.HEALTH_CHANGED, uuid="GPU-1", to="failed")],
-            "GPU-1: from none to failed",
-            id="from nothing",
-        ),
-        pytest.param(
-            [entry(HistoryType.GPU_CHANGED, uuid="GPU-1", from_="a")],
-            "GPU-1: from a to none",
-            id="to nothing",
-        ),
-        pytest.param(
-            [entry(HistoryType.DROPPED, message="3 entries dropped", from_="1", to="3")],
-            "3 entries dropped",
-            id="a message says it all",
-        ),
-        pytest.param([entry(HistoryType.NODE_DEPARTED, machine="i-1")], "machine i-1", id="node"),
-        pytest.param([entry(HistoryType.NODE_DEPARTED)], "NodeDeparted", id="nothing is known"),
-    ],
-)
-def test_an_event_says_which_gpu_and_what(entries: Sequence[HistoryEntry], words: str) -> None:
-    assert event_message(entries) == words
