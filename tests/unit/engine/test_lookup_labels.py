@@ -31,6 +31,10 @@ def writing(kube: FakeKube) -> Writing:
     return writing
 
 
+def conflict() -> Conflict:
+    return Conflict("!", status=409, reason="Conflict", server_message="!")
+
+
 def labels_of(kube: FakeKube) -> dict[str, str]:
     found: dict[str, str] = kube.objects[inventory_path("n1")]["metadata"]["labels"]
     return found
@@ -95,11 +99,21 @@ async def test_a_failure_of_the_labels_leaves_the_status_written_and_is_made_up_
     assert labels_of(kube) == {}
 
 
+async def test_a_refresh_that_is_refused_leaves_the_status_written(
+    kube: FakeKube, writing: Writing
+) -> None:
+    kube.fail("PATCH", OBJECT, conflict())
+    kube.fail("GET", OBJECT, forbidden())
+    assert await writing.status_writer.write("n1", new_gpu(writing)) is not None
+    assert len(writing.written) == 1
+    await writing.status_writer.retry_labels("n1")
+    assert f"{PREFIX}new" in labels_of(kube)
+
+
 async def test_labels_that_conflict_for_ever_are_left_for_later(
     kube: FakeKube, writing: Writing
 ) -> None:
-    conflict = Conflict("!", status=409, reason="Conflict", server_message="!")
-    kube.fail("PATCH", OBJECT, conflict, times=6)
+    kube.fail("PATCH", OBJECT, conflict(), times=6)
     await writing.status_writer.write("n1", new_gpu(writing))
     assert len(kube.asked("PATCH", OBJECT)) == 6
     await writing.status_writer.retry_labels("n1")
@@ -109,8 +123,7 @@ async def test_labels_that_conflict_for_ever_are_left_for_later(
 async def test_an_inventory_that_is_deleted_before_its_labels_is_forgotten(
     kube: FakeKube, writing: Writing
 ) -> None:
-    conflict = Conflict("!", status=409, reason="Conflict", server_message="!")
-    fault = kube.fail("PATCH", OBJECT, conflict)
+    fault = kube.fail("PATCH", OBJECT, conflict())
     change = new_gpu(writing)
 
     async def delete() -> None:
