@@ -1,4 +1,4 @@
-"""What the cache knows of checks: their last results, and which instance writes them."""
+"""The checks of a cached inventory: their last results, and which instance writes them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check(**fields: Any) -> dict[str, Any]:
     return {"name": "a", "passed": False, "exitCode": 1, "transitions": 1} | fields
 
 
-def test_a_result_that_history_does_not_have_is_noticed(cache: InventoryCache) -> None:
+def test_an_unrecorded_result_makes_an_inventory_unsettled(cache: InventoryCache) -> None:
     cache.put_object(inventory({"checks": [check()]}))
     assert cached(cache).unsettled
     status = {"checks": [check(passed=None, transitions=None)]}
@@ -40,7 +40,7 @@ def test_a_result_that_history_does_not_have_is_noticed(cache: InventoryCache) -
     assert not cached(cache).unsettled
 
 
-def test_outputs_of_checks_are_not_kept_uncompressed(cache: InventoryCache) -> None:
+def test_outputs_of_checks_are_kept_compressed(cache: InventoryCache) -> None:
     assert cache.put_object(inventory({"checks": [check(stdout="long", stderr="too")]}))
     kept = [(check.name, check.stdout, check.stderr) for check in cached(cache).checks]
     assert kept == [("a", None, None)]
@@ -57,7 +57,7 @@ MANAGED = [
 
 
 @pytest.mark.parametrize(("checks", "foreign"), [([check()], {"a"}), ([], set())])
-def test_checks_of_other_instances_are_known_where_the_status_has_checks(
+def test_foreign_checks_are_known_if_the_status_has_checks(
     cache: InventoryCache, checks: list[dict[str, Any]], foreign: set[str]
 ) -> None:
     cache.put_object(inventory({"checks": checks}, managedFields=MANAGED))
