@@ -181,6 +181,34 @@ def test_nodes_are_not_skipped_once_the_policy_is_corrected_or_deleted(
     assert not state.policies.is_unreadable(known.policy)
 
 
+@pytest.fixture
+def objects(kube: FakeKube) -> list[dict[str, Any]]:
+    """Two policies as the API server returns them; `later` cannot be parsed."""
+    return [put_policy(kube, "all"), put_policy(kube, "later", nodeSelector="FromTheFuture")]
+
+
+def test_objects_that_cannot_be_parsed_are_logged_and_known_by_name(
+    state: ClusterState, objects: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert state.policies.take_all(objects)
+    assert [one.name for one in state.policies] == ["all"]
+    assert state.policies.is_unreadable("later")
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_events_store_and_remove_policies(
+    state: ClusterState, objects: list[dict[str, Any]]
+) -> None:
+    for body in objects:
+        assert state.policies.take(body, deleted=False)
+    assert len(state.policies) == 1
+    assert state.policies.is_unreadable("later")
+    for body in objects:
+        assert state.policies.take(body, deleted=True)
+    assert len(state.policies) == 0
+    assert not state.policies.is_unreadable("later")
+
+
 def test_a_written_status_is_stored(kube: FakeKube, state: ClusterState) -> None:
     known = policy(kube, "all")
     put(state, known)
