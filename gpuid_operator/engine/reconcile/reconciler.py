@@ -113,8 +113,7 @@ class NodeReconciler:
             if cached.unsettled:
                 await self._status_writer.write(name, self._recording())
             await self._status_writer.retry_labels(name)
-            if self._labeller.changes(name):
-                await self._labeller.sync(name)
+            await self._labeller.sync(name)
             self._delivery.enqueue(name)
         # Only now are the node's facts known, and with them the checks that it is to have.
         self._checks.enqueue([name])

@@ -25,18 +25,6 @@ class NodeLabeller:
         self._client = client
         self._state = state
 
-    def changes(self, name: str) -> dict[str, str | None]:
-        """The changes that the labels of a node need, as far as node and GPUs are known."""
-        view = self._state.view(name)
-        node, inventory = view.node, view.inventory
-        if node is None or inventory is None or inventory.pairs is None:
-            return {}
-        if view.skip is not None or view.suspended or view.departed:
-            return {}
-        return node_label_changes(
-            node.facts.labels, inventory.pairs, enabled=view.policy.node_labels
-        )
-
     async def sync(self, name: str) -> None:
         """Write the labels that a node needs. Logs a failure; the next reconcile of the node tries
         again."""
@@ -54,7 +42,7 @@ class NodeLabeller:
 
     async def _write(self, name: str) -> bool:
         """Make one attempt. Returns whether the labels are up to date."""
-        changes = self.changes(name)
+        changes = self._changes(name)
         if not changes:
             return True
         facts = self._state.nodes[name].facts
@@ -67,3 +55,15 @@ class NodeLabeller:
         labels = merge_patch(facts.labels, changes)
         self._state.nodes.put(replace(facts, labels=labels, resource_version=version))
         return True
+
+    def _changes(self, name: str) -> dict[str, str | None]:
+        """The changes that the labels of a node need, as far as node and GPUs are known."""
+        view = self._state.view(name)
+        node, inventory = view.node, view.inventory
+        if node is None or inventory is None or inventory.pairs is None:
+            return {}
+        if view.skip is not None or view.suspended or view.departed:
+            return {}
+        return node_label_changes(
+            node.facts.labels, inventory.pairs, enabled=view.policy.node_labels
+        )
