@@ -19,8 +19,8 @@ from gpuid_operator.engine.core.options import Timings
 from gpuid_operator.engine.delivery.outbox_entry import OutboxEntry
 from gpuid_operator.engine.delivery.recording_secrets import RecordingSecretSource
 from gpuid_operator.engine.delivery.sink_worker import SinkWorker
+from gpuid_operator.engine.state.cached_inventory import CachedInventory
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import CachedInventory
 from gpuid_operator.engine.writing.status_writer import Decision, StatusWriter, StatusWritten
 from gpuid_operator.plan import outbox
 from gpuid_operator.plan import status as plan
