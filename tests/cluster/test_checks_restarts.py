@@ -106,7 +106,7 @@ def test_a_pod_that_fails_is_started_anew_and_passes(cluster: LocalCluster, prob
 
 
 def restarts(instance: Operator) -> list[dict[str, str]]:
-    return [line for line in instance.lines() if line["msg"] == "a pod is restarted"]
+    return [line for line in instance.lines() if line["msg"] == "restarted pod"]
 
 
 def test_not_twice_within_ten_minutes(cluster: LocalCluster, probe: Probe) -> None:
@@ -153,7 +153,7 @@ def test_one_at_a_time_and_the_next_one_soon(cluster: LocalCluster, probe: Probe
         for node in NODES[:2]:
             eventually(lambda node=node: told(cluster, node, "PodRestarted"))
         lines = instance.lines()
-    restarted, failed = "a pod is restarted", "command failed"
+    restarted, failed = "restarted pod", "command failed"
     order = [(line["msg"], line["node"]) for line in lines if line["msg"] in (restarted, failed)]
     first = next(index for index, (what, _) in enumerate(order) if what == restarted)
     node = order[first][1]

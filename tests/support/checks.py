@@ -120,8 +120,8 @@ class Bench:
         self.kube = kube
         self.results = MemoryBook(*jobs)
         self.pods = CheckPods()
-        self.pods.want(jobs)
-        self.runs = CheckWorker(
+        self.pods.follow(jobs)
+        self.worker = CheckWorker(
             kube,
             pods=self.pods,
             results=self.results,
@@ -133,7 +133,7 @@ class Bench:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        for loop in self.runs.loops():
+        for loop in self.worker.loops():
             work = loop()
             assert isinstance(work, Coroutine)
             self._tasks.append(asyncio.create_task(work))
@@ -147,11 +147,11 @@ class Bench:
     def pod(self, node: str, **fields: Any) -> dict[str, Any]:
         """A pod on a node came or changed, and the workers are told."""
         body = put_pod(self.kube, node, **fields)
-        self.runs.add(self.pods.put(SOURCE, body, deleted=False))
+        self.worker.enqueue(self.pods.put(SOURCE, body, deleted=False))
         return body
 
     def gone(self, body: dict[str, Any]) -> None:
-        self.runs.add(self.pods.put(SOURCE, body, deleted=True))
+        self.worker.enqueue(self.pods.put(SOURCE, body, deleted=True))
 
     def commands(self, node: str) -> list[str]:
         """What was run on a node so far."""

@@ -84,15 +84,15 @@ async def test_a_container_without_shell_fails_and_blames_nobody(
 
 async def test_an_exec_that_broke_off_counts_if_it_stays_like_this(kube: FakeKube) -> None:
     found = await unanswered(kube, ExecAnswer(stdout=b"half", stderr=b"so far", cut=True))
-    assert found.answer is not None
-    assert found.answer.exit_code is None and found.answer.stdout == b"half"
-    assert found.answer.stderr.endswith(b"\nso far")
-    assert not found.answer.blames_pod
+    assert found.output is not None
+    assert found.output.exit_code is None and found.output.stdout == b"half"
+    assert found.output.stderr.endswith(b"\nso far")
+    assert not found.output.blames_pod
 
 
 async def test_a_failure_of_the_runtime_counts_if_it_stays_like_this(kube: FakeKube) -> None:
     found = await unanswered(kube, ExecAnswer(failure="cannot allocate memory"))
-    assert found.answer is not None and b"cannot allocate memory" in found.answer.stderr
+    assert found.output is not None and b"cannot allocate memory" in found.output.stderr
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,13 @@ async def test_what_says_nothing_of_the_node_never_counts(
     kube: FakeKube, answer: ExecAnswer
 ) -> None:
     found = await unanswered(kube, answer)
-    assert found.answer is None
+    assert found.output is None
     assert found.message
 
 
 async def test_a_refusal_of_the_kubelet_counts_if_it_stays_like_this(kube: FakeKube) -> None:
     found = await unanswered(kube, ExecAnswer(refusal=server_error(500)))
-    assert found.answer is not None and found.answer.exit_code is None
+    assert found.output is not None and found.output.exit_code is None
 
 
 async def test_the_reason_comes_first_and_without_the_command(kube: FakeKube) -> None:
@@ -126,7 +126,7 @@ async def test_the_reason_comes_first_and_without_the_command(kube: FakeKube) ->
     kube.exec.answer = answer
     with pytest.raises(CheckInconclusive) as found:
         await execute(kube, job(command=command), target(kube))
-    said = found.value.answer
+    said = found.value.output
     assert said is not None
     assert said.stderr.startswith(b"gpu-operator/plugin-n1, container nvidia-device-plugin broke")
     assert said.stderr.endswith(b"\n" + b"e" * (MAX_CHECK_OUTPUT // 2))

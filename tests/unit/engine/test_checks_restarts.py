@@ -139,7 +139,7 @@ async def test_every_refusal_is_an_event_but_only_a_new_one_is_logged(
         kube.exec.answer = FAILED
         await until(lambda: len(bench.results.events) == 4, within=300)
         assert len(_refusals(caplog)) == 2
-        bench.runs.prune({"n2"})
+        bench.worker.prune({"n2"})
         await until(lambda: len(bench.results.events) == 6, within=300)
     assert len(_refusals(caplog)) == 3
     assert _refusals(caplog)[0].keys() == {"node", "pod", "check", "reason", "why"}

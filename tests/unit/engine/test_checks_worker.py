@@ -46,7 +46,7 @@ async def test_without_an_interval_only_another_container_is_asked(kube: FakeKub
         assert len(bench.times("n1")) == 1
         bench.pod("n1", number=2, started="2026-06-11T14:30:45Z")
         await until(lambda: len(bench.times("n1")) == 2)
-        bench.runs.add(["n1"])
+        bench.worker.enqueue(["n1"])
         await asyncio.sleep(HOUR)
         assert len(bench.times("n1")) == 2
 
@@ -130,7 +130,7 @@ async def test_another_command_is_run_at_once(kube: FakeKube) -> None:
         bench.pod("n1")
         await until(lambda: bench.results.results)
         bench.results.wanted = [job(command="other")]
-        bench.runs.add(["n1"])
+        bench.worker.enqueue(["n1"])
         await until(lambda: len(bench.results.results) == 2, within=60)
     assert bench.commands("n1") == ["run-c", "other"]
 
@@ -191,13 +191,13 @@ async def test_suspension_ends_what_runs_and_leaves_no_result(kube: FakeKube) ->
         bench.pod("n2")
         await until(lambda: kube.exec.running == 2)
         bench.results.suspended.add("n1")
-        bench.runs.stop_unwanted()
+        bench.worker.stop_unwanted()
         await until(lambda: kube.exec.running == 1, within=60)
         await until(lambda: bench.results.results)
         assert results(bench) == [("n2", "c", True)]
         # When it is wanted again it is run, as it never had a result.
         bench.results.suspended.clear()
-        bench.runs.add(["n1"])
+        bench.worker.enqueue(["n1"])
         await until(lambda: len(bench.results.results) == 2)
 
 
@@ -208,7 +208,7 @@ async def test_a_check_that_is_removed_ends_and_the_others_go_on(kube: FakeKube)
         bench.pod("n1")
         await until(lambda: kube.exec.running == 1)
         bench.results.wanted = [job("b")]
-        bench.runs.stop_unwanted()
+        bench.worker.stop_unwanted()
         await until(lambda: bench.results.results, within=60)
     assert results(bench) == [("n1", "b", True)]
 
@@ -231,7 +231,7 @@ async def test_nodes_that_are_gone_are_forgotten(kube: FakeKube) -> None:
         body = bench.pod("n1")
         await until(lambda: len(bench.times("n1")) == 4)
         bench.gone(body)
-        bench.runs.prune(set())
+        bench.worker.prune(set())
         before = len(bench.times("n1"))
         bench.pod("n1")
         # Without the memory of four failures it is asked at once.

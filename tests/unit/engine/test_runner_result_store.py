@@ -41,14 +41,14 @@ class Store:
     def __init__(self, kube: FakeKube) -> None:
         self.kube = kube
         self.pods = CheckPods()
-        self.pods.want([job()])
+        self.pods.follow([job()])
         self.suspended: set[str] = set()
         self.metrics = Metrics()
         self.results = RunnerResultStore(
             kube,
             job(),
             pods=self.pods,
-            suspended=self.suspended.__contains__,
+            is_suspended=self.suspended.__contains__,
             metrics=self.metrics,
         )
 
@@ -269,6 +269,6 @@ async def test_events_are_about_an_inventory_and_there_is_none_without_it(
     )
     await store.results.record("n1", FAILED)
     store.results.record_event("n1", reason="RestartRefused", message="one", type=EventType.WARNING)
-    await store.results.finish(within=5)
+    await store.results.close(within=5)
     assert told(kube, "RestartRefused") == ["one"]
     assert RUNNER == "gpuid-operator-check-c"

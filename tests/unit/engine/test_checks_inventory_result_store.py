@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from gpuid_operator.api.meta import MANAGED_BY_LABEL, MAX_CHECKS
-from gpuid_operator.engine.checks.result_store import InventoryResultStore
+from gpuid_operator.engine.checks.inventory_result_store import InventoryResultStore
 from gpuid_operator.kube.errors import ApiError, ApiUnreachable
 from gpuid_operator.kube.events import EventType
 from gpuid_operator.plan.checks import CheckResult
