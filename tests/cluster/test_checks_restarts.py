@@ -16,7 +16,7 @@ from tests.support.smi_fixtures import machine
 
 NODES = ("gpu-one", "gpu-two", "gpu-three", "gpu-four")
 # Ten minutes and one, where nothing else is said.
-PERIODS = {"plan.restarts.RESTART_PAUSE": 3.0, "plan.restarts.UNDER_WAY_PAUSE": 0.5}
+PERIODS = {"restart_pause": 3.0, "restart_retry": 0.5}
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from gpuid_operator.api.inventory import CheckStatus
 from gpuid_operator.engine.checks.job import CheckJob
 from gpuid_operator.engine.checks.pods import CheckPods
 from gpuid_operator.engine.checks.worker import CheckWorker
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS, Timings
 from gpuid_operator.engine.core.pod_selector import PodSelector
 from gpuid_operator.kube.events import EventType
 from gpuid_operator.plan.checks import CheckResult, with_result
@@ -116,6 +117,7 @@ class Bench:
         workers: int = 2,
         slots: int | None = None,
         per_hour: int = 20,
+        timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
         self.kube = kube
         self.results = MemoryBook(*jobs)
@@ -128,6 +130,7 @@ class Bench:
             slots=asyncio.Semaphore(slots or workers),
             workers=workers,
             per_hour=per_hour,
+            timings=timings,
             clock=clock.now,
         )
         self._tasks: list[asyncio.Task[None]] = []

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.engine.checks.policy_checks import PolicyChecks
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
 from gpuid_operator.engine.core.pod_selector import PodSelector
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
@@ -80,6 +81,7 @@ class PolicyBench:
             workers=workers,
             allowed=allowed,
             per_hour=per_hour,
+            timings=DEFAULT_TIMINGS,
             clock=clock.now,
         )
         self._tasks: list[asyncio.Task[None]] = []

@@ -67,6 +67,7 @@ class CheckRunner:
             slots=asyncio.Semaphore(workers),
             workers=workers,
             per_hour=per_hour,
+            timings=timings,
             clock=clock,
         )
         self._tasks: list[asyncio.Task[None]] = []

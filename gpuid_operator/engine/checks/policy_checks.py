@@ -12,6 +12,7 @@ from gpuid_operator.engine.checks.pod_list import list_check_pods
 from gpuid_operator.engine.checks.pods import CheckPods
 from gpuid_operator.engine.checks.worker import CheckWorker
 from gpuid_operator.engine.core.background import Loop
+from gpuid_operator.engine.core.options import Timings
 from gpuid_operator.engine.core.pod_selector import PodSelector
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
@@ -40,6 +41,7 @@ class PolicyChecks:
         workers: int,
         allowed: bool,
         per_hour: int,
+        timings: Timings,
         clock: Callable[[], datetime],
     ) -> None:
         """`slots` and `workers` are those of the process. Checks use at most half of the workers,
@@ -58,6 +60,7 @@ class PolicyChecks:
             slots=slots,
             workers=max(1, workers // 2) if allowed else 0,
             per_hour=per_hour,
+            timings=timings,
             clock=clock,
         )
         self._changed = asyncio.Event()

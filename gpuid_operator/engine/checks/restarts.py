@@ -10,6 +10,7 @@ from typing import Final
 
 from gpuid_operator.engine.checks.job import CheckJob
 from gpuid_operator.engine.checks.result_store import CheckResultStore
+from gpuid_operator.engine.core.options import Timings
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import Conflict, KubeError
 from gpuid_operator.kube.events import EventType
@@ -31,11 +32,13 @@ class Restarts:
         *,
         results: CheckResultStore,
         per_hour: int,
+        timings: Timings,
         clock: Callable[[], datetime],
     ) -> None:
         self._client = client
         self._results = results
         self._per_hour = per_hour
+        self._timings = timings
         self._clock = clock
         self._lock = asyncio.Lock()
         self._recent: deque[tuple[str, datetime]] = deque()
@@ -84,6 +87,8 @@ class Restarts:
             known=self._results.known(),
             recent=self._recent,
             per_hour=self._per_hour,
+            pause=self._timings.restart_pause,
+            under_way_pause=self._timings.restart_retry,
         )
         return refusal(case, now=now)
 

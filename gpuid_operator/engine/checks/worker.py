@@ -19,6 +19,7 @@ from gpuid_operator.engine.checks.pods import CheckPods
 from gpuid_operator.engine.checks.restarts import Restarts
 from gpuid_operator.engine.checks.result_store import CheckResultStore
 from gpuid_operator.engine.core.background import Loop
+from gpuid_operator.engine.core.options import Timings
 from gpuid_operator.engine.core.work_queue import WorkQueue
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import KubeError
@@ -49,6 +50,7 @@ class CheckWorker:
         slots: asyncio.Semaphore,
         workers: int,
         per_hour: int,
+        timings: Timings,
         clock: Callable[[], datetime],
     ) -> None:
         """`slots` limits the execs of the process, `workers` those of checks; `per_hour` limits
@@ -59,7 +61,9 @@ class CheckWorker:
         self._slots = slots
         self._workers = workers
         self._clock = clock
-        self._restarts = Restarts(client, results=results, per_hour=per_hour, clock=clock)
+        self._restarts = Restarts(
+            client, results=results, per_hour=per_hour, timings=timings, clock=clock
+        )
         self._queue: WorkQueue[str] = WorkQueue()
         self._attempts: dict[tuple[str, str], CheckAttempts] = {}
         self._running: dict[str, tuple[CheckJob, asyncio.Task[None]]] = {}

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from gpuid_operator.engine.core.options import Timings
 from tests.support import clock
 from tests.support.checks import Bench, Controller, deletes, in_hours, job, working
 from tests.support.engines import until
@@ -156,3 +157,16 @@ async def test_the_hour_of_restarts_knows_those_that_a_status_does_not_show(
         controller.cancel()
     times = deletes(kube)
     assert times[3] - times[0] >= HOUR
+
+
+async def test_the_timings_of_the_operator_set_the_pauses(kube: FakeKube) -> None:
+    kube.exec.answer = FAILED
+    pauses = Timings(restart_pause=timedelta(minutes=1), restart_retry=timedelta(seconds=5))
+    checks = job(restart=True, interval=timedelta(seconds=30))
+    bench = Bench(kube, checks, timings=pauses)
+    async with working(bench):
+        controller = asyncio.create_task(Controller(bench, "n1").run())
+        await until(lambda: len(deletes(kube)) == 2)
+        controller.cancel()
+    first, second = deletes(kube)
+    assert 59 <= second - first <= 100
