@@ -1,4 +1,4 @@
-"""When a check is due: by its last result, and by what this process has tried."""
+"""When a check is due, by its last result and by the attempts of this process."""
 
 from __future__ import annotations
 

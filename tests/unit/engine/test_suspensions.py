@@ -1,4 +1,4 @@
-"""Which nodes the policies suspend: followed from events, and held back while it is unknown."""
+"""Which nodes the policies suspend: also those whose labels are not known yet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cached(suspensions: Suspensions, *names: str) -> set[str]:
     return {name for name in names or ("n1", "n2") if suspensions.is_suspended(name)}
 
 
-async def test_without_a_policy_that_suspends_no_node_is_looked_at(
+async def test_nodes_are_not_read_while_no_policy_suspends(
     kube: FakeKube, suspensions: Suspensions
 ) -> None:
     put_policy(kube, "p", nodeSelector=POOL)
@@ -38,7 +38,7 @@ async def test_without_a_policy_that_suspends_no_node_is_looked_at(
     assert not kube.asked("GET", "/nodes")
 
 
-async def test_policies_suspend_the_nodes_that_they_rule(
+async def test_a_policy_suspends_the_nodes_that_it_matches(
     kube: FakeKube, suspensions: Suspensions
 ) -> None:
     put_policy(kube, "p", nodeSelector=POOL, suspend=True)
@@ -46,7 +46,7 @@ async def test_policies_suspend_the_nodes_that_they_rule(
     assert cached(suspensions) == {"n1"}
 
 
-async def test_a_policy_of_higher_priority_may_run_what_another_suspends(
+async def test_a_policy_of_higher_priority_can_resume_nodes(
     kube: FakeKube, suspensions: Suspensions
 ) -> None:
     put_policy(kube, "all", suspend=True)
@@ -55,7 +55,7 @@ async def test_a_policy_of_higher_priority_may_run_what_another_suspends(
     assert cached(suspensions) == {"n2"}
 
 
-async def test_an_event_suspends_and_all_are_held_until_labels_are_known(
+async def test_all_nodes_are_suspended_until_their_labels_are_known(
     kube: FakeKube, suspensions: Suspensions
 ) -> None:
     await suspensions.resync()
@@ -70,7 +70,7 @@ async def test_an_event_suspends_and_all_are_held_until_labels_are_known(
     assert cached(suspensions) == set()
 
 
-async def test_an_event_that_is_no_news_asks_for_nothing(
+async def test_an_event_without_a_change_needs_no_labels(
     kube: FakeKube, suspensions: Suspensions
 ) -> None:
     body = put_policy(kube, "p", suspend=True)
@@ -79,7 +79,7 @@ async def test_an_event_that_is_no_news_asks_for_nothing(
     assert not suspensions.labels_needed.is_set()
 
 
-async def test_a_new_node_is_held_until_it_was_looked_at_alone(
+async def test_a_new_node_is_suspended_until_its_labels_are_fetched(
     kube: FakeKube, suspensions: Suspensions, nodes: set[str]
 ) -> None:
     put_policy(kube, "p", nodeSelector=POOL, suspend=True)
@@ -95,22 +95,20 @@ async def test_a_new_node_is_held_until_it_was_looked_at_alone(
     assert len(kube.asked("GET", "/nodes/n3$")) == 1
 
 
-async def test_a_node_that_is_gone_is_held(
+async def test_a_node_that_is_gone_is_suspended(
     kube: FakeKube, suspensions: Suspensions, nodes: set[str]
 ) -> None:
     put_policy(kube, "p", nodeSelector=POOL, suspend=True)
     nodes.add("n3")
     await suspensions.resync()
     assert cached(suspensions, "n3") == {"n3"}
-    # Of a node that went since, the next look knows nothing.
+    # A resync forgets a node that was deleted.
     kube.remove(node_path("n2"))
     await suspensions.resync()
     assert cached(suspensions) == {"n1", "n2"}
 
 
-async def test_labels_that_changed_are_found_by_the_next_look(
-    kube: FakeKube, suspensions: Suspensions
-) -> None:
+async def test_a_resync_finds_changed_labels(kube: FakeKube, suspensions: Suspensions) -> None:
     put_policy(kube, "p", nodeSelector=POOL, suspend=True)
     await suspensions.resync()
     kube.change(node_path("n2"), lambda body: body["metadata"].update(labels={"pool": "a"}))
@@ -120,7 +118,7 @@ async def test_labels_that_changed_are_found_by_the_next_look(
     assert cached(suspensions) == {"n1", "n2"}
 
 
-async def test_a_list_of_nodes_that_failed_is_asked_for_again(
+async def test_a_list_of_nodes_that_failed_is_retried(
     kube: FakeKube, suspensions: Suspensions
 ) -> None:
     put_policy(kube, "p", nodeSelector=POOL, suspend=True)
@@ -132,7 +130,7 @@ async def test_a_list_of_nodes_that_failed_is_asked_for_again(
     assert cached(suspensions) == {"n1"}
 
 
-async def test_a_policy_that_cannot_be_understood_suspends_nothing(
+async def test_an_unreadable_policy_suspends_nothing(
     kube: FakeKube, suspensions: Suspensions
 ) -> None:
     put_policy(kube, "p", suspend="perhaps")
