@@ -25,6 +25,7 @@ from gpuid_operator.sinks.base import (
     Unavailable,
     scrub,
 )
+from gpuid_operator.sinks.postgres_conflicts import check_conflicts, inserted
 from gpuid_operator.sinks.secrets import SecretSource
 from gpuid_operator.telemetry.log import register_secret
 
@@ -48,6 +49,15 @@ class _Credentials:
     authorities: str | None
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """A table that was found fit, or made so."""
+
+    table: str
+    """Quoted and qualified."""
+    uniques: tuple[schema.Unique, ...]
+
+
 class PostgresSender:
     """Inserts each batch in one transaction, over a connection of its own.
 
@@ -60,7 +70,7 @@ class PostgresSender:
         self._secrets = secrets
         self._port = spec.port or _DEFAULT_PORT
         self._table = spec.table or _DEFAULT_TABLE
-        self._insert: str | None = None
+        self._prepared: _Prepared | None = None
 
     async def send(self, records: Sequence[Record]) -> None:
         namespace, name = schema.split_name(self._table)
@@ -68,9 +78,9 @@ class PostgresSender:
         addresses = await resolve(self._spec.host, self._port)
         try:
             async with self._connected(addresses, credentials) as connection:
-                if self._insert is None:
-                    found = await self._ready(connection, namespace=namespace, name=name)
-                    self._insert = schema.insert_statement(schema.quoted(found, name))
+                if self._prepared is None:
+                    self._prepared = await self._ready(connection, namespace=namespace, name=name)
+                table = self._prepared.table
                 async with asyncio.timeout(_BATCH_TIMEOUT):
                     await connection.execute(f"BEGIN; {schema.CREATE_BATCH}")
                     await connection.copy_records_to_table(
@@ -79,12 +89,20 @@ class PostgresSender:
                         columns=("position", *schema.WRITTEN_COLUMNS),
                         records=[(n, *_row(record)) for n, record in enumerate(records)],
                     )
-                    await connection.execute(f"{self._insert}; COMMIT")
+                    done = await connection.execute(schema.insert_statement(table))
+                    if inserted(done) < len(records):
+                        await check_conflicts(
+                            connection,
+                            table=table,
+                            records=len(records),
+                            uniques=self._prepared.uniques,
+                        )
+                    await connection.execute("COMMIT")
         except SinkError:
-            self._insert = None
+            self._prepared = None
             raise
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
-            self._insert = None
+            self._prepared = None
             raise self._judge(error, credentials) from error
 
     async def close(self) -> None:
@@ -141,8 +159,8 @@ class PostgresSender:
             context.load_default_certs()
         return context
 
-    async def _ready(self, connection: Any, *, namespace: str | None, name: str) -> str:
-        """See that the table is what it has to be, or make it so; its schema.
+    async def _ready(self, connection: Any, *, namespace: str | None, name: str) -> _Prepared:
+        """See that the table is what it has to be, or make it so.
 
         Raises Refused, with the SQL to run, when something is missing and autoMigrate is off.
         """
@@ -156,10 +174,12 @@ class PostgresSender:
             if migrate:
                 for statement in migration.statements:
                     await connection.execute(statement)
+                if migration.statements:
+                    found, state = await _inspect(connection, namespace=namespace, name=name)
             elif migration.problems:
                 raise _missing(migration)
             await connection.execute("COMMIT")
-        return found
+        return _Prepared(schema.quoted(found, name), state.uniques if state else ())
 
     async def _credentials(self) -> _Credentials:
         user = await self._secret(self._spec.user_secret_ref)

@@ -45,7 +45,8 @@ SELECT i.relname::text AS index, con.conname::text AS constraint,
        array(SELECT coalesce(a.attname::text, '')
              FROM unnest(x.indkey) WITH ORDINALITY AS k (number, position)
              LEFT JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.number
-             WHERE k.position <= x.indnkeyatts) AS columns
+             WHERE k.position <= x.indnkeyatts
+             ORDER BY k.position) AS columns
 FROM pg_index x
 JOIN pg_class i ON i.oid = x.indexrelid
 LEFT JOIN pg_constraint con ON con.conindid = x.indexrelid AND con.contype IN ('p', 'u')

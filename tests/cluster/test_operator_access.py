@@ -101,7 +101,7 @@ def node(fleet: LocalCluster) -> Iterator[None]:
 def test_the_footprint_is_enough_and_what_lacks_is_said(
     fleet: LocalCluster, kubeconfig: Path
 ) -> None:
-    variables = {"LEADER_ELECTION": "true", "POD_NAMESPACE": "gpuid"}
+    variables: dict[str, Any] = {"LEADER_ELECTION": "true", "POD_NAMESPACE": "gpuid"}
     with Operator(fleet, kubeconfig=kubeconfig, ready=False, **variables) as operator:
         eventually(lambda: says(operator, "the lease could not be had", "leases"))
         apply(fleet, *role("gpuid", LEASES, SECRETS), *role("default", EVENTS))

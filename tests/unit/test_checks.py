@@ -31,7 +31,7 @@ from gpuid_operator.plan.checks import (
     with_result,
 )
 from gpuid_operator.plan.outbox import SinkFilter
-from gpuid_operator.plan.status import StatusContext
+from gpuid_operator.plan.status_change import StatusContext
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, 987_654, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -134,8 +134,8 @@ class TestResults:
         """A runner writes results; the inventory instance looks after some of them only."""
         status, entries = InventoryStatus(), 0
         for passed, looks in [*runs, (runs[-1][0], True)]:
-            check = with_result(find(status, "c"), result(passed))
-            status = status.model_copy(update={"checks": [check]})
+            written = with_result(find(status, "c"), result(passed))
+            status = status.model_copy(update={"checks": [written]})
             if looks:
                 change = recorded(status, now=NOW, context=TERMS)
                 status, entries = change.status, entries + len(change.entries)

@@ -111,7 +111,8 @@ def test_under_another_type_it_is_another_sink() -> None:
     state = status.acknowledged(state, CHANGES, up_to=1, now=NOW, context=context).status
     other = SinkFilter("cmdb", "postgres", sightings=False)
     state = status.reconsidered(state, now=NOW, context=StatusContext(sink_filters=(other,))).status
-    (item,) = state.sinks or ()
+    assert state.sinks is not None
+    (item,) = state.sinks
     assert (item.type, item.delivered_sequence, item.pending) == ("postgres", 0, 1)
 
 

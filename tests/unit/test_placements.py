@@ -26,8 +26,8 @@ from gpuid_operator.plan.placements import placements
 from gpuid_operator.plan.smi import Reading
 from gpuid_operator.plan.status import after_departure, after_read
 from gpuid_operator.plan.status_change import StatusContext
+from tests.support.node_model import NodeModel
 from tests.support.strategies import EVENTS, Event, models
-from tests.support.world import World
 
 START = datetime(2026, 6, 7, 10, 0, tzinfo=UTC)
 A, B = "00000000:01:00.0", "00000000:02:00.0"
@@ -323,7 +323,7 @@ def test_whatever_a_status_holds_each_gpu_that_is_there_has_one_present_stay(
 
 @given(EVENTS)
 def test_in_any_world_the_stays_are_those_of_its_gpus(events: list[Event]) -> None:
-    known = World().run(events)
+    known = NodeModel().run(events)
     found = placements("n", known)
     there = known.state is InventoryState.PRESENT
     assert sorted(placement.gpu for placement in found if placement.present) == sorted(
@@ -368,10 +368,10 @@ def test_the_stays_are_the_truth_as_long_as_history_holds_it(steps: list[Step]) 
         machine = f"{node}-i-{machines[node]}"
         left = before.node.machine if before.node else machine
         gone = departs or before.state is InventoryState.DEPARTED
-        for (where, card), (_, since) in list(there.items()):
-            if where == node and (gone or card not in slots or left != machine):
-                truth.append((node, left, card, since, now))
-                del there[where, card]
+        for (where, known), (_, since) in list(there.items()):
+            if where == node and (gone or known not in slots or left != machine):
+                truth.append((node, left, known, since, now))
+                del there[where, known]
         if departs:
             machines[node] -= other_machine
             if before.state is not None:

@@ -236,8 +236,8 @@ class TestStatus:
     now = datetime(2026, 6, 7, tzinfo=UTC)
 
     def conditions(self, subject: Policy, **facts: Any) -> dict[str, tuple[str, str]]:
-        facts = {"contenders": [], "checks_allowed": False} | facts
-        status = policy_status(subject, matched=3, now=self.now, **facts)
+        given: dict[str, Any] = {"contenders": [], "checks_allowed": False} | facts
+        status = policy_status(subject, matched=3, now=self.now, **given)
         assert status.matched_nodes == 3
         return {item.type: (item.status.value, item.reason) for item in status.conditions or ()}
 

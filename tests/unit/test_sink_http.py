@@ -32,7 +32,7 @@ from gpuid_operator.sinks.registry import SinkContext, open_sink
 from tests.support.secret_source import Secrets
 
 TOKEN = "a-token-that-nobody-may-see"
-TOKEN_REF = {"tokenSecretRef": {"name": "cmdb", "key": "token"}}
+TOKEN_REF: dict[str, Any] = {"tokenSecretRef": {"name": "cmdb", "key": "token"}}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

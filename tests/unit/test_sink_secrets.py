@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from gpuid_operator.api.sinks import SecretKeyRef, SecretRef
@@ -29,9 +31,14 @@ class Cluster:
         return self.secrets.get(name)
 
 
-def _secret(value: bytes = b"s3cret\n", *, hosts: str | None = None, **labels: str) -> SecretData:
+def _secret(
+    value: bytes = b"s3cret\n",
+    *,
+    hosts: str | None = None,
+    labels: Mapping[str, str] = LABEL,
+) -> SecretData:
     annotations = {} if hosts is None else {"gpuid.github.com/allowed-hosts": hosts}
-    return SecretData(data={"token": value}, labels=labels or LABEL, annotations=annotations)
+    return SecretData(data={"token": value}, labels=labels, annotations=annotations)
 
 
 async def test_a_value_is_read_again_after_a_minute() -> None:
@@ -72,7 +79,7 @@ async def test_an_outage_of_the_api_server_does_not_take_a_known_value() -> None
         (SecretData(data={"other": b""}, labels=LABEL), SecretMissing, "has no key token"),
         (_secret(b"\xff"), SecretMissing, "key token of Secret cmdb is not UTF-8"),
         (SecretData(data={"token": b""}), SecretNotAllowed, 'label gpuid.github.com/sink: "true"'),
-        (_secret(**{"gpuid.github.com/sink": "no"}), SecretNotAllowed, "not meant for sinks"),
+        (_secret(labels={"gpuid.github.com/sink": "no"}), SecretNotAllowed, "not meant for sinks"),
         (_secret(hosts="b.example.com"), SecretNotAllowed, "may not be sent to a.example.com"),
         (_secret(hosts=""), SecretNotAllowed, "allowed-hosts"),
     ],

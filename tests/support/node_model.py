@@ -1,6 +1,6 @@
-"""A node with GPUs, an operator and sinks, in which anything may happen, and what must then hold.
+"""A model of a node with GPUs, its operator and its sinks, and the invariants of the status.
 
-`World` keeps its own books of what is true. After each event it holds the status against them.
+`NodeModel` records by itself what is true. After each event it compares the status with that.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from gpuid_operator.api.inventory import (
     NodeInfo,
     Source,
 )
+from gpuid_operator.api.meta import MAX_HISTORY
 from gpuid_operator.plan import history, labels, outbox, status
 from gpuid_operator.plan.conditions import find
 from gpuid_operator.plan.failure import FailureReason
@@ -54,8 +55,9 @@ def card(number: int, *, address: str, anonymous: bool = False) -> GPU:
     )
 
 
-class World:
-    def __init__(self) -> None:
+class NodeModel:
+    def __init__(self, *, max_history: int = MAX_HISTORY) -> None:
+        self.max_history = max_history
         self.now = START
         self.status = InventoryStatus()
         self.hardware: list[GPU] = []
@@ -398,7 +400,7 @@ class World:
 
     def _check_bounds(self) -> None:
         kept = self.status.history or ()
-        assert len(kept) <= history.MAX_HISTORY
+        assert len(kept) <= self.max_history
         waiting = set().union(*self.owed.values())
         types = [entry.type for entry in kept if entry.sequence in waiting]
         assert types.count(HistoryType.SIGHTED) <= history.MAX_UNDELIVERED_SIGHTED
