@@ -117,9 +117,9 @@ class CheckRunner:
             try:
                 await self._resync()
             except KubeError as error:
-                _log.warning("failed to resync; retrying", error=error.message)
+                _log.warning("resync failed", error=error.message)
             except Exception:
-                _log.exception("failed to resync; retrying")
+                _log.exception("resync failed")
 
     async def _follow_policies(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -35,6 +36,12 @@ _MAX_INCONCLUSIVE: Final = 3
 
 _ERROR_PAUSE: Final = 30.0
 """Seconds until a node is tried again after an unexpected error."""
+
+
+@dataclass(frozen=True, slots=True)
+class _NextRun:
+    at: datetime
+    pod: TargetPod
 
 
 class CheckWorker:
@@ -106,34 +113,34 @@ class CheckWorker:
 
     async def _run_due(self, node: str, worker: int) -> None:
         for job in self._results.jobs(node):
-            # Looked up for each check: the run of the one before took its time.
-            pod = self._pods.find(job, node)
-            due = None if pod is None else self._next_run_at(job, pod)
-            if pod is not None and due is not None and due <= self._clock():
-                await self._run_cancellable(job, pod, worker)
+            # Looked up for each check: a run takes time, and may end with a suspension.
+            run = self._next_run(job, node) if job in self._results.jobs(node) else None
+            if run is not None and run.at <= self._clock():
+                await self._run_cancellable(job, run.pod, worker)
 
     def _seconds_to_next_run(self, node: str) -> float | None:
         """Seconds until a check of the node is due; None: not before an event."""
-        times = [
-            at
-            for job in self._results.jobs(node)
-            if (pod := self._pods.find(job, node)) is not None
-            and (at := self._next_run_at(job, pod)) is not None
-        ]
+        runs = [self._next_run(job, node) for job in self._results.jobs(node)]
+        times = [run.at for run in runs if run is not None]
         return (min(times) - self._clock()).total_seconds() if times else None
 
-    def _next_run_at(self, job: CheckJob, pod: TargetPod) -> datetime | None:
+    def _next_run(self, job: CheckJob, node: str) -> _NextRun | None:
+        """When a check runs next, and in which pod; None: not before an event."""
+        pod = self._pods.find(job, node)
+        if pod is None:
+            return None
         placement = CheckPlacement(
-            node=pod.node,
+            node=node,
             digest=job.digest,
             interval=job.interval,
             pod=_full_name(pod),
             container_id=pod.container_id,
             started=pod.started_at,
         )
-        last = self._results.check(pod.node, job.name)
-        attempts = self._attempts.get((pod.node, job.name))
-        return next_run_at(last, placement, attempts, now=self._clock())
+        last = self._results.check(node, job.name)
+        attempts = self._attempts.get((node, job.name))
+        at = next_run_at(last, placement, attempts, now=self._clock())
+        return None if at is None else _NextRun(at, pod)
 
     async def _run_cancellable(self, job: CheckJob, pod: TargetPod, worker: int) -> None:
         """Run a check in a task that `stop_unwanted` can cancel without ending the worker."""

@@ -236,3 +236,16 @@ async def test_the_attempts_of_a_node_that_is_gone_are_forgotten(kube: FakeKube)
         bench.pod("n1")
         # Without the four failures the check runs at once.
         await until(lambda: len(bench.times("n1")) > before, within=0.2)
+
+
+async def test_a_suspension_during_a_check_prevents_the_next_check(kube: FakeKube) -> None:
+    bench = Bench(kube, job("a", timeout=timedelta(hours=1)), job("b"))
+    kube.exec.answer = ExecAnswer(hang=True)
+    async with working(bench):
+        bench.pod("n1")
+        await until(lambda: kube.exec.running == 1)
+        bench.results.suspended.add("n1")
+        bench.worker.stop_unwanted()
+        await until(lambda: kube.exec.running == 0, within=60)
+        await asyncio.sleep(60)
+    assert bench.commands("n1") == ["run-a"]
