@@ -7,13 +7,13 @@ in their CheckResultStore.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Final
 
+from gpuid_operator.engine.checks.attempts import AttemptCache
 from gpuid_operator.engine.checks.execution import CheckInconclusive, CheckOutput, execute
 from gpuid_operator.engine.checks.job import CheckJob
 from gpuid_operator.engine.checks.pods import CheckPods
@@ -25,7 +25,7 @@ from gpuid_operator.engine.core.work_queue import WorkQueue
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import KubeError
 from gpuid_operator.kube.pods import TargetPod
-from gpuid_operator.plan.check_due import CheckAttempts, CheckPlacement, next_run_at
+from gpuid_operator.plan.check_due import CheckPlacement, next_run_at
 from gpuid_operator.plan.checks import CheckResult, kept_output
 from gpuid_operator.telemetry.log import get_logger
 
@@ -72,7 +72,7 @@ class CheckWorker:
             client, results=results, per_hour=per_hour, timings=timings, clock=clock
         )
         self._queue: WorkQueue[str] = WorkQueue()
-        self._attempts: dict[tuple[str, str], CheckAttempts] = {}
+        self._attempts = AttemptCache(clock)
         self._running: dict[str, tuple[CheckJob, asyncio.Task[None]]] = {}
 
     def enqueue(self, nodes: Iterable[str]) -> None:
@@ -89,7 +89,7 @@ class CheckWorker:
 
     def prune(self, nodes: Container[str]) -> None:
         """Forget all other nodes."""
-        self._attempts = {key: kept for key, kept in self._attempts.items() if key[0] in nodes}
+        self._attempts.prune(nodes)
         self._restarts.prune(nodes)
 
     def loops(self) -> list[Loop]:
@@ -138,7 +138,7 @@ class CheckWorker:
             started=pod.started_at,
         )
         last = self._results.check(node, job.name)
-        attempts = self._attempts.get((node, job.name))
+        attempts = self._attempts.find(job, node)
         at = next_run_at(last, placement, attempts, now=self._clock())
         return None if at is None else _NextRun(at, pod)
 
@@ -155,7 +155,7 @@ class CheckWorker:
             task.result()
 
     async def _run(self, job: CheckJob, pod: TargetPod, worker: int) -> None:
-        attempts = self._attempts_in(pod, job)
+        self._attempts.started(job, pod)
         inconclusive = False
         try:
             async with self._slots:
@@ -168,8 +168,8 @@ class CheckWorker:
                 pod=pod.name,
                 error=error.message,
             )
-            attempts = self._back_off(job, pod, attempts)
-            if error.output is None or attempts.failures < _MAX_INCONCLUSIVE:
+            failures = self._attempts.failed(job, pod)
+            if error.output is None or failures < _MAX_INCONCLUSIVE:
                 return
             output, inconclusive = error.output, True
         result = self._result(job, pod, output)
@@ -178,10 +178,10 @@ class CheckWorker:
             await self._results.record(pod.node, result)
             if output.hung:
                 # The command may still run; a second one must not join it soon.
-                attempts = self._back_off(job, pod, attempts, retry=False)
+                self._attempts.failed(job, pod, retry=False)
             elif not inconclusive:
-                attempts = self._attempts[pod.node, job.name] = attempts.succeeded()
-            await self._restart(job, pod, output, attempts)
+                self._attempts.succeeded(job, pod)
+            await self._restart_if_failed(job, pod, output)
         except KubeError as error:
             _log.warning(
                 "failed to store check result; retrying",
@@ -189,32 +189,15 @@ class CheckWorker:
                 node=pod.node,
                 error=error.message,
             )
-            self._back_off(job, pod, attempts)
+            self._attempts.failed(job, pod)
 
-    async def _restart(
-        self, job: CheckJob, pod: TargetPod, output: CheckOutput, attempts: CheckAttempts
-    ) -> None:
+    async def _restart_if_failed(self, job: CheckJob, pod: TargetPod, output: CheckOutput) -> None:
         """Restart the pod of a failed check if the job asks for it and the guards allow it."""
         if output.passed:
             self._restarts.passed(pod.node, job.name)
         elif job.restart and output.blames_pod:
             wait = await self._restarts.restart(job, pod)
-            self._attempts[pod.node, job.name] = attempts.again_in(wait, now=self._clock())
-
-    def _attempts_in(self, pod: TargetPod, job: CheckJob) -> CheckAttempts:
-        """The attempts in this container; those in another container do not count."""
-        attempts = self._attempts.get((pod.node, job.name))
-        if attempts is None or attempts.container_id != pod.container_id:
-            attempts = self._attempts[pod.node, job.name] = CheckAttempts(pod.container_id)
-        return attempts
-
-    def _back_off(
-        self, job: CheckJob, pod: TargetPod, attempts: CheckAttempts, *, retry: bool = True
-    ) -> CheckAttempts:
-        chance = random.random()  # noqa: S311 - jitter, no secret
-        backed_off = attempts.backed_off(retry=retry, now=self._clock(), chance=chance)
-        self._attempts[pod.node, job.name] = backed_off
-        return backed_off
+            self._attempts.run_again_in(wait, job, pod)
 
     def _result(self, job: CheckJob, pod: TargetPod, output: CheckOutput) -> CheckResult:
         return CheckResult(
