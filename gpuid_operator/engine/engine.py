@@ -98,6 +98,7 @@ class Engine:
             workers=options.workers,
             allowed=options.checks_allowed,
             per_hour=options.restarts_per_hour,
+            timings=options.timings,
             clock=clock,
         )
         self._delivery = Delivery(
