@@ -75,9 +75,7 @@ class Engine:
         self._status_writer = StatusWriter(
             client,
             state=self._state,
-            clock=clock,
-            found=self.inventory_changed,
-            gone=self.inventory_deleted,
+            events=self,
             listeners=[self._observer, self._status_written],
         )
         labeller = NodeLabeller(client, state=self._state)
@@ -100,6 +98,7 @@ class Engine:
             workers=options.workers,
             allowed=options.checks_allowed,
             per_hour=options.restarts_per_hour,
+            timings=options.timings,
             clock=clock,
         )
         self._delivery = Delivery(

@@ -58,15 +58,9 @@ class _Leader(Events, Protocol):
 
     @property
     def sources(self) -> tuple[PodSelector, ...]: ...
-    @property
-    def sources_changed(self) -> asyncio.Event: ...
-    @property
-    def kinds_gone(self) -> asyncio.Event: ...
 
     async def start(self) -> None: ...
     async def stop(self, *, within: float) -> None: ...
-    def watch_begins(self) -> None: ...
-    def count(self) -> None: ...
 
 
 def main(environ: Mapping[str, str] = os.environ, *, timings: Timings = DEFAULT_TIMINGS) -> int:
@@ -127,7 +121,7 @@ class _Process:
         return 0
 
     def _render(self, accept: str) -> tuple[str, bytes]:
-        if self._leader is not None:
+        if isinstance(self._leader, Engine):
             self._leader.count()
         return self._metrics.render(accept)
 
@@ -290,12 +284,15 @@ class _Process:
                     credentials=self._current_credentials,
                     beat=lambda: self._health.beat("watch", _WATCH_BOUND),
                 )
-                leader.sources_changed.clear()
-                leader.watch_begins()
-                await _first([watch.run(), leader.sources_changed.wait(), leader.kinds_gone.wait()])
+                ends: list[Awaitable[object]] = [watch.run()]
+                if isinstance(leader, Engine):
+                    leader.sources_changed.clear()
+                    leader.watch_begins()
+                    ends += [leader.sources_changed.wait(), leader.kinds_gone.wait()]
+                await _first(ends)
             finally:
                 refresh.cancel()
-            if leader.sources_changed.is_set():
+            if isinstance(leader, Engine) and leader.sources_changed.is_set():
                 continue  # the same watch, for other pods
             failures = 1 if loop.time() - started > _SETTLED else failures + 1
             if await self._persevere("look for the CRDs", lambda: missing_kinds(client)):

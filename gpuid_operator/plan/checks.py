@@ -1,4 +1,4 @@
-"""Checks: when one is due, and what its result means for the status."""
+"""What the result of a check means for the status of an inventory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from gpuid_operator.api.meta import MAX_CHECK_OUTPUT
 from gpuid_operator.api.values import encoded_size, fitting, whole_seconds
 from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.diff import HistoryWriter
-from gpuid_operator.plan.schedule import next_interval_read
 from gpuid_operator.plan.status_change import StatusChange, StatusContext, writer_of
 
 CUT_MARK: Final = "\n… (cut)"
@@ -72,34 +71,6 @@ def kept_output(data: bytes) -> str:
     line_end = head.rfind("\n")
     # A single line longer than all that fits is cut where it has to be.
     return (head[:line_end] if line_end > 0 else head) + CUT_MARK
-
-
-def check_due(
-    last: CheckStatus | None,
-    *,
-    digest: str,
-    pod: str,
-    started: datetime | None,
-    asked: bool | None,
-    interval: timedelta,
-    node: str,
-    now: datetime,
-) -> datetime | None:
-    """When to run a check in a container that is ready; None: not before another one is.
-
-    `asked` is whether this process ran it in this very container, None where it never ran it on
-    this node: then the times tell, which two clocks made.
-
-    never run, or another command         | at once
-    another container than the one asked  | at once
-    `interval` has passed                 | then, spread by up to a tenth of it
-    """
-    if last is None or last.last_run_time is None or last.command_digest != digest:
-        return now
-    if asked is None:
-        later = started is not None and last.last_run_time <= started
-        asked = last.pod == pod and not later
-    return next_interval_read(last.last_run_time, interval, node=node) if asked else now
 
 
 def with_result(before: CheckStatus | None, result: CheckResult) -> CheckStatus:

@@ -52,6 +52,8 @@ class RestartCase:
     """Node and time of restarts that are known otherwise: of a check that was restarted twice
     within the hour the status has only the last."""
     per_hour: int
+    pause: timedelta = RESTART_PAUSE
+    under_way_pause: timedelta = UNDER_WAY_PAUSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +97,16 @@ def refusal(case: RestartCase, *, now: datetime) -> Refusal | None:
     restarts |= {(node, whole_seconds(at)) for node, at in case.recent}
     times = [(node, at) for node, at in restarts if at is not None and now - at < _HOUR]
     last = max((at for node, at in times if node == case.node), default=None)
-    if last is not None and now - last < RESTART_PAUSE:
+    if last is not None and now - last < case.pause:
         return _refused(
             f"a pod of this node was restarted at {last:%H:%M:%S}Z, less than"
-            f" {RESTART_PAUSE.total_seconds() / 60:g} minutes ago",
-            last + RESTART_PAUSE - now,
+            f" {case.pause.total_seconds() / 60:g} minutes ago",
+            last + case.pause - now,
         )
-    under_way = next((seen for seen in case.known if _is_under_way(seen.check, now)), None)
+    under_way = next((seen for seen in case.known if _is_under_way(seen.check, case, now)), None)
     if under_way is not None:
         words = f"that of node {under_way.node} is being restarted; one at a time"
-        return _refused(words, UNDER_WAY_PAUSE)
+        return _refused(words, case.under_way_pause)
     if len(times) >= case.per_hour:
         return _refused(
             f"{len(times)} restarts within the last hour, RESTARTS_PER_HOUR allows {case.per_hour}",
@@ -117,10 +119,10 @@ def _refused(words: str, again: timedelta | None = None) -> Refusal:
     return Refusal("RestartRefused", words, again)
 
 
-def _is_under_way(check: CheckStatus, now: datetime) -> bool:
+def _is_under_way(check: CheckStatus, case: RestartCase, now: datetime) -> bool:
     """Whether a restart was asked for and no run since has told what came of it."""
     at = check.last_restart_time
-    if at is None or now - at >= RESTART_PAUSE:
+    if at is None or now - at >= case.pause:
         return False
     return check.last_run_time is None or check.last_run_time <= at
 

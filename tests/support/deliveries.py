@@ -103,9 +103,7 @@ class Deliveries:
         self.status_writer = StatusWriter(
             kube,
             state=self.state,
-            clock=clock.now,
-            found=self._found,
-            gone=self._gone,
+            events=self,
         )
         self.delivery = Delivery(
             state=self.state,
@@ -149,7 +147,7 @@ class Deliveries:
         self.kube.remove(inventory_path(node))
         cached = self.inventories.get(node)
         assert cached is not None
-        self._gone(node, cached.uid)
+        self.inventory_deleted(node, cached.uid)
 
     def status(self, node: str) -> dict[str, Any]:
         """The status in the cluster."""
@@ -180,9 +178,9 @@ class Deliveries:
         """The value of a sink's metric."""
         return self.metrics.registry.get_sample_value(name, {"sink": sink})
 
-    def _found(self, body: dict[str, Any]) -> None:
+    def inventory_changed(self, body: dict[str, Any]) -> None:
         self.inventories.put_object(body)
 
-    def _gone(self, name: str, uid: str) -> None:
+    def inventory_deleted(self, name: str, uid: str) -> None:
         if self.inventories.remove(name, uid=uid):
             self.delivery.forget(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -24,7 +23,6 @@ from gpuid_operator.plan.checks import (
     CUT_MARK,
     CheckResult,
     after_check,
-    check_due,
     digest_of,
     find,
     is_recorded,
@@ -184,80 +182,6 @@ class TestResults:
         assert [check.name for check in status.checks or ()] == ["a"]
 
 
-class TestDue:
-    last = CheckStatus(
-        name="c", passed=True, command_digest="d", pod="ns/pod", last_run_time=NOW - 60 * SECOND
-    )
-
-    def due(
-        self,
-        last: CheckStatus | None = last,
-        *,
-        digest: str = "d",
-        pod: str = "ns/pod",
-        started: timedelta | None = -90 * SECOND,
-        asked: bool | None = None,
-        interval: timedelta = timedelta(hours=1),
-    ) -> timedelta | None:
-        at = check_due(
-            last,
-            digest=digest,
-            pod=pod,
-            started=None if started is None else NOW + started,
-            asked=asked,
-            interval=interval,
-            node="node",
-            now=NOW,
-        )
-        return None if at is None else at - NOW
-
-    @pytest.mark.parametrize(
-        "changed",
-        [
-            {"last": None},
-            {"last": CheckStatus(name="c", restarts=1)},
-            {"digest": "other"},
-            {"digest": "other", "asked": True},
-            {"pod": "ns/other"},
-            {"started": -60 * SECOND},
-            {"started": -59 * SECOND},
-            {"asked": False},
-        ],
-    )
-    def test_at_once(self, changed: dict[str, object]) -> None:
-        assert self.due(**changed) == timedelta(0)  # type: ignore[arg-type]
-
-    def test_a_container_that_started_in_the_second_of_its_run_was_asked(self) -> None:
-        second = NOW.replace(microsecond=0)
-        ran = with_result(None, replace(result(True), started=second))
-        assert ran.last_run_time == second + SECOND
-        for started, asked in ((second, True), (second + SECOND, False)):
-            at = check_due(
-                ran,
-                digest="d",
-                pod="ns/pod",
-                started=started,
-                asked=None,
-                interval=timedelta(hours=1),
-                node="node",
-                now=NOW + 5 * SECOND,
-            )
-            assert at is not None and (at > NOW + timedelta(minutes=59)) is asked
-
-    def test_when_the_interval_has_passed_and_spread(self) -> None:
-        wait = self.due()
-        assert wait is not None
-        assert 59 * 60 * SECOND <= wait <= (59 + 6) * 60 * SECOND
-        assert self.due(started=None) == wait
-
-    def test_without_an_interval_only_another_container(self) -> None:
-        assert self.due(interval=timedelta(0)) is None
-
-    def test_a_node_whose_clock_is_ahead_is_not_asked_without_end(self) -> None:
-        """By the times its container would have started after every run."""
-        wait = self.due(started=timedelta(hours=1), asked=True)
-        assert wait is not None and wait > timedelta(0)
-
-    def test_a_digest_tells_its_parts_apart(self) -> None:
-        digests = {digest_of("a", "b"), digest_of("ab", ""), digest_of("a", "c"), digest_of("ab")}
-        assert len(digests) == 4
+def test_a_digest_tells_its_parts_apart() -> None:
+    digests = {digest_of("a", "b"), digest_of("ab", ""), digest_of("a", "c"), digest_of("ab")}
+    assert len(digests) == 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpuid_operator.api.sinks import Sink as SinkSpec
 from gpuid_operator.engine.delivery.outbox_entry import OutboxEntry, Position
-from gpuid_operator.engine.state.inventory_cache import CachedInventory
+from gpuid_operator.engine.state.cached_inventory import CachedInventory
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.plan import outbox
 from gpuid_operator.plan.policy import sink_filter
