@@ -17,7 +17,7 @@ from gpuid_operator.kube import errors as kube
 from gpuid_operator.kube.client import APPLY_PATCH, ONLY_METADATA, KubeClient
 from gpuid_operator.kube.credentials import Credentials, FreshCredentials
 from gpuid_operator.kube.exec import ExecResult, pod_exec
-from gpuid_operator.kube.secrets import read_secret
+from gpuid_operator.kube.secrets import find_secret
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
 
@@ -375,11 +375,13 @@ async def test_a_secret_is_read_decoded_and_never_shown(client: KubeClient, name
             "stringData": {"password": "hünter2"},
         },
     )
-    secret = await read_secret(client, namespace="default", name=name)
+    secret = await find_secret(client, namespace="default", name=name)
+    assert secret is not None
     assert (secret.labels, secret.annotations) == ({"a": "b"}, {"c": "d"})
     assert secret.data == {"password": "hünter2".encode()}
     assert "nter2" not in repr(secret)
     await client.request("DELETE", f"{path}/{name}")
+    assert await find_secret(client, namespace="default", name=name) is None
 
 
 async def test_both_kinds_are_served_and_the_cluster_has_an_identity(client: KubeClient) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import pytest
 
+from gpuid_operator.api.secret import SecretData
 from gpuid_operator.api.sinks import SecretKeyRef, SecretRef
 from gpuid_operator.sinks.base import SecretMissing, SecretNotAllowed, Unavailable, scrub, shorten
-from gpuid_operator.sinks.secrets import EnvironmentSecrets, KubernetesSecrets, SecretData
+from gpuid_operator.sinks.secrets import EnvironmentSecrets, KubernetesSecrets
 
 LABEL = {"gpuid.github.com/sink": "true"}
 REF = SecretKeyRef(name="cmdb", key="token")
