@@ -141,6 +141,10 @@ Time = Annotated[
 """A moment, in JSON RFC 3339 in UTC; whole seconds, since that is what metav1.Time keeps."""
 
 
+Text = Annotated[str, Field(max_length=128)]
+LongText = Annotated[str, Field(max_length=512)]
+
+
 class Model(BaseModel):
     """Base of all API models: immutable, camelCase in JSON, unknown fields ignored."""
 
