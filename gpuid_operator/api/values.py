@@ -110,6 +110,12 @@ def fitting(text: str, limit: int) -> str:
     return text[:end]
 
 
+def truncate(text: str, limit: int) -> str:
+    """The text within `limit` bytes of an object as the API server stores it, and so within as
+    many characters; an ellipsis at its end where it was cut."""
+    return text if encoded_size(text) <= limit else fitting(text, limit - encoded_size("…")) + "…"
+
+
 def _encoded(character: str) -> int:
     if character in '"\\\b\f\n\r\t':
         return 2

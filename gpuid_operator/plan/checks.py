@@ -19,10 +19,9 @@ from gpuid_operator.api.inventory import (
 )
 from gpuid_operator.api.meta import MAX_CHECK_OUTPUT
 from gpuid_operator.api.values import encoded_size, fitting, whole_seconds
-from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.diff import HistoryWriter
 from gpuid_operator.plan.schedule import next_interval_read
-from gpuid_operator.plan.status_change import StatusChange, StatusContext, writer_of
+from gpuid_operator.plan.status_change import StatusChange, StatusContext, build_change, writer_of
 
 CUT_MARK: Final = "\n… (cut)"
 """Ends an output of which only the beginning is kept."""
@@ -169,7 +168,7 @@ def recorded(previous: InventoryStatus, *, now: datetime, context: StatusContext
             entries.append(_entry(writer, check))
             check = check.model_copy(update={"recorded": check.transitions})
         checks.append(check)
-    return plan.with_checks(previous, checks, entries, writer=writer, context=context)
+    return with_checks(previous, checks, entries, writer=writer, context=context)
 
 
 def is_recorded(check: CheckStatus) -> bool:
@@ -190,4 +189,18 @@ def _entry(writer: HistoryWriter, check: CheckStatus) -> HistoryEntry:
         to=f"{check.name}={words}",
         message=f"check {check.name} {words}{code}{times}" + (f": {said}" if said else ""),
         source=check.pod,
+    )
+
+
+def with_checks(
+    previous: InventoryStatus,
+    checks: Sequence[CheckStatus],
+    entries: Sequence[HistoryEntry],
+    *,
+    writer: HistoryWriter,
+    context: StatusContext,
+) -> StatusChange:
+    """The status with new results of checks and the entries that they gave."""
+    return build_change(
+        previous, {"checks": list(checks)}, entries, writer=writer, context=context, updates={}
     )

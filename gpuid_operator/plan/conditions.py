@@ -19,7 +19,7 @@ from gpuid_operator.api.inventory import (
     HistoryType,
     SinkStatus,
 )
-from gpuid_operator.plan.diff import shorten
+from gpuid_operator.api.values import truncate
 
 MAX_CONDITION_MESSAGE = 1024
 
@@ -59,7 +59,7 @@ def updated(
             type=kind.value,
             status=condition.status,
             reason=condition.reason,
-            message=shorten(condition.message, MAX_CONDITION_MESSAGE),
+            message=truncate(condition.message, MAX_CONDITION_MESSAGE),
             observed_generation=generation,
             last_transition_time=before.last_transition_time if before and same else now,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from gpuid_operator.api.inventory import (
     GPU,
@@ -17,7 +17,7 @@ from gpuid_operator.api.inventory import (
     Seen,
 )
 from gpuid_operator.api.meta import MAX_FROM_TO, MAX_MESSAGE
-from gpuid_operator.api.values import encoded_size, fitting
+from gpuid_operator.api.values import truncate
 from gpuid_operator.plan.identity import Match
 
 # The facts whose change under one UUID is `GPUChanged`, with the words for people.
@@ -27,9 +27,6 @@ _IDENTITY_FACTS = (
     ("board_part_number", "board part number"),
     ("gpu_part_number", "GPU part number"),
 )
-
-
-_ELLIPSIS_SIZE: Final = encoded_size("…")
 
 
 @dataclass(slots=True)
@@ -57,7 +54,7 @@ class HistoryWriter:
             } | facts
         for name, limit in (("from_", MAX_FROM_TO), ("to", MAX_FROM_TO), ("message", MAX_MESSAGE)):
             if facts.get(name) is not None:
-                facts[name] = shorten(facts[name], limit)
+                facts[name] = truncate(facts[name], limit)
         return HistoryEntry(
             sequence=self.sequence,
             time=self.now,
@@ -65,12 +62,6 @@ class HistoryWriter:
             driver=self.driver,
             **({"source": self.source} | facts),
         )
-
-
-def shorten(text: str, limit: int) -> str:
-    """The text within `limit` bytes of an object as the API server stores it, and so within as
-    many characters; an ellipsis at its end where it was cut."""
-    return text if encoded_size(text) <= limit else fitting(text, limit - _ELLIPSIS_SIZE) + "…"
 
 
 def machine_change(before: NodeInfo | None, now: NodeInfo) -> tuple[str, str] | None:

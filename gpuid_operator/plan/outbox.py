@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gpuid_operator.api.inventory import HistoryEntry, HistoryType, InventoryStatus, SinkStatus
-from gpuid_operator.api.values import whole_seconds
-from gpuid_operator.plan.diff import shorten
+from gpuid_operator.api.values import truncate, whole_seconds
 
 MAX_ERROR = 512
 
@@ -122,7 +121,7 @@ def failing(
     now = whole_seconds(now)
     return [
         sink.model_copy(
-            update={"last_error": shorten(error, MAX_ERROR), "since": sink.since or now}
+            update={"last_error": truncate(error, MAX_ERROR), "since": sink.since or now}
         )
         if (sink.name, sink.type) == (name, type_) and sink.pending
         else sink

@@ -20,8 +20,8 @@ from gpuid_operator.api.policy import (
     SelectorOperator,
 )
 from gpuid_operator.api.sinks import Sink
+from gpuid_operator.api.values import truncate
 from gpuid_operator.plan.conditions import MAX_CONDITION_MESSAGE
-from gpuid_operator.plan.diff import shorten
 from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.status_change import StatusContext
 
@@ -229,7 +229,7 @@ def _condition(
         type=kind,
         status=status,
         reason=reason,
-        message=shorten(message, MAX_CONDITION_MESSAGE),
+        message=truncate(message, MAX_CONDITION_MESSAGE),
         observed_generation=policy.generation,
         last_transition_time=since,
     )

@@ -9,8 +9,7 @@ from typing import Final
 
 from gpuid_operator.api.inventory import CheckStatus, InventoryStatus
 from gpuid_operator.api.values import whole_seconds
-from gpuid_operator.plan import status as plan
-from gpuid_operator.plan.checks import find, replaced
+from gpuid_operator.plan.checks import find, replaced, with_checks
 from gpuid_operator.plan.status_change import StatusChange, StatusContext, writer_of
 
 RESTART_PAUSE: Final = timedelta(minutes=10)
@@ -152,7 +151,7 @@ def after_restart(
     check = with_restart(find(previous, name), since=since, now=now)
     if check is None:
         return StatusChange(previous)
-    return plan.with_checks(
+    return with_checks(
         previous,
         replaced(previous.checks, check),
         [],

@@ -21,13 +21,13 @@ from gpuid_operator.api.inventory import (
 )
 from gpuid_operator.api.meta import MAX_CHECKS, MAX_FROM_TO, MAX_GPUS, MAX_MESSAGE, MAX_SINKS
 from gpuid_operator.api.values import encoded_size, fitting
-from gpuid_operator.plan import history, status
+from gpuid_operator.plan import delivery, history, status
 from gpuid_operator.plan.checks import kept_output
 from gpuid_operator.plan.labels import lookup_labels
 from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.smi import Reading
 from gpuid_operator.plan.smi_values import text_of
-from gpuid_operator.plan.status_change import StatusContext
+from gpuid_operator.plan.status_change import StatusContext, writer_of
 from tests.support.world import START
 
 ETCD_LIMIT = 1_500_000
@@ -137,7 +137,7 @@ def largest(filler: str, noise: bytes) -> InventoryStatus:
             request="r" * 5000,
         ).status
     for sink_filter in sink_filters:
-        current = status.delivery_failed(
+        current = delivery.after_delivery_failure(
             current, sink_filter, error=filler * 600, now=START, context=context
         ).status
     return current
@@ -159,7 +159,7 @@ def test_the_largest_status_stays_below_the_limit_of_etcd(filler: str, noise: by
 
 def test_a_full_history_of_usual_entries_is_kept_whole() -> None:
     """The bound in bytes is for what nobody has seen; 500 real entries are far below it."""
-    writer = status.writer_of(
+    writer = writer_of(
         InventoryStatus(node=NodeInfo(name="n", machine="i-1234567890abcdef0")), START
     )
     gpu = GPU(

@@ -22,8 +22,7 @@ from gpuid_operator.engine.delivery.sink_worker import SinkWorker
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.state.inventory_cache import CachedInventory
 from gpuid_operator.engine.writing.status_writer import Decision, StatusWriter, StatusWritten
-from gpuid_operator.plan import outbox
-from gpuid_operator.plan import status as plan
+from gpuid_operator.plan import delivery, outbox
 from gpuid_operator.plan.policy import EffectivePolicy, sink_filter
 from gpuid_operator.plan.records import records_for
 from gpuid_operator.plan.schedule import backoff
@@ -258,7 +257,7 @@ class Delivery:
         way, now = sink_filter(sink), self._clock()
 
         def decide(previous: InventoryStatus, context: StatusContext) -> StatusChange:
-            return plan.acknowledged(previous, way, up_to=up_to, now=now, context=context)
+            return delivery.after_delivery(previous, way, up_to=up_to, now=now, context=context)
 
         return decide
 
@@ -266,7 +265,9 @@ class Delivery:
         way, now = sink_filter(sink), self._clock()
 
         def decide(previous: InventoryStatus, context: StatusContext) -> StatusChange:
-            return plan.delivery_failed(previous, way, error=error, now=now, context=context)
+            return delivery.after_delivery_failure(
+                previous, way, error=error, now=now, context=context
+            )
 
         return decide
 

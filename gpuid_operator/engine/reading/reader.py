@@ -28,6 +28,7 @@ from gpuid_operator.kube.nodes import NodeFacts, get_node
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.failure import FailureReason, ReadError
+from gpuid_operator.plan.removals import CONFIRMATION
 from gpuid_operator.plan.schedule import ReadState, backoff, next_read_at
 from gpuid_operator.plan.smi import Reading, parse
 from gpuid_operator.plan.status_change import PendingRemovals, StatusChange, StatusContext
@@ -110,7 +111,7 @@ class Reader:
                 failed_container=trouble.container if trouble else None,
                 retry_at=trouble.retry_at if trouble else None,
                 hung=trouble.hung if trouble else False,
-                confirm_at=pending_removals.since + plan.CONFIRMATION if pending_removals else None,
+                confirm_at=pending_removals.since + CONFIRMATION if pending_removals else None,
             ),
             node=name,
             now=self._clock(),

@@ -27,10 +27,10 @@ from gpuid_operator.api.inventory import (
     NodeInfo,
 )
 from gpuid_operator.api.meta import MANAGED_BY_LABEL, MANAGER, REQUESTED_AT
+from gpuid_operator.api.values import truncate
 from gpuid_operator.kube.inventories import InventoryMeta
 from gpuid_operator.plan.checks import is_recorded
 from gpuid_operator.plan.conditions import MAX_CONDITION_MESSAGE, checks_passed, find
-from gpuid_operator.plan.diff import shorten
 from gpuid_operator.plan.labels import Pair
 from gpuid_operator.plan.status import request_token
 
@@ -105,7 +105,7 @@ class CachedInventory:
         condition = checks_passed(self.checks)
         said = None
         if condition is not None:
-            said = condition.reason, shorten(condition.message, MAX_CONDITION_MESSAGE)
+            said = condition.reason, truncate(condition.message, MAX_CONDITION_MESSAGE)
         return said != self.checks_said or not all(map(is_recorded, self.checks))
 
     @property
