@@ -18,7 +18,7 @@ def after_delivery(
     now: datetime,
     context: StatusContext,
 ) -> StatusChange:
-    """The status once a sink has taken every entry up to `up_to`."""
+    """The status after a sink accepted every entry up to `up_to`."""
     settled = outbox.settle(
         previous.sinks,
         previous.history or (),
@@ -45,7 +45,7 @@ def after_delivery_failure(
     now: datetime,
     context: StatusContext,
 ) -> StatusChange:
-    """The status after a sink did not take what is pending."""
+    """The status after a sink did not accept the pending entries."""
     settled = outbox.settle(
         previous.sinks,
         previous.history or (),

@@ -1,4 +1,4 @@
-"""Which of the GPUs that a read lacks are gone."""
+"""Which GPUs that a read does not list are gone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from gpuid_operator.plan.smi import Reading
 from gpuid_operator.plan.status_change import PendingRemovals
 
 CONFIRMATION: Final = timedelta(seconds=10)
-"""A GPU that a good read does not have is removed when a second one agrees, this much later."""
+"""Time between the first read that does not list a GPU and the read that may confirm its
+removal."""
 
 
 def split_missing(
@@ -23,13 +24,13 @@ def split_missing(
     pending_removals: PendingRemovals | None,
     now: datetime,
 ) -> tuple[list[GPU], list[GPU]]:
-    """Those of the missing GPUs that are gone, and those of which a second read has to tell.
+    """Split the missing GPUs into those that are gone and those that await a second read.
 
-    another machine, Node or boot         | gone
-    another GPU at its PCI address        | gone
-    missing in a read 10 s ago, too       | gone
-    no place among the most GPUs of a node| gone
-    otherwise                             | in doubt
+    another machine, Node or boot           | gone
+    another GPU at its PCI address          | gone
+    also missing in a read 10 s ago         | gone
+    more than MAX_GPUS GPUs with it         | gone
+    otherwise                               | awaits a second read
     """
     occupied = {gpu.pci_address for gpu in reading.gpus if gpu.pci_address}
     room = MAX_GPUS - len(reading.gpus)

@@ -1,7 +1,7 @@
-"""The next status of a node's inventory: pure functions from what was known and what was seen.
+"""The next status of an inventory, as pure functions of the previous status and new facts.
 
-Each takes the previous status and returns the next one whole, with the entries that it adds to the
-history, so that facts and their history are committed in one write.
+Each function returns the whole next status and the entries that it adds to the history, so that
+one write commits facts and history together.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _READS_SUSPENDED: Final = "reads are suspended"
 
 
 def request_token(annotation: str) -> str:
-    """The token of `requestedAt` as `lastHandledRequest` holds it: compare it in this form."""
+    """The token of `requestedAt` in the form in which `lastHandledRequest` stores it."""
     return truncate(annotation, MAX_REQUEST)
 
 
@@ -67,14 +67,14 @@ def after_read(
     request: str | None = None,
     pending_removals: PendingRemovals | None = None,
 ) -> StatusChange:
-    """The status after a good read.
+    """The status after a successful read.
 
-    `request` is the token whose read this was. While a GPU's absence waits for a second read, it
-    stays as last known, and `source` and `lastReadTime` do not advance.
+    `request` is the token that asked for this read. While the absence of a GPU awaits a second
+    read, the status keeps the GPU as last known, and `source` and `lastReadTime` do not advance.
     """
     first = previous.gpus is None
     returned = previous.state is InventoryState.DEPARTED
-    # Of a node that returns nothing is taken for granted: its GPUs left with it.
+    # A node that returns has no GPUs to compare with: its departure removed them.
     before: Sequence[GPU] = () if returned else previous.gpus or ()
     found = match(before, reading.gpus)
     absent, unconfirmed = split_missing(
@@ -106,7 +106,7 @@ def after_read(
                 HistoryType.MACHINE_CHANGED,
                 from_=moved[0],
                 to=moved[1],
-                message=f"the node name now stands for {moved[1]}, before for {moved[0]}",
+                message=f"the machine behind the node name changed from {moved[0]} to {moved[1]}",
             )
         )
     if driver_changed and not returned and None not in driver:
@@ -184,14 +184,14 @@ def _ready(context: StatusContext) -> ConditionUpdate:
 
 
 def _suspended(previous: InventoryStatus) -> ConditionUpdate:
-    """Suspension keeps the status of `Ready`, whatever comes in from reads under way."""
+    """Suspension keeps the status of `Ready`; reads in progress do not change it."""
     ready = conditions.find(previous.conditions, ConditionType.READY)
     status = ready.status if ready else ConditionStatus.UNKNOWN
     return ConditionUpdate(status, _SUSPENDED, _READS_SUSPENDED)
 
 
 def summary(gpus: Sequence[GPU]) -> dict[str, Any]:
-    """The fields of status that sum up its GPUs."""
+    """The fields of the status that summarize its GPUs."""
     return {
         "gpu_count": len(gpus),
         "product": truncate(", ".join(_unique(gpu.product for gpu in gpus)), MAX_PRODUCT) or None,
@@ -214,14 +214,14 @@ def after_failure(
     context: StatusContext,
     request: str | None = None,
 ) -> StatusChange:
-    """The status after a read that failed, or that had no pod to read from: the last good facts,
-    and `Ready=False`."""
+    """The status after a read that failed or found no target pod: it keeps the last good facts and
+    sets `Ready=False`."""
     facts: dict[str, Any] = {}
     if previous.state is None:
         facts["state"] = InventoryState.PRESENT
     if previous.node is None and node is not None:
-        # Known facts of the node move with good reads only: by them a read tells that the machine
-        # behind the name is another one.
+        # Only a successful read updates known node facts: it compares them to detect that another
+        # machine is behind the name.
         facts["node"] = node
     if request is not None:
         facts["last_handled_request"] = request_token(request)
@@ -240,7 +240,7 @@ def after_failure(
 def after_departure(
     previous: InventoryStatus, *, now: datetime, context: StatusContext
 ) -> StatusChange:
-    """The status once node and pod are gone; `gpus` stay as last known."""
+    """The status after node and pod are gone; `gpus` keeps the last known GPUs."""
     if previous.state is InventoryState.DEPARTED:
         return StatusChange(previous)
     writer = writer_of(previous, now)
@@ -265,7 +265,7 @@ def after_departure(
 def reconsidered(
     previous: InventoryStatus, *, now: datetime, context: StatusContext
 ) -> StatusChange:
-    """The status under the terms in force now, without a read: policy, sinks, suspension."""
+    """The status under a new context (policy, sinks, suspension), without a read."""
     updates: dict[ConditionType, ConditionUpdate | None] = {}
     ready = conditions.find(previous.conditions, ConditionType.READY)
     if previous.state is InventoryState.DEPARTED:
@@ -278,7 +278,9 @@ def reconsidered(
             _ready(context)
             if ready.status is ConditionStatus.TRUE
             else ConditionUpdate(
-                ready.status, "Resumed", "was not ready when it was suspended; a read is due"
+                ready.status,
+                "Resumed",
+                "the node was not ready when it was suspended; a read is due",
             )
         )
     return build_change(
