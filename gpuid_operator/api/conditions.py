@@ -1,4 +1,4 @@
-"""Standard Kubernetes conditions, and those of a GPUInventory."""
+"""Standard Kubernetes conditions, and the condition types of a GPUInventory."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Condition(Model):
     """A standard Kubernetes condition."""
 
     type: Annotated[str, Field(max_length=64)]
-    """Name of the condition."""
+    """Type of the condition."""
     status: ConditionStatus
     """True, False or Unknown."""
     reason: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z]([A-Za-z0-9_]*)$")]
-    """One word for programs."""
+    """Reason for the last transition, a CamelCase word for programs."""
     message: Annotated[str, Field(max_length=1024)] = ""
-    """A sentence for people: what was tried, what came back, what to do."""
+    """Human-readable message: what failed, why, and what to do."""
     observed_generation: int | None = None
-    """Generation of the spec that the condition is about."""
+    """`metadata.generation` that the condition is based on."""
     last_transition_time: Time
-    """When `status` last changed."""
+    """Last time the status of the condition changed."""

@@ -1,4 +1,4 @@
-"""One physical GPU: its identity, its place, its health."""
+"""A physical GPU: its identity, place and health."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class GPUState(StrEnum):
 
 
 class Fabric(Model):
-    """NVLink fabric (nvidia-smi: fabric); absent where the GPU has not joined one."""
+    """NVLink fabric (nvidia-smi: fabric); omitted if the GPU has not joined one."""
 
     cluster_uuid: Annotated[str | None, Field(alias="clusterUUID", max_length=128)] = None
     """UUID of the NVLink domain (nvidia-smi: fabric/clusterUUID)."""
@@ -27,35 +27,38 @@ class Fabric(Model):
 
 
 class GPUHealth(Model):
-    """Health of the physical GPU, as far as nvidia-smi tells it."""
+    """Health of the physical GPU as reported by nvidia-smi."""
 
     recovery_action: Text | None = None
-    """What the driver recommends, such as None or Reset (nvidia-smi: gpu_recovery_action)."""
+    """Recovery action that the driver recommends, such as None or Reset (nvidia-smi:
+    gpu_recovery_action)."""
     ecc_uncorrected: int | None = None
-    """Uncorrectable ECC errors over the GPU's life, a count (nvidia-smi: ecc_errors/aggregate)."""
+    """Number of uncorrectable ECC errors over the life of the GPU (nvidia-smi:
+    ecc_errors/aggregate)."""
     remapped_rows_pending: bool | None = None
-    """A row remap waits for a reset (nvidia-smi: remapped_rows/remapped_row_pending)."""
+    """Whether a row remap awaits a reset (nvidia-smi: remapped_rows/remapped_row_pending)."""
     remapped_rows_failed: bool | None = None
-    """A row remap failed (nvidia-smi: remapped_rows/remapped_row_failure)."""
+    """Whether a row remap failed (nvidia-smi: remapped_rows/remapped_row_failure)."""
     retired_pages_pending: bool | None = None
-    """A page retirement waits for a reboot (nvidia-smi: retired_pages/pending_retirement)."""
+    """Whether a page retirement awaits a reboot (nvidia-smi: retired_pages/pending_retirement)."""
 
 
 class GPU(Model):
-    """One physical GPU. A fact that nvidia-smi does not give is an absent field."""
+    """A physical GPU. Fields that nvidia-smi does not report are omitted."""
 
     uuid: Text | None = None
-    """Globally unique identifier, `GPU-…` (nvidia-smi: uuid): the GPU's identity."""
+    """Globally unique identifier of the GPU, `GPU-…` (nvidia-smi: uuid)."""
     serial: Text | None = None
-    """Serial number of the board (nvidia-smi: serial); GPUs of one board share it."""
+    """Serial number of the board, shared by all GPUs of the board (nvidia-smi: serial)."""
     pci_address: Text | None = None
-    """Domain:bus:device.function, upper-case, 8-digit domain (nvidia-smi: pci_bus_id)."""
+    """PCI address domain:bus:device.function in upper case, with an 8-digit domain (nvidia-smi:
+    pci_bus_id)."""
     index: int | None = None
-    """Position in the output of nvidia-smi, from 0 (its -i option)."""
+    """Index of the GPU in the output of nvidia-smi, starting at 0 (its -i option)."""
     product: Text | None = None
-    """Marketing name (nvidia-smi: product_name)."""
+    """Product name (nvidia-smi: product_name)."""
     architecture: Text | None = None
-    """Such as Hopper (nvidia-smi: product_architecture)."""
+    """Architecture, such as Hopper (nvidia-smi: product_architecture)."""
     board_part_number: Text | None = None
     """Part number of the board (nvidia-smi: board_part_number; gpu_part_number up to DTD v11)."""
     gpu_part_number: Text | None = None
@@ -63,7 +66,8 @@ class GPU(Model):
     vbios: Text | None = None
     """Version of the video BIOS (nvidia-smi: vbios_version)."""
     chassis_serial: Text | None = None
-    """Serial number of the chassis; of an NVL72 the rack's (nvidia-smi: chassis_serial_number)."""
+    """Serial number of the chassis, for an NVL72 that of the rack (nvidia-smi:
+    chassis_serial_number)."""
     slot: int | None = None
     """Slot in the chassis (nvidia-smi: platformInfo/slot_number)."""
     tray: int | None = None
@@ -75,10 +79,12 @@ class GPU(Model):
     fabric: Fabric | None = None
     """NVLink fabric that the GPU has joined."""
     mig: Text | None = None
-    """Enabled or Disabled (nvidia-smi: mig_mode/current_mig)."""
+    """MIG mode, Enabled or Disabled (nvidia-smi: mig_mode/current_mig)."""
     virtualization: Text | None = None
-    """Such as None or Pass-Through (nvidia-smi: gpu_virtualization_mode/virtualization_mode)."""
+    """Virtualization mode, such as None or Pass-Through (nvidia-smi:
+    gpu_virtualization_mode/virtualization_mode)."""
     state: GPUState = GPUState.OK
-    """OK; Lost (off the bus); ResetRequired; Unknown (its body could not be read)."""
+    """State of the GPU: OK, Lost (off the bus), ResetRequired or Unknown (nvidia-smi cannot read
+    it)."""
     health: GPUHealth | None = None
     """Health of the physical GPU."""

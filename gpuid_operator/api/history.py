@@ -1,4 +1,4 @@
-"""The history of a node: its entries and their types."""
+"""The history of a node: entries and their types."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpuid_operator.api.values import LongText, Model, Text, Time
 
 
 class HistoryType(StrEnum):
-    """What a history entry says."""
+    """Types of history entries."""
 
     GPU_ADDED = "GPUAdded"
     GPU_REMOVED = "GPURemoved"
@@ -32,44 +32,44 @@ class HistoryType(StrEnum):
 
 
 class Seen(Model):
-    """A chassis and serial that a sighting found."""
+    """A pair of chassis and serial in a sighting."""
 
     chassis: Text | None = None
-    """Chassis serial, where there is one."""
+    """Serial number of the chassis, if known."""
     serial: Text | None = None
-    """GPU serial, where there is one."""
+    """Serial number of the GPU, if known."""
 
 
 class HistoryEntry(Model):
     """One change; written once and never altered."""
 
     sequence: Annotated[int, Field(ge=1)]
-    """Number of the entry, rising by one within the life of the object."""
+    """Sequence number of the entry, increasing by one over the life of the object."""
     time: Time
-    """When the operator saw it."""
+    """Time when the operator observed the change."""
     type: HistoryType
-    """What happened."""
+    """Type of the change."""
     uuid: Text | None = None
-    """UUID of the GPU; absent for entries about the node as a whole."""
+    """UUID of the GPU; omitted for entries about the node as a whole."""
     serial: Text | None = None
-    """Serial of the GPU."""
+    """Serial number of the GPU."""
     pci_address: Text | None = None
     """PCI address of the GPU."""
     chassis: Text | None = None
-    """Chassis serial of the GPU."""
+    """Serial number of the chassis of the GPU."""
     machine: LongText | None = None
-    """The virtual machine at that time (last part of providerID, `na` without one)."""
+    """Virtual machine at that time: the last part of providerID, or `na` without one."""
     source: Annotated[str | None, Field(max_length=320)] = None
-    """namespace/pod that the fact was read from."""
+    """Pod that the operator read the fact from, as namespace/name."""
     product: Text | None = None
-    """Marketing name of the GPU."""
+    """Product name of the GPU."""
     driver: Text | None = None
     """Driver version at that time."""
     from_: Annotated[str | None, Field(alias="from", max_length=MAX_FROM_TO)] = None
-    """Former value, for entries that tell of a changed one."""
+    """Previous value, for entries about a changed value."""
     to: Annotated[str | None, Field(max_length=MAX_FROM_TO)] = None
-    """New value, for entries that tell of a changed one."""
+    """New value, for entries about a changed value."""
     message: Annotated[str | None, Field(max_length=MAX_MESSAGE)] = None
-    """A sentence for people."""
+    """Human-readable description of the change."""
     seen: Annotated[list[Seen], Field(max_length=MAX_GPUS)] | None = None
-    """Of a `Sighted` entry: the unique pairs of chassis and serial that were there."""
+    """Unique pairs of chassis and serial on the node, for `Sighted` entries."""

@@ -1,4 +1,4 @@
-"""GPUInventory: the GPUs behind one node, now and before."""
+"""GPUInventory: the present and former GPUs of one node."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ __all__ = [
 
 
 class NodeInfo(Model):
-    """Facts of the Node object."""
+    """Facts from the Node object."""
 
     name: Annotated[str, Field(max_length=253)]
     """Name of the Node."""
     uid: Text | None = None
-    """metadata.uid of the Node; another one under the same name is another node."""
+    """metadata.uid of the Node; a different uid under the same name is a different node."""
     provider_id: Annotated[str | None, Field(alias="providerID", max_length=512)] = None
-    """spec.providerID of the Node: the virtual machine."""
+    """spec.providerID of the Node, which identifies the virtual machine."""
     machine: LongText = "na"
-    """Last part of providerID, `na` where there is none."""
+    """Last part of providerID, or `na` without one."""
     boot_id: Annotated[str | None, Field(alias="bootID", max_length=128)] = None
-    """status.nodeInfo.bootID of the Node: changes with each boot."""
+    """status.nodeInfo.bootID of the Node, which changes with each boot."""
 
 
 class Source(Model):
-    """What the last good read was taken from."""
+    """Container of the last successful read."""
 
     namespace: Annotated[str, Field(max_length=63)]
     """Namespace of the pod."""
@@ -64,57 +64,57 @@ class Source(Model):
     container: Annotated[str, Field(max_length=63)]
     """Name of the container."""
     container_id: Annotated[str | None, Field(alias="containerID", max_length=256)] = None
-    """containerID of the pod's status; a container that was read is not read again for it."""
+    """containerID from the status of the pod. A new containerID makes a read due."""
 
 
 class SinkStatus(Model):
-    """The cursor of one sink: what of the history it has had."""
+    """Delivery cursor of one sink."""
 
     name: Annotated[str, Field(max_length=63)]
     """Name of the sink."""
     type: Text
-    """stdout, http, postgres or s3; under another type it is another sink."""
+    """Type of the sink: stdout, http, postgres or s3. A sink with a new type is a new sink."""
     delivered_sequence: int = 0
-    """Number of the newest entry that the sink has, and all before it."""
+    """Sequence number up to which the sink has received all entries."""
     pending: int = 0
-    """Entries that the sink still has to get."""
+    """Number of entries that the sink has not received yet."""
     last_delivery_time: Time | None = None
-    """When the sink last took a record of this node."""
+    """Last time the sink accepted a record of this node."""
     last_error: Annotated[str | None, Field(max_length=512)] = None
-    """What went wrong at the last attempt, in the sink's own words; absent when all is well."""
+    """Error of the last delivery, as reported by the sink; omitted after a successful delivery."""
     since: Time | None = None
-    """Since when deliveries fail; absent when all is well."""
+    """Time since when deliveries fail; omitted after a successful delivery."""
 
 
 class CheckStatus(Model):
-    """The last result of one check."""
+    """Last result of one check."""
 
     name: Annotated[str, Field(max_length=63)]
     """Name of the check."""
     passed: bool | None = None
-    """Whether the last run ended with exit code 0."""
+    """Whether the last run exited with code 0."""
     transitions: int | None = None
-    """Number of changes between pass and fail, the first failure included."""
+    """Number of changes between pass and fail, including a failure at the first run."""
     recorded: int | None = None
-    """How many of the transitions are in history already; written by the inventory instance."""
+    """Number of transitions that are in the history; written by the inventory instance."""
     command_digest: Annotated[str | None, Field(max_length=64)] = None
-    """Digest of what was run and where; after a change of either it is run at once."""
+    """Digest of the command and where it ran; if it changes, the check runs at once."""
     exit_code: int | None = None
-    """Exit code of the last run; absent where it did not end by itself."""
+    """Exit code of the last run; omitted if the command did not exit by itself."""
     stdout: Annotated[str | None, Field(max_length=MAX_CHECK_OUTPUT)] = None
-    """Standard output of the last run, cut at 4 KiB."""
+    """Standard output of the last run, truncated to 4 KiB."""
     stderr: Annotated[str | None, Field(max_length=MAX_CHECK_OUTPUT)] = None
-    """Standard error of the last run, or why it could not run, cut at 4 KiB."""
+    """Standard error of the last run, or why it failed to run, truncated to 4 KiB."""
     pod: Annotated[str | None, Field(max_length=320)] = None
-    """namespace/pod of the last run."""
+    """Pod of the last run, as namespace/name."""
     restarts: int | None = None
-    """Restarts of the pod in a row that this check asked for."""
+    """Number of consecutive restarts of the pod because of this check."""
     last_restart_time: Time | None = None
-    """When the check last had its pod restarted."""
+    """Last time the operator restarted the pod because of this check."""
     last_run_time: Time | None = None
-    """When the last run ended."""
+    """Time when the last run ended."""
     last_transition_time: Time | None = None
-    """When `passed` last changed."""
+    """Last time `passed` changed."""
 
 
 class InventoryState(StrEnum):
@@ -123,61 +123,63 @@ class InventoryState(StrEnum):
 
 
 class InventorySpec(Model):
-    """What the user asks of this one node; the operator never writes it."""
+    """Settings for this node; the operator never writes them."""
 
     suspend: bool | None = None
-    """Stop reads, checks and label writes of this node (default false)."""
+    """Whether to suspend reads, checks and label writes for this node (default false)."""
     sinks: Annotated[list[Sink], Field(max_length=MAX_SINKS)] | None = None
-    """Sinks of this node: one of the same name replaces the policy's, others are added."""
+    """Sinks of this node. A sink replaces the sink of the policy that has the same name; others are
+    added."""
 
 
 class InventoryStatus(Model):
-    """What the operator knows."""
+    """Observed state of the GPUs of the node."""
 
     observed_generation: int | None = None
-    """Generation of the spec that this status is about."""
+    """`metadata.generation` that this status is based on."""
     state: InventoryState | None = None
-    """Present, or Departed: the node is gone."""
+    """State of the node: Present, or Departed if it no longer exists."""
     sequence: int = 0
-    """Number of the newest history entry."""
+    """Sequence number of the newest history entry."""
     node: NodeInfo | None = None
-    """Facts of the Node object."""
+    """Facts from the Node object."""
     source: Source | None = None
-    """What the last good read was taken from."""
+    """Container of the last successful read."""
     policy: Annotated[str | None, Field(max_length=253)] = None
-    """Name of the policy in force; empty for the built-in one."""
+    """Name of the policy that applies to the node; empty for the built-in policy."""
     last_read_time: Time | None = None
-    """When the last good read ended."""
+    """Time when the last successful read ended."""
     last_change_time: Time | None = None
     """Time of the newest history entry that is not `Sighted`."""
     last_handled_request: Annotated[str | None, Field(max_length=1024)] = None
-    """The token of the annotation gpuid.github.com/requestedAt whose read has ended."""
+    """Token of the annotation gpuid.github.com/requestedAt for which the read has ended."""
     driver_version: Text | None = None
     """Version of the kernel driver (nvidia-smi: driver_version, from R615 kmd_version)."""
     cuda_version: Text | None = None
-    """CUDA version of the driver (nvidia-smi: cuda_version, from R615 cuda_umd_version)."""
+    """Newest CUDA version that the driver supports (nvidia-smi: cuda_version, from R615
+    cuda_umd_version)."""
     product: Annotated[str | None, Field(max_length=512)] = None
-    """Products of the GPUs, unique, joined by a comma."""
+    """Unique products of the GPUs, separated by commas."""
     gpu_count: int | None = None
-    """Number of GPUs, the lost ones included."""
+    """Number of GPUs, including lost ones."""
     serials: Annotated[list[Text], Field(max_length=MAX_GPUS)] | None = None
-    """Serials of the GPUs, unique, sorted."""
+    """Unique serial numbers of the GPUs, sorted."""
     chassis: Annotated[list[Text], Field(max_length=MAX_GPUS)] | None = None
-    """Chassis serials of the GPUs, unique, sorted."""
+    """Unique chassis serial numbers of the GPUs, sorted."""
     gpus: Annotated[list[GPU], Field(max_length=MAX_GPUS)] | None = None
-    """The GPUs in PCI order; of a departed node, as last known."""
+    """GPUs in PCI order; for a departed node, its last known GPUs."""
     history: Annotated[list[HistoryEntry], Field(max_length=MAX_HISTORY)] | None = None
-    """What changed, newest last."""
+    """History of the node, newest entry last."""
     sinks: Annotated[list[SinkStatus], Field(max_length=2 * MAX_SINKS)] | None = None
-    """Where the delivery to each sink stands."""
+    """Delivery status of each sink."""
     checks: Annotated[list[CheckStatus], Field(max_length=MAX_CHECKS)] | None = None
-    """Results of the checks."""
+    """Last results of the checks."""
     conditions: Annotated[list[Condition], Field(max_length=8)] | None = None
-    """Ready, Delivered, Healthy, ChecksPassed."""
+    """Conditions of the inventory: Ready, Delivered, Healthy, ChecksPassed."""
 
 
 class Inventory(Model):
-    """A GPUInventory as the operator holds it."""
+    """A GPUInventory object."""
 
     name: str
     uid: str = ""
@@ -191,7 +193,7 @@ class Inventory(Model):
 
     @classmethod
     def from_object(cls, body: dict[str, Any]) -> Inventory:
-        """Read an API object. Raises pydantic.ValidationError for one that the CRD would refuse."""
+        """Read an API object. Raises pydantic.ValidationError for one that violates the CRD."""
         meta = body.get("metadata", {})
         return cls(
             name=meta["name"],
