@@ -14,7 +14,7 @@ from gpuid_operator.api.sinks import Sink as SinkSpec
 from gpuid_operator.engine.core.background import Background
 from gpuid_operator.engine.core.idle_gate import IdleGate
 from gpuid_operator.engine.writing.status_writer import Decision, StatusWriter
-from gpuid_operator.plan import status as plan
+from gpuid_operator.plan import delivery
 from gpuid_operator.plan.policy import sink_filter
 from gpuid_operator.plan.schedule import backoff
 from gpuid_operator.plan.status_change import StatusChange, StatusContext
@@ -105,7 +105,9 @@ class SinkStatusWriter:
         now = self._clock()
 
         def decide(previous: InventoryStatus, context: StatusContext) -> StatusChange:
-            return plan.acknowledged(previous, self._filter, up_to=up_to, now=now, context=context)
+            return delivery.after_delivery(
+                previous, self._filter, up_to=up_to, now=now, context=context
+            )
 
         self._writer.start(node, decide, uid=uid)
 
@@ -114,7 +116,7 @@ class SinkStatusWriter:
         now = self._clock()
 
         def decide(previous: InventoryStatus, context: StatusContext) -> StatusChange:
-            return plan.delivery_failed(
+            return delivery.after_delivery_failure(
                 previous, self._filter, error=error, now=now, context=context
             )
 
