@@ -310,7 +310,7 @@ def test_look_up_labels_that_were_refused_are_written_later(
         )
         xml = swap(fleet, "gpu-labels")
         eventually(lambda: shows(fleet, xml))
-        eventually(lambda: says(operator, "look-up labels were not written"))
+        eventually(lambda: says(operator, "failed to write look-up labels"))
         proxy.refuses = lambda _: None
         wanted = {f"uuid.gpuid.github.com/{uuid}": "present" for uuid in uuids(xml)}
 

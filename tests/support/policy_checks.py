@@ -68,9 +68,7 @@ class PolicyBench:
         self.status_writer = StatusWriter(
             kube,
             state=self.state,
-            clock=clock.now,
-            found=self._found,
-            gone=self._gone,
+            events=self,
         )
         self.checks = PolicyChecks(
             kube,
@@ -86,10 +84,10 @@ class PolicyBench:
         )
         self._tasks: list[asyncio.Task[None]] = []
 
-    def _found(self, body: dict[str, Any]) -> None:
+    def inventory_changed(self, body: dict[str, Any]) -> None:
         self.inventories.put_object(body)
 
-    def _gone(self, name: str, uid: str) -> None:
+    def inventory_deleted(self, name: str, uid: str) -> None:
         self.inventories.remove(name, uid=uid)
 
     async def look(self) -> None:

@@ -36,7 +36,7 @@ from gpuid_operator.plan.status_change import StatusContext
 NOW = datetime(2026, 6, 7, 10, 30, 45, 987_654, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 NODE = NodeInfo(name="node", machine="i-1")
-TERMS = StatusContext(sink_filters=(SinkFilter("logs", "stdout", sightings=False),))
+CONTEXT = StatusContext(sink_filters=(SinkFilter("logs", "stdout", sightings=False),))
 
 
 def result(passed: bool, *, name: str = "c", after: timedelta = timedelta(0)) -> CheckResult:
@@ -113,7 +113,7 @@ class TestResults:
     def test_each_turn_is_a_transition_and_one_entry(self, results: list[bool]) -> None:
         status, said = InventoryStatus(), []
         for number, passed in enumerate(results):
-            change = after_check(status, result(passed), node=None, now=NOW, context=TERMS)
+            change = after_check(status, result(passed), node=None, now=NOW, context=CONTEXT)
             status = change.status
             said += [(number, entry.type) for entry in change.entries]
         turns = [
@@ -137,17 +137,17 @@ class TestResults:
             written = with_result(find(status, "c"), result(passed))
             status = status.model_copy(update={"checks": [written]})
             if looks:
-                change = recorded(status, now=NOW, context=TERMS)
+                change = recorded(status, now=NOW, context=CONTEXT)
                 status, entries = change.status, entries + len(change.entries)
         check = find(status, "c")
         assert check is not None and is_recorded(check)
         assert entries <= (check.transitions or 0)
-        assert recorded(status, now=NOW, context=TERMS).entries == ()
+        assert recorded(status, now=NOW, context=CONTEXT).entries == ()
         last = [entry for entry in status.history or () if entry.to]
         assert not last or (last[-1].type is HistoryType.CHECK_PASSED) is runs[-1][0]
 
     def test_a_first_failure_says_what_the_command_said(self) -> None:
-        change = after_check(InventoryStatus(), result(False), node=NODE, now=NOW, context=TERMS)
+        change = after_check(InventoryStatus(), result(False), node=NODE, now=NOW, context=CONTEXT)
         (entry,) = change.entries
         assert (entry.type, entry.from_, entry.to) == (HistoryType.CHECK_FAILED, None, "c=failed")
         assert entry.message == "check c failed with exit code 3: so it is not"
@@ -159,7 +159,7 @@ class TestResults:
 
     def test_what_was_missed_is_counted(self) -> None:
         check = CheckStatus(name="c", passed=True, transitions=5, recorded=2, exit_code=0)
-        (entry,) = recorded(InventoryStatus(checks=[check]), now=NOW, context=TERMS).entries
+        (entry,) = recorded(InventoryStatus(checks=[check]), now=NOW, context=CONTEXT).entries
         assert (entry.from_, entry.to) == ("c=failed", "c=passed")
         assert entry.message == "check c passed with exit code 0 (after 3 changes)"
 
@@ -174,7 +174,7 @@ class TestResults:
         assert (passed.restarts, passed.last_transition_time) == (None, passed.last_run_time)
 
     def test_results_of_checks_that_nobody_wants_any_more_go(self) -> None:
-        context = StatusContext(sink_filters=TERMS.sink_filters, checks=frozenset({"a"}))
+        context = StatusContext(sink_filters=CONTEXT.sink_filters, checks=frozenset({"a"}))
         status = InventoryStatus(checks=[with_result(None, result(True, name="b"))])
         status = after_check(
             status, result(True, name="a"), node=None, now=NOW, context=context

@@ -16,7 +16,7 @@ from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.api.values import whole_seconds
 from gpuid_operator.engine.checks.job import CheckJob
 from gpuid_operator.engine.checks.pods import CheckPods
-from gpuid_operator.engine.state.inventory_cache import foreign_checks, newer
+from gpuid_operator.engine.state.resource_version import newer
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
@@ -28,6 +28,7 @@ from gpuid_operator.kube.inventories import (
     list_inventories,
 )
 from gpuid_operator.plan.checks import CheckResult, with_result
+from gpuid_operator.plan.ownership import foreign_checks
 from gpuid_operator.plan.restarts import CheckOnNode, with_restart
 from gpuid_operator.telemetry.metrics import Metrics
 
