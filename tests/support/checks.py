@@ -56,7 +56,6 @@ class MemoryResultStore:
         """The next writes raise these, one each."""
         self.stale = False
         """Another client changed the check: no restart can be stored."""
-        self.log: list[str] = []
 
     def jobs(self, node: str) -> Sequence[CheckJob]:
         return () if node in self.suspended else tuple(self.wanted)
@@ -85,13 +84,13 @@ class MemoryResultStore:
     async def record_restart(self, node: str, name: str, *, now: datetime) -> bool:
         if self.errors:
             raise self.errors.pop(0)
+        await asyncio.sleep(0.1)
         known = self.checks.get((node, name))
         since = known.last_restart_time if known else None
         after = with_restart(known, since=since, now=now)
         if after is None or self.stale:
             return False
         self.checks[node, name] = after
-        self.log.append("noted")
         return True
 
     def record_event(self, node: str, *, reason: str, message: str, type: EventType) -> None:  # noqa: A002

@@ -12,7 +12,8 @@ from gpuid_operator.plan.check_due import CheckAttempts
 
 
 class AttemptCache:
-    """The attempts in the current container of each node. Those in an earlier one do not count."""
+    """The attempts in the current container of each node. Those in an earlier one do not count, and
+    neither do runs that were cancelled."""
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
@@ -21,10 +22,6 @@ class AttemptCache:
     def find(self, job: CheckJob, node: str) -> CheckAttempts | None:
         """The attempts in the container that ran the check last, which may be gone."""
         return self._attempts.get((node, job.name))
-
-    def started(self, job: CheckJob, pod: TargetPod) -> None:
-        """A run starts in a pod."""
-        self._put(job, pod, self._in(job, pod))
 
     def failed(self, job: CheckJob, pod: TargetPod, *, retry: bool = True) -> int:
         """Back off. With `retry` the check runs again afterwards, even if it is not due.

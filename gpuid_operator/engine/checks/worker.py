@@ -155,7 +155,6 @@ class CheckWorker:
             task.result()
 
     async def _run(self, job: CheckJob, pod: TargetPod, worker: int) -> None:
-        self._attempts.started(job, pod)
         inconclusive = False
         try:
             async with self._slots:

@@ -249,3 +249,21 @@ async def test_a_suspension_during_a_check_prevents_the_next_check(kube: FakeKub
         await until(lambda: kube.exec.running == 0, within=60)
         await asyncio.sleep(60)
     assert bench.commands("n1") == ["run-a"]
+
+
+async def test_a_run_that_was_cancelled_does_not_count_for_its_container(kube: FakeKube) -> None:
+    bench = Bench(kube, job(timeout=timedelta(hours=1)))
+    async with working(bench):
+        bench.pod("n1")
+        await until(lambda: bench.results.results)
+        kube.exec.answer = ExecAnswer(hang=True)
+        bench.pod("n1", number=2, started="2026-06-07T10:31:00Z")
+        await until(lambda: kube.exec.running == 1)
+        bench.results.suspended.add("n1")
+        bench.worker.stop_unwanted()
+        await until(lambda: kube.exec.running == 0, within=60)
+        kube.exec.answer = ExecAnswer()
+        bench.results.suspended.clear()
+        await asyncio.sleep(60)
+        bench.worker.enqueue(["n1"])
+        await until(lambda: len(bench.results.results) == 2, within=60)

@@ -190,6 +190,18 @@ async def test_a_node_without_gpus_runs_no_checks(kube: FakeKube, bench: PolicyB
     assert inventory_path("plain") not in kube.objects
 
 
+async def test_a_node_with_an_inventory_runs_checks_without_capacity(
+    kube: FakeKube, bench: PolicyBench
+) -> None:
+    """Its device plugin does not run, so the Node has no GPU capacity."""
+    put_node(kube, "plain", gpus=None)
+    put_inventory(kube, "plain", status={"state": "Present"})
+    put_pod(kube, "plain")
+    put_policy(kube, "p", checks=[check()])
+    await bench.start()
+    await until(lambda: bench.result("plain"))
+
+
 async def test_a_relist_finds_pods_without_events(kube: FakeKube, bench: PolicyBench) -> None:
     put_policy(kube, "p", checks=[check()])
     await bench.start()

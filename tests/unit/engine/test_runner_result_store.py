@@ -106,6 +106,9 @@ async def test_fields_of_other_managers_are_left_alone(kube: FakeKube, store: St
     assert body["metadata"]["labels"] == {"a": "b"}
     assert (body["status"]["state"], body["status"]["gpuCount"]) == ("Present", 7)
     assert store.entry() is not None
+    patches = kube.asked("PATCH", "gpuinventories")
+    # The second result takes one conflict and one retry.
+    assert [one.params["fieldManager"] for one in patches].count(RUNNER) == 3
 
 
 async def test_the_runner_does_not_own_how_many_transitions_are_in_history(
