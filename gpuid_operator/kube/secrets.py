@@ -1,4 +1,4 @@
-"""Reads of Secrets."""
+"""Reads Secrets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gpuid_operator.kube.client import KubeClient, item
 
 @dataclass(frozen=True, slots=True)
 class SecretData:
-    """A Secret. Its values stay out of every representation."""
+    """A Secret, whose repr omits the values."""
 
     labels: dict[str, str]
     annotations: dict[str, str]
@@ -18,7 +18,7 @@ class SecretData:
 
 
 async def read_secret(client: KubeClient, *, namespace: str, name: str) -> SecretData:
-    """One Secret, decoded. Raises NotFound, Forbidden, and as `KubeClient.request`."""
+    """A decoded Secret. Raises NotFound, Forbidden, and what `KubeClient.request` raises."""
     body = await client.request("GET", item(f"/api/v1/namespaces/{namespace}/secrets", name))
     meta = body["metadata"]
     return SecretData(
