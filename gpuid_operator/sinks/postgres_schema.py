@@ -156,7 +156,8 @@ def plan_migration(state: TableState | None, *, schema: str | None, name: str) -
     for unique in state.uniques:
         if unique.swallows:
             problems.append(
-                f"UNIQUE ({', '.join(unique.columns)}) of table {table} drops GPUs that share a serial"
+                f"UNIQUE ({', '.join(unique.columns)}) of table {table} drops GPUs that share"
+                " a serial"
             )
             required.append(_drop(unique, schema=schema, table=table))
     if not any(unique.keeps_ids_apart for unique in state.uniques):
