@@ -178,7 +178,7 @@ def _unanswered(inventory: Inventory, timeout: float) -> _Result:
     return _Result(
         inventory.name,
         ready=False,
-        reason="CheckInconclusive",
+        reason="NoAnswer",
         message=f"not read within {timeout:g} s: does the operator run, and is it busy?{last}",
     )
 

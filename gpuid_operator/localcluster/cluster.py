@@ -126,16 +126,12 @@ class LocalCluster:
         """
         lifecycle.down(self.directory)
 
-    def restart_apiserver(self) -> None:
-        """End the API server and start it again; returns when it is ready."""
-        self.stop_apiserver()
-        self.start_apiserver()
-
     def stop_apiserver(self) -> None:
         """End the API server alone, at once, as a crash would."""
         self._controlplane.stop_apiserver()
 
     def start_apiserver(self) -> None:
+        """Start the API server again; returns when it is ready."""
         self._controlplane.start_apiserver()
 
     def add_node(

@@ -549,7 +549,7 @@ def test_read_is_good_when_all_nodes_are(
     [
         ({"state": "Departed"}, "Departed"),
         ({"conditions": [ready("True", "Suspended")]}, "Suspended"),
-        ({}, "CheckInconclusive"),
+        ({}, "NoAnswer"),
     ],
 )
 def test_read_says_why_nothing_comes(
