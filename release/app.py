@@ -29,8 +29,8 @@ _PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 _DROPPED_FOLDERS: Final = ("tests", "test")
 _DROPPED_SUFFIXES: Final = (".c", ".h", ".pxd", ".pyi", ".pyx")
 _DEMO: Final = ("localcluster", "cli/cluster.py", "cli/demo.py", "cli/demo_guide.py")
-"""The local cluster and the commands that need it. They are in the wheel, but not in the image: they
-build and start servers, which an operator in a cluster never does."""
+"""The local cluster and the commands that need it: in the wheel, but not in the image. They build
+and start servers, which an operator in a cluster never does."""
 _NOT_COMPILED: Final = re.compile(r"/(kubernetes_asyncio|pygments|tzdata)/")
 """Large packages that the operator in a cluster does not import."""
 
