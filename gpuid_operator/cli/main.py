@@ -44,7 +44,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gpuid-operator")
 def main() -> None:
-    """Record which physical GPUs are behind which Kubernetes node, and what changes."""
+    """Which physical GPU sits behind which Kubernetes node: now, before, and what changed."""
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""The fake API server does what a real one does; tests/cluster/test_fake_kube.py asks a real one."""
+"""The fake API server behaves like a real one: tests/cluster/test_fake_kube.py has the same cases."""
 
 from __future__ import annotations
 
