@@ -79,9 +79,9 @@ def old_names(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef) and node.name in OLD_CLASSES:
             yield f"{node.lineno}: class {node.name}"
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            if node.name in OLD_FUNCTIONS:
-                yield f"{node.lineno}: def {node.name}"
+        functions = ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, functions) and node.name in OLD_FUNCTIONS:
+            yield f"{node.lineno}: def {node.name}"
 
 
 def test_decisions_are_numbered_without_gaps() -> None:
