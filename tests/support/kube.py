@@ -293,7 +293,7 @@ class FakeKube(KubeClient):
                 and _matches(body["metadata"].get("labels") or {}, query.get("labelSelector", ""))
             ]
         limit = int(query.get("limit", len(left) or 1))
-        meta = {"resourceVersion": str(version)}
+        meta = {"resourceVersion": str(version), "continue": ""}
         if len(left) > limit:
             self._made += 1
             meta["continue"] = f"token-{self._made}"
