@@ -58,10 +58,13 @@ def test_the_help_calls_the_program_as_people_do() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["list", "--context", "a", "--contexts", "b,c"], "either --context or --contexts"),
-        (["list", "--contexts", ", ,"], "names no context"),
-        (["read"], "give the nodes to read, or --all"),
-        (["read", "n", "--all"], "give the nodes to read, or --all"),
+        (
+            ["list", "--context", "a", "--contexts", "b,c"],
+            "--context and --contexts are mutually exclusive",
+        ),
+        (["list", "--contexts", ", ,"], "contains no context name"),
+        (["read"], "specify either node names or --all"),
+        (["read", "n", "--all"], "specify either node names or --all"),
         (["read", "n", "--timeout", "soon"], "'soon' is not a duration such as 30s"),
         (["where"], "Missing argument"),
         (["export", "-o", "wide"], "'wide' is not one of"),
