@@ -42,7 +42,9 @@ _WHAT_TO_DO: Final[dict[type[ApiError], str]] = {
 }
 
 
-def refusal(*, method: str, path: str, response: aiohttp.ClientResponse, answer: bytes) -> ApiError:
+def api_error(
+    *, method: str, path: str, response: aiohttp.ClientResponse, answer: bytes
+) -> ApiError:
     """The error for an answer above 299; `answer` is its body, as a rule a Status object."""
     body: Any
     try:

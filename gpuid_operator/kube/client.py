@@ -20,7 +20,7 @@ import orjson
 from yarl import URL
 
 from gpuid_operator import __version__
-from gpuid_operator.kube.api_errors import refusal, unreachable
+from gpuid_operator.kube.api_errors import api_error, unreachable
 from gpuid_operator.kube.credentials import Credentials, FreshCredentials, find_source
 from gpuid_operator.kube.errors import (
     ApiError,
@@ -164,7 +164,7 @@ class KubeClient:
                     answer = await response.read()
                     if response.status < 300:
                         return orjson.loads(answer) if answer else None
-                    error: ApiError | ApiUnreachable = refusal(
+                    error: ApiError | ApiUnreachable = api_error(
                         method=method, path=path, response=response, answer=answer
                     )
             except TimeoutError:
@@ -242,7 +242,7 @@ class KubeClient:
             ) as response:
                 if response.status >= 300:
                     answer = await response.read()
-                    error = refusal(method="GET", path=path, response=response, answer=answer)
+                    error = api_error(method="GET", path=path, response=response, answer=answer)
                     if isinstance(error, Unauthorized):
                         await self._credentials.renew_rejected(credentials)
                     raise error

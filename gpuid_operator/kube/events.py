@@ -47,7 +47,6 @@ async def post_event(
     reason: str,
     message: str,
     type: EventType = EventType.NORMAL,  # noqa: A002 - the API's own name
-    count: int = 1,
     now: datetime | None = None,
 ) -> None:
     """Post one Event (core/v1). A failure is logged and forgotten."""
@@ -75,7 +74,7 @@ async def post_event(
                 "message": message[:_MAX_MESSAGE],
                 "firstTimestamp": at,
                 "lastTimestamp": at,
-                "count": count,
+                "count": 1,
                 "source": {"component": MANAGER},
                 "reportingComponent": MANAGER,
                 "reportingInstance": MANAGER,

@@ -51,15 +51,12 @@ async def get_node(client: KubeClient, name: str) -> NodeFacts:
     return NodeFacts.from_node(await client.request("GET", item(_NODES, name)))
 
 
-async def list_nodes(
-    client: KubeClient, *, selector: str = "", limit: int = _PAGE
-) -> AsyncIterator[NodeFacts]:
-    """All nodes that a label selector matches, read in pages of `limit`.
+async def list_nodes(client: KubeClient, *, limit: int = _PAGE) -> AsyncIterator[NodeFacts]:
+    """All nodes, read in pages of `limit`.
 
     Raises ListExpired, and as `KubeClient.request`.
     """
-    params = {"labelSelector": selector} if selector else {}
-    async for page in client.pages(_NODES, params=params, limit=limit):
+    async for page in client.pages(_NODES, limit=limit):
         for node in page["items"]:
             yield NodeFacts.from_node(node)
 

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import aiohttp
 from yarl import URL
 
-from gpuid_operator.kube.api_errors import refusal, unreachable
+from gpuid_operator.kube.api_errors import api_error, unreachable
 from gpuid_operator.kube.credentials import Credentials, FreshCredentials
 from gpuid_operator.kube.tls import ResumingContext
 
@@ -63,7 +63,7 @@ class WebSockets:
                 credentials, tls = await self._credentials.get()
                 socket = await self._open(target, credentials, tls, protocols, max_message)
         except _RefusedError as refused:
-            raise refusal(
+            raise api_error(
                 method="GET", path=path, response=refused.response, answer=refused.body
             ) from None
         except TimeoutError:

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuid_operator.api.inventory import CheckStatus, Condition
+from gpuid_operator.api.values import truncate
 from gpuid_operator.plan.checks import is_recorded
 from gpuid_operator.plan.conditions import MAX_CONDITION_MESSAGE, checks_passed
-from gpuid_operator.plan.diff import shorten
 
 
 def has_unrecorded_results(checks: Sequence[CheckStatus], condition: Condition | None) -> bool:
@@ -21,6 +21,6 @@ def has_unrecorded_results(checks: Sequence[CheckStatus], condition: Condition |
     yes                        | yes                           | no
     """
     update = checks_passed(checks)
-    expected = update and (update.reason, shorten(update.message, MAX_CONDITION_MESSAGE))
+    expected = update and (update.reason, truncate(update.message, MAX_CONDITION_MESSAGE))
     actual = condition and (condition.reason, condition.message)
     return expected != actual or not all(map(is_recorded, checks))

@@ -47,7 +47,7 @@ def is_forbidden(address: str) -> bool:
     )
 
 
-def refusal(host: str) -> AddressNotAllowed:
+def address_not_allowed(host: str) -> AddressNotAllowed:
     """The error for a host that has a forbidden address."""
     return AddressNotAllowed(
         f"{host} is a link-local address, where clouds serve credentials;"
@@ -67,5 +67,5 @@ async def resolve(host: str, port: int) -> list[str]:
         raise Unavailable(f"look up {host}: {error}") from error
     addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
     if any(is_forbidden(address) for address in addresses):
-        raise refusal(host)
+        raise address_not_allowed(host)
     return addresses

@@ -51,7 +51,7 @@ class SinkError(Exception):
     """One CamelCase word for the condition `Delivered`."""
 
     def __init__(self, message: str, *, retry_after: float | None = None, detail: str = "") -> None:
-        self.message = shorten(message)
+        self.message = one_line(message)
         self.retry_after = retry_after
         self.detail = detail
         super().__init__(self.message)
@@ -93,7 +93,7 @@ class RecordsRefused(SinkError):  # noqa: N818
     reason = "RecordRefused"
 
 
-def shorten(text: str, limit: int = MAX_MESSAGE) -> str:
+def one_line(text: str, limit: int = MAX_MESSAGE) -> str:
     """One printable line of at most `limit` characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

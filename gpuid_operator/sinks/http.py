@@ -65,7 +65,7 @@ class HTTPSender:
 
     async def send(self, records: Sequence[Record]) -> None:
         if self._spec.url.startswith("http://") and not self._spec.insecure:
-            raise Refused("url must begin with https:// (or set insecure: true)")
+            raise Refused("url must begin with https://; set insecure: true to send in clear text")
         token = await self._secret(self._spec.token_secret_ref)
         signing_key = await self._secret(self._spec.signing_secret_ref)
         authorities = await self._secret(self._spec.ca_secret_ref)

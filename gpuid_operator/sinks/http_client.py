@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from gpuid_operator.sinks.addresses import is_forbidden, refusal
+from gpuid_operator.sinks.addresses import address_not_allowed, is_forbidden
 from gpuid_operator.sinks.base import Refused, Unavailable
 
 MAX_ANSWER: Final = 4096
@@ -83,7 +83,7 @@ class HTTPClient:
         except aiohttp.ClientConnectorError as error:
             cause = error.os_error
             if _FORBIDDEN_ADDRESS in str(cause):
-                raise refusal(error.host) from error
+                raise address_not_allowed(error.host) from error
             raise Unavailable(f"{tried}: no connection: {cause.strerror or cause}") from error
         except TimeoutError as error:
             raise Unavailable(f"{tried}: no answer within {timeout:g} s") from error

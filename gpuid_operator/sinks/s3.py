@@ -55,7 +55,9 @@ class S3Sender:
     async def send(self, records: Sequence[Record]) -> None:
         if self._endpoint is not None:
             if self._endpoint.scheme == "http" and not self._spec.insecure:
-                raise Refused("endpoint must begin with https:// (or set insecure: true)")
+                raise Refused(
+                    "endpoint must begin with https://; set insecure: true to send in clear text"
+                )
             default = 443 if self._endpoint.scheme == "https" else 80
             await resolve(self._host, self._port or default)
         credentials = await self._credentials()

@@ -7,7 +7,6 @@ it is for sinks, and may say for which hosts; and the environment serves the bui
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Protocol
 
@@ -16,6 +15,7 @@ from gpuid_operator.api.meta import (
     ENVIRONMENT_SECRET,
     SINK_SECRET_LABEL,
 )
+from gpuid_operator.api.secret import SecretData
 from gpuid_operator.api.sinks import SecretKeyRef, SecretRef
 from gpuid_operator.sinks.base import SecretMissing, SecretNotAllowed, SinkError, Unavailable
 
@@ -36,15 +36,6 @@ class SecretSource(Protocol):
 
     def invalidate(self) -> None:
         """Read again at the next `get`: a sink has refused what it was given."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SecretData:
-    """What of a Kubernetes Secret matters here; `data` is decoded already."""
-
-    data: Mapping[str, bytes] = field(repr=False)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 class KubernetesSecrets:

@@ -70,13 +70,13 @@ def test_a_check_that_fails_on_all_restarts_next_to_nothing(fleet: LocalCluster)
         assert len(results(fleet, runner, "bad")) == NODES
 
         def halted() -> None:
-            lines = [line for line in runner.lines() if line["msg"] == "a pod is not restarted"]
+            lines = [line for line in runner.lines() if line["msg"] == "refused to restart pod"]
             assert len({line["node"] for line in lines}) >= NODES - 2
             reasons = Counter(line["reason"] for line in lines)
             assert reasons["RestartsHalted"] >= NODES - 2
 
         eventually(halted, within=60)
-        restarts = [line for line in runner.lines() if line["msg"] == "a pod is restarted"]
+        restarts = [line for line in runner.lines() if line["msg"] == "restarted pod"]
         assert len(restarts) <= 2
     assert len(before - pods(fleet)) <= 2
 

@@ -357,7 +357,7 @@ def test_one_name_is_one_instance_s(cluster: LocalCluster) -> None:
             keeper.restart()
 
             def left_out() -> None:
-                words = "another instance has one of this name"
+                words = "another instance runs a check of this name"
                 assert any(words in line["msg"] for line in keeper.lines())
                 assert condition(cluster, node) == ("True", "ReadOK")
 

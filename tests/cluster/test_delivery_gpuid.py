@@ -128,7 +128,7 @@ def test_gpuids_own_table_is_extended_and_gpuid_goes_on(fleet: LocalCluster, pos
             assert condition(fleet, node, "Delivered") == ("False", "Refused")
 
         eventually(refused)
-        said = [one for one in operator.lines() if one["msg"] == "a sink does not take records"]
+        said = [one for one in operator.lines() if one["msg"] == "failed to deliver records"]
         for statement in said[0]["detail"].split(";"):
             if statement.strip():
                 database.query(statement)

@@ -321,7 +321,7 @@ def test_a_refused_record_holds_back_its_node_alone(
     assert nodes.sequences(picky, names[2]) == [1]
     alone = [one.records for one in picky.deliveries if one.status == status_code]
     assert [refused] in [[record["uuid"] for record in records] for records in alone]
-    lines = [line for line in operator.lines() if line["msg"].startswith("a sink refuses a record")]
+    lines = [line for line in operator.lines() if line["msg"].startswith("sink refused a record")]
     uid = inventory(nodes.fleet, names[2])["metadata"]["uid"]
     assert [line["record"].rpartition(".")[0] for line in lines][-1:] == [f"{uid}.2"]
     picky.answer = lambda *_: TAKEN

@@ -103,11 +103,11 @@ def test_the_footprint_is_enough_and_what_lacks_is_said(
 ) -> None:
     variables: dict[str, Any] = {"LEADER_ELECTION": "true", "POD_NAMESPACE": "gpuid"}
     with Operator(fleet, kubeconfig=kubeconfig, ready=False, **variables) as operator:
-        eventually(lambda: says(operator, "the lease could not be had", "leases"))
+        eventually(lambda: says(operator, "failed to acquire lease", "leases"))
         apply(fleet, *role("gpuid", LEASES, SECRETS), *role("default", EVENTS))
-        eventually(lambda: says(operator, "cannot read namespace kube-system", "namespaces"))
+        eventually(lambda: says(operator, "failed to read namespace kube-system", "namespaces"))
         apply(fleet, *role(None, *FOOTPRINT))
-        eventually(lambda: says(operator, "cannot list the cluster", "pods is forbidden"))
+        eventually(lambda: says(operator, "failed to list the cluster", "pods is forbidden"))
         code, words = operator.get("/readyz")
         assert code == 503 and "pods" in words
         apply(fleet, *role("gpu-operator", PODS))

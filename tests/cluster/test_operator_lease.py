@@ -137,7 +137,7 @@ def test_a_leader_that_was_paused_writes_nothing_when_it_wakes(fleet: LocalClust
         now = status(fleet, NODE)
         first.signal(signal.SIGCONT)
         assert first.process.wait(20) == LOST
-        assert first.lines()[-1]["msg"] == "the lease is lost; ending at once"
+        assert first.lines()[-1]["msg"] == "lost lease; exiting"
         assert proxy.writes == before
         assert status(fleet, NODE) == now
         leads(fleet, "second")

@@ -23,7 +23,7 @@ from gpuid_operator.api.inventory import (
     Source,
 )
 from gpuid_operator.api.meta import MAX_HISTORY
-from gpuid_operator.plan import history, labels, outbox, status
+from gpuid_operator.plan import delivery, history, labels, outbox, status
 from gpuid_operator.plan.conditions import find
 from gpuid_operator.plan.failure import FailureReason
 from gpuid_operator.plan.identity import Key, key
@@ -309,7 +309,7 @@ class NodeModel:
         got += numbers
         self.owed[sink_filter] -= set(numbers)
         self._commit(
-            status.acknowledged(
+            delivery.after_delivery(
                 self.status, sink_filter, up_to=numbers[-1], now=self.now, context=self.context
             )
         )
@@ -318,7 +318,7 @@ class NodeModel:
         if self.context.sink_filters:
             sink_filter = self.context.sink_filters[one % len(self.context.sink_filters)]
             self._commit(
-                status.delivery_failed(
+                delivery.after_delivery_failure(
                     self.status,
                     sink_filter,
                     error="Refused: no",

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import pytest
 
+from gpuid_operator.api.secret import SecretData
 from gpuid_operator.api.sinks import SecretKeyRef, SecretRef
-from gpuid_operator.sinks.base import SecretMissing, SecretNotAllowed, Unavailable, scrub, shorten
-from gpuid_operator.sinks.secrets import EnvironmentSecrets, KubernetesSecrets, SecretData
+from gpuid_operator.sinks.base import SecretMissing, SecretNotAllowed, Unavailable, one_line, scrub
+from gpuid_operator.sinks.secrets import EnvironmentSecrets, KubernetesSecrets
 
 LABEL = {"gpuid.github.com/sink": "true"}
 REF = SecretKeyRef(name="cmdb", key="token")
@@ -120,6 +121,6 @@ def test_a_message_holds_no_secret_in_any_form() -> None:
 
 
 def test_a_message_is_one_bounded_line() -> None:
-    assert shorten("a\n\x1b[31m b\t") == "a [31m b"
-    assert len(shorten("x" * 1000)) == 512
-    assert shorten("x" * 512) == "x" * 512
+    assert one_line("a\n\x1b[31m b\t") == "a [31m b"
+    assert len(one_line("x" * 1000)) == 512
+    assert one_line("x" * 512) == "x" * 512

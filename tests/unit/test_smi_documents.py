@@ -103,7 +103,7 @@ def test_a_gpu_that_could_not_be_opened_but_is_listed_is_not_missing() -> None:
 def test_fewer_gpus_than_attached_is_incomplete() -> None:
     error = refusal(output(*TWO, attached="4"))
     assert error.reason is FailureReason.INCOMPLETE
-    assert "4 GPUs are attached and lists 2" in error.message
+    assert "reports 4 attached GPUs but lists 2" in error.message
 
 
 def test_more_gpus_than_attached_is_unparsable() -> None:

@@ -28,7 +28,7 @@ from gpuid_operator.api.meta import (
     MAX_SINKS,
 )
 from gpuid_operator.api.values import encoded_size, fitting
-from gpuid_operator.plan import history, status
+from gpuid_operator.plan import delivery, history, status
 from gpuid_operator.plan.checks import kept_output
 from gpuid_operator.plan.labels import lookup_labels
 from gpuid_operator.plan.outbox import SinkFilter
@@ -144,7 +144,7 @@ def largest(filler: str, noise: bytes) -> InventoryStatus:
             request="r" * 5000,
         ).status
     for sink_filter in sink_filters:
-        current = status.delivery_failed(
+        current = delivery.after_delivery_failure(
             current, sink_filter, error=filler * 600, now=START, context=context
         ).status
     return current

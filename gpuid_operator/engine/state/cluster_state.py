@@ -47,6 +47,10 @@ class ClusterState:
             skip=self.skip_reason(name),
         )
 
+    def node_names(self) -> set[str]:
+        """The names of all nodes that have a target pod or an inventory."""
+        return self.pods.nodes() | {cached.name for cached in self.inventories}
+
     def skip_reason(self, name: str) -> SkipReason | None:
         """Why the operator must skip a node; None where it must not."""
         if self.inventories.is_invalid(name):
