@@ -48,7 +48,7 @@ _LONGEST_PAUSE: Final = timedelta(seconds=10)
 
 @dataclass(frozen=True, slots=True)
 class StatusWritten:
-    """What one write changed."""
+    """A write that is done, with the changes that it made."""
 
     name: str
     uid: str
