@@ -1,4 +1,4 @@
-"""The fake API server behaves like a real one: tests/cluster/test_fake_kube.py has the same cases."""
+"""The fake API server behaves like a real one: tests/cluster/test_fake_kube.py runs these cases."""
 
 from __future__ import annotations
 
