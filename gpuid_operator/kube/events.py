@@ -1,4 +1,4 @@
-"""Kubernetes Events: a word to whoever runs `kubectl describe`, never something to rely on."""
+"""Kubernetes Events: best-effort notes for users of `kubectl describe`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from gpuid_operator.kube.errors import KubeError
 _log = logging.getLogger(__name__)
 
 NAMESPACE: Final = "default"
-"""Where the API server takes Events of cluster-scoped objects, and nowhere else."""
+"""The only namespace in which the API server accepts Events for cluster-scoped objects."""
 
 _MAX_MESSAGE: Final = 1024
 _MAX_NAME: Final = 253
 
 
 class EventType(StrEnum):
-    """How loud an Event is."""
+    """Type of an Event."""
 
     NORMAL = "Normal"
     WARNING = "Warning"
@@ -49,7 +49,7 @@ async def post_event(
     type: EventType = EventType.NORMAL,  # noqa: A002 - the API's own name
     now: datetime | None = None,
 ) -> None:
-    """Post one Event (core/v1). A failure is logged and forgotten."""
+    """Post an Event (core/v1). A failure is logged, not raised."""
     at = format_time(now or datetime.now(UTC))
     suffix = f".{secrets.token_hex(8)}"
     try:
@@ -81,4 +81,4 @@ async def post_event(
             },
         )
     except KubeError as error:
-        _log.warning("the Event %s of %s was not posted: %s", reason, involved.name, error.message)
+        _log.warning("failed to post Event %s of %s: %s", reason, involved.name, error.message)

@@ -1,4 +1,4 @@
-"""The entry point of the operator: settings, log, then the process until it is told to stop."""
+"""The entry point of the operator: settings, log, then the process until SIGTERM."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BAD_SETTINGS: Final = 2
 
 
 def main(environ: Mapping[str, str] = os.environ, *, timings: Timings = DEFAULT_TIMINGS) -> int:
-    """Run the operator until it is told to stop. Returns the exit code of the process.
+    """Run the operator until SIGTERM or SIGINT. Returns the exit code of the process.
 
     A leader that loses its lease ends the process itself, with process.LEASE_LOST.
     """

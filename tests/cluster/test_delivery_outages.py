@@ -341,7 +341,7 @@ def test_an_unusable_address_holds_up_its_sink_alone(
         found = {sink["name"]: sink for sink in status(nodes.fleet, "gpu-address")["sinks"]}
         assert found["good"]["pending"] == 0
         assert found["bad"]["pending"] == 2
-        assert "Refused: its settings cannot be used" in found["bad"].get("lastError", "")
+        assert "Refused: invalid settings" in found["bad"].get("lastError", "")
         assert condition(nodes.fleet, "gpu-address", "Delivered") == ("False", "Refused")
 
     eventually(told)

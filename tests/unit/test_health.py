@@ -124,7 +124,7 @@ async def test_a_port_in_use_is_a_bad_value_of_its_variable() -> None:
                 pass
     assert caught.value.variable == "SERVER_PORT"
     assert str(caught.value) == (
-        f'SERVER_PORT="{port}" is not allowed:'
+        f'SERVER_PORT="{port}" is invalid:'
         " expected a port that this process can listen on (Address already in use)"
     )
 

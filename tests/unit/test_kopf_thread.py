@@ -15,8 +15,6 @@ import pytest
 
 from gpuid_operator.api.meta import POLICY_PLURAL
 from gpuid_operator.engine.core.pod_selector import PodSelector
-from gpuid_operator.kube.credentials import Credentials
-from gpuid_operator.operator.kopf_private import kopf
 from gpuid_operator.operator.kopf_thread import KopfThread, log_loop_error
 from tests.support.kopf_api import KopfApi
 
@@ -121,18 +119,3 @@ async def test_events_reach_the_loop_of_the_caller_until_it_stops_the_watch() ->
     assert "kopf" not in {thread.name for thread in threading.enumerate()}
     policies = [one for one in api.requests if one.path.endswith(POLICY_PLURAL)]
     assert len([one for one in policies if "watch" not in one.query]) == 1
-
-
-async def test_the_watch_ends_when_kopf_cannot_log_in(caplog: pytest.LogCaptureFixture) -> None:
-    def credentials() -> Credentials:
-        raise kopf.PermanentError("no credentials")
-
-    thread = KopfThread(
-        sources=(PodSelector("gpu-operator", "app=plugin"),),
-        receiver=Received(),
-        credentials=credentials,
-        beat=lambda: None,
-    )
-    async with asyncio.timeout(20):
-        await thread.run()
-    assert "watch failed" in errors(caplog)

@@ -1,21 +1,52 @@
-"""History entries of nodes that change, restart or leave, and sightings."""
+"""History entries about a node, its driver and its sightings."""
 
 from __future__ import annotations
+
+from datetime import timedelta
 
 from gpuid_operator.api.inventory import (
     GPUHealth,
     HistoryType,
     InventoryState,
+    InventoryStatus,
 )
-from tests.support.node_reads import (
+from tests.support.read_node import (
     NODE,
     A,
     B,
-    Node,
+    ReadNode,
     but,
     known,
     types,
 )
+
+
+class TestDriver:
+    def test_upgrade_is_told_once(self) -> None:
+        node = known(A, B)
+        (entry,) = node.read(A, B, driver="575.2")
+        assert entry.type is HistoryType.DRIVER_CHANGED
+        assert (entry.from_, entry.to, entry.uuid) == ("570.1", "575.2", None)
+        assert node.read(A, B, driver="575.2") == []
+
+    def test_upgrade_that_moves_or_renames_fields_changes_no_gpu(self) -> None:
+        node = known(but(A, gpu_part_number=None, slot=None), B)
+        now = but(A, board_part_number=None, vbios=None, chassis_serial=None, health=GPUHealth())
+        assert types(node.read(now, B, driver="575.2")) == ["DriverChanged"]
+
+    def test_upgrade_hides_no_real_change(self) -> None:
+        entries = known(A, B).read(
+            but(A, vbios="96.01"), but(B, uuid="GPU-c", serial="3"), driver="575.2"
+        )
+        assert types(entries) == ["DriverChanged", "GPURemoved", "GPUChanged", "GPUAdded"]
+
+    def test_upgrade_is_no_proof_that_a_gpu_is_gone(self) -> None:
+        node = known(A, B)
+        assert types(node.read(A, driver="575.2", container="c2")) == ["DriverChanged"]
+        assert node.status.gpu_count == 2
+
+    def test_the_first_version_is_no_change(self) -> None:
+        assert types(ReadNode().read(A, driver="570.1")) == ["GPUAdded"]
 
 
 class TestNode:
@@ -64,7 +95,7 @@ class TestNode:
         assert node.depart() == []
 
     def test_that_was_never_read_departs(self) -> None:
-        node = Node()
+        node = ReadNode()
         node.fail()
         assert types(node.depart()) == ["NodeDeparted"]
 
@@ -101,7 +132,7 @@ class TestNode:
 
 class TestSighted:
     def test_with_the_first_read(self) -> None:
-        node = Node()
+        node = ReadNode()
         node.read(B, but(A, chassis_serial=None, serial=None))
         assert node.sighted() == [(None, None), ("1821", "1650000000002")]
         assert node.change.entries[-1].type is HistoryType.SIGHTED
@@ -130,3 +161,10 @@ class TestSighted:
         changed = node.status.last_change_time
         node.read(A, container="c2", after=60)
         assert node.status.last_change_time == changed
+
+
+def test_times_are_those_that_the_api_keeps() -> None:
+    node = known(A)
+    node.now += timedelta(microseconds=123)
+    node.read(A, after=1.5)
+    assert InventoryStatus.model_validate(node.status.to_json()) == node.status

@@ -1,4 +1,4 @@
-"""When a GPU that a read does not show counts as removed."""
+"""Removals of GPUs: which are certain, and which await a second read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpuid_operator.api.inventory import (
     HistoryType,
 )
 from gpuid_operator.api.meta import MAX_GPUS
-from tests.support.node_reads import (
+from tests.support.read_node import (
     NODE,
     P2,
     P3,
@@ -72,7 +72,7 @@ class TestRemoval:
         assert types(node.read(after=1)) == ["GPURemoved"]
         assert node.status.gpu_count == 0
 
-    def test_starts_anew_after_a_restart_of_the_operator(self) -> None:
+    def test_waits_again_after_a_restart_of_the_operator(self) -> None:
         node = known(A, B)
         node.read(A)
         node.pending_removals = None
@@ -100,7 +100,7 @@ class TestRemoval:
         assert "GPURemoved" in types(node.read(A))
         assert node.status.gpu_count == 1
 
-    def test_is_in_doubt_when_facts_of_the_node_are_merely_unknown(self) -> None:
+    def test_waits_when_facts_of_the_node_are_merely_unknown(self) -> None:
         node = known(A, B)
         node.node = NODE.model_copy(update={"boot_id": None, "provider_id": None, "uid": None})
         assert node.read(A) == []
@@ -111,20 +111,20 @@ class TestRemoval:
         node.fail()
         assert types(node.read(A)) == ["GPURemoved"]
 
-    def test_is_told_with_the_machine_that_the_gpu_was_behind(self) -> None:
+    def test_names_the_machine_that_the_gpu_left(self) -> None:
         node = known(A)
         node.node = NODE.model_copy(update={"provider_id": "x/i-2", "machine": "i-2"})
         moved, gone, added = node.read(but(A, uuid="GPU-c"))
         assert (gone.type, gone.machine) == (HistoryType.GPU_REMOVED, "i-1")
         assert (moved.machine, added.machine) == ("i-2", "i-2")
 
-    def test_in_doubt_is_not_seen(self) -> None:
+    def test_that_waits_is_not_sighted(self) -> None:
         node = known(A)
         node.read(but(B, pci_address=P3))
         assert node.sighted() == [("1821", "1650000000002")]
         assert node.status.serials == ["1650000000001", "1650000000002"]
 
-    def test_in_doubt_has_no_place_beyond_the_most_gpus_of_a_node(self) -> None:
+    def test_that_waits_has_no_place_beyond_the_most_gpus_of_a_node(self) -> None:
         def rack(first: int) -> list[GPU]:
             return [
                 GPU(uuid=f"GPU-{n}", pci_address=f"{n:08X}:01:00.0")

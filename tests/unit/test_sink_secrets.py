@@ -64,7 +64,7 @@ async def test_a_refused_value_is_read_again_at_once() -> None:
 async def test_an_outage_of_the_api_server_does_not_take_a_known_value() -> None:
     cluster = Cluster(cmdb=_secret())
     cluster.error = ConnectionError("no route")
-    with pytest.raises(Unavailable, match="read Secret cmdb: no route"):
+    with pytest.raises(Unavailable, match="failed to read Secret cmdb: no route"):
         await cluster.source.get(REF, host="a")
     cluster.error = None
     await cluster.source.get(REF, host="a")
@@ -76,12 +76,16 @@ async def test_an_outage_of_the_api_server_does_not_take_a_known_value() -> None
 @pytest.mark.parametrize(
     ("secret", "error", "words"),
     [
-        (None, SecretMissing, "Secret cmdb is not in"),
+        (None, SecretMissing, "Secret cmdb does not exist"),
         (SecretData(data={"other": b""}, labels=LABEL), SecretMissing, "has no key token"),
         (_secret(b"\xff"), SecretMissing, "key token of Secret cmdb is not UTF-8"),
         (SecretData(data={"token": b""}), SecretNotAllowed, 'label gpuid.github.com/sink: "true"'),
-        (_secret(labels={"gpuid.github.com/sink": "no"}), SecretNotAllowed, "not meant for sinks"),
-        (_secret(hosts="b.example.com"), SecretNotAllowed, "may not be sent to a.example.com"),
+        (
+            _secret(labels={"gpuid.github.com/sink": "no"}),
+            SecretNotAllowed,
+            "not labeled for sinks",
+        ),
+        (_secret(hosts="b.example.com"), SecretNotAllowed, "must not be sent to a.example.com"),
         (_secret(hosts=""), SecretNotAllowed, "allowed-hosts"),
     ],
 )

@@ -57,7 +57,7 @@ class Batch:
             await asyncio.sleep(self._max_wait)
             self._gather()
 
-    def refresh(self) -> None:
+    def drop_unserved(self) -> None:
         """Drops the entries of inventories to which the sink no longer applies."""
         self._entries = [entry for entry in self._entries if self._pending.serves(entry)]
 
@@ -67,7 +67,7 @@ class Batch:
         self._sent |= last
         return last
 
-    def keep_open(self) -> None:
+    def retain_open(self) -> None:
         """Drops the entries that the sink has, and those of blocked nodes."""
         self._entries = [entry for entry in self._entries if self._is_open(entry)]
 
@@ -75,9 +75,9 @@ class Batch:
         """Drops everything: the sink has it, or its node is blocked."""
         self._entries = []
 
-    def keep(self, node: str, sequences: Collection[int]) -> None:
-        """Drops the node's entries that its history has lost. None of them is sent any more: the
-        entries that followed from them may be lost, too."""
+    def retain(self, node: str, sequences: Collection[int]) -> None:
+        """Drops the node's entries except these, which its history still has. A sink that gets an
+        entry without those that followed from it would believe what is no longer true."""
         self._entries = [
             entry for entry in self._entries if entry.node != node or entry.sequence in sequences
         ]

@@ -145,7 +145,7 @@ class Delivery:
         if any(change.dropped for change in written.changes):
             kept = {entry.sequence for entry in written.after.history or ()}
             for worker, _ in self._running.values():
-                worker.keep(written.name, kept)
+                worker.retain(written.name, kept)
         has_entries = any(change.entries for change in written.changes)
         if has_entries or written.before.sinks != written.after.sinks:
             self.enqueue(written.name)

@@ -1,7 +1,7 @@
 """The loop of one sink: gathers a batch, sends it, and reports the result.
 
-Records of one node are sent in order, and a node in trouble does not hold up the others. The loop
-waits for nothing but its own sink: statuses are written beside it.
+The records of one node are sent in order. A node whose record the sink refuses does not hold up
+other nodes. The loop waits for nothing but its own sink: statuses are written beside it.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ class SinkWorker:
         if self._outage is not None:
             self._reporter.failed([node], self._outage)
 
-    def keep(self, node: str, sequences: Collection[int]) -> None:
+    def retain(self, node: str, sequences: Collection[int]) -> None:
         """Drops the node's entries except these, which are all that its history still has."""
-        self._batch.keep(node, sequences)
+        self._batch.retain(node, sequences)
 
     def forget(self, node: str) -> None:
         """Drops a node whose inventory is gone."""
@@ -98,7 +98,7 @@ class SinkWorker:
             while not self._stopping:
                 try:
                     await self._deliver()
-                except Exception:  # one fault must not end the deliveries of this sink
+                except Exception:  # one error must not end the deliveries of this sink
                     _log.exception("sink worker failed; restarting", sink=self.name)
                     await asyncio.sleep(RESTART_PAUSE.total_seconds())
         finally:
@@ -115,7 +115,7 @@ class SinkWorker:
         """One batch, or another attempt at one."""
         if not self._batch:
             await self._batch.fill()
-        self._batch.refresh()
+        self._batch.drop_unserved()
         error = await self._attempt() if self._batch else None
         if error is not None and not self._stopping:
             await self._back_off(error)
@@ -128,7 +128,7 @@ class SinkWorker:
             await self._send(list(self._batch))
         except SinkError as error:
             self._failures += 1
-            self._batch.keep_open()
+            self._batch.retain_open()
             return error
         finally:
             self._sending = False

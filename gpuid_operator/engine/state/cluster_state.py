@@ -66,7 +66,7 @@ class ClusterState:
         return self.policies.matching(node.facts.labels) if node else []
 
     def effective_policy(self, name: str, inventory: CachedInventory | None) -> EffectivePolicy:
-        """What is in force for a node. A node that is gone keeps the last policy that it had."""
+        """Resolve what is in force for a node. A node that is gone keeps its last policy."""
         if name in self.nodes:
             policy = next(iter(self.matching(name)), None)
         else:

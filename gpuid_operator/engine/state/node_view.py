@@ -19,12 +19,12 @@ class SkipReason(StrEnum):
     INVALID_INVENTORY = "its GPUInventory cannot be parsed"
     """For example, a later version of the operator wrote it."""
     UNREADABLE_POLICY = "its policy cannot be parsed"
-    """What is in force is unknown; the built-in policy would be a guess."""
+    """The operator cannot tell what is in force; the built-in policy would be a guess."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """What is known of a node at one moment. Take another view after each await."""
+    """A node at one moment. Take another view after each await."""
 
     name: str
     inventory: CachedInventory | None
@@ -60,7 +60,7 @@ class NodeView:
 
     @property
     def status_context(self) -> StatusContext:
-        """What a decision on the next status depends on besides the status itself."""
+        """The input of a decision on the next status, besides the status itself."""
         # The API server gives a new object generation 1.
         generation = self.inventory.generation if self.inventory else 1
         return self.policy.status_context(generation, foreign=self.foreign_checks)

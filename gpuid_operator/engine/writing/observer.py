@@ -1,5 +1,4 @@
-"""What the operator reports about each write: metrics, log lines, and Events for
-`kubectl describe`."""
+"""Reports each write: as metrics, log lines, and Events for `kubectl describe`."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ _LONGEST_PAUSE: Final = timedelta(seconds=10)
 
 @dataclass(frozen=True, slots=True)
 class StatusWritten:
-    """What one write changed."""
+    """A write that is done, with the changes that it made."""
 
     name: str
     uid: str
@@ -241,12 +241,13 @@ class StatusWriter:
 
 def _decide(jobs: Sequence[_Job], view: NodeView, before: InventoryStatus) -> _Draft:
     """Let each job that applies decide on what the jobs before it made of the status."""
+    context = view.status_context
     after = before
     changes: list[StatusChange | None] = []
     for job in jobs:
         change = None
         if job.applies_to(view.inventory):
-            change = job.decide(after, context=view.status_context)
+            change = job.decide(after, context=context)
             after = change.status
         changes.append(change)
     return _Draft(before, after, changes)

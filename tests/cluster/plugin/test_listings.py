@@ -58,7 +58,7 @@ def test_history_of_what_nobody_knows_is_an_error(
 ) -> None:
     result = run("history", subject)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"{subject} is unknown: no node has this name")
+    assert result.stderr.startswith(f"{subject} not found: no node has this name")
 
 
 def test_list_has_a_row_per_node_or_per_gpu(moved: None, run: Callable[..., Result]) -> None:
@@ -75,7 +75,7 @@ def test_list_has_a_row_per_node_or_per_gpu(moved: None, run: Callable[..., Resu
 def test_an_empty_fleet_is_said(run: Callable[..., Result]) -> None:
     result = run("list")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == f"no node with GPUs is known in context {HERE}\n"
+    assert result.stderr == f"no nodes with GPUs found in context {HERE}\n"
     assert json.loads(run("list", "-o", "json").stdout) == []
     assert json.loads(run("export", "-o", "json").stdout) == []
 

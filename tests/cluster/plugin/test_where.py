@@ -74,7 +74,7 @@ def test_what_no_label_names_is_found_in_histories(
     put(fleet, "n-a", history=[entry(5, "GPURemoved", one)], labelled=False)
     result = run("where", "S1")
     assert result.exit_code == 0
-    assert "is in no label" in result.stderr
+    assert "searching every history" in result.stderr
     assert result.stdout.splitlines()[1].split()[5:] == ["unknown", at(5), "Past"]
     # Found by its label elsewhere, it is sought everywhere only when asked.
     put(fleet, "n-b", gpus=[one], history=[entry(7, "GPUAdded", one)])
@@ -91,7 +91,7 @@ def test_a_gpu_that_nobody_saw_is_unknown(
     result = run("where", identifier, "-o", "json")
     assert (result.exit_code, result.stdout) == (1, "")
     last = result.stderr.splitlines()[-1]
-    assert last.startswith(f"{identifier} is unknown: ")
+    assert last.startswith(f"{identifier} not found: ")
     assert HERE in last
 
 
@@ -104,5 +104,6 @@ def test_where_says_when_a_node_is_not_read_any_more(
     assert result.exit_code == 0
     assert result.stdout.splitlines()[1].split()[-1] == "False"
     assert result.stderr == (
-        f"note: n was last read at {at(30)}; since then: TimedOut: no end in 30s\n"
+        f"warning: the last successful read of n was at {at(30)}; not ready since then: TimedOut:"
+        " no end in 30s\n"
     )

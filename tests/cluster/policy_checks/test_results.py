@@ -102,7 +102,7 @@ def test_commands_that_misbehave_give_a_result_and_hold_up_no_other_node(
 
     def flooded() -> None:
         found = probe.status(node)
-        assert "gave more than 262144 bytes" in found["stderr"]
+        assert "printed more than 262144 bytes" in found["stderr"]
         assert found["stdout"].endswith("flood\n… (cut)")
         assert "exitCode" not in found
 

@@ -126,6 +126,6 @@ async def test_stderr_starts_with_the_reason_and_omits_the_command(kube: FakeKub
         await execute(kube, job(command=command), target(kube))
     said = found.value.output
     assert said is not None
-    assert said.stderr.startswith(b"gpu-operator/plugin-n1, container nvidia-device-plugin broke")
+    assert said.stderr.startswith(b"gpu-operator/plugin-n1, container nvidia-device-plugin was ")
     assert said.stderr.endswith(b"\n" + b"e" * (MAX_CHECK_OUTPUT // 2))
     assert said.stderr.count(b"e" * 100) <= MAX_CHECK_OUTPUT // 200

@@ -1,4 +1,4 @@
-"""What the operator reports about a write: metrics, log lines, Events."""
+"""The report of a write: metrics, log lines, Events."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ async def test_policies_of_one_priority_name_each_other(
         for name, other, matched in (("a", "b", 2), ("b", "a", 1)):
             turned, reason, message = condition(kube, name, "Conflict")
             assert (turned, reason) == ("True", "SamePriority")
-            assert f"nodes of {other};" in message
+            assert f"nodes with {other};" in message
             assert status(kube, name)["matchedNodes"] == matched
 
 

@@ -102,7 +102,7 @@ async def test_an_unexpected_error_does_not_end_the_loop(
 async def test_dropped_entries_are_not_sent() -> None:
     harness = Harness({"a": [1, 1, 1], "b": [1]})
     harness.answer = failing([Unavailable("down")] * 2)
-    harness.during[2] = lambda: harness.worker.keep("a", {3})
+    harness.during[2] = lambda: harness.worker.retain("a", {3})
     await harness.until(harness.is_done)
     assert [len(ids) for _, ids in harness.sent] == [4, 4, 2]
     assert harness.taken == ["a.3.0.0", "b.1.0.0"]

@@ -1,4 +1,4 @@
-"""Reads that fail, and suspended reads."""
+"""The status after failed reads and under suspension."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from gpuid_operator.api.inventory import (
 from gpuid_operator.plan import status
 from gpuid_operator.plan.conditions import find
 from gpuid_operator.plan.failure import FailureReason
+from gpuid_operator.plan.smi import Reading
 from gpuid_operator.plan.status_change import StatusContext
-from tests.support.node_reads import (
+from tests.support.read_node import (
+    NODE,
     NOW,
     A,
-    Node,
+    ReadNode,
     known,
+    source,
     types,
 )
 
@@ -40,7 +43,7 @@ class TestFailure:
         assert types(node.read(A)) == []
 
     def test_before_the_first_good_read_knows_no_gpus(self) -> None:
-        node = Node()
+        node = ReadNode()
         node.fail()
         assert (node.status.gpus, node.status.gpu_count) == (None, None)
         assert node.status.state is InventoryState.PRESENT
@@ -58,12 +61,12 @@ class TestFailure:
 
 
 class TestSuspension:
-    def ready(self, node: Node) -> tuple[str, str]:
+    def ready(self, node: ReadNode) -> tuple[str, str]:
         condition = find(node.status.conditions, ConditionType.READY)
         assert condition is not None
         return condition.status.value, condition.reason
 
-    def suspend(self, node: Node, suspended: bool) -> None:
+    def suspend(self, node: ReadNode, suspended: bool) -> None:
         node.context = StatusContext(generation=1, suspended=suspended)
         node.status = status.reconsidered(node.status, now=node.now, context=node.context).status
 
@@ -83,7 +86,7 @@ class TestSuspension:
         assert self.ready(node) == ("False", "Resumed")
 
     def test_of_a_node_that_was_never_read(self) -> None:
-        node = Node()
+        node = ReadNode()
         self.suspend(node, True)
         assert self.ready(node) == ("Unknown", "Suspended")
         self.suspend(node, False)
@@ -118,3 +121,16 @@ def test_a_token_that_is_too_long_is_kept_in_a_form_that_can_be_compared() -> No
     assert handled is not None
     assert len(handled) <= 1024
     assert handled == status.request_token(token) == status.request_token(handled)
+
+
+def test_a_read_handles_its_request() -> None:
+    change = status.after_read(
+        InventoryStatus(),
+        Reading(driver_version="570.1", cuda_version="12.8", gpus=(A,)),
+        source=source(),
+        node=NODE,
+        now=NOW,
+        context=StatusContext(),
+        request="now",
+    )
+    assert change.status.last_handled_request == "now"

@@ -1,4 +1,4 @@
-"""History entries of GPUs that come, move or change, and of their drivers."""
+"""History entries about GPUs: when a read adds one, and when it does not."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import pytest
 
 from gpuid_operator.api.inventory import (
     GPU,
+    ConditionStatus,
+    ConditionType,
     GPUHealth,
+    GPUState,
     HistoryType,
-    InventoryStatus,
 )
-from tests.support.node_reads import (
+from gpuid_operator.plan.conditions import find
+from tests.support.read_node import (
+    LOST,
     NOW,
     P1,
     P2,
@@ -20,7 +24,7 @@ from tests.support.node_reads import (
     UNKNOWN,
     A,
     B,
-    Node,
+    ReadNode,
     but,
     known,
     types,
@@ -28,7 +32,7 @@ from tests.support.node_reads import (
 
 
 def test_a_first_read_adds_every_gpu_with_all_that_is_known() -> None:
-    node = Node()
+    node = ReadNode()
     first, second = node.read(A, B)
     assert (first.type, second.type) == (HistoryType.GPU_ADDED, HistoryType.GPU_ADDED)
     assert (first.sequence, first.time) == (1, NOW + timedelta(seconds=1))
@@ -43,7 +47,7 @@ def test_a_first_read_adds_every_gpu_with_all_that_is_known() -> None:
 
 
 def test_a_node_without_gpus_is_known_to_have_none() -> None:
-    node = Node()
+    node = ReadNode()
     assert node.read() == []
     assert (node.status.gpu_count, node.status.gpus) == (0, [])
     assert node.sighted() is None
@@ -116,32 +120,98 @@ class TestChange:
         assert getattr((node.status.gpus or [])[0], fact) == value
 
 
-class TestDriver:
-    def test_upgrade_is_told_once(self) -> None:
+class TestLost:
+    def test_is_not_removed(self) -> None:
         node = known(A, B)
-        (entry,) = node.read(A, B, driver="575.2")
-        assert entry.type is HistoryType.DRIVER_CHANGED
-        assert (entry.from_, entry.to, entry.uuid) == ("570.1", "575.2", None)
-        assert node.read(A, B, driver="575.2") == []
-
-    def test_upgrade_that_moves_or_renames_fields_changes_no_gpu(self) -> None:
-        node = known(but(A, gpu_part_number=None, slot=None), B)
-        now = but(A, board_part_number=None, vbios=None, chassis_serial=None, health=GPUHealth())
-        assert types(node.read(now, B, driver="575.2")) == ["DriverChanged"]
-
-    def test_upgrade_hides_no_real_change(self) -> None:
-        entries = known(A, B).read(
-            but(A, vbios="96.01"), but(B, uuid="GPU-c", serial="3"), driver="575.2"
+        (entry,) = node.read(A, GPU(pci_address=P2, index=1, state=LOST))
+        assert (entry.type, entry.uuid, entry.serial) == (
+            HistoryType.GPU_LOST,
+            "GPU-b",
+            "1650000000002",
         )
-        assert types(entries) == ["DriverChanged", "GPURemoved", "GPUChanged", "GPUAdded"]
-
-    def test_upgrade_is_no_proof_that_a_gpu_is_gone(self) -> None:
-        node = known(A, B)
-        assert types(node.read(A, driver="575.2", container="c2")) == ["DriverChanged"]
         assert node.status.gpu_count == 2
+        lost = (node.status.gpus or [])[1]
+        assert (lost.state, lost.uuid, lost.product) == (LOST, "GPU-b", "NVIDIA H100")
+        assert node.read(A, GPU(pci_address=P2, index=1, state=LOST)) == []
 
-    def test_the_first_version_is_no_change(self) -> None:
-        assert types(Node().read(A, driver="570.1")) == ["GPUAdded"]
+    def test_with_an_uuid_that_can_still_be_read(self) -> None:
+        assert types(known(A).read(but(A, state=LOST))) == ["GPULost"]
+
+    def test_and_back(self) -> None:
+        node = known(A)
+        node.read(GPU(pci_address=P1, state=LOST))
+        (entry,) = node.read(A)
+        assert (entry.type, entry.from_, entry.to) == (HistoryType.GPU_RECOVERED, "Lost", "OK")
+        assert (node.status.gpus or [])[0] == A
+
+    def test_and_back_with_errors(self) -> None:
+        node = known(A)
+        node.read(GPU(pci_address=P1, state=LOST))
+        hurt = but(A, health=GPUHealth(recovery_action="None", ecc_uncorrected=3))
+        recovered, health = node.read(hurt)
+        assert recovered.type is HistoryType.GPU_RECOVERED
+        assert (health.from_, health.to) == ("eccUncorrected=0", "eccUncorrected=3")
+
+    def test_is_not_back_because_its_body_cannot_be_read(self) -> None:
+        node = known(A)
+        node.read(GPU(pci_address=P1, state=LOST))
+        assert node.read(GPU(pci_address=P1, state=UNKNOWN)) == []
+        assert (node.status.gpus or [])[0].state is LOST
+        assert types(node.read(A)) == ["GPURecovered"]
+
+    def test_when_first_seen_is_added_and_told(self) -> None:
+        assert types(ReadNode().read(GPU(pci_address=P1, state=LOST))) == ["GPUAdded", "GPULost"]
+
+    def test_is_named_once_it_can_be_read(self) -> None:
+        node = ReadNode()
+        node.read(GPU(pci_address=P1, state=LOST))
+        entries = node.read(A)
+        assert types(entries) == ["GPUAdded", "GPURecovered"]
+        assert entries[0].uuid == "GPU-a"
+
+    def test_and_replaced_is_removed(self) -> None:
+        node = known(A)
+        node.read(GPU(pci_address=P1, state=LOST))
+        entries = node.read(but(B, pci_address=P1))
+        assert types(entries) == ["GPURemoved", "GPUAdded"]
+
+    def test_is_forgotten_when_it_is_gone_from_the_list(self) -> None:
+        node = known(A)
+        node.read(GPU(pci_address=P1, state=LOST))
+        node.read()
+        assert types(node.read(after=10)) == ["GPURemoved"]
+
+
+class TestHealth:
+    @pytest.mark.parametrize(
+        ("health", "told"),
+        [
+            ({"recovery_action": "Reset", "ecc_uncorrected": 0}, "recoveryAction=Reset"),
+            ({"recovery_action": "None", "ecc_uncorrected": 5}, "eccUncorrected=5"),
+            (
+                {"recovery_action": "None", "ecc_uncorrected": 0, "remapped_rows_failed": True},
+                "remappedRowsFailed=true",
+            ),
+        ],
+    )
+    def test_change_is_told(self, health: dict[str, object], told: str) -> None:
+        (entry,) = known(A).read(but(A, health=GPUHealth.model_validate(health)))
+        assert (entry.type, entry.to) == (HistoryType.HEALTH_CHANGED, told)
+
+    def test_need_of_a_reset(self) -> None:
+        node = known(A)
+        (entry,) = node.read(but(A, state=GPUState.RESET_REQUIRED))
+        assert (entry.from_, entry.to) == ("state=OK", "state=ResetRequired")
+        healthy = find(node.status.conditions, ConditionType.HEALTHY)
+        assert healthy is not None
+        assert healthy.status is ConditionStatus.FALSE
+
+    def test_facts_that_an_unreadable_body_does_not_give_stay(self) -> None:
+        node = known(A)
+        partial = GPU(pci_address=P1, state=UNKNOWN, health=GPUHealth(recovery_action="None"))
+        (entry,) = node.read(partial)
+        assert (entry.from_, entry.to) == ("state=OK", "state=Unknown")
+        assert (node.status.gpus or [])[0] == but(A, state=UNKNOWN)
 
 
 class TestIdentity:
@@ -196,15 +266,8 @@ class TestIdentity:
         assert entries[0].uuid == "GPU-a"
 
 
-def test_times_are_those_that_the_api_keeps() -> None:
-    node = known(A)
-    node.now += timedelta(microseconds=123)
-    node.read(A, after=1.5)
-    assert InventoryStatus.model_validate(node.status.to_json()) == node.status
-
-
 def test_gpus_are_in_pci_order_those_without_an_address_last() -> None:
-    node = Node()
+    node = ReadNode()
     node.read(A, B, but(A, uuid="GPU-0", pci_address=None))
     node.read(B, but(A, pci_address=P3), but(A, uuid="GPU-0", pci_address=None))
     assert [gpu.pci_address for gpu in node.status.gpus or ()] == [P2, P3, None]

@@ -1,4 +1,4 @@
-"""A node whose reads a test gives one after the other, and what each adds to the history."""
+"""A node that a test reads again and again, to see which history entries each read adds."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def but(gpu: GPU, **facts: object) -> GPU:
 
 
 @dataclass
-class Node:
+class ReadNode:
     """A node that is read again and again."""
 
     status: InventoryStatus = field(default_factory=InventoryStatus)
@@ -102,8 +102,8 @@ class Node:
         return list(change.entries)
 
 
-def known(*gpus: GPU, driver: str = "570.1") -> Node:
-    node = Node()
+def known(*gpus: GPU, driver: str = "570.1") -> ReadNode:
+    node = ReadNode()
     node.read(*gpus, driver=driver)
     return node
 
