@@ -1,4 +1,4 @@
-"""Reads of Secrets."""
+"""Reads Secrets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from gpuid_operator.kube.errors import NotFound
 
 
 async def find_secret(client: KubeClient, *, namespace: str, name: str) -> SecretData | None:
-    """One Secret, decoded; None if it does not exist. Raises Forbidden, and as
-    `KubeClient.request`."""
+    """A decoded Secret; None if it does not exist. Raises Forbidden, and what
+    `KubeClient.request` raises."""
     try:
         body = await client.request("GET", item(f"/api/v1/namespaces/{namespace}/secrets", name))
     except NotFound:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from gpuid_operator.engine.core.pod_selector import PodSelector
 from gpuid_operator.kube.client import KubeClient
@@ -37,13 +37,20 @@ class LeaderWork(EventReceiver, Protocol):
 
     @property
     def sources(self) -> tuple[PodSelector, ...]: ...
+
+    async def start(self) -> None: ...
+    async def stop(self, *, within: float) -> None: ...
+
+
+@runtime_checkable
+class InventoryWork(LeaderWork, Protocol):
+    """The engine: it keeps inventories, and the pods that it watches depend on the policies."""
+
     @property
     def sources_changed(self) -> asyncio.Event: ...
     @property
     def kinds_gone(self) -> asyncio.Event: ...
 
-    async def start(self) -> None: ...
-    async def stop(self, *, within: float) -> None: ...
     def watch_begins(self) -> None: ...
     def count(self) -> None: ...
 
@@ -92,7 +99,7 @@ class Leader:
             self._health.set_ready("leading")
             started = loop.time()
             await self._watch_once(work)
-            if work.sources_changed.is_set():
+            if isinstance(work, InventoryWork) and work.sources_changed.is_set():
                 continue  # the same watch, of other pods
             failures = 1 if loop.time() - started > _SETTLED else failures + 1
             if await missing_crds(self._client, self._health):
@@ -111,9 +118,11 @@ class Leader:
                 credentials=self._credentials.current,
                 beat=lambda: self._health.beat("watch", _WATCH_BOUND),
             )
-            work.sources_changed.clear()
-            work.watch_begins()
-            endings: list[Any] = [work.sources_changed.wait(), work.kinds_gone.wait()]
-            await run_until_first(watch.run(), *endings)
+            endings: list[Any] = [watch.run()]
+            if isinstance(work, InventoryWork):
+                work.sources_changed.clear()
+                work.watch_begins()
+                endings += [work.sources_changed.wait(), work.kinds_gone.wait()]
+            await run_until_first(*endings)
         finally:
             refresh.cancel()

@@ -12,7 +12,7 @@ from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.discovery import cluster_uid
 from gpuid_operator.operator.concurrency import run_until_first
 from gpuid_operator.operator.health import Health, log_loop_lag, serve
-from gpuid_operator.operator.leader import Leader
+from gpuid_operator.operator.leader import InventoryWork, Leader
 from gpuid_operator.operator.lease import Lease, LostLease
 from gpuid_operator.operator.retry import until_success
 from gpuid_operator.operator.wiring import Wiring
@@ -64,8 +64,9 @@ class Process:
         _log.info("stopped")
 
     def _render(self, accept: str) -> tuple[str, bytes]:
-        if self._leader is not None and self._leader.work is not None:
-            self._leader.work.count()
+        work = self._leader.work if self._leader is not None else None
+        if isinstance(work, InventoryWork):
+            work.count()
         return self._metrics.render(accept)
 
     async def _work(self) -> None:

@@ -32,6 +32,9 @@ _COLLECTION: Final = re.compile(
     r"(?:/api/v1|/apis/[^/]+/[^/]+)(?:/namespaces/[^/]+)?"
     r"/(?:nodes|pods|events|secrets|leases|gpuinventories|gpuinventorypolicies)$"
 )
+_FIRST: Final = 100
+"""The resourceVersion of the empty cluster."""
+_PARTIAL: Final = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
 _REQUIREMENT: Final = re.compile(r"\s*([^\s,!=]+)\s+(in|notin)\s+\(([^)]*)\)\s*|([^,]+)")
 
 
@@ -76,11 +79,11 @@ class FakeKube(KubeClient):
         self.websockets = FakeWebSockets(self.exec)  # type: ignore[assignment]
         self.served = {INVENTORY_PLURAL, POLICY_PLURAL}
         """Plurals of our kinds that the server serves; the rest of their paths is 404."""
-        self.oldest = 0
+        self.oldest = _FIRST
         """A watch from before this version is Gone."""
         self.broken_watches = 0
         """Watches that broke off."""
-        self._version = 100
+        self._version = _FIRST
         self._made = 0
         self._events: list[tuple[int, str, str, dict[str, Any]]] = []
         self._owners: dict[str, dict[Leaf, set[str]]] = {}
@@ -192,7 +195,7 @@ class FakeKube(KubeClient):
         if fault is not None and fault.error is not None:
             raise fault.error
         if accept == ONLY_METADATA and isinstance(answer, dict):
-            answer = {"metadata": answer["metadata"]}
+            answer = {**_PARTIAL, "metadata": answer["metadata"]}
         return copy.deepcopy(answer)
 
     async def lines(
@@ -216,11 +219,12 @@ class FakeKube(KubeClient):
         while True:
             for version, kind, where, body in self._events[seen:]:
                 if version > since and where.rpartition("/")[0] == path:
-                    yield orjson.dumps({"type": kind, "object": {"metadata": body["metadata"]}})
+                    partial = {**_PARTIAL, "metadata": body["metadata"]}
+                    yield orjson.dumps({"type": kind, "object": partial})
             seen = len(self._events)
             if cut.is_set():
                 self.broken_watches += 1
-                raise errors.ApiUnreachable(f"GET {path}: the connection broke off")
+                raise errors.ApiUnreachable(f"GET {path}: the connection was interrupted")
             self._news.clear()
             waits = [asyncio.create_task(event.wait()) for event in (self._news, cut)]
             try:
@@ -266,13 +270,13 @@ class FakeKube(KubeClient):
                 return self._delete(target, known, body or {})
             case "PUT":
                 self._same_version(known, body)
-                return self.put(target, body)
+                return self.put(target, _within(path, known, body))
         self._same_version(known, body)
         if content_type == APPLY_PATCH:
             return self._apply(target, known, query, body)
         merged = _merge(known, body)
         merged["metadata"]["resourceVersion"] = known["metadata"]["resourceVersion"]
-        return self.put(target, merged)
+        return self.put(target, _within(path, known, merged))
 
     def _list(self, path: str, query: dict[str, str]) -> dict[str, Any]:
         token = query.get("continue")
@@ -289,7 +293,7 @@ class FakeKube(KubeClient):
                 and _matches(body["metadata"].get("labels") or {}, query.get("labelSelector", ""))
             ]
         limit = int(query.get("limit", len(left) or 1))
-        meta = {"resourceVersion": str(version)}
+        meta = {"resourceVersion": str(version), "continue": ""}
         if len(left) > limit:
             self._made += 1
             meta["continue"] = f"token-{self._made}"
@@ -346,6 +350,17 @@ class FakeKube(KubeClient):
     def _tell(self, kind: str, path: str, body: dict[str, Any]) -> None:
         self._events.append((self._version, kind, path, copy.deepcopy(body)))
         self._news.set()
+
+
+def _within(path: str, known: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """What a write of `wanted` to `path` makes of an object: the status is written by way of its
+    subresource only, and the subresource writes nothing else."""
+    if path.endswith("/status"):
+        whole, part = known, wanted
+    else:
+        whole, part = wanted, known
+    others = {key: value for key, value in whole.items() if key != "status"}
+    return {**others, **({"status": part["status"]} if "status" in part else {})}
 
 
 def _error(kind: type[errors.ApiError], status: int, reason: str, message: str) -> errors.ApiError:

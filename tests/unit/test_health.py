@@ -90,7 +90,7 @@ async def test_metrics_in_the_format_that_is_asked_for() -> None:
         accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
         async with session.get(f"{url}/metrics", headers=accept) as response:
             assert response.headers["Content-Type"].startswith("application/openmetrics-text")
-            families = text_string_to_metric_families(await response.text())
+            families = text_string_to_metric_families(await response.text())  # type: ignore[no-untyped-call]
             assert "gpuid_leader" in {family.name for family in families}
 
 

@@ -1,4 +1,4 @@
-"""Inventories of departed nodes are deleted when nobody needs them any more."""
+"""The operator deletes inventories of departed nodes that have expired."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gpuid_operator.api.meta import MANAGED_BY_LABEL, MANAGER
-from gpuid_operator.engine.reconcile import resync as module
+from gpuid_operator.engine.reconcile.expiry import InventoryExpiry
+from tests.support import clock
 from tests.support.clock import START
 from tests.support.kube import FakeKube, server_error
 from tests.support.objects import inventory_path, put_inventory, put_node, put_policy
@@ -44,11 +45,15 @@ def departed(
     put_inventory(bench.kube, name, status=given | status, labels=labels)
 
 
-async def left(bench: ResyncBench) -> set[str]:
-    """The inventories that are left after a re-sync and an expiry."""
+def expiry(bench: ResyncBench, *, keep: int = 5000) -> InventoryExpiry:
+    return InventoryExpiry(bench.kube, state=bench.state, clock=clock.now, keep=keep)
+
+
+async def left(bench: ResyncBench, *, keep: int = 5000) -> set[str]:
+    """The inventories that are left after a resync and an expiry."""
     await bench.resync.run()
     before = {cached.name for cached in bench.inventories}
-    deleted = await bench.resync.expire()
+    deleted = await expiry(bench, keep=keep).run()
     cached = {cached.name for cached in bench.inventories}
     on_server = {path.rpartition("/")[2] for path in bench.kube.objects if "gpuinv" in path}
     assert cached == before - set(deleted)
@@ -102,23 +107,17 @@ async def test_its_policy_says_how_long_it_is_kept(bench: ResyncBench) -> None:
     assert inventory_path("n2") in bench.kube.objects
 
 
-async def test_of_too_many_the_oldest_go_first(
-    bench: ResyncBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_DEPARTED", 2)
+async def test_of_too_many_the_oldest_go_first(bench: ResyncBench) -> None:
     for number in range(5):
         departed(bench, f"n{number}", ago=timedelta(hours=number))
-    assert await left(bench) == {"n0", "n1"}
+    assert await left(bench, keep=2) == {"n0", "n1"}
 
 
-async def test_of_too_many_those_that_are_undelivered_stay(
-    bench: ResyncBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_DEPARTED", 1)
+async def test_of_too_many_those_that_are_undelivered_stay(bench: ResyncBench) -> None:
     departed(bench, "old", ago=timedelta(hours=3), pending=1)
     departed(bench, "middle", ago=timedelta(hours=2))
     departed(bench, "new", ago=timedelta(hours=1))
-    assert await left(bench) == {"old", "new"}
+    assert await left(bench, keep=1) == {"old", "new"}
 
 
 async def test_one_that_another_changed_meanwhile_is_left_for_the_next_time(
@@ -132,18 +131,18 @@ async def test_one_that_another_changed_meanwhile_is_left_for_the_next_time(
         inventory_path("n1"), lambda body: body["metadata"]["labels"].update(note="keep")
     )
     bench.kube.remove(inventory_path("n2"))
-    assert await bench.resync.expire() == ["n3"]
+    assert await expiry(bench).run() == ["n3"]
     assert inventory_path("n1") in bench.kube.objects
 
 
-async def test_a_server_that_fails_ends_the_round(
+async def test_an_error_of_the_server_ends_the_run(
     bench: ResyncBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     departed(bench, "n1", ago=RETENTION * 2)
     departed(bench, "n2")
     await bench.resync.run()
     bench.kube.fail("DELETE", "/n1$", server_error())
-    assert await bench.resync.expire() == []
+    assert await expiry(bench).run() == []
     assert len(bench.kube.asked("DELETE", "")) == 1
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert await bench.resync.expire() == ["n1", "n2"]
+    assert await expiry(bench).run() == ["n1", "n2"]

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuid_operator.plan import history
+from tests.support.node_model import NodeModel
 from tests.support.strategies import EVENTS, Event
-from tests.support.world import World
 
 # As many in proportion as the real ones, so that a short story reaches them all.
 TIGHT = {
@@ -24,10 +24,10 @@ TIGHT = {
 @given(EVENTS)
 @settings(max_examples=300)
 def test_every_story_keeps_the_promises(events: list[Event]) -> None:
-    world = World()
-    world.run(events)
-    world.deliver_all()
-    assert not any(world.owed.values())
+    model = NodeModel()
+    model.run(events)
+    model.deliver_all()
+    assert not any(model.owed.values())
 
 
 @given(st.tuples(EVENTS, EVENTS, EVENTS))
@@ -36,14 +36,14 @@ def test_every_story_keeps_the_promises_at_the_bounds(stories: tuple[list[Event]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in TIGHT.items():
             patch.setattr(history, name, value)
-        world = World()
+        model = NodeModel(max_history=TIGHT["MAX_HISTORY"])
         for events in stories:
-            world.run([("add", 0, 0), ("read", 0, 0), *events])
-        world.deliver_all()
-        assert not any(world.owed.values())
+            model.run([("add", 0, 0), ("read", 0, 0), *events])
+        model.deliver_all()
+        assert not any(model.owed.values())
 
 
 @given(EVENTS)
 @settings(max_examples=40)
 def test_the_same_story_ends_in_the_same_status(events: list[Event]) -> None:
-    assert World().run(events).to_json() == World().run(events).to_json()
+    assert NodeModel().run(events).to_json() == NodeModel().run(events).to_json()

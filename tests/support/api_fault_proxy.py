@@ -1,7 +1,7 @@
-"""A door before the API server: it counts an operator's writes, and can do something at one.
+"""A proxy in front of the API server, which counts an operator's writes and injects faults.
 
-Plain HTTP towards the operator, TLS towards the server. It passes bytes through as they come; of a
-request it reads the head, and keeps it back until it is there as a whole.
+It speaks plain HTTP to the operator and TLS to the server. It passes bytes through as they arrive,
+but holds a request back until it is complete, and reads its head.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ _READS = ("GET", "HEAD", "OPTIONS")
 
 
 class Position(Enum):
-    """When something is done about a write."""
+    """When a trap runs its action."""
 
     BEFORE = auto()
-    """The server has not seen it, and never will."""
+    """Before the server receives the write; the proxy then drops it."""
     AFTER = auto()
-    """The server has done it, and its answer goes nowhere."""
+    """After the server handled the write; the proxy then drops the answer."""
     MEANWHILE = auto()
-    """The server sees it after what is done, and its answer comes."""
+    """Before the server receives the write; the proxy then passes on write and answer."""
 
 
 @dataclass
-class Ambush:
-    """What to do at a write that is still to come: after `skip` others."""
+class WriteTrap:
+    """What to do at a future write, after `skip` others."""
 
     skip: int
     position: Position
     action: Callable[[], None]
-    struck: threading.Event = field(default_factory=threading.Event)
-    what: str = ""
-    """Method and path of the write, once it came."""
+    triggered: threading.Event = field(default_factory=threading.Event)
+    request: str = ""
+    """Method and path of the write, once it arrived."""
 
 
 @dataclass(eq=False)
@@ -52,26 +52,26 @@ class _Connection:
     writer: asyncio.StreamWriter
     upstream: asyncio.StreamWriter
     request: str = ""
-    """The request that is under way, empty between two."""
-    ambush: Ambush | None = None
+    """The request in progress; empty between two requests."""
+    trap: WriteTrap | None = None
 
 
-class Gate:
-    """Open as a context; `kubeconfig` leads an operator through it."""
+class ApiFaultProxy:
+    """Use it as a context; an operator that uses `kubeconfig` connects through the proxy."""
 
     def __init__(self, cluster: LocalCluster) -> None:
         self._cluster = cluster
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="gate")
+        self._thread = threading.Thread(target=self._loop.run_forever, name="api-fault-proxy")
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
-        self._ambush: Ambush | None = None
+        self._trap: WriteTrap | None = None
         self._writes: list[str] = []
         self.refuses: Callable[[str], str | None] = lambda _: None
-        """What comes of a request, given by its head, that is not let through: the status of an
-        answer, or empty for a broken connection."""
-        self.asked = 0
-        """Requests that were refused."""
+        """Decides by the head of a request: None passes it on, a status line is the answer, and an
+        empty string breaks the connection."""
+        self.refused = 0
+        """How many requests were refused."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -95,7 +95,7 @@ class Gate:
         port = self._server.sockets[0].getsockname()[1]
         config = json.loads(self._cluster.kubeconfig.read_text())
         config["clusters"][0]["cluster"] = {"server": f"http://127.0.0.1:{port}"}
-        file = self._cluster.directory / f"gate-{port}.kubeconfig"
+        file = self._cluster.directory / f"proxy-{port}.kubeconfig"
         file.write_text(json.dumps(config))
         return file
 
@@ -106,32 +106,34 @@ class Gate:
 
     @property
     def is_quiet(self) -> bool:
-        """No write is under way."""
-        return not any(one.request and not one.request.startswith(_READS) for one in self._copy())
+        """True if no write is in progress."""
+        return not any(
+            one.request and not one.request.startswith(_READS) for one in self._snapshot()
+        )
 
     @property
     def watches(self) -> int:
-        """Watches that are under way."""
-        return sum("watch=true" in one.request for one in self._copy())
+        """How many watches are open."""
+        return sum("watch=true" in one.request for one in self._snapshot())
 
-    def lay(self, skip: int, position: Position, action: Callable[[], None]) -> Ambush:
-        """Do something at a write that is still to come."""
-        self._ambush = Ambush(skip, position, action)
-        return self._ambush
+    def set_trap(self, skip: int, position: Position, action: Callable[[], None]) -> WriteTrap:
+        """Run `action` at a future write, after `skip` others."""
+        self._trap = WriteTrap(skip, position, action)
+        return self._trap
 
-    def lift(self) -> None:
-        """Give up the ambush that was laid, if it did not strike yet."""
-        self._ambush = None
+    def clear_trap(self) -> None:
+        """Remove the trap, unless it was triggered already."""
+        self._trap = None
 
     def cut(self, wanted: Callable[[str], bool] = lambda _: True) -> int:
-        """Break the connections whose request is `wanted`; how many there were."""
-        hit = [one for one in self._copy() if one.request and wanted(one.request)]
+        """Break the connections whose request is `wanted`, and return their number."""
+        hit = [one for one in self._snapshot() if one.request and wanted(one.request)]
         for one in hit:
             self._loop.call_soon_threadsafe(one.writer.transport.abort)
             self._loop.call_soon_threadsafe(one.upstream.transport.abort)
         return len(hit)
 
-    def _copy(self) -> list[_Connection]:
+    def _snapshot(self) -> list[_Connection]:
         return list(self._connections)
 
     async def _open(self) -> None:
@@ -140,7 +142,7 @@ class Gate:
     async def _close(self) -> None:
         assert self._server is not None
         self._server.close()
-        for one in self._copy():
+        for one in self._snapshot():
             one.writer.transport.abort()
             one.upstream.transport.abort()
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -169,7 +171,7 @@ class Gate:
         self._connections.discard(connection)
 
     async def _ask(self, reader: asyncio.StreamReader, connection: _Connection) -> None:
-        """Pass on one request after the other."""
+        """Pass requests on, one after the other."""
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
             first, *lines = head.decode("latin-1").split("\r\n")
@@ -180,7 +182,7 @@ class Gate:
             connection.request = first.rpartition(" ")[0]
             refusal = self.refuses(head.decode("latin-1"))
             if refusal is not None:
-                self.asked += 1
+                self.refused += 1
                 if refusal:
                     answer = (f"HTTP/1.1 {refusal}", "Connection: close", "Content-Length: 0")
                     connection.writer.write("\r\n".join((*answer, "", "")).encode())
@@ -189,12 +191,12 @@ class Gate:
                 return
             if not first.startswith(_READS):
                 self._writes.append(connection.request)
-                ambush = self._due(connection.request)
-                if ambush and ambush.position is Position.AFTER:
-                    connection.ambush = ambush
-                elif ambush:
-                    await self._strike(ambush)
-                    if ambush.position is Position.BEFORE:
+                trap = self._due(connection.request)
+                if trap and trap.position is Position.AFTER:
+                    connection.trap = trap
+                elif trap:
+                    await self._trigger(trap)
+                    if trap.position is Position.BEFORE:
                         return
             connection.upstream.write(head + body)
             if "upgrade" in headers:
@@ -202,25 +204,25 @@ class Gate:
                     connection.upstream.write(data)
                 return
 
-    def _due(self, request: str) -> Ambush | None:
-        ambush = self._ambush
-        if ambush is None:
+    def _due(self, request: str) -> WriteTrap | None:
+        trap = self._trap
+        if trap is None:
             return None
-        if ambush.skip:
-            ambush.skip -= 1
+        if trap.skip:
+            trap.skip -= 1
             return None
-        self._ambush, ambush.what = None, request
-        return ambush
+        self._trap, trap.request = None, request
+        return trap
 
-    async def _strike(self, ambush: Ambush) -> None:
-        await asyncio.to_thread(ambush.action)
-        ambush.struck.set()
+    async def _trigger(self, trap: WriteTrap) -> None:
+        await asyncio.to_thread(trap.action)
+        trap.triggered.set()
 
     async def _answer(self, answers: asyncio.StreamReader, connection: _Connection) -> None:
         with suppress(OSError):
             while data := await answers.read(65_536):
-                if connection.ambush is not None:
-                    await self._strike(connection.ambush)
+                if connection.trap is not None:
+                    await self._trigger(connection.trap)
                     break
                 if "watch=true" not in connection.request:
                     connection.request = ""

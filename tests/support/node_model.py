@@ -1,6 +1,6 @@
-"""A node with GPUs, an operator and sinks, in which anything may happen, and what must then hold.
+"""A model of a node with GPUs, its operator and its sinks, and the invariants of the status.
 
-`World` keeps its own books of what is true. After each event it holds the status against them.
+`NodeModel` records by itself what is true. After each event it compares the status with that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from gpuid_operator.api.inventory import (
     NodeInfo,
     Source,
 )
-from gpuid_operator.plan import history, labels, outbox, status
+from gpuid_operator.api.meta import MAX_HISTORY
+from gpuid_operator.plan import delivery, history, labels, outbox, status
 from gpuid_operator.plan.conditions import find
 from gpuid_operator.plan.failure import FailureReason
 from gpuid_operator.plan.identity import Key, key
@@ -54,8 +55,9 @@ def card(number: int, *, address: str, anonymous: bool = False) -> GPU:
     )
 
 
-class World:
-    def __init__(self) -> None:
+class NodeModel:
+    def __init__(self, *, max_history: int = MAX_HISTORY) -> None:
+        self.max_history = max_history
         self.now = START
         self.status = InventoryStatus()
         self.hardware: list[GPU] = []
@@ -307,7 +309,7 @@ class World:
         got += numbers
         self.owed[sink_filter] -= set(numbers)
         self._commit(
-            status.acknowledged(
+            delivery.after_delivery(
                 self.status, sink_filter, up_to=numbers[-1], now=self.now, context=self.context
             )
         )
@@ -316,7 +318,7 @@ class World:
         if self.context.sink_filters:
             sink_filter = self.context.sink_filters[one % len(self.context.sink_filters)]
             self._commit(
-                status.delivery_failed(
+                delivery.after_delivery_failure(
                     self.status,
                     sink_filter,
                     error="Refused: no",
@@ -398,7 +400,7 @@ class World:
 
     def _check_bounds(self) -> None:
         kept = self.status.history or ()
-        assert len(kept) <= history.MAX_HISTORY
+        assert len(kept) <= self.max_history
         waiting = set().union(*self.owed.values())
         types = [entry.type for entry in kept if entry.sequence in waiting]
         assert types.count(HistoryType.SIGHTED) <= history.MAX_UNDELIVERED_SIGHTED

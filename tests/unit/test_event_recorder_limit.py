@@ -1,4 +1,4 @@
-"""Every Event that is handed over is posted, a few at a time.
+"""Events leave room for other requests of the same client.
 
 The server is a fake: a real one does not let go of requests one by one.
 """
@@ -25,7 +25,7 @@ class Fixed:
 
 
 class Slow:
-    """Answers each request when it is let go, and counts those that wait for it."""
+    """Holds all Events until `let_go` is set, and counts those that it holds at a time."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -49,7 +49,7 @@ class Slow:
         return web.json_response({})
 
 
-async def test_a_flood_is_posted_whole_and_does_not_crowd_out_writes() -> None:
+async def test_many_events_are_all_posted_and_do_not_delay_writes() -> None:
     slow = Slow()
     app = web.Application()
     app.router.add_post("/api/v1/namespaces/default/events", slow.handle)
@@ -67,12 +67,12 @@ async def test_a_flood_is_posted_whole_and_does_not_crowd_out_writes() -> None:
                     type=EventType.WARNING,
                 )
             await slow.four.wait()
-            await client.request("GET", "/write")  # it does not wait for the Events before it
+            await client.request("GET", "/write")  # not delayed by the Events before it
             slow.let_go.set()
             assert await posts.finish(within=30)
             assert sorted(slow.names) == sorted(f"gpu-{number}" for number in range(200))
             assert slow.most <= 4
-            # Those who come after all are posted begin anew.
+            # The recorder can be used again.
             posts.post("gpu-x", "a-uid", reason="GPULost", message="!", type=EventType.WARNING)
             assert await posts.finish(within=30)
             assert slow.names[-1] == "gpu-x"

@@ -1,4 +1,4 @@
-"""Results of policies' checks in the inventories, among all else that is written there."""
+"""The results of policies' checks, stored in inventories beside the writes of others."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from pydantic import ValidationError
 
 from gpuid_operator.api.meta import MANAGED_BY_LABEL, MAX_CHECKS
-from gpuid_operator.engine.checks.result_store import InventoryResultStore
+from gpuid_operator.engine.checks.inventory_result_store import InventoryResultStore
 from gpuid_operator.kube.errors import ApiError, ApiUnreachable
 from gpuid_operator.kube.events import EventType
 from gpuid_operator.plan.checks import CheckResult
 from tests.support import clock
-from tests.support.checks import told
+from tests.support.checks import event_messages
 from tests.support.kube import FakeKube, forbidden, server_error
 from tests.support.objects import (
     CONTAINER,
@@ -60,7 +60,7 @@ def results(bench: PolicyBench) -> InventoryResultStore:
     )
 
 
-async def test_a_check_of_a_policy_has_its_defaults(results: InventoryResultStore) -> None:
+async def test_a_check_of_a_policy_has_defaults(results: InventoryResultStore) -> None:
     (job,) = results.jobs("n1")
     assert (job.name, job.container, job.command) == ("c", CONTAINER, "run-c")
     assert (job.timeout, job.interval) == (timedelta(seconds=30), timedelta(hours=1))
@@ -71,7 +71,7 @@ async def test_a_check_of_a_policy_has_its_defaults(results: InventoryResultStor
     )
 
 
-async def test_a_check_of_a_policy_says_how_it_is_run(
+async def test_a_policy_sets_how_its_check_runs(
     kube: FakeKube, bench: PolicyBench, results: InventoryResultStore
 ) -> None:
     fields: dict[str, Any] = {
@@ -87,7 +87,7 @@ async def test_a_check_of_a_policy_says_how_it_is_run(
     assert job.restart and job.container is None
 
 
-async def test_a_first_result_creates_the_inventory_and_is_history(
+async def test_a_first_failure_creates_the_inventory_and_a_history_entry(
     kube: FakeKube, results: InventoryResultStore
 ) -> None:
     assert results.check("n1", "c") is None
@@ -105,7 +105,7 @@ async def test_a_first_result_creates_the_inventory_and_is_history(
     assert (on_node.node, on_node.present, on_node.check) == ("n1", True, known)
 
 
-async def test_what_another_writes_meanwhile_is_kept(
+async def test_a_concurrent_write_of_another_client_is_kept(
     kube: FakeKube, bench: PolicyBench, results: InventoryResultStore
 ) -> None:
     put_inventory(kube, "n1", status={"state": "Present", "sequence": 7})
@@ -119,28 +119,26 @@ async def test_what_another_writes_meanwhile_is_kept(
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_a_result_is_counted_once_whatever_became_of_its_write(
+async def test_a_transition_is_counted_once_whether_or_not_the_failed_write_took_effect(
     kube: FakeKube, results: InventoryResultStore, after: bool
 ) -> None:
     await results.record("n1", replace(FAILED, passed=True))
     kube.fail("PATCH", "/status$", ApiUnreachable("no answer"), after=after)
     await results.record("n1", FAILED)
     (found,) = kube.objects[inventory_path("n1")]["status"]["checks"]
-    # An answer that is lost leaves the change in the status: the decision is made on it again.
+    # If the answer was lost, the retry decides on a status that has the transition already.
     assert found["transitions"] == 1 and found["recorded"] == 1
     assert kube.objects[inventory_path("n1")]["status"]["sequence"] == 1
 
 
-async def test_a_result_that_cannot_be_written_is_an_error(
-    kube: FakeKube, results: InventoryResultStore
-) -> None:
+async def test_a_forbidden_write_is_an_error(kube: FakeKube, results: InventoryResultStore) -> None:
     kube.fail("POST", "gpuinventories$", forbidden())
     with pytest.raises(ApiError):
         await results.record("n1", FAILED)
     assert results.check("n1", "c") is None
 
 
-async def test_a_server_that_stays_away_is_an_error(
+async def test_a_server_that_keeps_failing_is_an_error(
     kube: FakeKube, results: InventoryResultStore
 ) -> None:
     kube.fail("PATCH", "/status$", server_error(), times=20)
@@ -149,18 +147,18 @@ async def test_a_server_that_stays_away_is_an_error(
     assert results.check("n1", "c") is None
 
 
-async def test_a_restart_is_noted_with_its_time(
+async def test_a_restart_is_stored_with_its_time(
     kube: FakeKube, results: InventoryResultStore
 ) -> None:
     await results.record("n1", FAILED)
     assert await results.record_restart("n1", "c", now=clock.now())
     (found,) = kube.objects[inventory_path("n1")]["status"]["checks"]
     assert (found["restarts"], found["lastRestartTime"]) == (1, "2026-06-07T10:30:45Z")
-    # The decision of the second one knew of the first.
+    # This decision knew of the first restart.
     assert await results.record_restart("n1", "c", now=clock.now() + timedelta(minutes=20))
 
 
-async def test_a_restart_is_not_noted_where_another_was_noted_meanwhile(
+async def test_a_restart_is_refused_if_another_was_stored_meanwhile(
     kube: FakeKube, results: InventoryResultStore
 ) -> None:
     await results.record("n1", FAILED)
@@ -174,7 +172,7 @@ async def test_a_restart_is_not_noted_where_another_was_noted_meanwhile(
     assert "restarts" not in found
 
 
-async def test_a_restart_of_an_inventory_that_is_gone_is_not_noted(
+async def test_a_restart_is_refused_if_the_inventory_is_gone(
     kube: FakeKube, bench: PolicyBench, results: InventoryResultStore
 ) -> None:
     assert not await results.record_restart("n1", "c", now=clock.now())
@@ -184,7 +182,7 @@ async def test_a_restart_of_an_inventory_that_is_gone_is_not_noted(
     assert inventory_path("n1") not in kube.objects
 
 
-async def test_events_are_about_an_inventory_and_there_is_none_without_it(
+async def test_an_event_needs_an_inventory(
     kube: FakeKube, bench: PolicyBench, results: InventoryResultStore
 ) -> None:
     results.record_event("n1", reason="RestartRefused", message="none yet", type=EventType.WARNING)
@@ -193,7 +191,7 @@ async def test_events_are_about_an_inventory_and_there_is_none_without_it(
         "n1", reason="RestartRefused", message="no controller", type=EventType.WARNING
     )
     await bench.recorder.finish(within=5)
-    assert told(kube, "RestartRefused") == ["no controller"]
+    assert event_messages(kube, "RestartRefused") == ["no controller"]
 
 
 async def test_a_departed_node_does_not_count_as_present(
@@ -207,7 +205,7 @@ async def test_a_departed_node_does_not_count_as_present(
     assert len(results.known()) == 1
 
 
-async def test_checks_of_others_take_their_share_of_the_status(
+async def test_checks_of_other_instances_count_towards_the_limit(
     kube: FakeKube, bench: PolicyBench, results: InventoryResultStore
 ) -> None:
     put_foreign(kube, "n1", "x", "y")
@@ -216,7 +214,7 @@ async def test_checks_of_others_take_their_share_of_the_status(
     assert len(results.jobs("n1")) == MAX_CHECKS - 2
 
 
-async def test_an_inventory_that_cannot_be_understood_is_left_alone(
+async def test_a_node_with_an_invalid_inventory_runs_no_checks(
     kube: FakeKube, bench: PolicyBench, results: InventoryResultStore
 ) -> None:
     put_inventory(kube, "n1", status={"state": "Molten"})
@@ -225,7 +223,7 @@ async def test_an_inventory_that_cannot_be_understood_is_left_alone(
     assert results.jobs("n1") == ()
 
 
-async def test_a_node_under_a_policy_that_cannot_be_understood_is_left_alone(
+async def test_a_node_under_an_unreadable_policy_runs_no_checks(
     kube: FakeKube, bench: PolicyBench, results: InventoryResultStore
 ) -> None:
     put_inventory(kube, "n1", status={"state": "Present", "policy": "p"})
