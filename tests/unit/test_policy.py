@@ -236,7 +236,8 @@ class TestStatus:
     now = datetime(2026, 6, 7, tzinfo=UTC)
 
     def conditions(self, subject: Policy, **facts: Any) -> dict[str, tuple[str, str]]:
-        facts = {"contenders": [], "checks_allowed": False} | facts
+        facts.setdefault("contenders", [])
+        facts.setdefault("checks_allowed", False)
         status = policy_status(subject, matched=3, now=self.now, **facts)
         assert status.matched_nodes == 3
         return {item.type: (item.status.value, item.reason) for item in status.conditions or ()}
