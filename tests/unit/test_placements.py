@@ -378,9 +378,9 @@ def test_the_placements_are_the_truth_as_long_as_history_holds_it(steps: list[St
                 inventories[node] = after_departure(before, now=now, context=StatusContext()).status
             continue
         cards = [(address, card) for address, card in zip((A, B), slots, strict=True)]
-        for _, card in cards:
-            if card is not None:
-                there.setdefault((node, card), (machine, now))
+        for slot in slots:
+            if slot is not None:
+                there.setdefault((node, slot), (machine, now))
         reading = Reading(
             gpus=tuple(
                 GPU(uuid=f"GPU-{card}", serial=f"S{card // 2}", pci_address=address)

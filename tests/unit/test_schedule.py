@@ -111,7 +111,7 @@ HUNG = replace(FAILING, hung=True)
         pytest.param(
             replace(READ, confirm_at=CONFIRM, suspended=True),
             None,
-            id="a removal is pending, suspended",
+            id="pending, suspended",
         ),
     ],
 )
