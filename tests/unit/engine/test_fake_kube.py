@@ -1,11 +1,12 @@
-"""The fake API server behaves like a real one: tests/cluster/test_fake_kube.py has the same cases."""
+"""The fake API server behaves like a real one: tests/cluster/test_fake_kube.py runs these cases."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.support.kube import FakeKube
-from tests.support.kube_cases import CASES, Case
+from tests.support.kube_cases import Case
+from tests.support.kube_list_cases import CASES
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
