@@ -173,7 +173,7 @@ def test_the_death_of_the_operator_is_told_with_its_log(demo: Demo) -> None:
     os.kill(pid, signal.SIGKILL)
     assert process.wait(DEADLINE) == 1
     assert "the operator ended with exit code -9" in demo.err
-    assert "everything is listed" in demo.err
+    assert "initial list completed" in demo.err
     [kept] = demo.temporary.iterdir()
     assert str(kept) in demo.err
     assert (kept / "operator.log").exists()

@@ -156,7 +156,7 @@ def test_a_missing_gpu_is_gone_when_a_second_read_agrees(
     def read_once() -> None:
         assert len(fleet.exec_log(node)) == runs + 1
         assert any(
-            line["msg"].startswith("a GPU is missing") and line["node"] == node
+            line["msg"].startswith("found GPUs missing") and line["node"] == node
             for line in operator.lines()
         )
 

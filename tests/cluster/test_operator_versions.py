@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -99,7 +100,7 @@ def is_told(fleet: LocalCluster, times: int) -> None:
 def test_an_inventory_that_a_later_version_wrote(fleet: LocalCluster) -> None:
     with Operator(fleet):
         for node in (LATER, NODE):
-            eventually(lambda node=node: read_well(fleet, node))
+            eventually(partial(read_well, fleet, node))
     history = status(fleet, LATER)["history"]
     cleaned = {**history[-1], "sequence": history[-1]["sequence"] + 1, "type": "GPUCleaned"}
 

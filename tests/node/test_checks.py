@@ -66,7 +66,11 @@ def daemonset(cluster: LocalCluster, app: str, image: str) -> dict[str, Any]:
 
 
 def runner(cluster: LocalCluster, name: str, command: str, **variables: str) -> Operator:
-    environment = {"LABEL_SELECTOR": "app=with-shell", "CONTAINER": "main", "RESYNC": "1s"}
+    environment: dict[str, Any] = {
+        "LABEL_SELECTOR": "app=with-shell",
+        "CONTAINER": "main",
+        "RESYNC": "1s",
+    }
     environment |= {"CHECK_NAME": name, "COMMAND": command, "TIMEOUT": "5s"}
     return Operator(cluster, **environment | variables)
 

@@ -224,7 +224,7 @@ class FakeKube(KubeClient):
             seen = len(self._events)
             if cut.is_set():
                 self.broken_watches += 1
-                raise errors.ApiUnreachable(f"GET {path}: the connection broke off")
+                raise errors.ApiUnreachable(f"GET {path}: the connection was interrupted")
             self._news.clear()
             waits = [asyncio.create_task(event.wait()) for event in (self._news, cut)]
             try:

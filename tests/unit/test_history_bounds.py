@@ -23,7 +23,7 @@ from gpuid_operator.plan.history import MAX_HISTORY_BYTES, bounded
 from gpuid_operator.plan.identity import key
 from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.status_change import StatusContext
-from tests.support.world import START, World, card, replay
+from tests.support.node_model import START, NodeModel, card, replay
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
 GPU_1 = card(1, address="00000000:01:00.0")
@@ -238,33 +238,33 @@ def test_long_entries_give_way_before_the_object_is_too_large() -> None:
 
 def test_overflow_is_reached_and_left_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "MAX_HISTORY", 120)
-    world = World()
-    world.context = StatusContext(
+    model = NodeModel()
+    model.context = StatusContext(
         generation=1, sink_filters=(SinkFilter("cmdb", "http", sightings=False),)
     )
-    world.owed = {world.context.sink_filters[0]: set()}
-    world.add(0, 0)
+    model.owed = {model.context.sink_filters[0]: set()}
+    model.add(0, 0)
     for round_ in range(170):
-        world.health(0, round_)
-        world.read(0, 0)
-        world.now += timedelta(seconds=1)
-    delivered = find(world.status.conditions, ConditionType.DELIVERED)
+        model.health(0, round_)
+        model.read(0, 0)
+        model.now += timedelta(seconds=1)
+    delivered = find(model.status.conditions, ConditionType.DELIVERED)
     assert delivered is not None
     assert (delivered.status, delivered.reason) == (ConditionStatus.FALSE, "Overflow")
     assert "HealthChanged=" in delivered.message
-    assert len(world.status.history or ()) == 120
-    assert world.dropped > 30
+    assert len(model.status.history or ()) == 120
+    assert model.dropped > 30
 
-    world.deliver_all()
-    delivered = find(world.status.conditions, ConditionType.DELIVERED)
+    model.deliver_all()
+    delivered = find(model.status.conditions, ConditionType.DELIVERED)
     assert delivered is not None
     assert (delivered.status, delivered.reason) == (ConditionStatus.TRUE, "Delivered")
-    assert len(world.status.history or ()) < 40
-    got = world.got[world.context.sink_filters[0]]
-    heard = [world.books[number] for number in got]
+    assert len(model.status.history or ()) < 40
+    got = model.got[model.context.sink_filters[0]]
+    heard = [model.books[number] for number in got]
     assert sum(entry.type is DROPPED for entry in heard) == 1
-    assert world.dropped == sum(counted(heard[-1]).values())
-    assert replay(heard) == {key(gpu) for gpu in world.hardware}
+    assert model.dropped == sum(counted(heard[-1]).values())
+    assert replay(heard) == {key(gpu) for gpu in model.hardware}
 
 
 def test_an_outcome_says_how_many_gave_way() -> None:
@@ -275,7 +275,8 @@ def test_an_outcome_says_how_many_gave_way() -> None:
     change = status.after_departure(previous, now=START, context=context)
     assert change.dropped == {"cmdb": 2}
     assert [entry.type for entry in change.entries] == [HistoryType.NODE_DEPARTED, DROPPED]
-    (sink,) = change.status.sinks or ()
+    assert change.status.sinks is not None
+    (sink,) = change.status.sinks
     assert sink.delivered_sequence == 2
     assert sink.pending == 500
     assert len(outbox.pending(change.status.history or (), sink_filter, after=2)) == 500

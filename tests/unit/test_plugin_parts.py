@@ -80,7 +80,7 @@ def test_wrong_usage_is_said(words: list[str], said: str) -> None:
 def test_without_a_cluster_one_line_says_so(tmp_path: Path) -> None:
     result = run("list", KUBECONFIG=str(tmp_path / "none"), KUBERNETES_SERVICE_HOST=None)
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: no cluster: there is no kubeconfig at")
+    assert result.stderr.startswith("error: no cluster: no kubeconfig at")
     assert result.stderr.count("\n") == 1
 
 

@@ -21,7 +21,7 @@ from gpuid_operator.plan.restarts import (
     refusal,
     with_restart,
 )
-from gpuid_operator.plan.status import StatusContext
+from gpuid_operator.plan.status_change import StatusContext
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -1,1 +1,1 @@
-"""What every room of the engine uses: queue, background tasks, options."""
+"""The parts that every room of the engine uses: work queue, background tasks, options."""

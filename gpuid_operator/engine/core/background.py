@@ -1,4 +1,4 @@
-"""Tasks that nobody waits for: what ends by itself, and what is to go on for ever."""
+"""Background tasks: some end by themselves, others run for as long as the process."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
 
-_LONGEST_PAUSE: Final = timedelta(minutes=1)
+_MAX_BACKOFF: Final = timedelta(minutes=1)
 
 Loop = Callable[[], Awaitable[None]]
-"""What is to go on for ever, or until it is done."""
+"""Work that goes on until it is cancelled or done."""
 
 
 async def run_forever(loop: Loop) -> None:
-    """Work until it is done. A fault that nobody foresaw is logged, and the work is begun anew
-    after a pause: without it the rest would go on, and nobody would know what is missing."""
+    """Run a loop until it returns, and restart it after an unexpected error.
+
+    Each restart waits longer, up to a minute. If a loop ended with its error, the others would
+    continue without it, and nobody would notice what is missing.
+    """
     failures = 0
     while True:
         try:
@@ -29,29 +32,29 @@ async def run_forever(loop: Loop) -> None:
         except Exception:
             failures += 1
             name = getattr(loop, "__qualname__", repr(loop))
-            _log.exception("a loop stumbled; it is begun anew", loop=name)
+            _log.exception("background task failed; restarting", loop=name)
         else:
             return
         chance = random.random()  # noqa: S311 - jitter, no secret
-        await asyncio.sleep(backoff(failures, chance=chance, most=_LONGEST_PAUSE).total_seconds())
+        await asyncio.sleep(backoff(failures, chance=chance, most=_MAX_BACKOFF).total_seconds())
 
 
 class Background:
-    """Runs tasks beside whoever began them. At the end none is left behind: it would go on with a
-    client that is closed, or beside whatever is begun next."""
+    """Tasks that nothing awaits until `finish`, which leaves none behind: a task that outlives its
+    owner would use a client that is closed, or run beside its successor."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Begin a task."""
+        """Start a task."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def finish(self, *, within: float) -> bool:
-        """Wait for all tasks, also for those that they begin, but no longer than so many seconds;
-        then end what is left. Whether nothing was left."""
+        """Wait for all tasks, including those that they start, for at most `within` seconds, then
+        cancel the rest. Returns whether all tasks finished in time."""
         loop = asyncio.get_running_loop()
         until = loop.time() + within
         while self._tasks and loop.time() < until:

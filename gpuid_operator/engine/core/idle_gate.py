@@ -1,4 +1,4 @@
-"""Whether nodes wait for their turn, so that what is less urgent can let them go first."""
+"""A gate that is open while no node waits for a worker, so that less urgent work can go last."""
 
 from __future__ import annotations
 
@@ -6,41 +6,42 @@ import asyncio
 from typing import Final
 
 PATIENCE: Final = 30.0
-"""Seconds for which anything waits for nodes at most; some nodes hang for as long."""
+"""Longest time in seconds that the gate stays closed; a read that hangs takes as long."""
 
 
 class IdleGate:
-    """The nodes that wait for a worker: a fleet at the start, hardly ever one later.
+    """Closed while nodes wait for a worker: at the start of a large cluster, hardly ever later.
 
-    Acknowledgements of deliveries wait for them: when 5,000 nodes are new, each of them is listed
-    before the first is noted as delivered, and several sinks' notes of a node share a write.
+    Acknowledgements of deliveries wait at the gate. When 5,000 nodes are new, the operator writes
+    the inventory of each before it acknowledges the first delivery, and the acknowledgements of
+    several sinks for one node share a write.
     """
 
     def __init__(self) -> None:
-        self._gone = asyncio.Event()
-        self._gone.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._timer: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._disabled = False
 
-    def show(self, waiting: int) -> None:
-        """So many nodes wait now."""
+    def update(self, waiting: int) -> None:
+        """Open or close the gate for this number of waiting nodes."""
         if not waiting:
-            self._end()
-        elif self._gone.is_set() and not self._closed:
-            self._gone.clear()
-            self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._end)
+            self._open()
+        elif self._idle.is_set() and not self._disabled:
+            self._idle.clear()
+            self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._open)
 
-    async def gone(self) -> None:
-        """Wait until no node waits, for `PATIENCE` at most."""
-        await self._gone.wait()
+    async def wait(self) -> None:
+        """Wait until the gate is open, at most PATIENCE seconds."""
+        await self._idle.wait()
 
-    def close(self) -> None:
-        """Nothing waits for nodes any more."""
-        self._closed = True
-        self._end()
+    def disable(self) -> None:
+        """Leave the gate open from now on: the operator stops, and no node will be read."""
+        self._disabled = True
+        self._open()
 
-    def _end(self) -> None:
-        self._gone.set()
+    def _open(self) -> None:
+        self._idle.set()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,4 +1,4 @@
-"""What the engine needs to know of the operator's settings."""
+"""The settings of the engine."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from gpuid_operator.api.policy import PolicySpec
+from gpuid_operator.plan.restarts import RESTART_PAUSE, UNDER_WAY_PAUSE
 from gpuid_operator.plan.target import Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Periods that no setting changes. Tests shorten what takes minutes by design."""
+    """Periods that no setting changes. Tests shorten those that last minutes."""
 
     resync: timedelta = timedelta(minutes=10)
-    """Between two full listings of the cluster, for what no event told."""
+    """Time between two full lists of the cluster, for changes that no event reported."""
     catch_up: timedelta = timedelta(seconds=10)
-    """From the start of a watch to the look for what was deleted before it."""
+    """Time from the start of a watch to the list of what was deleted before it."""
     pod_grace: timedelta = timedelta(seconds=60)
-    """For this long a node may be without a target pod: pods are replaced."""
+    """Time for which a node may be without a target pod: pods are replaced."""
     sink_max_backoff: timedelta = timedelta(minutes=10)
     """Longest pause between two attempts to deliver to a sink that fails."""
     sink_secret_check: timedelta = timedelta(minutes=1)
-    """Between two looks at the Secrets of a sink that refuses them."""
+    """Time between two looks at the Secrets of a sink that refuses them."""
     secret_max_age: timedelta = timedelta(minutes=1)
-    """For this long a Secret that was read is taken as it was."""
+    """Time for which the operator uses a Secret without reading it again."""
+    restart_pause: timedelta = RESTART_PAUSE
+    """Time after a restart in which the pods of the node are not restarted again."""
+    restart_retry: timedelta = UNDER_WAY_PAUSE
+    """Time until a restart that waits for another one is tried again."""
 
 
 DEFAULT_TIMINGS: Final = Timings()
@@ -33,19 +38,27 @@ DEFAULT_TIMINGS: Final = Timings()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
+    """The settings of the operator, from its environment and its command line."""
+
     targets: tuple[Target, ...]
+    """Where nvidia-smi runs. Where a node has pods of several targets, the first one counts."""
     builtin: PolicySpec
-    """The built-in policy, every field given."""
+    """The built-in policy, with a value in every field."""
     cluster: str
     """CLUSTER_NAME, a field of every record."""
     workers: int
+    """Nodes that are reconciled at the same time, and largest number of execs."""
     timeout: timedelta
+    """Longest time that a run of nvidia-smi takes."""
     suspended: bool = False
+    """Whether reads, checks and label writes are suspended in the whole cluster."""
     checks_allowed: bool = False
     """Whether policies may run checks."""
     restarts_per_hour: int = 20
+    """Largest number of pods that checks restart in an hour."""
     timings: Timings = DEFAULT_TIMINGS
 
 
 def utcnow() -> datetime:
+    """The time of day, with its time zone."""
     return datetime.now(UTC)

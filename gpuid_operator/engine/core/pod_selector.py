@@ -1,4 +1,4 @@
-"""Which pods are watched: each pair of namespace and selector once, whoever asks for it."""
+"""Which pods the operator watches. Targets and checks with equal selectors share one watch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, order=True)
 class PodSelector:
-    """Pods of one namespace that one label selector matches."""
+    """The pods of one namespace that a label selector matches."""
 
     namespace: str
     selector: str
+    """Label selector in the syntax of the API server's `labelSelector` parameter."""

@@ -1,4 +1,4 @@
-"""A queue of keys with times: each key waits once, and is handled by one worker at a time."""
+"""A work queue with times: each key is queued once, and handled by one worker at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class WorkQueue(Generic[K]):
-    """Hands out keys when they are due; the same key never to two workers at once."""
+    """Hands out keys when they are due, and never the same key to two workers at once."""
 
     def __init__(self) -> None:
         self._due: dict[K, float] = {}
@@ -19,7 +19,7 @@ class WorkQueue(Generic[K]):
         self._count = 0
         self._ready: asyncio.Queue[K] = asyncio.Queue()
         self._waiting: set[K] = set()
-        self._handled: set[K] = set()
+        self._processing: set[K] = set()
         self._again: dict[K, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -28,12 +28,12 @@ class WorkQueue(Generic[K]):
         return len(self._waiting)
 
     def add(self, key: K, delay: float = 0.0) -> None:
-        """Let the key be handled in `delay` seconds, or when it is due already, if that is sooner.
+        """Make the key due in `delay` seconds. A time at which it is due anyway, if earlier, stays.
 
-        While a worker has it, it is handed out again only after `done`.
+        A key that a worker has is handed out again after `done`, not before.
         """
         when = asyncio.get_running_loop().time() + max(delay, 0.0)
-        if key in self._handled:
+        if key in self._processing:
             self._again[key] = min(when, self._again.get(key, when))
         elif key not in self._waiting and when < self._due.get(key, float("inf")):
             self._due[key] = when
@@ -41,33 +41,28 @@ class WorkQueue(Generic[K]):
             heapq.heappush(self._heap, (when, self._count, key))
             self._advance()
 
-    def discard(self, key: K) -> None:
-        """Forget when the key is due; what waits for a worker already is still handed out."""
-        self._due.pop(key, None)
-        self._again.pop(key, None)
-
     async def get(self) -> K:
-        """The next key that is due; its worker calls `done` afterwards."""
+        """Wait for the next key that is due. The worker calls `done` once it has handled it."""
         key = await self._ready.get()
         self._waiting.discard(key)
-        self._handled.add(key)
+        self._processing.add(key)
         return key
 
     def done(self, key: K) -> None:
-        """The worker is through with the key."""
-        self._handled.discard(key)
+        """The worker has handled the key."""
+        self._processing.discard(key)
         when = self._again.pop(key, None)
         if when is not None:
             self.add(key, when - asyncio.get_running_loop().time())
 
     def _advance(self) -> None:
-        """Make ready what is due, and wake again for the next."""
+        """Move keys that are due to the workers, and set the timer for the next one."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         while self._heap:
             when, _, key = self._heap[0]
             if self._due.get(key) != when:
-                heapq.heappop(self._heap)  # it was brought forward, or is not wanted any more
+                heapq.heappop(self._heap)  # an earlier time took its place
                 continue
             if when > now:
                 break

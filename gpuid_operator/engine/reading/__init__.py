@@ -1,1 +1,1 @@
-"""How a node is read: when, by which command, and what becomes of it."""
+"""Reads of nodes: when they are due, how nvidia-smi runs, and nodes on which it cannot run."""

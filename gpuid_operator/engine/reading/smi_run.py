@@ -1,4 +1,4 @@
-"""Runs nvidia-smi in target pods, one run per node at a time, each of which can be ended."""
+"""Runs nvidia-smi in target pods. Each run can be stopped by the name of its node."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _REASONS: Final[dict[type[ExecError], FailureReason]] = {
 
 
 class SmiRuns:
-    """The runs that are under way, by node."""
+    """The runs under way, at most one per node."""
 
     def __init__(self, client: KubeClient, *, timeout: timedelta, slots: asyncio.Semaphore) -> None:
         """`slots` bounds the execs of the whole process."""
@@ -46,16 +46,16 @@ class SmiRuns:
 
     @property
     def under_way(self) -> tuple[str, ...]:
-        """The nodes that nvidia-smi runs on now."""
+        """The names of the nodes on which nvidia-smi runs now."""
         return tuple(self._running)
 
     def stop(self, node: str) -> None:
-        """End the run on a node."""
+        """Stop the run on a node, if there is one."""
         if node in self._running:
             self._running[node].cancel()
 
     async def run(self, node: str, target: Target, pod: TargetPod) -> ExecResult | None:
-        """Run the target's command to its end; None where `stop` ended it.
+        """Run the target's command. Returns its output, None if `stop` stopped it.
 
         Raises ExecError, and as `pod_exec`.
         """
@@ -68,7 +68,7 @@ class SmiRuns:
             del self._running[node]
 
     async def _execute(self, target: Target, pod: TargetPod) -> ExecResult:
-        """Execute the target's command, and GKE's own path where the program is not in PATH."""
+        """Execute the target's command. If its program is not in PATH, try the path on GKE."""
         commands = [target.command]
         if target.command == NVIDIA_SMI:
             commands.append((GKE_NVIDIA_SMI, *NVIDIA_SMI[1:]))
@@ -92,7 +92,7 @@ class SmiRuns:
 
 
 def read_error(error: ReadError | ExecError) -> ReadError:
-    """What a failed run means for the status; the cause stays known."""
+    """The reason that the status shows for a failed run, with the run's error as its cause."""
     if isinstance(error, ReadError):
         return error
     failure = ReadError(_REASONS[type(error)], error.message)

@@ -1,1 +1,1 @@
-"""What brings every node in line: the reconciler, the re-sync, the inventory watch."""
+"""The loops that keep the cluster in line: the node reconciler, the resync, the inventory watch."""

@@ -1,40 +1,43 @@
-"""News of inventories that came from others: users who ask for a read or change a spec, check
-runners that write results, whoever deletes one.
+"""Watches inventories for changes of other writers: users who request a read, change a spec or
+delete an object, and check runners that write results.
 
-Most events are the echo of this process's own writes. They are told by their resourceVersion; only
-what is left is read whole.
+Most events are echoes of this process's own writes. Their resourceVersion identifies them; only
+the other inventories are fetched.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
+from gpuid_operator.engine.core.background import Loop
 from gpuid_operator.engine.reconcile.resync import Resync
-from gpuid_operator.engine.state.inventory_cache import InventoryCache, newer
+from gpuid_operator.engine.state.inventory_cache import InventoryCache
+from gpuid_operator.engine.state.inventory_events import InventoryEvents
+from gpuid_operator.engine.state.resource_version import newer
 from gpuid_operator.engine.writing.status_writer import StatusWriter
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import Gone, KubeError, NotFound
 from gpuid_operator.kube.inventories import get_inventory, watch_inventories
+from gpuid_operator.kube.watch import MetadataEvent
 from gpuid_operator.plan.schedule import backoff
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
 
 ECHO: Final = timedelta(milliseconds=100)
-"""For so long an event is put aside: by then the answer to a write of our own has come, too."""
+"""Each event waits this long: by then the response to a write of this process has come, too."""
 
 RETRY: Final = timedelta(seconds=1)
-"""Pause after an inventory could not be read."""
+"""Pause after a fetch that failed."""
 
-_LONGEST_PAUSE: Final = timedelta(seconds=30)
+_MAX_BACKOFF: Final = timedelta(seconds=30)
 
 
 class InventoryWatch:
-    """Follows the inventories and brings in what others changed."""
+    """Follows the inventories and reports what others changed."""
 
     def __init__(
         self,
@@ -43,23 +46,25 @@ class InventoryWatch:
         inventories: InventoryCache,
         status_writer: StatusWriter,
         resync: Resync,
-        changed: Callable[[dict[str, Any]], None],
-        deleted: Callable[[str, str], None],
+        events: InventoryEvents,
     ) -> None:
-        """`changed` gets a whole object that another wrote; `deleted` a name and a uid."""
+        """`events` receives each inventory that another writer changed or deleted."""
         self._client = client
         self._inventories = inventories
         self._status_writer = status_writer
         self._resync = resync
-        self._changed = changed
-        self._deleted = deleted
-        self._news: dict[str, str] = {}
+        self._events = events
+        self._changed: dict[str, str] = {}
+        """The newest resourceVersion of each inventory that an event named."""
         self._wake = asyncio.Event()
         self.kinds_gone = asyncio.Event()
         """Set when the API server does not serve inventories any more."""
 
-    async def follow(self) -> None:
-        """Watch until cancelled."""
+    def loops(self) -> list[Loop]:
+        return [self._follow, self._fetch_changes]
+
+    async def _follow(self) -> None:
+        """Watch until cancelled, or until the kind is gone."""
         version = self._resync.inventories_version
         failures = 0
         while True:
@@ -71,11 +76,7 @@ class InventoryWatch:
                 async for event in watch_inventories(self._client, version=version):
                     failures = 0
                     version = event.metadata["resourceVersion"]
-                    if event.type == "DELETED":
-                        self._deleted(event.metadata["name"], event.metadata["uid"])
-                    elif event.type != "BOOKMARK":
-                        self._news[event.metadata["name"]] = version
-                        self._wake.set()
+                    self._take(event)
             except Gone:
                 version = None
             except NotFound:
@@ -83,34 +84,43 @@ class InventoryWatch:
                 return
             except KubeError as error:
                 failures += 1
+                # API servers restart: a single interruption is normal.
                 log = _log.warning if failures > 1 else _log.debug
-                log("the watch of inventories broke off", error=error.message, failures=failures)
-                pause = backoff(failures, chance=random.random(), most=_LONGEST_PAUSE)  # noqa: S311
+                log("inventory watch disconnected", error=error.message, failures=failures)
+                pause = backoff(failures, chance=random.random(), most=_MAX_BACKOFF)  # noqa: S311
                 await asyncio.sleep(pause.total_seconds())
 
-    async def look(self) -> None:
-        """Read what others changed, until cancelled."""
+    def _take(self, event: MetadataEvent) -> None:
+        meta = event.metadata
+        if event.type == "DELETED":
+            self._events.inventory_deleted(meta["name"], meta["uid"])
+        elif event.type != "BOOKMARK":
+            self._changed[meta["name"]] = meta["resourceVersion"]
+            self._wake.set()
+
+    async def _fetch_changes(self) -> None:
+        """Fetch what others changed, until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
             await asyncio.sleep(ECHO.total_seconds())
-            for name, version in list(self._news.items()):
+            for name, version in list(self._changed.items()):
                 if self._status_writer.is_writing(name):
-                    self._wake.set()  # its own write is on the way: the next round tells
+                    self._wake.set()  # the response to the write shows whether this is its echo
                     continue
-                if self._news.get(name) == version:
-                    del self._news[name]
+                if self._changed.get(name) == version:
+                    del self._changed[name]
                 cached = self._inventories.get(name)
                 if cached is None or newer(version, than=cached.resource_version):
-                    await self._read(name, version)
+                    await self._fetch(name, version)
 
-    async def _read(self, name: str, version: str) -> None:
+    async def _fetch(self, name: str, version: str) -> None:
         try:
-            self._changed(await get_inventory(self._client, name))
+            self._events.inventory_changed(await get_inventory(self._client, name))
         except NotFound:
             pass  # its deletion is an event of its own
         except KubeError as error:
-            _log.warning("an inventory could not be read", node=name, error=error.message)
-            self._news.setdefault(name, version)
+            _log.warning("failed to get inventory", node=name, error=error.message)
+            self._changed.setdefault(name, version)
             self._wake.set()
             await asyncio.sleep(RETRY.total_seconds())

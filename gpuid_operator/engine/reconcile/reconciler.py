@@ -1,42 +1,42 @@
-"""Keeps each node up to date: the queue of nodes, and all that may be due for one."""
+"""Keeps each node up to date: the queue of nodes, and everything that may be due for one."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
-from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.engine.checks.policy_checks import PolicyChecks
 from gpuid_operator.engine.core.background import Loop
 from gpuid_operator.engine.core.idle_gate import IdleGate
 from gpuid_operator.engine.core.work_queue import WorkQueue
 from gpuid_operator.engine.delivery.manager import Delivery
 from gpuid_operator.engine.reading.reader import Reader
+from gpuid_operator.engine.state.cached_inventory import CachedInventory
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import CachedInventory
+from gpuid_operator.engine.state.node_view import NodeView
 from gpuid_operator.engine.writing.node_labels import NodeLabeller
-from gpuid_operator.engine.writing.status_writer import Decision, StatusWriter
+from gpuid_operator.engine.writing.status_writer import StatusWriter
 from gpuid_operator.kube.errors import KubeError
 from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.checks import recorded
-from gpuid_operator.plan.policy import sink_filter
 from gpuid_operator.plan.schedule import backoff
-from gpuid_operator.plan.status_change import StatusChange, StatusContext
+from gpuid_operator.plan.staleness import StatusBasis, is_stale
 from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
 
-LONGEST_WAIT: Final = timedelta(hours=1)
-"""A node is looked at again after this at the latest; the re-sync does so sooner."""
+MAX_WAIT: Final = timedelta(hours=1)
+"""Longest time between two reconciles of a node; the resync usually comes first."""
 
-_LONGEST_PAUSE: Final = timedelta(minutes=1)
+_MAX_BACKOFF: Final = timedelta(minutes=1)
 
 
 class NodeReconciler:
-    """Looks at one node at a time per worker, and does what is due there."""
+    """Reconciles nodes, one per worker at a time."""
 
     def __init__(
         self,
@@ -52,7 +52,6 @@ class NodeReconciler:
         clock: Callable[[], datetime],
     ) -> None:
         self._state = state
-        self._inventories = state.inventories
         self._status_writer = status_writer
         self._reader = reader
         self._labeller = labeller
@@ -69,84 +68,75 @@ class NodeReconciler:
         return len(self._queue)
 
     def enqueue(self, names: Iterable[str]) -> None:
-        """Something may be due for these nodes."""
+        """Reconcile these nodes as soon as a worker is free."""
         for name in names:
             self._queue.add(name)
 
     def loops(self, workers: int) -> list[Loop]:
-        """So many workers."""
+        """One loop per worker."""
         return [self._work] * workers
+
+    async def reconcile(self, name: str) -> timedelta | None:
+        """Do everything that is due for a node. Returns the time until the next reconcile, None
+        if only an event or the resync can make one necessary.
+
+        Raises KubeError if the node's inventory could not be written.
+        """
+        view = self._state.view(name)
+        if view.skip is not None:
+            self._metrics.reads.labels("NotUnderstood").inc()
+            return None
+        wait = await self._reader.process(view)
+        await self._update_status(self._state.view(name))
+        self._delivery.enqueue(name)
+        # The checks come last: the read fetched the Node, whose labels select the policy.
+        self._checks.enqueue([name])
+        return wait
+
+    async def _update_status(self, view: NodeView) -> None:
+        """Bring status and labels in line with policy, spec and checks, without a read."""
+        cached = view.inventory
+        if cached is not None and _is_stale(cached, view):
+            stale = partial(plan.reconsidered, now=self._clock())
+            await self._status_writer.write(view.name, stale)
+        if cached is not None and cached.unsettled:
+            unsettled = partial(recorded, now=self._clock())
+            await self._status_writer.write(view.name, unsettled)
+        await self._status_writer.retry_labels(view.name)
+        await self._labeller.sync(view.name)
 
     async def _work(self) -> None:
         while True:
             name = await self._queue.get()
-            self._idle_gate.show(len(self._queue))
+            self._idle_gate.update(len(self._queue))
             try:
                 wait = await self.reconcile(name)
                 self._failures.pop(name, None)
             except KubeError as error:
                 wait = self._back_off(name)
-                _log.warning("a node could not be brought up to date", node=name, error=str(error))
+                _log.warning("failed to reconcile node", node=name, error=str(error))
             except Exception:
-                # Whatever it was, it concerns this node; the others must go on.
+                # A bug that one node triggers must not stop the others.
                 wait = self._back_off(name)
-                _log.exception("a node could not be brought up to date", node=name)
+                _log.exception("failed to reconcile node", node=name)
             self._queue.done(name)
             if wait is not None:
-                self._queue.add(name, min(wait, LONGEST_WAIT).total_seconds())
+                self._queue.add(name, min(wait, MAX_WAIT).total_seconds())
 
     def _back_off(self, name: str) -> timedelta:
         self._failures[name] = self._failures.get(name, 0) + 1
         chance = random.random()  # noqa: S311 - jitter, no secret
-        return backoff(self._failures[name], chance=chance, most=_LONGEST_PAUSE)
+        return backoff(self._failures[name], chance=chance, most=_MAX_BACKOFF)
 
-    async def reconcile(self, name: str) -> timedelta | None:
-        """Do all that is due for a node; the time until it is to be looked at again."""
-        if self._state.skip_reason(name) is not None:
-            self._metrics.reads.labels("NotUnderstood").inc()
-            return None
-        wait = await self._reader.process(name)
-        cached = self._inventories.get(name)
-        if cached is not None:
-            if self._is_stale(cached):
-                await self._status_writer.write(name, self._reconsideration())
-            if cached.unsettled:
-                await self._status_writer.write(name, self._recording())
-            await self._status_writer.retry_labels(name)
-            if self._labeller.changes(name):
-                await self._labeller.sync(name)
-            self._delivery.enqueue(name)
-        # Only now are the node's facts known, and with them the checks that it is to have.
-        self._checks.enqueue([name])
-        return wait
 
-    def _is_stale(self, cached: CachedInventory) -> bool:
-        """Whether the status was written under other terms than those in force now."""
-        if cached.state is None:
-            return False  # nothing was written yet
-        effective = self._state.effective_policy(cached.name, cached)
-        return (
-            cached.policy != effective.policy
-            or cached.observed_generation != cached.generation
-            or cached.suspended != effective.suspended
-            or {cursor.sink for cursor in cached.cursors}
-            != {(way.name, way.type) for way in map(sink_filter, effective.sinks)}
-            or not {check.name for check in cached.checks}
-            <= {check.name for check in effective.checks} | cached.foreign_checks
-        )
-
-    def _recording(self) -> Decision:
-        now = self._clock()
-
-        def decide(previous: InventoryStatus, context: StatusContext) -> StatusChange:
-            return recorded(previous, now=now, context=context)
-
-        return decide
-
-    def _reconsideration(self) -> Decision:
-        now = self._clock()
-
-        def decide(previous: InventoryStatus, context: StatusContext) -> StatusChange:
-            return plan.reconsidered(previous, now=now, context=context)
-
-        return decide
+def _is_stale(cached: CachedInventory, view: NodeView) -> bool:
+    """Whether the node has a status, and one that no longer matches what is in force."""
+    basis = StatusBasis(
+        policy=cached.policy,
+        generation=cached.observed_generation,
+        suspended=cached.suspended,
+        sinks=frozenset(cursor.sink for cursor in cached.cursors),
+        checks=frozenset(check.name for check in cached.checks),
+    )
+    context = view.policy.status_context(cached.generation, foreign=view.foreign_checks)
+    return cached.state is not None and is_stale(basis, context)

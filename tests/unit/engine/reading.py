@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from gpuid_operator.api.policy import Policy
 from gpuid_operator.engine.reading.reader import Reader
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.writing.node_labels import NodeLabeller
 from gpuid_operator.engine.writing.status_writer import StatusWriter
 from gpuid_operator.kube.nodes import NodeFacts
 from gpuid_operator.kube.pods import TargetPod
@@ -44,26 +43,23 @@ class ReadBench:
         self.writer = StatusWriter(
             kube,
             state=self.state,
-            clock=clock.now,
-            found=self.see_inventory,
-            gone=self.lose_inventory,
+            events=self,
         )
         self.reader = Reader(
             kube,
             state=self.state,
             status_writer=self.writer,
-            labeller=NodeLabeller(kube, state=self.state),
             metrics=self.metrics,
             clock=clock.now,
             timeout=TIMEOUT,
             slots=asyncio.Semaphore(slots),
         )
 
-    def see_inventory(self, body: dict[str, Any]) -> None:
+    def inventory_changed(self, body: dict[str, Any]) -> None:
         """The watch brings an inventory."""
         self.inventories.put_object(body)
 
-    def lose_inventory(self, name: str, uid: str) -> None:
+    def inventory_deleted(self, name: str, uid: str) -> None:
         """The watch tells that an inventory is gone."""
         self.inventories.remove(name, uid=uid)
 
@@ -87,10 +83,18 @@ class ReadBench:
         put_node(self.kube, name)
         self.see_pod(put_pod(self.kube, name, **pod))
 
+    async def process(self, name: str = "n1") -> timedelta | None:
+        """The reader does what is due for a node."""
+        return await self.reader.process(self.state.view(name))
+
+    def due(self, name: str = "n1") -> datetime | None:
+        """When the reader wants to read a node."""
+        return self.reader.due(self.state.view(name))
+
     async def process_until(self, name: str, done: Callable[[], bool], *, rounds: int = 20) -> None:
         """Process the node, each time when the last time said, until something is so."""
         for _ in range(rounds):
-            wait = await self.reader.process(name)
+            wait = await self.process(name)
             if done():
                 return
             assert wait is not None

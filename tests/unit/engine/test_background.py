@@ -1,4 +1,4 @@
-"""Tasks that nobody waits for end by themselves, or are ended, or go on for ever."""
+"""Background tasks end by themselves, are cancelled, or run until the process ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from gpuid_operator.engine.core.background import Background, run_forever
 
 
-async def test_what_they_begin_is_waited_for_too() -> None:
+async def test_finish_waits_for_tasks_that_tasks_start() -> None:
     background, done = Background(), []
 
     async def follow() -> None:
@@ -27,7 +27,7 @@ async def test_what_they_begin_is_waited_for_too() -> None:
     assert done == ["first", "second"]
 
 
-async def test_what_does_not_end_is_ended() -> None:
+async def test_finish_cancels_what_takes_too_long() -> None:
     background = Background()
     ended = asyncio.Event()
 
@@ -43,14 +43,14 @@ async def test_what_does_not_end_is_ended() -> None:
     assert ended.is_set()
 
 
-async def test_with_nothing_to_do_or_no_time() -> None:
+async def test_finish_without_tasks_or_time() -> None:
     background = Background()
     assert await background.finish(within=0)
     background.start(asyncio.sleep(600))
     assert not await background.finish(within=-1)
 
 
-async def test_a_loop_that_stumbles_is_begun_anew(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failed_loop_restarts(caplog: pytest.LogCaptureFixture) -> None:
     times: list[float] = []
     turns = iter([ValueError("one"), KeyError("two"), None])
 
@@ -80,7 +80,7 @@ async def test_the_pauses_between_failures_are_a_minute_at_most() -> None:
     assert 30 <= times[-1] - times[-2] <= 60
 
 
-async def test_a_loop_can_be_ended() -> None:
+async def test_a_loop_can_be_cancelled() -> None:
     async def loop() -> None:
         await asyncio.Event().wait()
 

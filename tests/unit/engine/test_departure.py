@@ -31,7 +31,7 @@ def bench(kube: FakeKube) -> ReadBench:
 async def read(bench: ReadBench) -> None:
     """A node that was read a while ago."""
     await bench.node_with_pod()
-    await bench.reader.process("n1")
+    await bench.process("n1")
     await asyncio.sleep(600)
 
 
@@ -41,13 +41,13 @@ def lose_pod(bench: ReadBench) -> None:
     bench.see_pod(body, deleted=True)
 
 
-async def test_a_pod_that_went_is_given_a_minute(bench: ReadBench) -> None:
+async def test_a_node_that_lost_its_pod_has_a_minute(bench: ReadBench) -> None:
     await read(bench)
     lose_pod(bench)
-    assert await bench.reader.process("n1") == DEFAULT_TIMINGS.pod_grace
+    assert await bench.process("n1") == DEFAULT_TIMINGS.pod_grace
     assert bench.ready()[:2] == ("True", "ReadOK")
     await asyncio.sleep(DEFAULT_TIMINGS.pod_grace.total_seconds())
-    assert await bench.reader.process("n1") is None
+    assert await bench.process("n1") is None
     status, reason, message = bench.ready()
     assert (status, reason) == ("False", "NoTargetPod")
     assert "namespace gpu-operator, selector app=nvidia-device-plugin-daemonset" in message
@@ -56,25 +56,25 @@ async def test_a_pod_that_went_is_given_a_minute(bench: ReadBench) -> None:
 async def test_a_pod_that_comes_within_the_minute_is_read(bench: ReadBench) -> None:
     await read(bench)
     lose_pod(bench)
-    await bench.reader.process("n1")
+    await bench.process("n1")
     await asyncio.sleep(30)
     bench.see_pod(put_pod(bench.kube, "n1", name="next"))
-    await bench.reader.process("n1")
+    await bench.process("n1")
     assert bench.status()["source"]["pod"] == "next"
     assert bench.ready()[:2] == ("True", "ReadOK")
 
 
-async def test_a_gpu_node_that_never_had_a_pod_is_told_at_once(bench: ReadBench) -> None:
+async def test_a_gpu_node_that_never_had_a_pod_is_reported_at_once(bench: ReadBench) -> None:
     await asyncio.sleep(1)
     put_node(bench.kube, "n1")
-    assert await bench.reader.process("n1") is None
+    assert await bench.process("n1") is None
     assert bench.ready()[:2] == ("False", "NoTargetPod")
 
 
 async def test_a_pod_whose_container_does_not_run_is_named(bench: ReadBench) -> None:
     await bench.node_with_pod(running=False)
     await asyncio.sleep(DEFAULT_TIMINGS.pod_grace.total_seconds())
-    await bench.reader.process("n1")
+    await bench.process("n1")
     _, reason, message = bench.ready()
     assert reason == "NoTargetPod"
     assert "gpu-operator/plugin-n1" in message
@@ -83,7 +83,7 @@ async def test_a_pod_whose_container_does_not_run_is_named(bench: ReadBench) -> 
 async def test_a_node_without_gpus_and_pods_gets_no_inventory(bench: ReadBench) -> None:
     await asyncio.sleep(1)
     put_node(bench.kube, "n1", gpus=None)
-    assert await bench.reader.process("n1") is None
+    assert await bench.process("n1") is None
     assert inventory_path("n1") not in bench.kube.objects
 
 
@@ -91,7 +91,7 @@ async def test_a_suspended_node_without_a_pod_is_left_alone(kube: FakeKube) -> N
     bench = ReadBench(kube, suspended=True)
     await asyncio.sleep(1)
     put_node(kube, "n1")
-    assert await bench.reader.process("n1") is None
+    assert await bench.process("n1") is None
     assert inventory_path("n1") not in kube.objects
 
 
@@ -99,22 +99,22 @@ async def test_a_node_that_is_gone_has_departed_with_its_gpus(bench: ReadBench) 
     await read(bench)
     bench.kube.remove(node_path("n1"))
     lose_pod(bench)
-    assert await bench.reader.process("n1") is None
+    assert await bench.process("n1") is None
     assert bench.status()["state"] == "Departed"
     assert bench.history()[-3:] == ["GPURemoved", "GPURemoved", "NodeDeparted"]
     assert bench.ready()[:2] == ("False", "NodeNotFound")
 
 
-async def test_a_node_that_goes_after_its_pod_is_noticed_at_the_end_of_the_grace(
+async def test_a_node_deleted_after_its_pod_departs_at_the_end_of_the_grace_period(
     bench: ReadBench,
 ) -> None:
     await read(bench)
     lose_pod(bench)
-    wait = await bench.reader.process("n1")
+    wait = await bench.process("n1")
     assert wait is not None
     bench.kube.remove(node_path("n1"))
     await asyncio.sleep(wait.total_seconds())
-    await bench.reader.process("n1")
+    await bench.process("n1")
     assert bench.status()["state"] == "Departed"
 
 
@@ -122,9 +122,9 @@ async def test_a_departure_is_written_once(bench: ReadBench) -> None:
     await read(bench)
     bench.kube.remove(node_path("n1"))
     lose_pod(bench)
-    await bench.reader.process("n1")
+    await bench.process("n1")
     asked = len(bench.kube.requests)
-    assert await bench.reader.process("n1") is None
+    assert await bench.process("n1") is None
     assert len(bench.kube.requests) == asked
 
 
@@ -132,7 +132,7 @@ async def test_a_node_that_vanished_before_anything_was_written_leaves_nothing(
     bench: ReadBench,
 ) -> None:
     await asyncio.sleep(1)
-    assert await bench.reader.process("n1") is None
+    assert await bench.process("n1") is None
     assert inventory_path("n1") not in bench.kube.objects
 
 
@@ -142,11 +142,11 @@ async def test_a_departed_node_that_has_a_node_again_is_not_departed_twice(
     await read(bench)
     bench.kube.remove(node_path("n1"))
     lose_pod(bench)
-    await bench.reader.process("n1")
+    await bench.process("n1")
     bench.see_node(put_node(bench.kube, "n1"))
     bench.kube.remove(node_path("n1"))
     await asyncio.sleep(120)
-    await bench.reader.process("n1")
+    await bench.process("n1")
     assert bench.history().count("NodeDeparted") == 1
 
 
@@ -154,27 +154,27 @@ async def test_a_node_that_returns_is_read_and_its_gpus_are_new(bench: ReadBench
     await read(bench)
     bench.kube.remove(node_path("n1"))
     lose_pod(bench)
-    await bench.reader.process("n1")
+    await bench.process("n1")
     put_node(bench.kube, "n1", machine="i-other")
     bench.see_pod(put_pod(bench.kube, "n1"))
-    await bench.reader.process("n1")
+    await bench.process("n1")
     assert bench.status()["state"] == "Present"
     assert bench.history()[-4:] == ["NodeReturned", "GPUAdded", "GPUAdded", "Sighted"]
 
 
-async def test_an_inventory_that_a_user_made_is_told_what_is_missing(bench: ReadBench) -> None:
+async def test_an_inventory_that_a_user_created_shows_the_missing_pod(bench: ReadBench) -> None:
     await asyncio.sleep(1)
     put_node(bench.kube, "n1", gpus=None)
-    bench.see_inventory(put_inventory(bench.kube, "n1"))
-    await bench.reader.process("n1")
+    bench.inventory_changed(put_inventory(bench.kube, "n1"))
+    await bench.process("n1")
     assert bench.ready()[:2] == ("False", "NoTargetPod")
 
 
-async def test_an_api_server_that_fails_decides_nothing(bench: ReadBench) -> None:
+async def test_an_unreachable_api_server_decides_nothing(bench: ReadBench) -> None:
     await read(bench)
     lose_pod(bench)
     bench.kube.fail("GET", "/nodes/n1$", server_error())
     with pytest.raises(type(server_error())):
-        await bench.reader.process("n1")
+        await bench.process("n1")
     assert bench.ready()[:2] == ("True", "ReadOK")
-    assert await bench.reader.process("n1") == timedelta(seconds=60)
+    assert await bench.process("n1") == timedelta(seconds=60)

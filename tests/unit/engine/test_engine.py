@@ -1,4 +1,4 @@
-"""The engine as a whole on the fake API server: start, stop, restart, and the change of leader."""
+"""The engine as a whole on the fake API server: start, stop, restart and change of leader."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_everything_is_listed_before_anything_is_read_or_written(kube: Fak
 
 
 @pytest.mark.usefixtures("node")
-async def test_what_cannot_be_listed_is_the_end_of_the_start(kube: FakeKube) -> None:
+async def test_the_start_fails_if_a_list_fails(kube: FakeKube) -> None:
     kube.fail("GET", "/nodes$", server_error())
     harness = EngineHarness(kube)
     with pytest.raises(ServerError):
@@ -123,7 +123,7 @@ class TestStop:
         assert status(kube)["gpuCount"] == 2
 
     @pytest.mark.usefixtures("node")
-    async def test_a_write_that_hangs_is_given_up(
+    async def test_a_write_that_hangs_is_abandoned(
         self, kube: FakeKube, caplog: pytest.LogCaptureFixture
     ) -> None:
         hold = kube.fail("PATCH", "/n1/status$", until=asyncio.Event())
@@ -186,7 +186,7 @@ class TestChangeOfLeader:
     """Another instance took the lease while this one was paused and did not notice."""
 
     @pytest.mark.usefixtures("node")
-    async def test_a_late_write_of_the_first_undoes_nothing(self, kube: FakeKube) -> None:
+    async def test_a_late_write_of_the_first_leader_undoes_nothing(self, kube: FakeKube) -> None:
         first, second = EngineHarness(kube), EngineHarness(kube)
         hold = kube.fail("PATCH", "/n1/status$", until=asyncio.Event())
         await first.engine.start()
@@ -201,7 +201,9 @@ class TestChangeOfLeader:
             await harness.engine.stop(within=10)
 
     @pytest.mark.usefixtures("node")
-    async def test_the_second_goes_on_where_the_first_was(self, kube: FakeKube) -> None:
+    async def test_the_second_leader_continues_where_the_first_stopped(
+        self, kube: FakeKube
+    ) -> None:
         first, second = EngineHarness(kube), EngineHarness(kube)
         await settled(first)
         before = history(kube)
@@ -214,9 +216,7 @@ class TestChangeOfLeader:
 
 
 @pytest.mark.usefixtures("node")
-async def test_a_loop_that_ends_with_an_error_goes_on(
-    kube: FakeKube, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_failed_loop_restarts(kube: FakeKube, caplog: pytest.LogCaptureFixture) -> None:
     fault = kube.fail("WATCH", "gpuinventories", ZeroDivisionError("nobody foresaw it"))
     harness = EngineHarness(kube)
     await harness.engine.start()

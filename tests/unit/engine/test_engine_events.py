@@ -1,4 +1,4 @@
-"""What the engine makes of events, and of what no event told."""
+"""The engine reacts to events, and to changes that no event reported."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ async def test_an_inventory_that_suspends_ends_the_read_under_way(harness: Engin
     await until(lambda: harness.kube.exec.running == 0, within=5)
 
 
-async def test_a_policy_that_changes_nothing_is_no_news(harness: EngineHarness) -> None:
+async def test_an_unchanged_policy_causes_no_request(harness: EngineHarness) -> None:
     body = put_policy(harness.kube, "p")
     await settled(harness)
     await asyncio.sleep(5)
@@ -156,7 +156,7 @@ async def test_checks_have_other_pods_to_watch(kube: FakeKube) -> None:
     await harness.engine.stop(within=1)
 
 
-async def test_kinds_that_are_not_served_any_more_are_told(harness: EngineHarness) -> None:
+async def test_the_engine_reports_when_its_kinds_are_gone(harness: EngineHarness) -> None:
     await harness.engine.start()
     await until(lambda: harness.kube.asked("WATCH", "gpuinventories"))
     assert not harness.engine.kinds_gone.is_set()
@@ -166,16 +166,18 @@ async def test_kinds_that_are_not_served_any_more_are_told(harness: EngineHarnes
 
 
 class TestCatchUp:
-    """After the beginning of a watch it is looked what went before it."""
+    """The engine lists again after the start of a watch, to find earlier deletions."""
 
-    async def test_a_pod_that_went_unseen_is_noticed(self, harness: EngineHarness) -> None:
+    async def test_a_pod_that_was_deleted_before_the_watch_is_noticed(
+        self, harness: EngineHarness
+    ) -> None:
         await settled(harness)
         harness.kube.remove(pod_path("plugin-n1"))
         harness.kube.remove(node_path("n1"))
         harness.engine.watch_begins()
         await until(lambda: status(harness)["state"] == "Departed", within=RESYNC.total_seconds())
 
-    async def test_a_look_that_fails_is_told_and_the_next_one_works(
+    async def test_a_failed_list_is_logged_and_the_next_one_works(
         self, harness: EngineHarness, caplog: pytest.LogCaptureFixture
     ) -> None:
         await settled(harness)
@@ -191,9 +193,9 @@ class TestCatchUp:
 
 
 class TestResync:
-    """The re-sync finds what no event told."""
+    """The resync finds changes that no event reported."""
 
-    async def test_a_pod_of_which_no_event_came_is_read(self, harness: EngineHarness) -> None:
+    async def test_a_pod_without_an_event_is_read(self, harness: EngineHarness) -> None:
         await harness.engine.start()
         put_pod(harness.kube, "n1")
         await until(lambda: status(harness).get("gpuCount") == 2)

@@ -1,4 +1,4 @@
-"""What waits for nodes goes on when none waits, after a while, and at the end."""
+"""The idle gate opens when no node waits, after a while, and at the end."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ import asyncio
 from gpuid_operator.engine.core.idle_gate import PATIENCE, IdleGate
 
 
-async def test_it_is_waited_for() -> None:
+async def test_waiters_pass_once_no_node_waits() -> None:
     idle_gate = IdleGate()
-    await idle_gate.gone()
-    idle_gate.show(2)
-    waiting = asyncio.create_task(idle_gate.gone())
+    await idle_gate.wait()
+    idle_gate.update(2)
+    waiting = asyncio.create_task(idle_gate.wait())
     await asyncio.sleep(0)
-    idle_gate.show(1)
+    idle_gate.update(1)
     await asyncio.sleep(0)
     assert not waiting.done()
-    idle_gate.show(0)
+    idle_gate.update(0)
     await waiting
 
 
-async def test_not_for_longer_than_patience_lasts() -> None:
+async def test_waiters_pass_after_the_patience_at_the_latest() -> None:
     idle_gate = IdleGate()
     loop = asyncio.get_running_loop()
-    idle_gate.show(1)
-    await idle_gate.gone()
+    idle_gate.update(1)
+    await idle_gate.wait()
     assert loop.time() == PATIENCE
     # Those who come later have patience of their own.
-    idle_gate.show(1)
-    await idle_gate.gone()
+    idle_gate.update(1)
+    await idle_gate.wait()
     assert loop.time() == 2 * PATIENCE
 
 
-async def test_not_at_the_end() -> None:
+async def test_waiters_pass_at_the_end() -> None:
     idle_gate = IdleGate()
-    idle_gate.show(1)
-    waiting = asyncio.create_task(idle_gate.gone())
+    idle_gate.update(1)
+    waiting = asyncio.create_task(idle_gate.wait())
     await asyncio.sleep(0)
-    idle_gate.close()
+    idle_gate.disable()
     await waiting
-    idle_gate.show(1)
-    await idle_gate.gone()
+    idle_gate.update(1)
+    await idle_gate.wait()

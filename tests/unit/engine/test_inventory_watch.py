@@ -1,4 +1,4 @@
-"""The watch of inventories brings in what others changed, and not what this process wrote."""
+"""The inventory watch reports changes of other writers, not those of this process."""
 
 from __future__ import annotations
 
@@ -18,29 +18,22 @@ from tests.unit.engine.test_resync import ResyncBench
 
 
 class WatchBench(ResyncBench):
-    """A watch, and what it told."""
+    """A watch, and what it reported."""
 
     def __init__(self, kube: FakeKube) -> None:
         super().__init__(kube)
-        self.deleted: list[str] = []
-        self.add_listener = InventoryWatch(
+        self.watch = InventoryWatch(
             kube,
             inventories=self.inventories,
             status_writer=self.writer,
             resync=self.resync,
-            changed=self.see_inventory,
-            deleted=self._deleted,
+            events=self,
         )
-        self.tasks: list[asyncio.Task[None]] = []
-
-    def _deleted(self, name: str, uid: str) -> None:
-        self.deleted.append(name)
-        self.inventories.remove(name, uid=uid)
+        self.tasks: list[asyncio.Future[None]] = []
 
     async def start(self) -> None:
         await self.resync.run()
-        for loop in (self.add_listener.follow, self.add_listener.look):
-            self.tasks.append(asyncio.create_task(loop()))
+        self.tasks += [asyncio.ensure_future(loop()) for loop in self.watch.loops()]
         await self.watching()
 
     async def watching(self, times: int = 1) -> None:
@@ -73,7 +66,7 @@ async def bench(kube: FakeKube) -> AsyncIterator[WatchBench]:
     await asyncio.gather(*bench.tasks, return_exceptions=True)
 
 
-async def test_what_another_wrote_is_read(bench: WatchBench) -> None:
+async def test_a_change_of_another_writer_is_fetched(bench: WatchBench) -> None:
     put_inventory(bench.kube, "n1")
     await bench.start()
     bench.ask("token-1")
@@ -81,16 +74,16 @@ async def test_what_another_wrote_is_read(bench: WatchBench) -> None:
     assert bench.read() == 1
 
 
-async def test_an_inventory_that_another_made_is_read(bench: WatchBench) -> None:
+async def test_an_inventory_that_another_writer_created_is_fetched(bench: WatchBench) -> None:
     await bench.start()
     put_inventory(bench.kube, "n1")
     await until(lambda: "n1" in bench.inventories)
 
 
-async def test_what_was_written_here_is_not_read(bench: WatchBench) -> None:
+async def test_own_writes_are_not_fetched(bench: WatchBench) -> None:
     await bench.start()
     await bench.node_with_pod()
-    await bench.reader.process("n1")
+    await bench.process("n1")
     await until(lambda: not bench.writer.is_writing("n1"))
     # What another makes shows that the events before it were handled.
     put_inventory(bench.kube, "n2")
@@ -98,12 +91,12 @@ async def test_what_was_written_here_is_not_read(bench: WatchBench) -> None:
     assert bench.read() == 0
 
 
-async def test_news_wait_for_a_write_that_is_under_way(bench: WatchBench) -> None:
+async def test_events_wait_for_a_write_under_way(bench: WatchBench) -> None:
     put_inventory(bench.kube, "n1")
     await bench.start()
     await bench.node_with_pod()
     hold = bench.kube.fail("PATCH", "/n1/status$", until=asyncio.Event())
-    process = asyncio.create_task(bench.reader.process("n1"))
+    process = asyncio.create_task(bench.process("n1"))
     await hold.met.wait()
     bench.ask("token-1")
     await asyncio.sleep(5)
@@ -116,24 +109,24 @@ async def test_news_wait_for_a_write_that_is_under_way(bench: WatchBench) -> Non
     assert bench.read() == 1
 
 
-async def test_a_deletion_is_told(bench: WatchBench) -> None:
+async def test_a_deletion_is_reported(bench: WatchBench) -> None:
     put_inventory(bench.kube, "n1")
     await bench.start()
     bench.kube.remove(inventory_path("n1"))
-    await until(lambda: bench.deleted == ["n1"])
+    await until(lambda: bench.gone == ["n1"])
     assert bench.read() == 0
 
 
-async def test_one_that_goes_before_it_is_read_is_told_once(bench: WatchBench) -> None:
+async def test_a_deletion_before_the_fetch_is_reported_once(bench: WatchBench) -> None:
     put_inventory(bench.kube, "n1")
     await bench.start()
     bench.ask("token-1")
     bench.kube.remove(inventory_path("n1"))
     await until(lambda: bench.read() == 1)
-    assert bench.deleted == ["n1"]
+    assert bench.gone == ["n1"]
 
 
-async def test_one_that_cannot_be_read_is_read_later(bench: WatchBench) -> None:
+async def test_a_failed_fetch_is_repeated(bench: WatchBench) -> None:
     put_inventory(bench.kube, "n1")
     await bench.start()
     bench.kube.fail("GET", "/n1$", server_error(), times=2)
@@ -144,7 +137,7 @@ async def test_one_that_cannot_be_read_is_read_later(bench: WatchBench) -> None:
     assert all(later - earlier >= 1 for earlier, later in itertools.pairwise(times))
 
 
-async def test_a_version_that_is_gone_is_listed_again(bench: WatchBench) -> None:
+async def test_an_expired_version_causes_a_new_list(bench: WatchBench) -> None:
     put_inventory(bench.kube, "n1")
     await bench.start()
     bench.kube.break_watches()
@@ -158,7 +151,7 @@ async def test_a_version_that_is_gone_is_listed_again(bench: WatchBench) -> None
     await until(lambda: bench.request() == "token-2")
 
 
-async def test_a_watch_that_broke_off_goes_on_where_it_was(bench: WatchBench) -> None:
+async def test_a_disconnected_watch_continues_from_its_last_version(bench: WatchBench) -> None:
     put_inventory(bench.kube, "n1")
     await bench.start()
     bench.kube.break_watches()
@@ -167,7 +160,7 @@ async def test_a_watch_that_broke_off_goes_on_where_it_was(bench: WatchBench) ->
     assert len(bench.kube.asked("GET", "/gpuinventories$")) == 1
 
 
-async def test_a_watch_that_keeps_breaking_backs_off(
+async def test_a_watch_that_keeps_failing_backs_off(
     bench: WatchBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     put_inventory(bench.kube, "n1")
@@ -186,9 +179,9 @@ async def test_a_watch_that_keeps_breaking_backs_off(
     await until(lambda: bench.request() == "token-1")
 
 
-async def test_a_kind_that_is_not_served_any_more_is_told(bench: WatchBench) -> None:
+async def test_a_kind_that_is_no_longer_served_is_reported(bench: WatchBench) -> None:
     await bench.start()
     bench.kube.served.clear()
     bench.kube.break_watches()
-    await bench.add_listener.kinds_gone.wait()
+    await bench.watch.kinds_gone.wait()
     await until(lambda: bench.tasks[0].done())

@@ -15,7 +15,7 @@ def test_what_is_not_set_is_safe() -> None:
     assert given.timings.resync == timedelta(minutes=10)
 
 
-def test_the_clock_of_the_process_is_that_of_utc() -> None:
+def test_the_clock_is_utc() -> None:
     before = datetime.now(UTC)
     assert before <= utcnow() <= datetime.now(UTC)
     assert utcnow().tzinfo is UTC

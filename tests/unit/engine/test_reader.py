@@ -11,7 +11,7 @@ from gpuid_operator.api.meta import REQUESTED_AT
 from tests.support import clock
 from tests.support.fake_exec import ExecAnswer
 from tests.support.kube import FakeKube
-from tests.support.objects import inventory_path, node_path, put_node, put_pod, put_policy
+from tests.support.objects import inventory_path, put_node, put_pod, put_policy
 from tests.support.smi_fixtures import machine, serials, without
 from tests.unit.engine.reading import ReadBench
 
@@ -31,12 +31,12 @@ def request_read(bench: ReadBench, token: str) -> None:
     def annotate(body: dict[str, dict[str, dict[str, str]]]) -> None:
         body["metadata"].setdefault("annotations", {})[REQUESTED_AT] = token
 
-    bench.see_inventory(bench.kube.change(inventory_path("n1"), annotate))
+    bench.inventory_changed(bench.kube.change(inventory_path("n1"), annotate))
 
 
 async def test_a_new_container_is_read_at_once(bench: ReadBench) -> None:
     await bench.node_with_pod()
-    wait = await bench.reader.process("n1")
+    wait = await bench.process("n1")
     assert bench.status()["serials"] == sorted(serials(machine("n1")))
     assert bench.status()["source"]["containerID"] == "containerd://plugin-n1-1"
     assert bench.ready()[:2] == ("True", "ReadOK")
@@ -48,18 +48,18 @@ async def test_a_new_container_is_read_at_once(bench: ReadBench) -> None:
 
 async def test_a_node_that_is_not_due_is_not_read(bench: ReadBench) -> None:
     await bench.node_with_pod()
-    await bench.reader.process("n1")
+    await bench.process("n1")
     await asyncio.sleep(3600)
-    assert await bench.reader.process("n1") is not None
+    assert await bench.process("n1") is not None
     assert len(bench.kube.exec.calls) == 1
 
 
 async def test_a_node_is_read_again_when_the_interval_has_passed(bench: ReadBench) -> None:
     await bench.node_with_pod()
-    wait = await bench.reader.process("n1")
+    wait = await bench.process("n1")
     assert wait is not None
     await asyncio.sleep(wait.total_seconds() + 1)
-    await bench.reader.process("n1")
+    await bench.process("n1")
     assert len(bench.kube.exec.calls) == 2
     assert datetime.fromisoformat(bench.status()["lastReadTime"]) > clock.now() - timedelta(
         seconds=5
@@ -70,15 +70,15 @@ async def test_without_an_interval_only_events_ask_for_reads(kube: FakeKube) -> 
     bench = ReadBench(kube, read_interval=timedelta(0))
     bench.prints(machine("n1"))
     await bench.node_with_pod()
-    assert await bench.reader.process("n1") is None
-    assert bench.reader.due("n1") is None
+    assert await bench.process("n1") is None
+    assert bench.due("n1") is None
 
 
 async def test_a_container_that_was_replaced_is_read_at_once(bench: ReadBench) -> None:
     await bench.node_with_pod()
-    await bench.reader.process("n1")
+    await bench.process("n1")
     bench.see_pod(put_pod(bench.kube, "n1", number=2))
-    await bench.reader.process("n1")
+    await bench.process("n1")
     assert len(bench.kube.exec.calls) == 2
     assert bench.status()["source"]["containerID"] == "containerd://plugin-n1-2"
 
@@ -87,27 +87,27 @@ async def test_a_container_that_is_not_ready_is_read_where_nothing_is_known(
     bench: ReadBench,
 ) -> None:
     await bench.node_with_pod(ready=False)
-    await bench.reader.process("n1")
+    await bench.process("n1")
     assert bench.status()["gpuCount"] == 2
 
 
-async def test_a_read_that_a_user_asks_for_is_made_and_echoed(bench: ReadBench) -> None:
+async def test_a_requested_read_is_made_and_acknowledged(bench: ReadBench) -> None:
     await bench.node_with_pod()
-    await bench.reader.process("n1")
+    await bench.process("n1")
     request_read(bench, "token-1")
-    await bench.reader.process("n1")
+    await bench.process("n1")
     assert bench.status()["lastHandledRequest"] == "token-1"
     assert len(bench.kube.exec.calls) == 2
-    await bench.reader.process("n1")
+    await bench.process("n1")
     assert len(bench.kube.exec.calls) == 2
 
 
-async def test_a_read_that_a_user_asks_for_is_echoed_after_a_failure_too(bench: ReadBench) -> None:
+async def test_a_requested_read_is_acknowledged_even_if_it_fails(bench: ReadBench) -> None:
     await bench.node_with_pod()
-    await bench.reader.process("n1")
+    await bench.process("n1")
     request_read(bench, "token-1")
     bench.kube.exec.answer = ExecAnswer(cut=True)
-    await bench.reader.process("n1")
+    await bench.process("n1")
     assert bench.ready()[:2] == ("False", "Incomplete")
     assert bench.status()["lastHandledRequest"] == "token-1"
 
@@ -115,21 +115,23 @@ async def test_a_read_that_a_user_asks_for_is_echoed_after_a_failure_too(bench: 
 async def test_a_request_ends_a_back_off(bench: ReadBench) -> None:
     bench.kube.exec.answer = ExecAnswer(cut=True)
     await bench.node_with_pod()
-    await bench.reader.process("n1")
+    await bench.process("n1")
     request_read(bench, "token-1")
-    due = bench.reader.due("n1")
+    due = bench.due("n1")
     assert due is not None
     assert due <= clock.now()
 
 
-async def test_a_request_that_could_not_be_echoed_waits_like_others(bench: ReadBench) -> None:
+async def test_a_request_that_could_not_be_acknowledged_waits_for_the_back_off(
+    bench: ReadBench,
+) -> None:
     await bench.node_with_pod()
-    await bench.reader.process("n1")
+    await bench.process("n1")
     request_read(bench, "token-1")
     bench.kube.exec.answer = ExecAnswer(refusal=OSError("no route"))
-    await bench.reader.process("n1")
+    await bench.process("n1")
     assert "lastHandledRequest" not in bench.status()
-    due = bench.reader.due("n1")
+    due = bench.due("n1")
     assert due is not None
     assert due > clock.now()
 
@@ -137,16 +139,16 @@ async def test_a_request_that_could_not_be_echoed_waits_like_others(bench: ReadB
 async def test_a_suspended_node_is_not_read(kube: FakeKube) -> None:
     bench = ReadBench(kube, suspended=True)
     await bench.node_with_pod()
-    assert await bench.reader.process("n1") is None
+    assert await bench.process("n1") is None
     assert kube.exec.calls == []
 
 
-async def test_a_node_that_becomes_suspended_has_its_read_ended(bench: ReadBench) -> None:
+async def test_suspending_a_node_stops_its_read(bench: ReadBench) -> None:
     bench.kube.exec.answer = ExecAnswer(hang=True)
     await bench.node_with_pod()
     put_node(bench.kube, "n2", labels={"pool": "b"})
     bench.see_pod(put_pod(bench.kube, "n2"))
-    reads = [asyncio.create_task(bench.reader.process(name)) for name in ("n1", "n2")]
+    reads = [asyncio.create_task(bench.process(name)) for name in ("n1", "n2")]
     await asyncio.sleep(1)
     assert bench.kube.exec.running == 2
     policy = put_policy(
@@ -168,52 +170,50 @@ class TestMissingGPU:
 
     async def test_a_second_read_confirms_it(self, bench: ReadBench) -> None:
         await bench.node_with_pod()
-        await bench.reader.process("n1")
+        await bench.process("n1")
         bench.prints(without(machine("n1"), 1))
         request_read(bench, "token-1")
-        wait = await bench.reader.process("n1")
+        wait = await bench.process("n1")
         assert bench.status()["gpuCount"] == 2
         assert wait is not None
         assert timedelta(seconds=9) < wait <= timedelta(seconds=10)
         await asyncio.sleep(wait.total_seconds())
-        await bench.reader.process("n1")
+        await bench.process("n1")
         assert bench.status()["gpuCount"] == 1
         assert "GPURemoved" in bench.history()
 
     async def test_a_second_read_that_has_it_keeps_it(self, bench: ReadBench) -> None:
         await bench.node_with_pod()
-        await bench.reader.process("n1")
+        await bench.process("n1")
         bench.prints(without(machine("n1"), 1))
         request_read(bench, "token-1")
-        wait = await bench.reader.process("n1")
+        wait = await bench.process("n1")
         assert wait is not None
         bench.prints(machine("n1"))
         await asyncio.sleep(wait.total_seconds())
-        await bench.reader.process("n1")
+        await bench.process("n1")
         assert bench.status()["gpuCount"] == 2
         assert "GPURemoved" not in bench.history()
 
-    async def test_a_boot_makes_it_certain(self, bench: ReadBench) -> None:
+    async def test_a_reboot_makes_the_removal_certain(self, bench: ReadBench) -> None:
         await bench.node_with_pod()
-        await bench.reader.process("n1")
+        await bench.process("n1")
         await asyncio.sleep(1)
         put_node(bench.kube, "n1", boot="boot-2")
         bench.prints(without(machine("n1"), 1))
         # The other container makes the node's facts, and with them its boot, out of date.
         bench.see_pod(put_pod(bench.kube, "n1", number=2))
-        await bench.reader.process("n1")
+        await bench.process("n1")
         assert bench.status()["gpuCount"] == 1
 
-    async def test_a_node_that_is_forgotten_has_no_second_read_to_come(
-        self, bench: ReadBench
-    ) -> None:
+    async def test_forgetting_a_node_cancels_its_second_read(self, bench: ReadBench) -> None:
         await bench.node_with_pod()
-        await bench.reader.process("n1")
+        await bench.process("n1")
         bench.prints(without(machine("n1"), 1))
         request_read(bench, "token-1")
-        await bench.reader.process("n1")
+        await bench.process("n1")
         bench.reader.forget("n1")
-        due = bench.reader.due("n1")
+        due = bench.due("n1")
         assert due is not None
         assert due > clock.now() + timedelta(hours=20)
 
@@ -225,30 +225,25 @@ class TestNodeFacts:
         self, bench: ReadBench
     ) -> None:
         await bench.node_with_pod()
-        await bench.reader.process("n1")
+        await bench.process("n1")
         request_read(bench, "token-1")
-        await bench.reader.process("n1")
+        await bench.process("n1")
         assert len(bench.kube.asked("GET", "/nodes/n1$")) == 1
 
     async def test_they_are_fetched_again_after_a_minute(self, bench: ReadBench) -> None:
         await bench.node_with_pod()
-        await bench.reader.process("n1")
+        await bench.process("n1")
         await asyncio.sleep(61)
         request_read(bench, "token-1")
-        await bench.reader.process("n1")
+        await bench.process("n1")
         assert len(bench.kube.asked("GET", "/nodes/n1$")) == 2
 
-    async def test_they_are_fetched_again_when_a_pod_changed_since(self, bench: ReadBench) -> None:
+    async def test_they_are_fetched_again_after_a_change_of_the_pods(
+        self, bench: ReadBench
+    ) -> None:
         await bench.node_with_pod()
-        await bench.reader.process("n1")
+        await bench.process("n1")
         await asyncio.sleep(1)
         bench.see_pod(put_pod(bench.kube, "n1", number=2))
-        await bench.reader.process("n1")
+        await bench.process("n1")
         assert len(bench.kube.asked("GET", "/nodes/n1$")) == 2
-
-
-async def test_a_read_brings_the_labels_of_the_node(bench: ReadBench) -> None:
-    await bench.node_with_pod()
-    await bench.reader.process("n1")
-    labels = bench.kube.objects[node_path("n1")]["metadata"]["labels"]
-    assert set(serials(machine("n1"))) <= set(labels.values())

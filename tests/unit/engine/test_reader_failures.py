@@ -1,4 +1,4 @@
-"""What the reader does where a read fails: reason, back-off, and no second run beside a first."""
+"""The reader reports failures with a reason, backs off, and never runs a command twice at once."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def bench(kube: FakeKube) -> ReadBench:
         (ExecAnswer(hang=True), "TimedOut", "did not end within 30 s"),
         (ExecAnswer(refusal=forbidden()), "Forbidden", "pods/exec"),
         (ExecAnswer(failure=NO_PROGRAM), "NvidiaSmiNotFound", "no such program"),
-        (ExecAnswer(stdout=b"<?xml", cut=True), "Incomplete", "broke off after 5 bytes"),
-        (ExecAnswer(stdout=b"x" * (2 * 1024 * 1024 + 1)), "Unparsable", "was cut off"),
+        (ExecAnswer(stdout=b"<?xml", cut=True), "Incomplete", "was interrupted after 5 bytes"),
+        (ExecAnswer(stdout=b"x" * (2 * 1024 * 1024 + 1)), "Unparsable", "was stopped"),
         (ExecAnswer(stdout=b"<nvidia_smi_log><a></nvidia_smi_log>"), "Unparsable", "XML"),
         (ExecAnswer(stdout=b""), "Incomplete", "nvidia-smi"),
         (ExecAnswer(failure="cannot allocate memory"), "ExecFailed", "cannot allocate memory"),
@@ -49,12 +49,12 @@ def bench(kube: FakeKube) -> ReadBench:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_a_failure_is_told_by_its_reason(
+async def test_the_status_shows_the_reason_of_a_failure(
     bench: ReadBench, answer: ExecAnswer, reason: str, words: str
 ) -> None:
     bench.kube.exec.answer = answer
     await bench.node_with_pod()
-    wait = await bench.reader.process("n1")
+    wait = await bench.process("n1")
     status, said, message = bench.ready()
     assert (status, said) == ("False", reason)
     assert words in message
@@ -65,10 +65,10 @@ async def test_a_failure_is_told_by_its_reason(
 
 async def test_a_failure_keeps_the_last_good_facts(bench: ReadBench) -> None:
     await bench.node_with_pod()
-    await bench.reader.process("n1")
+    await bench.process("n1")
     bench.kube.exec.answer = ExecAnswer(cut=True)
     bench.see_pod(put_pod(bench.kube, "n1", number=2))
-    await bench.reader.process("n1")
+    await bench.process("n1")
     assert bench.status()["gpuCount"] == 2
     assert bench.status()["source"]["containerID"] == "containerd://plugin-n1-1"
     assert bench.ready()[:2] == ("False", "Incomplete")
@@ -78,7 +78,7 @@ async def test_the_back_off_doubles_up_to_five_minutes(bench: ReadBench) -> None
     bench.kube.exec.answer = ExecAnswer(cut=True)
     await bench.node_with_pod()
     for bound in (1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300):
-        wait = await bench.reader.process("n1")
+        wait = await bench.process("n1")
         assert wait is not None
         assert bound / 2 <= wait.total_seconds() <= bound
         await asyncio.sleep(wait.total_seconds())
@@ -87,11 +87,11 @@ async def test_the_back_off_doubles_up_to_five_minutes(bench: ReadBench) -> None
 async def test_a_good_read_ends_the_back_off(bench: ReadBench) -> None:
     bench.kube.exec.answer = ExecAnswer(cut=True)
     await bench.node_with_pod()
-    wait = await bench.reader.process("n1")
+    wait = await bench.process("n1")
     assert wait is not None
     bench.prints(machine("n1"))
     await asyncio.sleep(wait.total_seconds())
-    wait = await bench.reader.process("n1")
+    wait = await bench.process("n1")
     assert bench.ready()[:2] == ("True", "ReadOK")
     assert wait is not None
     assert wait > timedelta(hours=20)
@@ -102,7 +102,7 @@ async def test_another_container_does_not_inherit_the_back_off(bench: ReadBench)
     await bench.node_with_pod()
     await bench.process_until("n1", lambda: len(bench.kube.exec.calls) == 6)
     bench.see_pod(put_pod(bench.kube, "n1", number=2))
-    wait = await bench.reader.process("n1")
+    wait = await bench.process("n1")
     assert len(bench.kube.exec.calls) == 7
     assert wait is not None
     assert wait <= timedelta(seconds=1)
@@ -117,8 +117,8 @@ async def test_a_command_that_hangs_is_not_started_again_for_a_request(bench: Re
     def ask(body: dict[str, dict[str, dict[str, str]]]) -> None:
         body["metadata"]["annotations"] = {REQUESTED_AT: "token-1"}
 
-    bench.see_inventory(bench.kube.change(inventory_path("n1"), ask))
-    wait = await bench.reader.process("n1")
+    bench.inventory_changed(bench.kube.change(inventory_path("n1"), ask))
+    wait = await bench.process("n1")
     assert len(bench.kube.exec.calls) == 5
     assert wait is not None
     assert wait > timedelta(seconds=7)
@@ -131,29 +131,29 @@ class TestPodGone:
         bench.kube.exec.answer = ExecAnswer(failure=NO_CONTAINER)
         await bench.node_with_pod()
         for _ in range(2):
-            wait = await bench.reader.process("n1")
+            wait = await bench.process("n1")
             assert inventory_path("n1") not in bench.kube.objects
             assert wait is not None
             await asyncio.sleep(wait.total_seconds())
-        await bench.reader.process("n1")
+        await bench.process("n1")
         assert bench.ready()[:2] == ("False", "ExecFailed")
         assert bench.reads("ExecFailed") == 3
 
-    async def test_the_next_pod_is_read_without_a_word_of_the_first(self, bench: ReadBench) -> None:
+    async def test_the_next_pod_is_read_and_no_failure_is_reported(self, bench: ReadBench) -> None:
         bench.kube.exec.answer = ExecAnswer(failure=NO_CONTAINER)
         await bench.node_with_pod()
-        await bench.reader.process("n1")
+        await bench.process("n1")
         bench.prints(machine("n1"))
         bench.see_pod(put_pod(bench.kube, "n1", number=2))
-        await bench.reader.process("n1")
+        await bench.process("n1")
         assert bench.ready()[:2] == ("True", "ReadOK")
         assert len(bench.kube.asked("PATCH", "/status$")) == 1
 
 
-async def test_a_pod_on_a_node_that_does_not_exist_is_told(bench: ReadBench) -> None:
+async def test_a_pod_on_a_node_that_does_not_exist_is_reported(bench: ReadBench) -> None:
     await asyncio.sleep(1)
     bench.see_pod(put_pod(bench.kube, "n1"))
-    await bench.reader.process("n1")
+    await bench.process("n1")
     status, reason, message = bench.ready()
     assert (status, reason) == ("False", "NodeNotFound")
     assert "n1" in message
@@ -163,38 +163,38 @@ async def test_a_pod_on_a_node_that_does_not_exist_is_told(bench: ReadBench) -> 
 
 async def test_the_facts_of_a_node_that_vanished_are_dropped(bench: ReadBench) -> None:
     await bench.node_with_pod()
-    await bench.reader.process("n1")
+    await bench.process("n1")
     await asyncio.sleep(1)
     bench.kube.remove(node_path("n1"))
     bench.see_pod(put_pod(bench.kube, "n1", number=2))
-    await bench.reader.process("n1")
+    await bench.process("n1")
     assert bench.ready()[:2] == ("False", "NodeNotFound")
     assert "n1" not in bench.state.nodes
 
 
-async def test_an_api_server_that_fails_is_no_failure_of_the_node(bench: ReadBench) -> None:
+async def test_an_unreachable_api_server_is_not_a_failure_of_the_node(bench: ReadBench) -> None:
     await bench.node_with_pod()
     bench.kube.fail("GET", "/nodes/n1$", server_error())
-    wait = await bench.reader.process("n1")
+    wait = await bench.process("n1")
     assert inventory_path("n1") not in bench.kube.objects
     assert bench.reads("Unreachable") == 1
     assert wait is not None
     await asyncio.sleep(wait.total_seconds())
-    await bench.reader.process("n1")
+    await bench.process("n1")
     assert bench.ready()[:2] == ("True", "ReadOK")
 
 
-async def test_a_first_failure_tells_the_machine_where_it_is_known(bench: ReadBench) -> None:
+async def test_the_first_failure_shows_the_machine_if_it_is_known(bench: ReadBench) -> None:
     bench.kube.exec.answer = ExecAnswer(cut=True)
     await bench.node_with_pod()
-    await bench.reader.process("n1")
+    await bench.process("n1")
     assert bench.status()["node"]["machine"] == "i-n1"
 
 
-async def test_a_node_of_which_nothing_is_known_is_not_due(bench: ReadBench) -> None:
+async def test_an_unknown_node_is_not_due(bench: ReadBench) -> None:
     put_node(bench.kube, "n1")
-    assert bench.reader.due("n1") is None
+    assert bench.due("n1") is None
     await bench.node_with_pod("n1")
-    due = bench.reader.due("n1")
+    due = bench.due("n1")
     assert due is not None
     assert due <= clock.now()

@@ -1,4 +1,4 @@
-"""Each node is brought up to date: all that is due for it, and again after a failure."""
+"""The reconciler does everything that is due for a node, and retries after a failure."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_another_policy_is_shown_without_a_read(harness: EngineHarness) ->
     assert len(harness.kube.exec.calls) == 1
 
 
-async def test_a_policy_that_went_leaves_the_built_in_one(harness: EngineHarness) -> None:
+async def test_the_built_in_policy_replaces_a_deleted_one(harness: EngineHarness) -> None:
     body = put_policy(harness.kube, "p")
     await settled(harness)
     assert status(harness.kube)["policy"] == "p"
@@ -69,7 +69,7 @@ async def test_a_policy_that_went_leaves_the_built_in_one(harness: EngineHarness
     await until(lambda: status(harness.kube)["policy"] == "")
 
 
-async def test_suspension_is_shown_and_taken_back(harness: EngineHarness) -> None:
+async def test_the_status_shows_suspension_and_its_end(harness: EngineHarness) -> None:
     await settled(harness)
     harness.kube.change(inventory_path("n1"), lambda body: body["spec"].update(suspend=True))
     await until(lambda: condition(harness.kube, "Ready")["reason"] == "Suspended")
@@ -93,7 +93,7 @@ async def test_an_inventory_without_a_status_is_read_and_not_reconsidered(
     assert status(harness.kube)["gpuCount"] == 2
 
 
-async def test_the_result_that_another_instance_wrote_comes_into_the_history(
+async def test_the_history_records_a_result_of_another_instance(
     harness: EngineHarness,
 ) -> None:
     await settled(harness)
@@ -126,7 +126,14 @@ async def test_look_up_labels_that_could_not_be_written_are_written_later(
     assert len(harness.kube.exec.calls) == 2
 
 
-async def test_labels_that_a_node_lost_are_written_again(harness: EngineHarness) -> None:
+async def test_a_read_brings_the_labels_of_the_node(harness: EngineHarness) -> None:
+    await settled(harness)
+    await until(lambda: harness.kube.objects[node_path("n1")]["metadata"]["labels"])
+    labels = harness.kube.objects[node_path("n1")]["metadata"]["labels"]
+    assert set(serials(machine("n1"))) <= set(labels.values())
+
+
+async def test_labels_that_a_user_removed_are_written_again(harness: EngineHarness) -> None:
     await settled(harness)
     harness.kube.change(node_path("n1"), lambda body: body["metadata"]["labels"].clear())
     await until(lambda: harness.kube.objects[node_path("n1")]["metadata"]["labels"])
@@ -136,7 +143,7 @@ async def test_labels_that_a_node_lost_are_written_again(harness: EngineHarness)
 
 
 class TestFailure:
-    """What fails for one node is tried again, and holds up no other."""
+    """The reconciler retries a node that fails, and the other nodes do not wait for it."""
 
     @pytest.fixture
     def two(self, harness: EngineHarness) -> EngineHarness:
@@ -153,11 +160,11 @@ class TestFailure:
         assert not status(two.kube, "n1")
         await until(lambda: status(two.kube, "n1"))
         assert two.kube.exec.most <= 2
-        said = [one for one in caplog.records if one.name.endswith(("upkeep", "reconciler"))]
+        said = [one for one in caplog.records if one.name.endswith("reconciler")]
         assert {record.levelname for record in said} == {"WARNING"}
         assert len(said) >= 3
 
-    async def test_an_error_that_nobody_foresaw(
+    async def test_an_unexpected_error(
         self, two: EngineHarness, caplog: pytest.LogCaptureFixture
     ) -> None:
         broken = [True] * 4
@@ -181,7 +188,7 @@ class TestFailure:
 
 
 class TestLeftAlone:
-    """Where nobody can tell what is in force, nothing is read or written."""
+    """Invalid inventories and policies stop reads and writes of their nodes."""
 
     def reads(self, harness: EngineHarness) -> float:
         labels = {"result": "NotUnderstood"}

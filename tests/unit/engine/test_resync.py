@@ -1,4 +1,4 @@
-"""The full look at the cluster finds what no event told."""
+"""The resync finds changes that no event reported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from gpuid_operator.engine.reconcile.resync import Resync
 from gpuid_operator.kube.errors import ListExpired, ServerError
-from tests.support import clock
 from tests.support.kube import FakeKube, server_error
 from tests.support.objects import (
     inventory_path,
@@ -25,7 +24,7 @@ from tests.unit.engine.reading import ReadBench
 
 
 class ResyncBench(ReadBench):
-    """A re-sync, and what it told."""
+    """A resync, and what it reported."""
 
     def __init__(self, kube: FakeKube, **policy: Any) -> None:
         super().__init__(kube, **policy)
@@ -34,16 +33,14 @@ class ResyncBench(ReadBench):
         self.resync = Resync(
             kube,
             state=self.state,
+            events=self,
             policies_changed=self._policies_changed,
-            inventory_found=self.see_inventory,
-            inventory_gone=self._gone,
-            clock=clock.now,
         )
 
     def _policies_changed(self) -> None:
         self.policy_changes += 1
 
-    def _gone(self, name: str, uid: str) -> None:
+    def inventory_deleted(self, name: str, uid: str) -> None:
         self.gone.append(name)
         self.inventories.remove(name, uid=uid)
 
@@ -118,13 +115,13 @@ async def test_an_inventory_that_was_made_again_is_the_new_one(bench: ResyncBenc
 
 
 class TestExpiredList:
-    """A list whose snapshot the server dropped between two pages is begun again."""
+    """A list starts again if the server dropped its snapshot between two pages."""
 
     def fill(self, kube: FakeKube) -> None:
         for number in range(101):
             put_node(kube, f"n{number:03}")
 
-    async def test_it_is_begun_again(self, bench: ResyncBench) -> None:
+    async def test_the_list_starts_again(self, bench: ResyncBench) -> None:
         self.fill(bench.kube)
         fault = bench.kube.fail("GET", "/nodes$", until=asyncio.Event())
         second = bench.kube.fail("GET", "/nodes$", until=asyncio.Event())
@@ -149,28 +146,28 @@ class TestExpiredList:
         assert await bench.resync.run() == {"n1"}
 
 
-async def test_an_error_of_the_server_goes_to_the_caller(bench: ResyncBench) -> None:
+async def test_an_error_of_the_server_reaches_the_caller(bench: ResyncBench) -> None:
     bench.kube.fail("GET", "/pods$", server_error())
     with pytest.raises(ServerError):
         await bench.resync.run()
 
 
 class TestCatchUp:
-    """A short look after a watch began finds what went before it did."""
+    """A list after the start of a watch finds what was deleted before it."""
 
     async def test_nothing_changed(self, bench: ResyncBench) -> None:
         put_pod(bench.kube, "n1")
         await bench.resync.run()
         assert await bench.resync.catch_up() == set()
 
-    async def test_a_pod_that_went_is_news_of_its_node(self, bench: ResyncBench) -> None:
+    async def test_a_deleted_pod_changes_its_node(self, bench: ResyncBench) -> None:
         put_pod(bench.kube, "n1")
         put_pod(bench.kube, "n2")
         await bench.resync.run()
         bench.kube.remove(pod_path("plugin-n1"))
         assert await bench.resync.catch_up() == {"n1"}
 
-    async def test_a_policy_that_went_is_news_of_all(self, bench: ResyncBench) -> None:
+    async def test_a_deleted_policy_changes_all_nodes(self, bench: ResyncBench) -> None:
         put_pod(bench.kube, "n1")
         put_inventory(bench.kube, "n2")
         put_policy(bench.kube, "p")
@@ -180,12 +177,12 @@ class TestCatchUp:
         assert bench.policy_changes == 2
 
 
-class TestPolicyThatCannotBeUnderstood:
-    """A policy out of bounds leaves the nodes that it ruled alone."""
+class TestInvalidPolicy:
+    """The operator skips the nodes of a policy whose spec is out of bounds."""
 
     BAD = {"priority": "high"}
 
-    async def test_its_inventories_are_in_doubt(
+    async def test_its_inventories_are_skipped(
         self, bench: ResyncBench, caplog: pytest.LogCaptureFixture
     ) -> None:
         put_policy(bench.kube, "p")

@@ -1,4 +1,4 @@
-"""Runs of nvidia-smi: which command, one per node, each of which can be ended."""
+"""Runs of nvidia-smi: the command, the slots, and how a run is stopped."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def test_the_path_of_gke_is_tried_where_the_program_is_not_in_path(kube: F
     ]
 
 
-async def test_where_neither_is_there_the_first_is_told(kube: FakeKube) -> None:
+async def test_the_error_names_the_first_of_two_missing_programs(kube: FakeKube) -> None:
     kube.exec.answer = ExecAnswer(failure=NO_PROGRAM)
     with pytest.raises(CommandNotFound, match="`nvidia-smi -q -x`"):
         await runs(kube).run("n1", TARGET, pod(kube))
@@ -81,7 +81,7 @@ async def test_a_command_that_the_user_set_has_no_other_path(kube: FakeKube) -> 
     assert [call.command for call in kube.exec.calls] == [target.command]
 
 
-async def test_a_run_that_is_stopped_gives_nothing(kube: FakeKube) -> None:
+async def test_a_stopped_run_returns_nothing(kube: FakeKube) -> None:
     kube.exec.answer = ExecAnswer(hang=True)
     smi = runs(kube)
     run = asyncio.create_task(smi.run("n1", TARGET, pod(kube)))
@@ -94,7 +94,7 @@ async def test_a_run_that_is_stopped_gives_nothing(kube: FakeKube) -> None:
     assert kube.exec.running == 0
 
 
-async def test_whoever_is_cancelled_takes_the_run_along(kube: FakeKube) -> None:
+async def test_cancelling_the_caller_stops_the_run(kube: FakeKube) -> None:
     kube.exec.answer = ExecAnswer(hang=True)
     smi = runs(kube)
     run = asyncio.create_task(smi.run("n1", TARGET, pod(kube)))
@@ -116,7 +116,7 @@ async def test_no_more_run_at_a_time_than_there_are_slots(kube: FakeKube) -> Non
     assert kube.exec.most == 2
 
 
-async def test_a_run_that_hangs_gives_its_slot_back(kube: FakeKube) -> None:
+async def test_a_run_that_times_out_frees_its_slot(kube: FakeKube) -> None:
     kube.exec.answer = ExecAnswer(hang=True)
     smi = runs(kube, slots=1)
     with pytest.raises(ExecTimedOut):

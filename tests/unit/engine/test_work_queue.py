@@ -54,7 +54,7 @@ async def test_a_key_waits_once() -> None:
     assert await nothing_comes(queue)
 
 
-async def test_a_key_is_never_with_two_workers() -> None:
+async def test_no_two_workers_get_the_same_key() -> None:
     queue: WorkQueue[str] = WorkQueue()
     queue.add("a")
     await queue.get()
@@ -86,25 +86,6 @@ async def test_a_time_that_passed_while_a_worker_had_the_key_is_due_at_once() ->
     queue.done("a")
     assert await queue.get() == "a"
     assert now() == 60
-
-
-async def test_a_key_that_is_discarded_does_not_come() -> None:
-    queue: WorkQueue[str] = WorkQueue()
-    queue.add("a", 10)
-    queue.add("b", 20)
-    queue.discard("a")
-    assert await queue.get() == "b"
-    queue.add("b", 5)
-    queue.discard("b")
-    queue.done("b")
-    assert await nothing_comes(queue)
-
-
-async def test_a_key_that_waits_already_is_handed_out_in_spite_of_discard() -> None:
-    queue: WorkQueue[str] = WorkQueue()
-    queue.add("a")
-    queue.discard("a")
-    assert await queue.get() == "a"
 
 
 async def test_every_worker_gets_a_key_of_its_own() -> None:

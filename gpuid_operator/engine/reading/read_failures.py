@@ -1,0 +1,49 @@
+"""The failed reads of each node since its last good read, and the back-off after them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from datetime import datetime
+
+from gpuid_operator.plan.schedule import backoff
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFailures:
+    """The failures of one node in a row, all of the same container."""
+
+    count: int
+    container: str
+    """Its containerID."""
+    retry_at: datetime
+    """The end of the back-off."""
+    hung: bool
+    """Whether the last read timed out: its command may still be running."""
+    request: str | None
+    """The token of `requestedAt` that the last read was for."""
+
+
+class FailureLog:
+    """Remembers failures by node. Lost on a restart, after which every failed node is due."""
+
+    def __init__(self) -> None:
+        self._failures: dict[str, ReadFailures] = {}
+
+    def get(self, node: str) -> ReadFailures | None:
+        return self._failures.get(node)
+
+    def add(
+        self, node: str, *, container: str, hung: bool, request: str | None, now: datetime
+    ) -> ReadFailures:
+        """Add a failure of this moment. Those of another container no longer count."""
+        known = self._failures.get(node)
+        count = known.count + 1 if known is not None and known.container == container else 1
+        pause = backoff(count, chance=random.random())  # noqa: S311 - jitter, no secret
+        added = ReadFailures(count, container, now + pause, hung, request)
+        self._failures[node] = added
+        return added
+
+    def clear(self, node: str) -> None:
+        """Forget the failures of a node that was read, or is gone."""
+        self._failures.pop(node, None)

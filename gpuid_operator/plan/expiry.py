@@ -1,0 +1,52 @@
+"""Which inventories of departed nodes the operator deletes.
+
+every sink has all of it | older than `retention` | among the newest MAX_DEPARTED | deleted
+-------------------------|------------------------|-------------------------------|--------
+no                       | any                    | any                           | no
+yes                      | no                     | yes                           | no
+yes                      | yes                    | any                           | yes
+yes                      | any                    | no                            | yes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+MAX_DEPARTED: Final = 5_000
+"""The operator keeps no more inventories of departed nodes, even if `retention` is longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepartedInventory:
+    """An inventory that the operator created and whose node is gone."""
+
+    name: str
+    last_change: datetime | None
+    """None if it is not known. Such an inventory counts as the newest and never gets old."""
+    retention: timedelta
+    delivered: bool
+    """Whether every sink in force has all of its history."""
+
+
+def expired(
+    departed: Iterable[DepartedInventory], *, now: datetime, keep: int = MAX_DEPARTED
+) -> list[str]:
+    """The names of the inventories to delete, the oldest first, as the table above says.
+
+    `keep` counts all departed inventories, those that no sink has completely included.
+    """
+    oldest_first = sorted(departed, key=lambda inventory: inventory.last_change or now)
+    surplus = len(oldest_first) - keep
+    return [
+        inventory.name
+        for number, inventory in enumerate(oldest_first)
+        if inventory.delivered and (number < surplus or _is_old(inventory, now))
+    ]
+
+
+def _is_old(inventory: DepartedInventory, now: datetime) -> bool:
+    age = None if inventory.last_change is None else now - inventory.last_change
+    return age is not None and age >= inventory.retention

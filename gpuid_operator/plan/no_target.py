@@ -1,0 +1,98 @@
+"""What happens to a node on which no target container runs.
+
+The rows are tried from top to bottom:
+
+the node                                                | action
+--------------------------------------------------------|-------------------------------------------
+departed, and no Node of its name was seen since        | nothing
+its Node is gone                                        | mark an inventory of it as departed
+its facts are older than the last change of its pods,   | fetch the Node and decide again
+or, after the grace period, than the end of that        |
+has neither an inventory nor GPU capacity               | nothing
+suspended                                               | nothing
+lost its pod less than the grace period ago             | wait for the rest of it: pods are replaced
+any other                                               | report NoTargetPod
+
+A pod often goes before its Node does, so the Node is fetched at both ends of the grace period.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from gpuid_operator.plan.failure import FailureReason, ReadError
+from gpuid_operator.plan.target import Target
+
+_ADVICE: Final = (
+    "the operator runs nvidia-smi in the device plugin's pods: check its settings NAMESPACE,"
+    " LABEL_SELECTOR and TARGETS"
+)
+
+
+class NoTargetAction(StrEnum):
+    """What to do about the node."""
+
+    NOTHING = "nothing"
+    FETCH_NODE = "fetch the Node"
+    DEPART = "mark the node as departed"
+    WAIT = "wait"
+    REPORT = "report NoTargetPod"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeWithoutTarget:
+    """What decides about the node. Times are seconds of one clock."""
+
+    has_inventory: bool
+    departed: bool
+    """Whether the inventory says that the node is gone."""
+    suspended: bool
+    has_gpus: bool
+    """Whether the Node has GPU capacity, as far as it was fetched."""
+    pods_changed: float | None
+    """When its target pods last changed; None if it never had one: then there is no grace."""
+    fetched: float | None
+    """When the Node was fetched; None if it was not."""
+    gone: bool = False
+    """Whether the API server has just answered that there is no such Node."""
+
+
+def next_action(node: NodeWithoutTarget, *, grace: float, now: float) -> NoTargetAction:
+    """What to do now, as the table above says. `grace` in seconds."""
+    changed = 0.0 if node.pods_changed is None else node.pods_changed
+    waiting = grace_left(node, grace=grace, now=now) > 0
+    needed_since = changed if waiting or node.pods_changed is None else changed + grace
+    if node.departed and node.fetched is None:
+        return NoTargetAction.NOTHING
+    if node.gone:
+        return NoTargetAction.DEPART if node.has_inventory else NoTargetAction.NOTHING
+    if node.fetched is None or node.fetched < needed_since:
+        return NoTargetAction.FETCH_NODE
+    if node.suspended or not (node.has_inventory or node.has_gpus):
+        return NoTargetAction.NOTHING
+    return NoTargetAction.WAIT if waiting else NoTargetAction.REPORT
+
+
+def grace_left(node: NodeWithoutTarget, *, grace: float, now: float) -> float:
+    """Seconds until the grace period of the node ends; 0 or less once it is over."""
+    return 0.0 if node.pods_changed is None else node.pods_changed + grace - now
+
+
+def no_target_error(
+    targets: tuple[Target, ...], *, stopped: tuple[str, str] | None = None
+) -> ReadError:
+    """The failure of a node without a running target container.
+
+    `stopped` is the target pod, as namespace/name, and its container, if there is a pod whose
+    container is not running.
+    """
+    if stopped is not None:
+        found = f"container {stopped[1]} of pod {stopped[0]} is not running"
+    else:
+        places = "; ".join(
+            f"namespace {target.namespace}, selector {target.selector}" for target in targets
+        )
+        found = f"no target pod on this node ({places})"
+    return ReadError(FailureReason.NO_TARGET_POD, f"{found}; {_ADVICE}")

@@ -1,0 +1,42 @@
+"""When a status no longer matches what is in force and has to be written again without a read.
+
+the status shows                              | it is stale when
+----------------------------------------------|-----------------------------------------------
+`policy`, `observedGeneration`, suspended     | another value is in force
+`sinks`                                       | the sinks in force have other names or types
+`checks`                                      | one of them is neither in force nor a foreign one
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpuid_operator.plan.status_change import StatusContext
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusBasis:
+    """The part of a written status that depends on policy and spec."""
+
+    policy: str
+    """Name of the policy, empty for the built-in one."""
+    generation: int
+    """Generation of the inventory's spec."""
+    suspended: bool
+    sinks: frozenset[tuple[str, str]]
+    """Name and type of each sink that has a cursor."""
+    checks: frozenset[str]
+    """Names of the checks that have a result."""
+
+
+def is_stale(basis: StatusBasis, context: StatusContext) -> bool:
+    """Whether a status with this basis differs from what is in force, as the table above says.
+
+    A check that is in force and has no result yet makes no status stale: its first run writes one.
+    """
+    shown = (basis.policy, basis.generation, basis.suspended)
+    return (
+        shown != (context.policy, context.generation, context.suspended)
+        or basis.sinks != {(sink.name, sink.type) for sink in context.sink_filters}
+        or (context.checks is not None and not basis.checks <= context.checks)
+    )

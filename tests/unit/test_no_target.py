@@ -1,0 +1,88 @@
+"""A node on which no target container runs: wait, report, forget, or look at its Node."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gpuid_operator.plan.no_target import (
+    NodeWithoutTarget,
+    NoTargetAction,
+    grace_left,
+    next_action,
+    no_target_error,
+)
+from gpuid_operator.plan.target import Target
+
+GRACE, NOW = 60.0, 1000.0
+NOTHING, FETCH = NoTargetAction.NOTHING, NoTargetAction.FETCH_NODE
+WAIT, REPORT = NoTargetAction.WAIT, NoTargetAction.REPORT
+DEPART = NoTargetAction.DEPART
+
+NEVER = NodeWithoutTarget(
+    has_inventory=False,
+    departed=False,
+    suspended=False,
+    has_gpus=True,
+    fetched=NOW - 300,
+    pods_changed=None,
+)
+"""A GPU node that never had a target pod."""
+LOST = replace(NEVER, has_inventory=True, pods_changed=NOW - 10, fetched=NOW - 10)
+"""A node that lost its pod 10 s ago."""
+OVER = replace(LOST, pods_changed=NOW - 90, fetched=NOW - 30)
+"""A node whose grace period ended 30 s ago."""
+
+
+@pytest.mark.parametrize(
+    ("node", "action"),
+    [
+        (replace(LOST, departed=True, fetched=None), NOTHING),
+        (replace(LOST, departed=True), WAIT),
+        (replace(LOST, fetched=None, gone=True), DEPART),
+        (replace(LOST, fetched=None, gone=True, departed=True), NOTHING),
+        (replace(LOST, fetched=None, gone=True, has_inventory=False), NOTHING),
+        (replace(LOST, fetched=None, gone=True, suspended=True), DEPART),
+        (replace(NEVER, fetched=None), FETCH),
+        (replace(NEVER, fetched=0.0), REPORT),
+        (replace(LOST, fetched=None), FETCH),
+        (replace(LOST, fetched=NOW - 11), FETCH),
+        (LOST, WAIT),
+        (replace(OVER, fetched=NOW - 31), FETCH),
+        (OVER, REPORT),
+        (NEVER, REPORT),
+        (replace(NEVER, has_gpus=False), NOTHING),
+        (replace(NEVER, has_gpus=False, has_inventory=True), REPORT),
+        (replace(LOST, has_gpus=False, has_inventory=False), NOTHING),
+        (replace(OVER, suspended=True), NOTHING),
+        (replace(LOST, suspended=True), NOTHING),
+        (replace(LOST, suspended=True, fetched=None), FETCH),
+    ],
+)
+def test_the_table(node: NodeWithoutTarget, action: NoTargetAction) -> None:
+    assert next_action(node, grace=GRACE, now=NOW) is action
+
+
+def test_the_grace_period_begins_with_the_last_change_of_the_pods() -> None:
+    assert grace_left(LOST, grace=GRACE, now=NOW) == 50
+    assert grace_left(OVER, grace=GRACE, now=NOW) == -30
+    assert grace_left(NEVER, grace=GRACE, now=NOW) == 0
+
+
+TARGETS = (Target(namespace="a", selector="app=x"), Target(namespace="b", selector="app=y"))
+
+
+def test_the_report_names_every_place_where_a_pod_was_looked_for() -> None:
+    error = no_target_error(TARGETS)
+    assert error.reason == "NoTargetPod"
+    assert error.message == (
+        "no target pod on this node (namespace a, selector app=x; namespace b, selector app=y);"
+        " the operator runs nvidia-smi in the device plugin's pods: check its settings NAMESPACE,"
+        " LABEL_SELECTOR and TARGETS"
+    )
+
+
+def test_the_report_names_a_pod_whose_container_is_not_running() -> None:
+    error = no_target_error(TARGETS, stopped=("a/plugin-n1", "plugin"))
+    assert error.message.startswith("container plugin of pod a/plugin-n1 is not running; ")
