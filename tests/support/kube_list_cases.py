@@ -1,4 +1,4 @@
-"""Forms of answers, lists and watches, as cases that hold for the fake API server and for a real one.
+"""Answers, lists and watches, as cases that hold for the fake API server and for a real one.
 
 `CASES` also contains the cases of kube_cases: all that both servers have in common.
 """
