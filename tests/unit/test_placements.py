@@ -131,7 +131,7 @@ def test_each_time_that_a_gpu_was_there_is_a_placement() -> None:
             [entry(1, HistoryType.GPU_ADDED), entry(4, HistoryType.GPU_LOST)],
             [GPU_1],
             [("i-1", at(1), None, True)],
-            id="a lost GPU stays",
+            id="a lost GPU remains",
         ),
         pytest.param(
             [entry(1, HistoryType.GPU_ADDED), entry(2, HistoryType.NODE_RETURNED, None)],

@@ -161,7 +161,7 @@ class CheckWorker:
                 output = await execute(self._client, job, pod)
         except CheckInconclusive as error:
             _log.warning(
-                "check run was inconclusive; retrying",
+                "failed to run check; retrying",
                 check=job.name,
                 node=pod.node,
                 pod=pod.name,

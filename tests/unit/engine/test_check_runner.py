@@ -10,7 +10,7 @@ import pytest
 
 from gpuid_operator.api.meta import MANAGED_BY_LABEL, MANAGER
 from gpuid_operator.kube.errors import ApiUnreachable
-from tests.support.checks import deletes, event_messages, in_hours, job
+from tests.support.checks import SOURCE, deletes, event_messages, in_hours, job
 from tests.support.engines import until
 from tests.support.fake_exec import ExecAnswer
 from tests.support.kube import FakeKube, server_error
@@ -42,6 +42,7 @@ async def test_it_creates_missing_inventories_and_applies_only_its_own_check(
     put_pod(kube, "n1")
     kube.exec.answer = ExecAnswer(stdout=b"fine")
     await bench.start()
+    assert bench.runner.sources == (SOURCE,)
     await until(lambda: bench.result("n1"))
     body = kube.objects[inventory_path("n1")]
     assert body["metadata"]["labels"] == {MANAGED_BY_LABEL: MANAGER}

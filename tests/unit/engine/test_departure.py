@@ -7,7 +7,9 @@ from datetime import timedelta
 
 import pytest
 
+from gpuid_operator.api.meta import REQUESTED_AT
 from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
+from tests.support.fake_exec import ExecAnswer
 from tests.support.kube import FakeKube, server_error
 from tests.support.objects import (
     inventory_path,
@@ -178,3 +180,29 @@ async def test_an_unreachable_api_server_decides_nothing(bench: ReadBench) -> No
         await bench.process("n1")
     assert bench.ready()[:2] == ("True", "ReadOK")
     assert await bench.process("n1") == timedelta(seconds=60)
+
+
+async def test_a_node_that_returns_does_not_wait_for_an_old_back_off(bench: ReadBench) -> None:
+    await read(bench)
+    bench.kube.exec.answer = ExecAnswer(cut=True)
+    bench.see_pod(put_pod(bench.kube, "n1", number=2))
+    await bench.process_until("n1", lambda: len(bench.kube.exec.calls) == 9)
+    bench.kube.remove(node_path("n1"))
+    lose_pod(bench)
+    await asyncio.sleep(DEFAULT_TIMINGS.pod_grace.total_seconds())
+    await bench.process()
+    assert bench.status()["state"] == "Departed"
+    bench.prints(machine("n1"))
+    put_node(bench.kube, "n1")
+    bench.see_pod(put_pod(bench.kube, "n1", number=2))
+    await bench.process()
+    assert bench.ready()[:2] == ("True", "ReadOK")
+
+
+async def test_a_requested_read_without_a_pod_is_acknowledged(bench: ReadBench) -> None:
+    await asyncio.sleep(1)
+    put_node(bench.kube, "n1")
+    bench.inventory_changed(put_inventory(bench.kube, "n1", annotations={REQUESTED_AT: "token-1"}))
+    await bench.process()
+    assert bench.ready()[:2] == ("False", "NoTargetPod")
+    assert bench.status()["lastHandledRequest"] == "token-1"

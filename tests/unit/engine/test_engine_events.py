@@ -226,3 +226,20 @@ class TestResync:
         put_inventory(harness.kube, "gone", status=old, labels={MANAGED_BY_LABEL: MANAGER})
         await harness.engine.start()
         await until(lambda: inventory_path("gone") not in harness.kube.objects)
+
+
+async def test_a_check_runs_once_its_node_is_known(kube: FakeKube) -> None:
+    kube.exec.answer = ExecAnswer(stdout=machine("n1").encode())
+    check = {"name": "c", "podSelector": {"matchLabels": {"app": "dcgm"}}, "command": "true"}
+    put_policy(kube, "p", checks=[check])
+    harness = EngineHarness(kube, checks_allowed=True)
+    await harness.engine.start()
+    put_node(kube, "n1", gpus=None)
+    selector = PodSelector(NAMESPACE, "app=dcgm")
+    dcgm = put_pod(kube, "n1", name="dcgm", labels={"app": "dcgm"}, container="dcgm")
+    harness.engine.pod_event(selector, dcgm, deleted=False)
+    await asyncio.sleep(30)
+    assert kube.exec.calls == []
+    harness.pod_event(put_pod(kube, "n1"))
+    await until(lambda: [call.pod for call in kube.exec.calls] == ["plugin-n1", "dcgm"], within=60)
+    await harness.engine.stop(within=1)

@@ -232,3 +232,40 @@ async def test_the_number_of_nodes_that_wait_is_a_metric(kube: FakeKube) -> None
     harness.engine.count()
     assert harness.metrics.registry.get_sample_value("gpuid_queue_depth") == 4
     await harness.engine.stop(within=1)
+
+
+async def test_a_success_ends_the_back_off_of_the_reconciler(harness: EngineHarness) -> None:
+    failing = [True]
+
+    def decide(call: ExecCall) -> ExecAnswer:
+        if failing:
+            raise ZeroDivisionError
+        return ExecAnswer(stdout=machine("n1").encode())
+
+    calls = harness.kube.exec.calls
+    harness.kube.exec.decide = decide
+    await harness.engine.start()
+    await until(lambda: len(calls) == 5)
+    failing.clear()
+    await until(lambda: status(harness.kube))
+    failing.append(True)
+    before = len(calls)
+    harness.pod_event(put_pod(harness.kube, "n1", number=2))
+    await until(lambda: len(calls) == before + 2)
+    assert calls[-1].time - calls[-2].time <= 1
+
+
+async def test_acknowledgements_wait_until_every_node_has_a_worker(kube: FakeKube) -> None:
+    def decide(call: ExecCall) -> ExecAnswer:
+        delay = 0 if call.pod == "plugin-n0" else 5
+        return ExecAnswer(stdout=machine("n1").encode(), delay=delay)
+
+    kube.exec.decide = decide
+    for number in range(4):
+        put_node(kube, f"n{number}")
+        put_pod(kube, f"n{number}")
+    harness = EngineHarness(kube, workers=1)
+    await harness.engine.start()
+    await until(lambda: [sink["pending"] for sink in status(kube, "n0").get("sinks", [])] == [0])
+    assert len(kube.exec.calls) == 4
+    await harness.engine.stop(within=1)
