@@ -209,7 +209,7 @@ def test_a_span_covers_sightings_dropped_before_older_entries() -> None:
 
 
 def test_a_dropped_removal_takes_the_arrival_with_it() -> None:
-    """What is left must not say that a GPU which is gone is there."""
+    """The rest of the history must not show a GPU that is gone as present."""
     log = entries(ADDED, REMOVED, gpu=GPU_1) + entries(*[HEALTH] * 500, gpu=GPU_1, after=2)
     kept = bound(log, waiting=everything(log) - {1})
     assert counted(kept[-1])["GPURemoved"] == 1
