@@ -28,6 +28,9 @@ _NEWEST_GLIBC: Final = 36
 _PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 _DROPPED_FOLDERS: Final = ("tests", "test")
 _DROPPED_SUFFIXES: Final = (".c", ".h", ".pxd", ".pyi", ".pyx")
+_DEMO: Final = ("localcluster", "cli/cluster.py", "cli/demo.py", "cli/demo_guide.py")
+"""The local cluster and the commands that need it: in the wheel, but not in the image. They build
+and start servers, which an operator in a cluster never does."""
 _NOT_COMPILED: Final = re.compile(r"/(kubernetes_asyncio|pygments|tzdata)/")
 """Large packages that the operator in a cluster does not import."""
 
@@ -52,13 +55,13 @@ def fetch(architecture: str, requirements: Path, wheels: Path, python: str = _PY
 
 
 def assemble(wheels: Path, source: Path, app: Path) -> None:
-    """Create the folder `app` from the wheels and the package in the source tree."""
+    """Create the folder `app` from the wheels and the package in the source tree, which goes in
+    without the local cluster and the demo."""
     app.mkdir(parents=True)
     for wheel in sorted(wheels.glob("*.whl")):
         _unpack(wheel, app)
     package = app / "gpuid_operator"
-    unwanted = shutil.ignore_patterns("__pycache__", "*.pyc")
-    shutil.copytree(source / "gpuid_operator", package, ignore=unwanted)
+    _copy_package(source / "gpuid_operator", package)
     shutil.copy(source / "LICENSE", package)
     # Python does not check this byte code, so it does not depend on the time of any file.
     unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
@@ -71,6 +74,15 @@ def assemble(wheels: Path, source: Path, app: Path) -> None:
         prependdir="/app",
     ):
         raise SystemExit(f"failed to compile all of {app}: see the errors above")
+
+
+def _copy_package(source: Path, target: Path) -> None:
+    def unwanted(folder: str, names: list[str]) -> set[str]:
+        inside = Path(folder).relative_to(source)
+        demo = {name for name in names if (inside / name).as_posix() in _DEMO}
+        return demo | shutil.ignore_patterns("__pycache__", "*.pyc")(folder, names)
+
+    shutil.copytree(source, target, ignore=unwanted)
 
 
 def _unpack(wheel: Path, app: Path) -> None:

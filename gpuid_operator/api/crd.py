@@ -1,6 +1,6 @@
-"""CustomResourceDefinitions, generated from the pydantic models (their one source).
+"""CustomResourceDefinitions, generated from the pydantic models, their single source.
 
-`gpuid-operator crds` prints them; `crds/*.yaml` holds the same and a test fails when it is stale.
+`gpuid-operator crds` prints them. `crds/*.yaml` has the same content; a test fails if it is stale.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _RULES: Final = {
     model.__name__: rules for model, rules in (*sinks.RULES.items(), *policy.RULES.items())
 }
 
-# Lists that server-side apply merges by a key, so that two writers can own different items.
-# All others are atomic: managedFields of a map over 500 history entries would outgrow the object.
+# Server-side apply merges these lists by key, so that two writers can own different items. All
+# others are atomic: managedFields for 500 history entries would outgrow the object.
 _LIST_MAPS: Final = {
     "sinks": "name",
     "checks": "name",
@@ -91,8 +91,8 @@ def crd_manifests() -> list[dict[str, Any]]:
             plural=INVENTORY_PLURAL,
             short="gpuinv",
             columns=_INVENTORY_COLUMNS,
-            description="The GPUs behind one node: their identity now, and its history."
-            " Named as the node; written by gpuid-operator.",
+            description="GPUInventory holds the GPUs of one node and their history."
+            " It has the name of the node and is written by gpuid-operator.",
             spec=inventory.InventorySpec,
             status=inventory.InventoryStatus,
         ),
@@ -101,7 +101,8 @@ def crd_manifests() -> list[dict[str, Any]]:
             plural=POLICY_PLURAL,
             short="gpupol",
             columns=_POLICY_COLUMNS,
-            description="How the inventories of a set of nodes are kept and delivered.",
+            description="GPUInventoryPolicy defines how the operator reads, checks and delivers"
+            " the inventories of a set of nodes.",
             spec=policy.PolicySpec,
             status=policy.PolicyStatus,
         ),
@@ -171,7 +172,7 @@ def _structural(
         name = node["$ref"].rsplit("/", 1)[1]
         node = definitions[name] | {key: value for key, value in node.items() if key != "$ref"}
     if "anyOf" in node:
-        # Optional fields: in a CRD a field that is not required is simply absent, never null.
+        # In a CRD, optional fields are omitted, never null.
         (choice,) = [item for item in node["anyOf"] if item.get("type") != "null"]
         outer = {key: value for key, value in node.items() if key != "anyOf"}
         return _structural({**choice, **outer}, definitions=definitions, name=name, field=field)
@@ -207,6 +208,6 @@ def _structural(
 
 
 def _is_required(node: dict[str, Any], key: str) -> bool:
-    """Whether a field must be given: in serialization mode fields with defaults count as required,
-    but a CRD that required them would refuse what older versions wrote."""
+    """Whether a field is required. In serialization mode, pydantic requires fields with defaults;
+    such a CRD would reject what older versions wrote."""
     return "default" not in node["properties"].get(key, {})

@@ -1,4 +1,4 @@
-"""Names that the outside world sees: the API group, label prefixes, annotations, field managers."""
+"""Public names and limits: the API group, label prefixes, annotations, field managers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POLICY_KIND: Final = "GPUInventoryPolicy"
 POLICY_PLURAL: Final = "gpuinventorypolicies"
 
 REQUESTED_AT: Final = f"{GROUP}/requestedAt"
-"""Annotation of a GPUInventory that users write: any new token asks for a read."""
+"""Annotation that users set on a GPUInventory; any new token requests a read."""
 
 SERIAL_LABEL: Final = f"serial.{GROUP}"
 UUID_LABEL: Final = f"uuid.{GROUP}"
@@ -30,16 +30,16 @@ MANAGER: Final = "gpuid-operator"
 SINK_SECRET_LABEL: Final = f"{GROUP}/sink"
 ALLOWED_HOSTS_ANNOTATION: Final = f"{GROUP}/allowed-hosts"
 ENVIRONMENT_SECRET: Final = "environment"  # noqa: S105 - a name
-"""Name of the Secret by which the built-in policy's sink refers to environment variables."""
+"""Secret name by which the sink of the built-in policy refers to environment variables."""
 
 GPU_RESOURCE: Final = "nvidia.com/gpu"
-"""The extended resource whose capacity tells that a node has GPUs."""
+"""The extended resource whose capacity shows that a node has GPUs."""
 
 MAX_GPUS: Final = 64
 MAX_HISTORY: Final = 500
 MAX_SINKS: Final = 16
 MAX_CHECKS: Final = 16
 MAX_CHECK_OUTPUT: Final = 4096
-"""Bytes of stdout, and of stderr, that a check keeps in status."""
+"""Maximum size of stdout and of stderr of a check in the status, in bytes."""
 MAX_FROM_TO: Final = 128
 MAX_MESSAGE: Final = 256

@@ -1,4 +1,4 @@
-"""GPUInventoryPolicy: how the inventories of a set of nodes are kept; users keep it in git."""
+"""GPUInventoryPolicy: settings for the inventories of a set of nodes, written by users."""
 
 from __future__ import annotations
 
@@ -35,98 +35,102 @@ class LabelRequirement(Model):
     key: Annotated[str, Field(min_length=1, max_length=317, pattern=LABEL_KEY_PATTERN)]
     """Label key."""
     operator: SelectorOperator
-    """How the label's value relates to `values`."""
+    """Relation of the label value to `values`: In, NotIn, Exists or DoesNotExist."""
     values: Annotated[list[_LabelValue], Field(max_length=64)] | None = None
-    """Values for In and NotIn; absent for Exists and DoesNotExist."""
+    """Values for In and NotIn; omitted for Exists and DoesNotExist."""
 
 
 class LabelSelector(Model):
-    """A Kubernetes label selector; empty or absent selects everything."""
+    """A Kubernetes label selector; an empty or omitted selector matches everything."""
 
     match_labels: Annotated[dict[str, _LabelValue], Field(max_length=32)] | None = None
-    """Labels that must be there with these values."""
+    """Labels and values that must match."""
     match_expressions: Annotated[list[LabelRequirement], Field(max_length=32)] | None = None
-    """Further requirements; all of them must hold."""
+    """Further requirements, all of which must match."""
 
 
 class OnFailure(StrEnum):
-    """What a failed check leads to."""
+    """Action after a failed check."""
 
     NONE = "None"
     RESTART_POD = "RestartPod"
 
 
 class Check(Model):
-    """A shell command that is run in a container of each node and whose answer is kept."""
+    """A shell command that the operator runs in a container on each node and whose result it
+    keeps."""
 
     name: Name
-    """Name of the check, the key of `status.checks`."""
+    """Name of the check, the key in `status.checks`."""
     pod_selector: LabelSelector
-    """Pods to run in, in the first target's namespace; one running pod per node is used."""
+    """Pods to run the command in, in the namespace of the first target. The operator uses one
+    running pod per node."""
     container: Annotated[str, Field(min_length=1, max_length=63)] | None = None
     """Container of the pod (default: its default-container annotation, else its first)."""
     command: Annotated[str, Field(min_length=1, max_length=16_384)]
-    """Script for `/bin/sh -c`; exit code 0 passes."""
+    """Script for `/bin/sh -c`. The check passes if it exits with code 0."""
     timeout: Duration | None = None
-    """Time-out of one run (default 30s), at most 1h."""
+    """Timeout of one run, at most 1h (default 30s)."""
     interval: Duration | None = None
-    """Time between two runs (default 1h), at least 1s; 0s = only when the pod becomes ready."""
+    """Time between two runs, at least 1s (default 1h). With 0s, the check only runs when the pod
+    becomes ready."""
     on_failure: OnFailure | None = None
-    """`None` (default), or `RestartPod`: delete the pod, within the guards, so that its controller
-    starts it anew."""
+    """Action after a failure: `None` (default), or `RestartPod` to delete the pod, within limits,
+    so that its controller recreates it."""
 
 
 class PolicySpec(Model):
-    """What the user asks for. A field that is absent takes the built-in policy's value."""
+    """Settings for the selected nodes. Omitted fields take the value of the built-in policy."""
 
     priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] | None = None
-    """The matching policy with the highest priority rules (default 0); of equals the oldest."""
+    """The matching policy with the highest priority applies to a node (default 0). Ties go to the
+    oldest policy, and both policies report Conflict."""
     node_selector: LabelSelector | None = None
-    """Nodes, by their labels; absent selects every node."""
+    """Selects nodes by their labels. If omitted, the policy matches every node."""
     suspend: bool | None = None
-    """Stop reads, checks and label writes; deliveries go on (default false)."""
+    """Whether to suspend reads, checks and label writes (default false). Deliveries continue."""
     read_interval: Duration | None = None
-    """Time between two reads of a node where no event asked for one; 0s = only on events
-    (default: RESYNC of the operator, 24h)."""
+    """Time between two reads of a node if no event triggers one (default: the RESYNC setting of the
+    operator, 24h). With 0s, only events trigger reads."""
     sighting_interval: Duration | None = None
-    """Longest time between two `Sighted` entries of a node (default 24h)."""
+    """Maximum time between two `Sighted` entries of a node (default 24h)."""
     node_labels: bool | None = None
-    """Whether Nodes carry gpuid's labels (default true)."""
+    """Whether to write gpuid's labels to the Nodes (default true)."""
     retention: Duration | None = None
-    """How long the inventory of a node that is gone is kept (default 720h)."""
+    """How long to keep the inventory of a node that no longer exists (default 720h)."""
     sinks: Annotated[list[Sink], Field(max_length=MAX_SINKS)] | None = None
-    """Where changes are delivered; absent: the operator's built-in sink; `[]`: nowhere."""
+    """Sinks to deliver changes to. If omitted, the built-in sink of the operator; `[]` for none."""
     checks: Annotated[list[Check], Field(max_length=MAX_CHECKS)] | None = None
-    """Commands to run on each node; off until the operator allows policy checks."""
+    """Commands to run on each node. They only run if the operator allows policy checks."""
 
 
 class PolicyStatus(Model):
-    """What the operator found."""
+    """Observed state of the policy."""
 
     observed_generation: int | None = None
-    """Generation of the spec that this status is about."""
+    """`metadata.generation` that this status is based on."""
     matched_nodes: int | None = None
-    """Number of inventories that this policy rules at present."""
+    """Number of inventories to which this policy currently applies."""
     conditions: Annotated[list[Condition], Field(max_length=8)] | None = None
-    """`Ready` (the spec is in force) and `Conflict` (another policy of the same priority matches
-    nodes of this one)."""
+    """Conditions of the policy: `Ready` (the spec is in force) and `Conflict` (another policy with
+    the same priority matches some of its nodes)."""
 
 
 class Policy(Model):
-    """A GPUInventoryPolicy as the operator holds it."""
+    """A GPUInventoryPolicy object."""
 
     name: str
     uid: str = ""
     generation: int = 0
     resource_version: str = ""
     created: str = ""
-    """creationTimestamp: of two policies of one priority the older rules."""
+    """creationTimestamp; of two policies with the same priority, the older applies."""
     spec: PolicySpec = PolicySpec()
     status: PolicyStatus = PolicyStatus()
 
     @classmethod
     def from_object(cls, body: dict[str, Any]) -> Policy:
-        """Read an API object. Raises pydantic.ValidationError for a spec out of bounds."""
+        """Read an API object. Raises pydantic.ValidationError for an invalid spec."""
         meta = body.get("metadata", {})
         return cls(
             name=meta["name"],
@@ -143,7 +147,7 @@ def _not_too_often(field: str, otherwise: str) -> dict[str, str]:
     return {
         "rule": f"!has(self.{field}) || duration(self.{field}) == duration('0s')"
         f" || duration(self.{field}) >= duration('1s')",
-        "message": f"{field} must be at least 1s, or 0s: then only {otherwise}",
+        "message": f"{field} must be at least 1s, or 0s {otherwise}",
     }
 
 
@@ -152,7 +156,7 @@ RULES: Final[dict[type[Model], list[dict[str, str]]]] = {
         {
             "rule": "(self.operator in ['In', 'NotIn'])"
             " == (has(self.values) && size(self.values) > 0)",
-            "message": "operators In and NotIn need values; Exists and DoesNotExist take none",
+            "message": "operators In and NotIn require values; Exists and DoesNotExist forbid them",
         }
     ],
     Check: [
@@ -161,7 +165,7 @@ RULES: Final[dict[type[Model], list[dict[str, str]]]] = {
             " && duration(self.timeout) <= duration('1h')",
             "message": "timeout must be more than 0s and at most 1h",
         },
-        _not_too_often("interval", "when the pod becomes ready"),
+        _not_too_often("interval", "to run only when the pod becomes ready"),
     ],
-    PolicySpec: [_not_too_often("readInterval", "with events")],
+    PolicySpec: [_not_too_often("readInterval", "to read only on events")],
 }

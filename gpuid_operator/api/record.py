@@ -1,4 +1,4 @@
-"""The record of a change, as it is delivered to sinks."""
+"""The record of a change or sighting, as sinks receive it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from gpuid_operator.api.values import Model, Time
 
 
 class Record(Model):
-    """One record; the seven fields from `cluster` to `time` are those of gpuid's records.
+    """A record; the seven fields from `cluster` to `time` are those of gpuid's records.
 
-    It is built from its history entry, the object's name and uid and the cluster's name alone, so
-    that it reads the same whenever it is sent.
+    It depends only on its history entry, the name and uid of the object and the name of the
+    cluster, so that repeated deliveries send identical records.
     """
 
     id: str
-    """Inventory uid, sequence and unix seconds of the entry, joined by dots; `.n` for sightings."""
+    """Inventory uid, sequence and Unix seconds of the entry, joined by dots; `.n` for sightings."""
     event: str
     """Type of the history entry."""
     cluster: str
@@ -25,13 +25,13 @@ class Record(Model):
     node: str
     """Name of the node."""
     machine: str
-    """The virtual machine, `na` when unknown."""
+    """The virtual machine, `na` if unknown."""
     source: str
-    """namespace/pod that the fact was read from; empty when none."""
+    """Pod that the operator read the fact from, as namespace/name; empty if none."""
     chassis: str
-    """Chassis serial, `unknown` when there is none."""
+    """Chassis serial, `unknown` if there is none."""
     gpu: str
-    """GPU serial, `na` when there is none."""
+    """GPU serial, `na` if there is none."""
     time: Time
     """Time of the history entry."""
     uuid: str | None = None
@@ -43,5 +43,6 @@ class Record(Model):
     to: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON values; unlike in the API, what is unknown is null: a fixed shape."""
+        """The record as JSON values. Unlike in the API, unknown values are null: the shape is
+        fixed."""
         return self.model_dump(mode="json", by_alias=True)

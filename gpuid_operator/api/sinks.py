@@ -1,4 +1,4 @@
-"""Sinks as they stand in a policy or an inventory: where changes are delivered, and how."""
+"""The settings of sinks in a policy or an inventory: where and how to deliver changes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from gpuid_operator.api.values import Duration, Model
 NAME_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 _HTTPS_RULE: Final = {
     "rule": "!self.url.startsWith('http://') || (has(self.insecure) && self.insecure)",
-    "message": "url must begin with https:// (or set insecure: true to send in clear text)",
+    "message": "url must begin with https://; set insecure: true to send in clear text",
 }
 _ENDPOINT_RULE: Final = {
     "rule": "!has(self.endpoint) || !self.endpoint.startsWith('http://')"
     " || (has(self.insecure) && self.insecure)",
-    "message": "endpoint must begin with https:// (or set insecure: true to send in clear text)",
+    "message": "endpoint must begin with https://; set insecure: true to send in clear text",
 }
 _ONE_OF_RULE: Final = {
     "rule": "[has(self.stdout), has(self.http), has(self.postgres), has(self.s3)]"
     ".filter(x, x).size() == 1",
-    "message": "give exactly one of stdout, http, postgres or s3 (the first as `stdout: {}`)",
+    "message": "set exactly one of stdout, http, postgres or s3 (stdout as `stdout: {}`)",
 }
 
 Name = Annotated[str, Field(min_length=1, max_length=63, pattern=NAME_PATTERN)]
@@ -31,7 +31,7 @@ _Text = Annotated[str, Field(min_length=1, max_length=253)]
 
 
 class Records(StrEnum):
-    """Which records a sink gets."""
+    """Which records a sink receives."""
 
     CHANGES = "changes"
     SIGHTINGS = "sightings"
@@ -48,7 +48,7 @@ class S3Format(StrEnum):
 
 
 class SSLMode(StrEnum):
-    """libpq's sslmode values."""
+    """Values of libpq's sslmode."""
 
     DISABLE = "disable"
     ALLOW = "allow"
@@ -59,113 +59,121 @@ class SSLMode(StrEnum):
 
 
 class SecretKeyRef(Model):
-    """One key of a Secret in the operator's own namespace.
+    """A key of a Secret in the namespace of the operator.
 
-    The Secret must carry the label `gpuid.github.com/sink: "true"`.
+    The Secret must have the label `gpuid.github.com/sink: "true"`.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
     """Name of the Secret."""
     key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
-    """Key in the Secret's data."""
+    """Key in the data of the Secret."""
 
 
 class SecretRef(Model):
-    """A whole Secret in the operator's own namespace, labelled `gpuid.github.com/sink: "true"`."""
+    """A Secret in the namespace of the operator. It must have the label
+    `gpuid.github.com/sink: "true"`."""
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
     """Name of the Secret."""
 
 
 class Batch(Model):
-    """How records are gathered before they are sent."""
+    """How to batch records."""
 
     max_records: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Most records in one batch (default 500)."""
+    """Maximum number of records in a batch (default 500)."""
     max_wait: Duration | None = None
-    """Longest time that a record waits for others to join its batch (default 1s)."""
+    """Maximum time that a record waits for others in its batch (default 1s)."""
 
 
 class StdoutSink(Model):
-    """One JSON line per record in the operator's log; without settings: write `stdout: {}`."""
+    """Writes one JSON line per record to the log of the operator. Has no settings: `stdout: {}`."""
 
 
 class HTTPSink(Model):
-    """POST of a JSON array, or of a CloudEvents batch."""
+    """Sends records by POST as a JSON array or as a CloudEvents batch."""
 
     url: Annotated[
         str, Field(min_length=8, max_length=2048, pattern=r"^https?://[^\s/@?#]+([/?][^\s]*)?$")
     ]
-    """Where to POST; https unless `insecure` is true; credentials belong in a Secret, not here."""
+    """URL to send records to; https unless `insecure` is true. Put credentials into a Secret, not
+    here."""
     token_secret_ref: SecretKeyRef | None = None
-    """Bearer token."""
+    """Secret with the bearer token."""
     ca_secret_ref: SecretKeyRef | None = None
-    """PEM bundle of certificate authorities to trust instead of the system's."""
+    """Secret with a PEM bundle of certificate authorities to trust instead of those of the
+    system."""
     signing_secret_ref: SecretKeyRef | None = None
-    """Key of the Standard Webhooks signature (as it is, or base64 behind `whsec_`)."""
+    """Secret with the key of the Standard Webhooks signature: plain text, or `whsec_` and
+    base64."""
     headers: (
         Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=16)] | None
     ) = None
-    """Further request headers; not for secrets."""
+    """Additional request headers. Do not put secrets here."""
     format: HTTPFormat | None = None
-    """Body: `json`, an array of records (default), or `cloudevents`, a batch of CloudEvents 1.0."""
+    """Format of the body: `json`, an array of records (default), or `cloudevents`, a batch of
+    CloudEvents 1.0."""
     timeout: Duration | None = None
-    """Time-out of one request (default 30s)."""
+    """Timeout of one request (default 30s)."""
     insecure: bool | None = None
-    """Allow http:// (default false)."""
+    """Whether to allow http:// (default false)."""
 
 
 class PostgresSink(Model):
-    """Rows of a PostgreSQL table that has gpuid's columns and more."""
+    """Inserts records into a PostgreSQL table that has gpuid's columns and more."""
 
     host: _Text
-    """Host name or address of the server."""
+    """Host name or IP address of the server."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    """Port (default 5432)."""
+    """Port of the server (default 5432)."""
     database: Annotated[str, Field(min_length=1, max_length=63)]
     """Name of the database."""
     ssl_mode: SSLMode | None = None
     """libpq's sslmode (default require)."""
     ca_secret_ref: SecretKeyRef | None = None
-    """PEM bundle of certificate authorities for verify-ca and verify-full."""
+    """Secret with a PEM bundle of certificate authorities for verify-ca and verify-full."""
     user_secret_ref: SecretKeyRef | None = None
-    """User name."""
+    """Secret with the user name."""
     password_secret_ref: SecretKeyRef | None = None
-    """Password."""
+    """Secret with the password."""
     table: (
         Annotated[str, Field(min_length=1, max_length=127, pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")]
         | None
     ) = None
-    """Table, with its schema if need be: `serials` (default) or `fleet.serials`."""
+    """Name of the table, optionally with its schema, such as `fleet.serials` (default
+    `serials`)."""
     auto_migrate: bool | None = None
-    """Create or extend the table and its views (default false: say which SQL to run)."""
+    """Whether to create or extend the table and its views (default false: report the SQL to
+    run)."""
 
 
 class S3Sink(Model):
-    """Objects in an S3-compatible bucket."""
+    """Puts records as objects into an S3-compatible bucket."""
 
     bucket: Annotated[str, Field(min_length=1, max_length=255)]
     """Name of the bucket."""
     prefix: Annotated[str, Field(max_length=512)] | None = None
-    """Key prefix, without a slash at its ends."""
+    """Prefix of the object keys, without a leading or trailing slash."""
     region: Annotated[str, Field(max_length=63)] | None = None
-    """Region of the bucket (default: that of the environment, else us-east-1)."""
+    """Region of the bucket (default: the region of the environment, or us-east-1)."""
     endpoint: Annotated[str, Field(max_length=2048, pattern=r"^https?://[^\s/@?#]+/?$")] | None = (
         None
     )
-    """Address of an S3-compatible server instead of AWS; https unless `insecure` is true."""
+    """URL of an S3-compatible server instead of AWS; https unless `insecure` is true."""
     credentials_secret_ref: SecretRef | None = None
-    """Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if need be, AWS_SESSION_TOKEN;
-    absent: the cloud's default chain (IRSA, Pod Identity, instance role)."""
+    """Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, optionally, AWS_SESSION_TOKEN
+    (default: the credential chain of the cloud: IRSA, Pod Identity, instance role)."""
     format: S3Format | None = None
-    """`csv`, gpuid's layout, always sightings (default), or `jsonl`, one record per line."""
+    """Format of the objects: `csv`, gpuid's layout with sightings only (default), or `jsonl`, one
+    record per line."""
     partition: Annotated[str, Field(max_length=255, pattern=r"^([^%]|%[YmdHMSjyV%])*$")] | None = (
         None
     )
-    """strftime pattern of the key's middle part, in UTC (default
+    """strftime pattern, in UTC, for the part of the key after the prefix (default
     year=%Y/month=%m/day=%d/hour=%H)."""
     insecure: bool | None = None
-    """Allow an http:// endpoint (default false)."""
+    """Whether to allow an http:// endpoint (default false)."""
 
 
 class SinkType(StrEnum):
@@ -176,35 +184,35 @@ class SinkType(StrEnum):
 
 
 class Sink(Model):
-    """A named destination of records: exactly one of stdout, http, postgres, s3."""
+    """A named destination of records. Set exactly one of stdout, http, postgres and s3."""
 
     name: Name
-    """Name of the sink; in an inventory it replaces the policy's sink of the same name."""
+    """Name of the sink. In an inventory, it replaces the sink of the policy with the same name."""
     records: Records | None = None
-    """`changes`, one record per history entry (default), or `sightings`, gpuid's way: one record
-    per chassis and serial seen. CSV objects are always sightings."""
+    """Records to deliver: `changes`, one record per history entry (default), or `sightings`, as
+    gpuid does: one record per pair of chassis and serial. CSV objects always hold sightings."""
     batch: Batch | None = None
-    """How records are gathered before they are sent."""
+    """How to batch records."""
     stdout: StdoutSink | None = None
-    """JSON lines in the operator's log."""
+    """Writes JSON lines to the log of the operator."""
     http: HTTPSink | None = None
-    """POST to a web service."""
+    """Sends records to a web service by POST."""
     postgres: PostgresSink | None = None
-    """Rows in PostgreSQL."""
+    """Inserts records into a PostgreSQL table."""
     s3: S3Sink | None = None
-    """Objects in a bucket."""
+    """Puts objects into an S3-compatible bucket."""
 
     @property
     def type(self) -> SinkType:
-        """Which of the one-of is set; the first, should a server without CEL let several pass."""
+        """The type that is set; the first one if a server without CEL accepted several."""
         for kind in SinkType:
             if getattr(self, kind.value) is not None:
                 return kind
-        raise ValueError(f"sink {self.name}: give exactly one of stdout, http, postgres, s3")
+        raise ValueError(f"sink {self.name}: set exactly one of stdout, http, postgres or s3")
 
     @property
     def sightings(self) -> bool:
-        """Whether it gets `Sighted` records and no others."""
+        """Whether the sink receives only `Sighted` records."""
         if self.s3 is not None and self.s3.format in (None, S3Format.CSV):
             return True
         return self.records is Records.SIGHTINGS
@@ -219,7 +227,7 @@ class Sink(Model):
         return timedelta(seconds=1) if wait is None else wait
 
 
-# CEL rules of the models above, by model; the CRD generator puts them into the schema.
+# CEL rules of the models above, by model; the CRD generator adds them to the schema.
 RULES: Final[dict[type[Model], list[dict[str, str]]]] = {
     Sink: [_ONE_OF_RULE],
     HTTPSink: [_HTTPS_RULE],

@@ -1,4 +1,4 @@
-"""Value types that models share: durations as Go writes them, times as Kubernetes does."""
+"""Value types of the models: Go durations, Kubernetes times, and texts of a bounded size."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ DURATION_PATTERN: Final = (
     r"^([0-9]{1,5}(\.[0-9]{1,9})?h|[0-9]{1,7}(\.[0-9]{1,9})?m"
     r"|[0-9]{1,9}(\.[0-9]{1,9})?s|[0-9]{1,12}(\.[0-9]{1,9})?ms)+$"
 )
-"""Durations that CEL can count, too: more digits would overflow it."""
+"""Durations that CEL can evaluate: more digits would overflow."""
 _DURATION_RULE: Final = {
     "rule": f"self.matches(r'{DURATION_PATTERN}') && duration(self) <= duration('87600h')",
-    "message": "write a duration such as 500ms, 30s, 1m30s or 24h (0s for none), at most 87600h",
+    "message": "must be a duration such as 500ms, 30s, 1m30s or 24h (0s for none), at most 87600h",
 }
 
 
 def parse_duration(text: str) -> timedelta:
-    """Read a Go duration such as `1m30s` or `500ms`; `0` alone is allowed, as in Go.
+    """Parse a Go duration such as `1m30s` or `500ms`; as in Go, `0` needs no unit.
 
-    Raises ValueError, with what is allowed, for anything else, a negative duration included.
+    Raises ValueError, whose text says what is allowed, for anything else and for negative
+    durations.
     """
     text = text.strip()
     if text == "0":
@@ -62,7 +63,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 def format_duration(value: timedelta) -> str:
-    """Write a duration in the form that `parse_duration` reads: `24h`, `1m30s`, `1.5s`."""
+    """Format a duration as `parse_duration` reads it, such as `24h`, `1m30s` or `1s500ms`."""
     milliseconds = round(value.total_seconds() * 1000)
     parts = []
     for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
@@ -73,12 +74,12 @@ def format_duration(value: timedelta) -> str:
 
 
 def format_time(value: datetime) -> str:
-    """Write a time as the Kubernetes API does (RFC 3339, UTC, whole seconds)."""
+    """Format a time as the Kubernetes API does (RFC 3339, UTC, whole seconds)."""
     return value.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
 
 
 def first_fault(error: ValidationError) -> str:
-    """The first thing that is wrong with an object, in one line: which field, and why."""
+    """The first error of an object in one line: field and reason."""
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
@@ -88,26 +89,32 @@ def _duration(value: Any) -> Any:
 
 
 def whole_seconds(value: datetime) -> datetime:
-    """The moment in UTC without its fraction of a second, which metav1.Time does not keep."""
+    """The time in UTC, truncated to seconds: metav1.Time has no fractions."""
     return value.astimezone(UTC).replace(microsecond=0)
 
 
 def encoded_size(text: str) -> int:
-    """Bytes that a string takes in an object as the API server stores it: JSON as Go's
-    encoding/json writes it, which escapes `<`, `>` and `&`, too. Quotes around it not counted."""
+    """Size of a string in bytes as the API server stores it, without quotes. Go's encoding/json
+    also escapes `<`, `>` and `&`."""
     if _PLAIN.fullmatch(text):
         return len(text)
     return sum(map(_encoded, text))
 
 
 def fitting(text: str, limit: int) -> str:
-    """The longest beginning of a text whose encoded size is at most `limit` bytes."""
+    """The longest prefix of a text whose encoded size is at most `limit` bytes."""
     if encoded_size(text) <= limit:
         return text
     end = 0
     while (limit := limit - _encoded(text[end])) >= 0:
         end += 1
     return text[:end]
+
+
+def truncate(text: str, limit: int) -> str:
+    """Limit a text to `limit` bytes as the API server stores it, and so to as many characters. A
+    truncated text ends with an ellipsis."""
+    return text if encoded_size(text) <= limit else fitting(text, limit - encoded_size("…")) + "…"
 
 
 def _encoded(character: str) -> int:
@@ -130,7 +137,7 @@ Duration = Annotated[
         }
     ),
 ]
-"""A length of time, in JSON a Go duration string."""
+"""A duration; in JSON, a Go duration string."""
 
 Time = Annotated[
     datetime,
@@ -138,7 +145,11 @@ Time = Annotated[
     PlainSerializer(format_time, return_type=str),
     Field(json_schema_extra={"type": "string", "format": "date-time"}),
 ]
-"""A moment, in JSON RFC 3339 in UTC; whole seconds, since that is what metav1.Time keeps."""
+"""A time in whole seconds, as in metav1.Time; in JSON, RFC 3339 in UTC."""
+
+
+Text = Annotated[str, Field(max_length=128)]
+LongText = Annotated[str, Field(max_length=512)]
 
 
 class Model(BaseModel):
@@ -153,5 +164,5 @@ class Model(BaseModel):
     )
 
     def to_json(self) -> dict[str, Any]:
-        """The object as JSON values, without absent fields (an absent fact is an absent field)."""
+        """The object as JSON values; fields without a value are omitted."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)

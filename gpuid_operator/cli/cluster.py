@@ -15,14 +15,14 @@ _DIRECTORY: Final = click.option(
     "directory",
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
-    help="Directory of the cluster; everything that it writes is under it.",
+    help="Directory of the cluster, which contains all of its files.",
 )
 
 
 class SmiCommand(click.Command):
-    """A command whose --smi takes all the files that a shell's glob gives it.
+    """A command whose --smi accepts several files, such as from a glob of a shell.
 
-    `--smi a.xml b.xml` means `--smi a.xml --smi b.xml`: click's own options take one value.
+    `--smi a.xml b.xml` means `--smi a.xml --smi b.xml`: an option of click takes one value.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -38,12 +38,12 @@ class SmiCommand(click.Command):
             else:
                 spread.append(argument)
         if args and args[-1] == "--smi":
-            spread.append("--smi")  # for click to say that a value is missing
+            spread.append("--smi")  # click reports the missing value
         return super().parse_args(ctx, spread)
 
 
 def hardware_options(command: Any) -> Any:
-    """The options that say what the simulated nodes are made of."""
+    """The options for the hardware of the simulated nodes."""
     for option in (
         click.option(
             "--smi",
@@ -67,17 +67,17 @@ def hardware_options(command: Any) -> Any:
 
 @click.group()
 def cluster() -> None:
-    """A local cluster: real API server, simulated GPU nodes."""
+    """Manage a local cluster: a real control plane with simulated GPU nodes."""
 
 
 @cluster.command(cls=SmiCommand)
 @_DIRECTORY
 @hardware_options
-@click.option("--real-node", is_flag=True, help="Also one real node (root, containerd).")
+@click.option("--real-node", is_flag=True, help="Add a real node (needs root and containerd).")
 def up(
     *, directory: Path, nodes: int | None, gpu: str, smi: tuple[Path, ...], real_node: bool
 ) -> None:
-    """Start a cluster and leave it running."""
+    """Start a cluster, which runs until `down`."""
     try:
         started = LocalCluster.up(
             directory, nodes=nodes, gpu=gpu, smi=smi, real_node=real_node, progress=click.echo
@@ -90,19 +90,19 @@ def up(
 @cluster.command(name="down")
 @_DIRECTORY
 def end(*, directory: Path) -> None:
-    """End what `up` started, also after a crash; harmless where nothing runs."""
+    """Stop a cluster, also after a crash. Does nothing if no cluster runs."""
     try:
         down(directory)
     except LocalClusterError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"nothing of {directory} runs any more; its logs are in {directory / 'logs'}")
+    click.echo(f"stopped the cluster in {directory}; its logs are in {directory / 'logs'}")
 
 
 @cluster.command(name="restart-plugin")
 @_DIRECTORY
 @click.argument("node")
 def restart_plugin(*, directory: Path, node: str) -> None:
-    """Give the target container of a simulated NODE a new containerID, as a restart would."""
+    """Restart the target container of a simulated NODE: give it a new containerID."""
     try:
         container = LocalCluster.attach(directory).restart_plugin(node)
     except LocalClusterError as error:
@@ -123,9 +123,9 @@ def _usage(started: LocalCluster) -> str:
         lines += [
             "",
             f"The hardware of {node} is the file {started.smi_file(node)}.",
-            "Change it, then let the plugin restart, as after a swap of GPUs:",
+            "Change it, then restart the device plugin, as after a swap of GPUs:",
             "",
             f"  gpuid-operator cluster restart-plugin {node} --dir {directory}",
         ]
-    lines += ["", "End it with:", "", f"  gpuid-operator cluster down --dir {directory}"]
+    lines += ["", "Stop the cluster with:", "", f"  gpuid-operator cluster down --dir {directory}"]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`gpuid-operator demo`: a local cluster, the operator in it, and what it shows.
+"""`gpuid-operator demo`: a local cluster, the operator in it, and its output.
 
 Progress goes to stderr, the table to stdout.
 """
@@ -32,12 +32,12 @@ from gpuid_operator.plan.conditions import find
 
 DEFAULT_NODES: Final = 20
 INTERRUPTED: Final = 130
-"""Exit code after Ctrl-C before the table was shown, as shells have it."""
+"""Exit code after Ctrl-C before the table, as in shells."""
 
 _STALLED: Final = 90.0
-"""Seconds without another node's result after which it is worth no more waiting."""
+"""Seconds without a new result after which the demo stops waiting."""
 _SECOND_LOOK: Final = 10.0
-"""Seconds that a failed read has to become a good one: the operator tries again after 1, 2, 4."""
+"""Seconds to wait for a retry of failed reads: the operator retries after 1, 2 and 4 seconds."""
 _POLL: Final = 0.5
 _OPERATOR_GRACE: Final = 12.0
 _LOG_LINES: Final = 15
@@ -45,7 +45,7 @@ _LOG_LINES: Final = 15
 
 @dataclass(frozen=True)
 class _Result:
-    """How the last read of a node ended; without `ready` it was not read yet."""
+    """The result of the last read of a node; `ready` is None before the first read."""
 
     node: str
     ready: Condition | None
@@ -58,7 +58,7 @@ class _Result:
     @property
     def trouble(self) -> str:
         if self.ready is None:
-            return f"{self.node}  no result: the operator has not read it"
+            return f"{self.node}  no result: the operator has not read the node"
         return f"{self.node}  {self.ready.reason}: {self.ready.message}"
 
 
@@ -67,16 +67,18 @@ class _Result:
     "--dir",
     "directory",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Directory of the cluster, kept afterwards; default: a temporary one.",
+    help="Directory of the cluster, which is kept (default: a temporary directory).",
 )
 @hardware_options
-@click.option("--once", is_flag=True, help="End after the table; exit 0 only if all are Ready.")
+@click.option(
+    "--once", is_flag=True, help="Exit after the table, with 0 only if all nodes are Ready."
+)
 def demo(
     *, directory: Path | None, nodes: int | None, gpu: str, smi: tuple[Path, ...], once: bool
 ) -> None:
-    """A local cluster of 20 simulated GPU nodes with the operator, and what it shows."""
+    """Run the operator in a local cluster of 20 simulated GPU nodes."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # Also where the parent had SIGINT ignored, as shells do for jobs in the background.
+        # A shell starts background jobs with SIGINT ignored.
         signal.signal(number, _interrupt)
     if nodes is None and not smi:
         nodes = DEFAULT_NODES
@@ -99,9 +101,9 @@ def demo(
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         if not shown:
-            _say("interrupted; nothing of the demo runs any more")
+            _say("interrupted; stopped the demo")
             sys.exit(INTERRUPTED)
-        _say("ended; nothing of the demo runs any more")
+        _say("stopped the demo")
         return
     sys.exit(0 if good else 1)
 
@@ -116,7 +118,7 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """What ends processes is not interrupted by a second Ctrl-C."""
+    """Ignore a second Ctrl-C while the processes are stopped."""
     before = {
         number: signal.signal(number, signal.SIG_IGN)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -130,7 +132,7 @@ def _undisturbed() -> Iterator[None]:
 
 @contextmanager
 def _directory(given: Path | None) -> Iterator[Path]:
-    """The directory of the cluster. A temporary one is removed, unless something failed."""
+    """The directory of the cluster. A temporary one is removed, unless the demo failed."""
     if given is not None:
         yield given
         return
@@ -139,7 +141,7 @@ def _directory(given: Path | None) -> Iterator[Path]:
     try:
         yield place
     except Exception:
-        _say(f"the logs are kept in {place}")
+        _say(f"the logs are in {place}")
         raise
     except BaseException:  # Ctrl-C
         _remove(place)
@@ -158,7 +160,7 @@ def _cluster(
     place: Path, nodes: int | None, gpu: str, smi: tuple[Path, ...]
 ) -> Iterator[LocalCluster]:
     began = time.monotonic()
-    _say("starting a local cluster (the first time on a machine it is built, which takes minutes)")
+    _say("starting a local cluster (the first start on a machine builds it, which takes minutes)")
     cluster = LocalCluster.up(
         place,
         nodes=nodes,
@@ -175,15 +177,15 @@ def _cluster(
 
 @contextmanager
 def _operator(cluster: LocalCluster) -> Iterator[subprocess.Popen[bytes]]:
-    """The operator as a child in a session of its own, so that Ctrl-C reaches it through us."""
-    # A bare environment: what a user's shell exports must not change what the demo shows.
+    """The operator as a child in its own session, so that Ctrl-C reaches only this process."""
+    # A minimal environment: variables of the user must not change the output of the demo.
     environment = {key: os.environ[key] for key in ("HOME", "PATH", "TMPDIR") if key in os.environ}
     environment |= {
         "KUBECONFIG": str(cluster.kubeconfig),
         "CLUSTER_NAME": "demo",
         "POD_NAMESPACE": OPERATOR_NAMESPACE,
         "SERVER_PORT": str(free_ports(1)[0]),
-        # Whatever becomes of this process, `cluster down` ends what carries the mark.
+        # `cluster down` ends processes with this marker, even if this process was killed.
         MARKER: str(cluster.directory),
     }
     _say("starting the operator")
@@ -217,15 +219,15 @@ def _died(operator: subprocess.Popen[bytes], cluster: LocalCluster) -> LocalClus
     log = _log_file(cluster)
     lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
     return LocalClusterError(
-        f"the operator ended with exit code {operator.returncode}. The end of its log {log}:\n"
-        + "\n".join(lines or ["(nothing)"])
+        f"the operator ended with exit code {operator.returncode}; the end of its log {log}:\n"
+        + "\n".join(lines or ["(empty)"])
     )
 
 
 def _wait_for_results(
     cluster: LocalCluster, operator: subprocess.Popen[bytes]
 ) -> dict[str, _Result]:
-    """The result of each node, good or bad; what is bad had time for another try."""
+    """The result of each node. Failed reads have had time for retries."""
     known = (-1, -1, -1)
     last_news = time.monotonic()
     while True:
@@ -234,7 +236,7 @@ def _wait_for_results(
         try:
             results = _results(cluster)
         except (ServerError, ApiError):
-            # A busy API server is no end: what it does not answer now it answers later.
+            # A busy API server may respond to a later request.
             if time.monotonic() - last_news > _STALLED:
                 raise
             time.sleep(_POLL)
@@ -244,8 +246,8 @@ def _wait_for_results(
         settled = sum(result.ready is not None for result in results.values())
         delivered = sum(result.delivered for result in results.values())
         if (good, settled) != known[:2]:
-            failed = f", {settled - good} could not be" if settled > good else ""
-            _say(f"  {good} of {nodes} nodes are read{failed}")
+            failed = f", {settled - good} failed" if settled > good else ""
+            _say(f"  read {good} of {nodes} nodes{failed}")
         if (good, settled, delivered) != known:
             known = (good, settled, delivered)
             last_news = time.monotonic()
@@ -274,7 +276,7 @@ def _results(cluster: LocalCluster) -> dict[str, _Result]:
 
 
 def _show(cluster: LocalCluster, results: dict[str, _Result]) -> bool:
-    """Print the table, and why a node is not Ready; whether all are."""
+    """Print the table and the reason for each node that is not Ready; return whether all are."""
     click.echo("\n$ kubectl get gpuinventory", err=True)
     click.echo(cluster.kubectl("get", "gpuinventory").stdout, nl=False)
     troubles = [result.trouble for result in results.values() if not result.good]

@@ -1,4 +1,4 @@
-"""How to look further at the demo's cluster: commands to paste into another terminal."""
+"""The guide of the demo: commands to paste into another terminal."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _HISTORY = (
 
 
 def guide(cluster: LocalCluster, *, node: str | None, log: Path) -> str:
-    """The text; the commands are the indented lines, and work in this order.
+    """The text of the guide. Its commands are the indented lines, and work in this order.
 
-    `node` is the example, a simulated node that was read; `log` is the operator's.
+    `node` is a simulated node with a successful read, for examples; `log` that of the operator.
     """
     sections = [
-        ("The demo runs until Ctrl-C. In another terminal, begin with:", [_exports(cluster)]),
+        ("The demo runs until Ctrl-C. In another terminal, start with:", [_exports(cluster)]),
         ("The table again, with machines, chassis and serials:", ["kubectl get gpuinv -o wide"]),
     ]
     if node:
         sections.append(
             (
-                f"All that is known of {node}, and the labels that its Node has for it:",
+                f"All facts about {node}, and the labels of its Node:",
                 [
                     f"kubectl get gpuinv {node} -o yaml",
                     f"kubectl get node {node} --show-labels",
@@ -40,8 +40,7 @@ def guide(cluster: LocalCluster, *, node: str | None, log: Path) -> str:
             sections += _swap(cluster, node, gpus)
     sections.append(
         (
-            "The records that its sink got, the log; in a cluster of yours also HTTP, PostgreSQL, "
-            "S3:",
+            "The records in its sink, the log (in your own cluster also HTTP, PostgreSQL and S3):",
             [f"grep 'gpu serial number reading' {shlex.quote(str(log))}"],
         )
     )
@@ -71,9 +70,9 @@ def _gpus(cluster: LocalCluster, node: str) -> list[GPU]:
 
 
 def _swap(cluster: LocalCluster, node: str, gpus: list[GPU]) -> list[tuple[str, list[str]]]:
-    """The board of the first GPU is replaced by another one, then looked for."""
+    """Commands that replace the board of the first GPU, then look for it."""
     serial = gpus[0].serial
-    # The GPUs of one board share its serial: they leave together.
+    # The GPUs of one board share its serial: they are replaced together.
     board = [gpu for gpu in gpus if gpu.serial == serial] if serial else gpus[:1]
     edits = [
         f"s/{gpu.uuid}/GPU-{uuid.uuid5(uuid.NAMESPACE_OID, gpu.uuid)}/" for gpu in board if gpu.uuid
@@ -84,14 +83,14 @@ def _swap(cluster: LocalCluster, node: str, gpus: list[GPU]) -> list[tuple[str, 
     restart = f"gpuid-operator cluster restart-plugin {node} --dir"
     sections = [
         (
-            f"Swap the hardware behind {node}, and let the plugin restart as it would then:",
+            f"Swap the hardware behind {node}, then restart the plugin, as after a real swap:",
             [
                 f"sed -i {' '.join(f'-e {shlex.quote(edit)}' for edit in edits)} {file}",
                 f"{restart} {shlex.quote(str(cluster.directory))}",
             ],
         ),
         (
-            "A moment later its history says what left and what came:",
+            "A moment later the history shows the removed and the added GPUs:",
             [f"kubectl get gpuinv {node} {_HISTORY}"],
         ),
     ]
@@ -99,7 +98,7 @@ def _swap(cluster: LocalCluster, node: str, gpus: list[GPU]) -> list[tuple[str, 
         label = f"serial.{GROUP}/{serial}"
         sections.append(
             (
-                f"Where is {serial}, and where was it? By label, and with the plugin:",
+                f"Find the present and past nodes of {serial} by label, or with the plugin:",
                 [
                     f"kubectl get gpuinv -l {label} -L {label}",
                     f"kubectl gpuid where {serial}",
@@ -110,5 +109,5 @@ def _swap(cluster: LocalCluster, node: str, gpus: list[GPU]) -> list[tuple[str, 
 
 
 def _other(serial: str) -> str:
-    """Another serial of the same form."""
+    """Another serial in the same format."""
     return f"{serial[:-1]}{(int(serial[-1]) + 1) % 10 if serial[-1].isdigit() else 0}"

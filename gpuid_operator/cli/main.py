@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from typing import Any, Final
 
@@ -15,22 +16,29 @@ _COMMANDS: Final = {
     "crds": "gpuid_operator.cli.crds",
     "demo": "gpuid_operator.cli.demo",
 }
-"""Modules that hold a command of their name; loaded only when asked for, since `run` starts in
-every pod and needs none of them."""
+"""Modules that define the command of this name. They are imported on demand: `run` starts in every
+pod and needs none of them, and the image does not contain `cluster` and `demo`."""
 
 
 class _Commands(click.Group):
-    """The commands defined here, and those of other modules."""
+    """The commands of this module and of the modules in `_COMMANDS`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), *_COMMANDS])
+        present = [name for name, module in _COMMANDS.items() if importlib.util.find_spec(module)]
+        return sorted([*super().list_commands(ctx), *present])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _COMMANDS:
-            command: Any = getattr(importlib.import_module(_COMMANDS[cmd_name]), cmd_name)
-            assert isinstance(command, click.Command)  # noqa: S101 - what the table says
-            return command
-        return super().get_command(ctx, cmd_name)
+        module = _COMMANDS.get(cmd_name)
+        if module is None:
+            return super().get_command(ctx, cmd_name)
+        if importlib.util.find_spec(module) is None:
+            raise click.ClickException(
+                f"the command {cmd_name!r} is not part of the image; install the Python package"
+                " gpuid-operator to use it"
+            )
+        command: Any = getattr(importlib.import_module(module), cmd_name)
+        assert isinstance(command, click.Command)  # noqa: S101 - what the table says
+        return command
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,11 +49,11 @@ def main() -> None:
 
 @main.command()
 def run() -> None:
-    """Run the operator. Its settings come from the environment: see docs/configuration.md."""
-    # The operator's libraries take a second to load, which other commands need not wait for.
+    """Run the operator, configured by environment variables: see docs/configuration.md."""
+    # Importing the libraries of the operator takes a second; other commands do not wait for it.
     from gpuid_operator.operator.app import main as run_operator
 
     code = run_operator()
-    # Not by way of the interpreter's own end: threads of obstore may touch it while it is taken
-    # down, and abort (docs/adr/0009). Nothing is buffered: the log writes to its descriptor.
+    # Skips the shutdown of the interpreter: threads of obstore may use it during the shutdown, and
+    # abort (docs/adr/0009). No output is lost: the log is not buffered.
     os._exit(code)

@@ -1,7 +1,7 @@
-"""`kubectl gpuid`: which GPU is behind which node, asked with the user's own kubeconfig.
+"""`kubectl gpuid`: the kubectl plugin, which uses the kubeconfig of its user.
 
-Only click is imported here: `--help` has to answer at once, and the rest is loaded by the command
-that needs it.
+This module imports only click, so that `--help` responds at once; each command imports what it
+needs.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ def _suggest(kind: str) -> Suggest:
 
 
 def _chosen(context: str | None, contexts: str | None) -> tuple[str, ...]:
-    """The contexts that were asked for, each once; none means the kubeconfig's current one."""
+    """The requested contexts without duplicates; empty: the current context of the kubeconfig."""
     names = [context] if context else (contexts or "").split(",")
     return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 
 def _connection(*, several: bool) -> Callable[[Any], Any]:
-    """The options that say which clusters to ask."""
+    """The options that select the clusters."""
     options = [
         click.option(
             "--kubeconfig",
             metavar="FILE",
             type=click.Path(dir_okay=False),
-            help="Path of the kubeconfig (default: KUBECONFIG, else ~/.kube/config).",
+            help="Path of the kubeconfig (default: KUBECONFIG, or ~/.kube/config).",
         ),
         click.option(
             "--context",
             metavar="NAME",
-            help="Context of the kubeconfig (default: its current one).",
+            help="Context in the kubeconfig (default: the current context).",
             shell_complete=_suggest("context"),
         ),
     ]
@@ -69,7 +69,7 @@ def _connection(*, several: bool) -> Callable[[Any], Any]:
             click.option(
                 "--contexts",
                 metavar="NAME,NAME…",
-                help="Contexts of several clusters to ask at the same time.",
+                help="Contexts of several clusters to query in parallel.",
                 shell_complete=_suggest("contexts"),
             )
         )
@@ -89,7 +89,7 @@ def _output(*formats: str) -> Callable[[Any], Any]:
         type=click.Choice(formats),
         default=formats[0],
         show_default=True,
-        help="Format of the answer.",
+        help="Output format.",
     )
 
 
@@ -100,12 +100,12 @@ def _run(
     context: str | None,
     contexts: str | None = None,
 ) -> None:
-    """Ask the clusters and end the process: 0 when `answer` is content, else 1."""
+    """Query the clusters and exit: 0 if `answer` returns True, else 1."""
     if context and contexts is not None:
-        raise click.UsageError("give either --context or --contexts")
+        raise click.UsageError("--context and --contexts are mutually exclusive")
     names = _chosen(context, contexts)
     if contexts is not None and not names:
-        raise click.BadParameter("names no context", param_hint="--contexts")
+        raise click.BadParameter("contains no context name", param_hint="--contexts")
     from gpuid_operator.cli.plugin_clusters import run
 
     sys.exit(run(answer, kubeconfig=kubeconfig, contexts=names))
@@ -116,8 +116,7 @@ def _run(
 def cli() -> None:
     """Which physical GPU sits behind which Kubernetes node: now, before, and what changed.
 
-    It reads the GPUInventory objects that gpuid-operator keeps, with your own kubeconfig and your
-    own rights.
+    Reads the GPUInventory objects of gpuid-operator with your own kubeconfig and permissions.
     """
 
 
@@ -126,16 +125,16 @@ def cli() -> None:
 @click.option(
     "--scan",
     is_flag=True,
-    help="Read the history of every node, not only of those whose labels name the GPU"
-    " (labels keep the newest 100 past identifiers of a node).",
+    help="Search the history of every node, not only of nodes whose labels name the GPU"
+    " (the labels keep the newest 100 past identifiers of a node).",
 )
 @_output(*_TABLES)
 @_connection(several=True)
 def where(*, identifier: str, scan: bool, output: str, **connection: Any) -> None:
-    """Where a GPU is and where it was.
+    """Show where a GPU is and where it was.
 
-    Takes a GPU's serial or UUID, or the serial of a chassis for all GPUs in it. GPUs of one board
-    share a serial: each is listed. Ends with 1 when no node ever had it.
+    Takes the serial or UUID of a GPU, or the serial of a chassis for all GPUs in it. GPUs of one
+    board share a serial: each GPU is listed. The exit code is 1 if no node ever had the GPU.
     """
     from gpuid_operator.cli import plugin_where
 
@@ -150,9 +149,9 @@ def where(*, identifier: str, scan: bool, output: str, **connection: Any) -> Non
 @_output(*_TABLES)
 @_connection(several=True)
 def history(*, subject: str, output: str, **connection: Any) -> None:
-    """What happened to a node or to a GPU.
+    """Show the history of a node or of a GPU.
 
-    Of a GPU: on every node that it was behind, merged. Oldest first.
+    The history of a GPU covers every node that it was behind. Oldest entries first.
     """
     from gpuid_operator.cli import plugin_history
 
@@ -164,7 +163,7 @@ def history(*, subject: str, output: str, **connection: Any) -> None:
 @_output(*_TABLES)
 @_connection(several=True)
 def list_nodes(*, serials: bool, output: str, **connection: Any) -> None:
-    """The nodes and their GPUs."""
+    """List nodes and their GPUs."""
     from gpuid_operator.cli import plugin_list
 
     _run(
@@ -175,28 +174,29 @@ def list_nodes(*, serials: bool, output: str, **connection: Any) -> None:
 
 @cli.command()
 @click.argument("nodes", metavar="NODE…", nargs=-1, shell_complete=_suggest("node"))
-@click.option("--all", "every", is_flag=True, help="All nodes that are not departed.")
+@click.option("--all", "every", is_flag=True, help="Read all nodes that are not departed.")
 @click.option(
     "--timeout",
     metavar="DURATION",
     default="60s",
     show_default=True,
-    help="How long to wait for each node, such as 90s or 5m.",
+    help="Time to wait for each node, such as 90s or 5m.",
 )
 @_output("table", "json")
 @_connection(several=False)
 def read(
     *, nodes: tuple[str, ...], every: bool, timeout: str, output: str, **connection: Any
 ) -> None:
-    """Have nodes read now, and wait for it.
+    """Read nodes now and show the results.
 
-    Ends with 1 unless every node was read well. Needs the right to patch gpuinventories.
+    The exit code is 0 only if every read is successful. Requires permission to patch
+    gpuinventories.
     """
     from gpuid_operator.api.values import parse_duration
     from gpuid_operator.cli import plugin_read
 
     if bool(nodes) == every:
-        raise click.UsageError("give the nodes to read, or --all")
+        raise click.UsageError("specify either node names or --all")
     try:
         seconds = parse_duration(timeout).total_seconds()
     except ValueError as error:
@@ -211,10 +211,10 @@ def read(
 @_output("csv", "json")
 @_connection(several=True)
 def export(*, output: str, **connection: Any) -> None:
-    """Every GPU of the fleet, one row each.
+    """Export every GPU of the fleet, one row each.
 
-    They are written as they come, whatever the size of the fleet. GPUs of a departed node are
-    listed as last known: their state is Departed.
+    Rows are written as they arrive, so that a fleet may have any size. The GPUs of a departed node
+    are listed as last known, with the state Departed.
     """
     from gpuid_operator.cli import plugin_list
 
@@ -227,7 +227,7 @@ def main() -> None:
 
 
 def complete() -> None:
-    """Entry point of `kubectl_complete-gpuid`, which kubectl asks what could come next."""
+    """Entry point of `kubectl_complete-gpuid`, which kubectl runs for shell completion."""
     from gpuid_operator.cli import plugin_complete
 
     plugin_complete.answer(cli, sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The clusters that a command asks: opened and asked at the same time, each with its own errors."""
+"""The clusters that a command queries in parallel, each with its own errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 RESOURCE: Final = f"{INVENTORY_PLURAL}.{GROUP}"
 COLLECTION: Final = f"/apis/{API_VERSION}/{INVENTORY_PLURAL}"
 _NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
-"""What the API server takes as a name; a slash in anything else would lead elsewhere."""
+"""The names that the API server accepts; a slash in a name would change the path of a request."""
 _QPS: Final = 100.0
 _BURST: Final = 200
 
@@ -41,7 +41,7 @@ class Cluster:
     client: KubeClient
 
     async def inventory(self, node: str) -> Inventory | None:
-        """The inventory of a node; None where there is none."""
+        """The inventory of a node, or None."""
         if not could_be_node(node):
             return None
         try:
@@ -55,14 +55,14 @@ class Cluster:
     async def named_by_labels(self, identifier: str) -> list[Inventory]:
         """The inventories whose look-up labels have this serial, UUID or chassis, sorted by name.
 
-        The server selects: of a large fleet only the objects asked for are sent.
+        The API server selects, so a large fleet sends only the matching objects.
         """
         name = label_text(identifier)
         if not name:
             return []
         answers = await asyncio.gather(
             *(
-                # Not in pages: unpaged, the server answers from memory.
+                # Without pages: the API server serves unpaged lists from memory.
                 self.client.request("GET", COLLECTION, params={"labelSelector": f"{prefix}/{name}"})
                 for prefix in LOOKUP_PREFIXES
             )
@@ -71,8 +71,8 @@ class Cluster:
         return [Inventory.from_object(bodies[node]) for node in sorted(bodies)]
 
     async def inventories(self, *, with_history: bool) -> AsyncIterator[Inventory]:
-        """All inventories, read in pages; without their histories, which are most of their size,
-        where these are not wanted."""
+        """All inventories, read in pages. Without `with_history` each comes without its history,
+        which is most of its size."""
         async for body in list_inventories(self.client):
             if not with_history:
                 body.get("status", {}).pop("history", None)
@@ -80,28 +80,29 @@ class Cluster:
 
 
 def could_be_node(name: str) -> bool:
-    """Whether the name could be that of an object at all."""
+    """Whether the API server accepts the name for an object."""
     return _NAME.fullmatch(name) is not None
 
 
 class Clusters:
-    """The clusters asked for, and what went wrong with those that gave no answer."""
+    """The requested clusters, and the errors of those that failed."""
 
     def __init__(self, *, several: bool) -> None:
         self.several = several
-        """More than one was asked for: answers say which cluster they are about."""
+        """More than one cluster is requested: each row names its cluster."""
         self.reached: list[Cluster] = []
-        """Those that answered so far."""
+        """The clusters without an error so far."""
         self.problems: list[str] = []
 
     @property
     def names(self) -> str:
-        """The contexts that answered, for a sentence."""
+        """The contexts of the reached clusters, for messages."""
         word = "contexts" if len(self.reached) > 1 else "context"
         return f"{word} {', '.join(cluster.name for cluster in self.reached)}"
 
     async def ask(self, question: Callable[[Cluster], Awaitable[T]]) -> list[tuple[Cluster, T]]:
-        """Ask all at once. A cluster that cannot answer is a problem, and is asked no more."""
+        """Query all clusters in parallel. A cluster that fails adds a problem and is left out of
+        later queries."""
         asked = self.reached
         answers = await asyncio.gather(*(self._try(cluster, question) for cluster in asked))
         self.reached = [cluster for cluster, answer in zip(asked, answers, strict=True) if answer]
@@ -120,29 +121,29 @@ class Clusters:
             self.problems.append(await explain(cluster, error))
         except ValidationError as error:
             self.problems.append(
-                f"context {cluster.name}: a GPUInventory is not as this version of the plugin knows"
-                f" it ({first_fault(error)}): install the plugin of the operator's version"
+                f"context {cluster.name}: failed to parse a GPUInventory: {first_fault(error)};"
+                " install the version of the plugin that matches the operator"
             )
         return None
 
 
 async def explain(cluster: Cluster, error: KubeError) -> str:
-    """What went wrong, in one line for the user of the plugin."""
+    """The error as one line for the user of the plugin."""
     match error:
         case Forbidden():
             return (
-                f"context {cluster.name}: a right is missing: {error.server_message}; it takes the"
+                f"context {cluster.name}: permission denied: {error.server_message}; grant the"
                 f" verbs get and list on {RESOURCE}, and patch for 'read'"
             )
         case Unauthorized():
             return (
-                f"context {cluster.name}: the API server does not accept the credentials of the"
-                " kubeconfig (401): renew them"
+                f"context {cluster.name}: the API server rejected the credentials of the kubeconfig"
+                " (401); log in again"
             )
         case NotFound() if await _not_installed(cluster):
             return (
-                f"context {cluster.name}: the cluster does not serve {RESOURCE}: is gpuid-operator"
-                f" installed in context {cluster.name}?"
+                f"context {cluster.name}: the cluster does not serve {RESOURCE}; check that"
+                " gpuid-operator is installed"
             )
     return f"context {cluster.name}: {error.message}"
 
@@ -160,7 +161,7 @@ def run(
     kubeconfig: str | None,
     contexts: Sequence[str],
 ) -> int:
-    """Open the clusters, have them asked, say on stderr what went wrong; the exit code."""
+    """Connect to the clusters, query them, print problems on stderr; return the exit code."""
     return asyncio.run(_run(answer, kubeconfig=kubeconfig, contexts=contexts))
 
 
@@ -187,7 +188,7 @@ async def _run(
 
 
 async def _open(kubeconfig: str | None, context: str | None) -> Cluster | str:
-    """The cluster of a context, None being the current one; or what went wrong."""
+    """The cluster of a context (None: the current context), or the error message."""
     path = Path(kubeconfig) if kubeconfig else None
     try:
         client = await KubeClient.connect(qps=_QPS, burst=_BURST, kubeconfig=path, context=context)
@@ -197,5 +198,5 @@ async def _open(kubeconfig: str | None, context: str | None) -> Cluster | str:
 
 
 def say(text: str) -> None:
-    """One line on stderr, whatever the text holds."""
+    """Print the text as one line on stderr, with each run of whitespace as one space."""
     click.echo(" ".join(text.split()), err=True)

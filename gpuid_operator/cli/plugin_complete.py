@@ -1,8 +1,8 @@
-"""Completion of `kubectl gpuid`, as kubectl asks for it.
+"""Shell completion of `kubectl gpuid`, in the protocol of kubectl.
 
 kubectl runs `kubectl_complete-gpuid` with the words after `gpuid`, the last of which is the one to
-complete. The answer is a candidate per line, behind a tab what it means, and at the end a colon and
-a number of what the shell is to do (k8s.io/kubectl: plugin_completion.go; cobra:
+complete. The output is one candidate per line, with its description after a tab, and at the end a
+colon and the number of a directive to the shell (k8s.io/kubectl: plugin_completion.go; cobra:
 ShellCompDirective).
 """
 
@@ -25,14 +25,14 @@ NO_FILES: Final = 4
 FILES: Final = 0
 
 _PATIENCE: Final = 5.0
-"""Seconds after which nothing is suggested: a shell must not hang."""
+"""Seconds after which there are no candidates: a shell must not hang."""
 _METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _COLLECTION: Final = f"/apis/{API_VERSION}/{INVENTORY_PLURAL}"
 _UUID_START: Final = "GPU-"
 
 
 def answer(command: click.Command, words: Sequence[str]) -> None:
-    """Print what could stand in place of the last word."""
+    """Print the candidates for the last word."""
     *before, incomplete = words or [""]
     items = ShellComplete(command, {}, "kubectl gpuid", "").get_completions(before, incomplete)
     directive = FILES if any(item.type in ("file", "dir") for item in items) else NO_FILES
@@ -54,9 +54,9 @@ def suggestions(
     given: Sequence[str],
 ) -> list[CompletionItem[Any]]:
     """Candidates of a kind: context, contexts (a list with commas), node, gpu (a serial, or a UUID
-    when it begins like one), subject (node or gpu). What is `given` already is none.
+    when it begins like one), subject (node or gpu). Nodes in `given` are left out.
 
-    Whatever goes wrong, there are just no candidates: a shell has no place for an error.
+    An error means no candidates: a shell has no place to show it.
     """
     if kind == "context":
         return _items(KubeconfigNames.read(kubeconfig).contexts, incomplete)
@@ -84,7 +84,7 @@ def _items(names: Sequence[str], incomplete: str) -> list[CompletionItem[Any]]:
 def _identifiers(
     objects: Sequence[dict[str, Any]], prefix: str, incomplete: str
 ) -> Iterator[CompletionItem[Any]]:
-    """Identifiers in look-up labels, each with the nodes that it is or was behind."""
+    """Identifiers in look-up labels, each with its present and past nodes."""
     start = f"{prefix}/{incomplete}"
     nodes: dict[str, list[str]] = {}
     for meta in objects:
@@ -97,7 +97,7 @@ def _identifiers(
 
 def _objects(kubeconfig: str | None, contexts: Sequence[str]) -> list[dict[str, Any]]:
     """The metadata of all inventories in the contexts."""
-    # Loaded only where the cluster is asked.
+    # Imported only by completions that query the cluster.
     from gpuid_operator.kube.client import KubeClient
     from gpuid_operator.kube.errors import KubeError
 
@@ -110,7 +110,7 @@ def _objects(kubeconfig: str | None, contexts: Sequence[str]) -> list[dict[str, 
                     qps=10, burst=10, kubeconfig=path, context=context
                 ) as client,
             ):
-                # From the server's memory, which may be a moment old: good enough, and fast.
+                # The API server serves version 0 from memory: fast, and recent enough.
                 body = await client.request(
                     "GET", _COLLECTION, params={"resourceVersion": "0"}, accept=_METADATA
                 )

@@ -1,4 +1,4 @@
-"""`kubectl gpuid history`: what happened to a node, or to a GPU on all its nodes."""
+"""`kubectl gpuid history`: the history of a node, or of a GPU on all its nodes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _COLUMNS: Final[tuple[Column, ...]] = (
 )
 
 _CHANGE: Final = (Column("from", "FROM"), Column("to", "TO"), Column("message", "MESSAGE"))
-"""What stands in DETAIL for people, for programs."""
+"""The columns that CSV and JSON have in place of DETAIL."""
 
 
 async def history(clusters: Clusters, subject: str, *, output: str) -> bool:
-    """Print the entries, oldest first; whether the subject is known."""
+    """Print the entries, oldest first; return whether the subject is known."""
 
     async def of_node(cluster: Cluster) -> list[dict[str, Any]] | None:
         inventory = await cluster.inventory(subject)
@@ -46,8 +46,8 @@ async def history(clusters: Clusters, subject: str, *, output: str) -> bool:
     if not answers:
         if clusters.reached:
             say(
-                f"{subject} is unknown: no node has this name in {clusters.names}, and no label"
-                " names a GPU or chassis of that serial or UUID"
+                f"{subject} not found: no node has this name in {clusters.names}, and no label"
+                " contains a GPU or chassis with this serial or UUID"
             )
         return False
     rows = sorted(

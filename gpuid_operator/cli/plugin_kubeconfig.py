@@ -1,4 +1,4 @@
-"""The names of the contexts in the user's kubeconfig; the rest of it is kube's to read."""
+"""The names of the contexts in the kubeconfig of the user; `kube` reads everything else in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 
 @dataclass(frozen=True, slots=True)
 class KubeconfigNames:
-    """The current context, and all of them."""
+    """The current context and all contexts."""
 
     current: str
     contexts: tuple[str, ...]

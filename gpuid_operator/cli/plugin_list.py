@@ -1,4 +1,4 @@
-"""`kubectl gpuid list` and `export`: what is there now."""
+"""`kubectl gpuid list` and `export`: the present nodes and GPUs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _GPUS: Final = (
 )
 
 _AHEAD: Final = 200
-"""Nodes that the clusters may be ahead of the output."""
+"""The most nodes that `export` buffers when the clusters are faster than the output."""
 
 
 async def list_nodes(clusters: Clusters, *, by_gpu: bool, output: str) -> bool:
@@ -67,12 +67,12 @@ async def list_nodes(clusters: Clusters, *, by_gpu: bool, output: str) -> bool:
     rows = [row for _, answer in await clusters.ask(ask) for row in answer]
     show(rows, _GPUS if by_gpu else _NODES, output=output, several=clusters.several)
     if not rows and clusters.reached:
-        say(f"no node with GPUs is known in {clusters.names}")
+        say(f"no nodes with GPUs found in {clusters.names}")
     return True
 
 
 async def export(clusters: Clusters, *, output: str) -> bool:
-    """Print every GPU of all clusters as its page arrives, whatever the size of the fleet."""
+    """Print every GPU of all clusters as its page arrives, for a fleet of any size."""
     nodes: asyncio.Queue[list[dict[str, Any]] | None] = asyncio.Queue(_AHEAD)
 
     async def ask(cluster: Cluster) -> None:

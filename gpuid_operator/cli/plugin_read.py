@@ -1,4 +1,4 @@
-"""`kubectl gpuid read`: ask for reads, and wait for what comes out of them."""
+"""`kubectl gpuid read`: request reads and wait for their results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gpuid_operator.plan.conditions import find
 _AT_A_TIME: Final = 32
 """Nodes waited for at a time: the operator reads 16 at a time (WORKERS)."""
 _PAUSE: Final = 0.5
-"""Seconds between two looks at a node."""
+"""Seconds between two GETs of an inventory."""
 _SUSPENDED: Final = "Suspended"
 
 
@@ -54,9 +54,9 @@ class _Result:
 
 
 async def read(clusters: Clusters, nodes: Sequence[str], *, timeout: float, output: str) -> bool:
-    """Have these nodes read, all that are there when none is named; whether all went well.
+    """Read these nodes, or all nodes that are not departed; return whether all reads succeeded.
 
-    `timeout` is how many seconds to wait for each node.
+    `timeout` is the number of seconds to wait for each node.
     """
 
     async def ask(cluster: Cluster) -> bool:
@@ -66,7 +66,7 @@ async def read(clusters: Clusters, nodes: Sequence[str], *, timeout: float, outp
             if inventory.status.state is not InventoryState.DEPARTED
         ]
         if not names:
-            say(f"no node with GPUs is known in context {cluster.name}")
+            say(f"no nodes with GPUs found in context {cluster.name}")
         printer = _Printer(cluster.name, width=max(map(len, names), default=0), output=output)
         slots = asyncio.Semaphore(_AT_A_TIME)
 
@@ -107,16 +107,16 @@ async def _read(cluster: Cluster, node: str, *, timeout: float) -> _Result:
         node,
         ready=False,
         reason="Unknown",
-        message=f"context {cluster.name} has no GPUInventory of this name: is it a node with GPUs,"
-        " and does the operator run?",
+        message=f"context {cluster.name} has no GPUInventory with this name; check that the node"
+        " has GPUs and that the operator is running",
     )
 
 
 async def _request(cluster: Cluster, node: str, token: str) -> Inventory | None:
-    """Ask for a read; the inventory after that, None where there is none."""
+    """Request a read; return the inventory after that, or None."""
     if not could_be_node(node):
         return None
-    # Whether node or kind is missing, the next request tells.
+    # The next request shows whether the node or the kind is missing.
     with suppress(NotFound):
         await cluster.client.request(
             "PATCH",
@@ -129,12 +129,14 @@ async def _request(cluster: Cluster, node: str, token: str) -> Inventory | None:
 
 
 def _outcome(inventory: Inventory, *, seconds: float) -> _Result | None:
-    """What came out of the read; None while it has not ended."""
+    """The result of the read, or None before its end."""
     status, name = inventory.status, inventory.name
     if status.state is InventoryState.DEPARTED:
-        return _Result(name, ready=False, reason="Departed", message="the node is gone")
+        return _Result(
+            name, ready=False, reason="Departed", message="the node has left the cluster"
+        )
     ready = find(status.conditions, ConditionType.READY)
-    # Someone may have asked again meanwhile: a read that began after that is ours too.
+    # A later request of another client may have replaced the token: its read counts as well.
     asked = inventory.annotations.get(REQUESTED_AT)
     if not _handled(asked, status.last_handled_request):
         if ready is not None and ready.reason == _SUSPENDED:
@@ -142,7 +144,7 @@ def _outcome(inventory: Inventory, *, seconds: float) -> _Result | None:
                 name,
                 ready=False,
                 reason=_SUSPENDED,
-                message="reads of this node are suspended, by its spec or its policy",
+                message="reads of this node are suspended by its GPUInventory or by its policy",
             )
         return None
     if ready is None or ready.status is not ConditionStatus.TRUE:
@@ -164,7 +166,7 @@ def _outcome(inventory: Inventory, *, seconds: float) -> _Result | None:
 
 
 def _handled(asked: str | None, handled: str | None) -> bool:
-    """Whether the read that a token asked for has ended; of a long token its beginning is kept."""
+    """Whether the requested read has ended. The operator truncates a long token."""
     if asked is None or handled is None:
         return False
     return asked == handled or (handled.endswith("…") and asked.startswith(handled[:-1]))
@@ -174,17 +176,18 @@ def _unanswered(inventory: Inventory, timeout: float) -> _Result:
     ready = find(inventory.status.conditions, ConditionType.READY)
     last = ""
     if ready is not None and ready.status is not ConditionStatus.TRUE:
-        last = f" (the last read: {ready.reason}: {ready.message})"
+        last = f" (last read: {ready.reason}: {ready.message})"
     return _Result(
         inventory.name,
         ready=False,
-        reason="CheckInconclusive",
-        message=f"not read within {timeout:g} s: does the operator run, and is it busy?{last}",
+        reason="NoAnswer",
+        message=f"not read within {timeout:g} s; check that the operator is running and not"
+        f" overloaded{last}",
     )
 
 
 class _Printer:
-    """Prints results, as lines when they come, as JSON at the end."""
+    """Prints each result as a line when it arrives, or all results as JSON at the end."""
 
     def __init__(self, cluster: str, *, width: int, output: str) -> None:
         self.good = True

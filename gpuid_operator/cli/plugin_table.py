@@ -1,4 +1,4 @@
-"""Rows for people and for programs: a table, JSON, CSV."""
+"""Rows as a table, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ class Column:
     key: str
     title: str
     wide: bool = False
-    """Only in wide tables; JSON and CSV have it always."""
+    """Tables show it only with `-o wide`; JSON and CSV always contain it."""
     condition: bool = False
-    """Its values are states, coloured where colours are shown."""
+    """Its values are states, which a terminal shows in colour."""
     age: bool = False
-    """A time that tables show as the time since then."""
+    """A time that tables show as an age."""
     absent: str = "-"
-    """What tables show where there is no value."""
+    """The text of a missing value in tables."""
 
 
 CLUSTER: Final = Column("cluster", "CLUSTER")
 
 
 def show(rows: Sequence[Row], columns: Sequence[Column], *, output: str, several: bool) -> None:
-    """Print all rows as `output` says: table, wide, json, csv. The column of the cluster is in
-    tables only when `several` were asked."""
+    """Print all rows in the format `output`: table, wide, json, csv. Tables have the column of the
+    cluster only if `several` clusters are requested."""
     match output:
         case "json":
             click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2))
@@ -67,7 +67,7 @@ def show(rows: Sequence[Row], columns: Sequence[Column], *, output: str, several
 
 
 def csv_row(row: Row, columns: Sequence[Column]) -> list[str]:
-    """The fields of a row; an absent value is an empty field."""
+    """The fields of a row; a missing value is an empty field."""
     return [_text(row.get(column.key), absent="") for column in columns]
 
 
@@ -79,17 +79,17 @@ def csv_lines(rows: Any) -> str:
 
 
 def printable(value: str) -> str:
-    """Text without control characters: what the hardware says must not steer a terminal."""
+    """Text without control characters: output of the hardware must not control a terminal."""
     return _CONTROL.sub("?", value)
 
 
 def _print_table(rows: Sequence[Row], columns: Sequence[Column]) -> None:
-    # Loaded only where a table is printed.
+    # Imported only to print a table.
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    # As kubectl does: a row is one line, wherever it goes, and nothing of it is cut.
+    # As in kubectl: each row is one line and never truncated, also in a pipe.
     console = Console(width=_UNLIMITED, highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for column in columns:
@@ -117,7 +117,7 @@ def _text(value: Any, *, absent: str) -> str:
 
 
 def _age(value: str, now: datetime) -> str:
-    """The time since, in one unit, much as kubectl writes it."""
+    """The age in one unit, similar to kubectl."""
     seconds = max(0, int((now - datetime.fromisoformat(value)).total_seconds()))
     for unit, size, below in (("s", 1, 120), ("m", 60, 7200), ("h", 3600, 172_800)):
         if seconds < below:

@@ -1,4 +1,4 @@
-"""`kubectl gpuid where`: where a GPU is and was."""
+"""`kubectl gpuid where`: the present and past placements of a GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpuid_operator.plan.placement import Placement, canonical, newest_first
 from gpuid_operator.plan.placements import placements
 
 _UNKNOWN: Final = "unknown"
-"""History does not reach back to it any more."""
+"""A time that the bounded history no longer contains."""
 
 _COLUMNS: Final = (
     Column("serial", "SERIAL"),
@@ -37,7 +37,7 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A stay, with the cluster and the inventory that tell of it."""
+    """A placement, with the cluster and the inventory in which it was found."""
 
     cluster: str
     inventory: Inventory
@@ -45,20 +45,20 @@ class _Found:
 
 
 async def where(clusters: Clusters, identifier: str, *, scan: bool, output: str) -> bool:
-    """Print the stays of the GPU; whether there are any."""
+    """Print the placements of the GPU; return whether there are any."""
     identifier = canonical(identifier)
     found: list[_Found] = []
     if not scan:
         found = await _look_up(clusters, identifier)
     if not found and clusters.reached:
         if not scan:
-            say(f"{identifier} is in no label of {clusters.names}; every history is read instead")
+            say(f"no label of {clusters.names} contains {identifier}; searching every history")
         found = await _scan(clusters, identifier)
     if not found:
         if clusters.reached:
             say(
-                f"{identifier} is unknown: no GPU or chassis of that serial or UUID is or was"
-                f" behind any node of {clusters.names}"
+                f"{identifier} not found: no node of {clusters.names} has or had a GPU or chassis"
+                " with this serial or UUID"
             )
         return False
     order = {id(one.placement): one for one in found}
@@ -68,7 +68,7 @@ async def where(clusters: Clusters, identifier: str, *, scan: bool, output: str)
     if output in ("table", "wide"):
         rows = [row | {"until": "now"} if row["present"] else row for row in rows]
     show(rows, _COLUMNS, output=output, several=clusters.several)
-    for line in dict.fromkeys(filter(None, map(_doubt, found))):
+    for line in dict.fromkeys(filter(None, map(_warning, found))):
         say(line)
     return True
 
@@ -79,7 +79,7 @@ async def _look_up(clusters: Clusters, identifier: str) -> list[_Found]:
         one
         for cluster, inventories in answers
         for inventory in inventories
-        for one in _stays(cluster, inventory, identifier)
+        for one in _placements(cluster, inventory, identifier)
     ]
 
 
@@ -88,28 +88,28 @@ async def _scan(clusters: Clusters, identifier: str) -> list[_Found]:
         return [
             one
             async for inventory in cluster.inventories(with_history=True)
-            for one in _stays(cluster, inventory, identifier)
+            for one in _placements(cluster, inventory, identifier)
         ]
 
     return [one for _, found in await clusters.ask(search) for one in found]
 
 
-def _stays(cluster: Cluster, inventory: Inventory, identifier: str) -> Iterable[_Found]:
+def _placements(cluster: Cluster, inventory: Inventory, identifier: str) -> Iterable[_Found]:
     for placement in placements(inventory.name, inventory.status):
         if placement.is_of(identifier):
             yield _Found(cluster.name, inventory, placement)
 
 
-def _doubt(found: _Found) -> str | None:
-    """What to know of a stay that goes on behind a node that is not read well now."""
+def _warning(found: _Found) -> str | None:
+    """A warning for a present placement on a node that is not Ready."""
     status = found.inventory.status
     ready = find(status.conditions, ConditionType.READY)
     if not found.placement.present or ready is None or ready.status is not ConditionStatus.FALSE:
         return None
-    last = _time(status.last_read_time)
+    last = _time(status.last_read_time) or "an unknown time"
     return (
-        f"note: {found.inventory.name} was last read {f'at {last}' if last else 'never'}; since"
-        f" then: {ready.reason}: {ready.message}"
+        f"warning: the last successful read of {found.inventory.name} was at {last};"
+        f" not ready since then: {ready.reason}: {ready.message}"
     )
 
 

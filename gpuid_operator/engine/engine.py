@@ -75,9 +75,7 @@ class Engine:
         self._status_writer = StatusWriter(
             client,
             state=self._state,
-            clock=clock,
-            found=self.inventory_changed,
-            gone=self.inventory_deleted,
+            events=self,
             listeners=[self._observer, self._status_written],
         )
         labeller = NodeLabeller(client, state=self._state)
@@ -100,6 +98,7 @@ class Engine:
             workers=options.workers,
             allowed=options.checks_allowed,
             per_hour=options.restarts_per_hour,
+            timings=options.timings,
             clock=clock,
         )
         self._delivery = Delivery(
@@ -253,7 +252,7 @@ class Engine:
             self._reconciler.enqueue([name])
 
     def _policies_changed(self) -> None:
-        """What is in force changed; the caller enqueues the nodes."""
+        """Apply a change of the effective policies; the caller enqueues the nodes."""
         self._stop_unwanted()
         self._checks.policies_changed()
         self._delivery.prune()

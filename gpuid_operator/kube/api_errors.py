@@ -1,4 +1,4 @@
-"""Which error an answer of the API server means, or the lack of one."""
+"""Converts responses of the API server, and failed connections, into errors."""
 
 from __future__ import annotations
 
@@ -35,15 +35,17 @@ _BY_STATUS: Final[dict[int, type[ApiError]]] = {
 
 _WHAT_TO_DO: Final[dict[type[ApiError], str]] = {
     Unauthorized: "renew the credentials (kubeconfig, exec plugin, service account token)",
-    Forbidden: "grant the operator's service account this right",
-    Conflict: "read the object again and repeat",
-    TooManyRequests: "lower QPS, or give the operator a larger share of the API server's priority",
-    ServerError: "see the API server's log; it is tried again",
+    Forbidden: "grant this permission to the service account",
+    Conflict: "read the object again and retry",
+    TooManyRequests: "lower QPS, or give the operator a higher priority level on the API server",
+    ServerError: "check the log of the API server",
 }
 
 
-def refusal(*, method: str, path: str, response: aiohttp.ClientResponse, answer: bytes) -> ApiError:
-    """The error for an answer above 299; `answer` is its body, as a rule a Status object."""
+def api_error(
+    *, method: str, path: str, response: aiohttp.ClientResponse, answer: bytes
+) -> ApiError:
+    """The error for a status above 299; `answer` is the body of the response, usually a Status."""
     body: Any
     try:
         body = orjson.loads(answer)
@@ -71,27 +73,27 @@ def refusal(*, method: str, path: str, response: aiohttp.ClientResponse, answer:
 def unreachable(
     *, method: str, path: str, credentials: Credentials, error: Exception
 ) -> ApiUnreachable:
-    """The error for a connection that failed or broke off."""
+    """The error for a connection that failed or was interrupted."""
     said = str(error) or type(error).__name__
     match error:
         case aiohttp.ClientConnectorCertificateError():
             said = str(error.certificate_error)
-            todo = "the CA in the kubeconfig is not the one of this server"
+            todo = "check the CA in the kubeconfig: it does not match this server"
         case aiohttp.ClientConnectorSSLError():
             said = str(error.os_error)
-            todo = "no TLS came about: check the server's address in the kubeconfig"
+            todo = "TLS handshake failed: check the server's address in the kubeconfig"
         case aiohttp.ClientConnectorDNSError():
             said = str(error.os_error)
-            todo = "its name cannot be resolved: check the server's address in the kubeconfig"
+            todo = "host name not found: check the server's address in the kubeconfig"
         case aiohttp.ClientConnectorError():
             said = str(error.os_error)
-            todo = "nothing accepts connections there: check that the API server runs"
+            todo = "check that the API server is running"
         case aiohttp.ClientResponseError():
-            # Its own text quotes the address of a proxy, which may hold a password.
+            # The text of the error quotes the address of a proxy, which may contain a password.
             said = f"{error.status} {error.message}"
-            todo = "something between here and the API server answered: a proxy?"
+            todo = "check the proxy between the operator and the API server"
         case _:
-            todo = "the connection broke off; it is tried again"
+            todo = "the connection was interrupted"
     return ApiUnreachable(
         f"{method} {path}: no answer from the API server {credentials.server}: {said} ({todo})"
     )

@@ -1,8 +1,8 @@
-"""Requests to the Kubernetes API: JSON in, JSON out, at most QPS of them per second.
+"""A client for the Kubernetes API: sends and receives JSON, at most QPS requests per second.
 
-One aiohttp session and one TLS context for everything; no model classes, since an object is a dict
-on its way to or from a model of ours. Execs share neither the rate limit (WORKERS bounds them) nor
-the connection pool (each consumes its connection).
+One aiohttp session and one TLS context serve all requests. Objects are dicts; our own models read
+what they need. Execs use neither the rate limit (WORKERS bounds them) nor the connection pool (each
+consumes its connection).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import orjson
 from yarl import URL
 
 from gpuid_operator import __version__
-from gpuid_operator.kube.api_errors import refusal, unreachable
+from gpuid_operator.kube.api_errors import api_error, unreachable
 from gpuid_operator.kube.credentials import Credentials, FreshCredentials, find_source
 from gpuid_operator.kube.errors import (
     ApiError,
@@ -41,31 +41,32 @@ APPLY_PATCH: Final = "application/apply-patch+yaml"
 ONLY_METADATA: Final = (
     "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 )
-"""Accept header for an answer without spec and status; servers that cannot send the object."""
+"""Accept header for a response without spec and status; a server without support sends the
+object."""
 
 MAX_CONNECTIONS: Final = 64
-"""Connections for requests; a TLS handshake costs more than waiting for a free one."""
+"""Maximum number of connections; a TLS handshake costs more than waiting for a free connection."""
 
 _RETRY_PAUSES: Final = (0.1, 0.5, 1.0)
-"""Seconds before each further attempt where the server does not say how long to wait."""
+"""Seconds before each retry if the server sends no Retry-After."""
 _LONGEST_RETRY_AFTER: Final = 10.0
 _JSON: Final = "application/json"
 
 
 def item(collection: str, name: str) -> str:
-    """The path of one object of a collection; the name may come from a user."""
+    """The path of an object in a collection; quotes the name, which may come from a user."""
     return f"{collection}/{quote(name, safe='')}"
 
 
 class KubeClient:
-    """One API server under one identity. Close it with `close` or `async with`."""
+    """A client for one API server with one identity. Close it with `close` or `async with`."""
 
     def __init__(self, credentials: FreshCredentials, *, qps: float, burst: int) -> None:
         self._credentials = credentials
         self._limit = TokenBucket(qps=qps, burst=burst)
         headers = {
             "User-Agent": f"gpuid-operator/{__version__}",
-            # Compressing a list of nodes costs both sides more than sending it.
+            # Compressing a list of nodes costs both sides more than sending it uncompressed.
             "Accept-Encoding": "identity",
         }
         self._session = aiohttp.ClientSession(
@@ -85,10 +86,10 @@ class KubeClient:
         kubeconfig: Path | None = None,
         context: str | None = None,
     ) -> Self:
-        """Find the cluster and read the credentials; nothing is sent yet.
+        """Find the cluster and read the credentials, without sending a request.
 
-        The kubeconfig given, else KUBECONFIG, else the pod's service account, else ~/.kube/config.
-        Raises NoCluster.
+        Uses `kubeconfig`, KUBECONFIG, the service account of the pod, or ~/.kube/config, in this
+        order. Raises NoCluster.
         """
         credentials = FreshCredentials(find_source(kubeconfig=kubeconfig, context=context))
         await credentials.get()
@@ -106,12 +107,12 @@ class KubeClient:
         await self.close()
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         await self._session.close()
         await self.websockets.close()
 
     async def credentials(self) -> Credentials:
-        """The credentials of the moment, renewed where they are due, for another client's use."""
+        """The current credentials, renewed if due, for use by another client."""
         return (await self._credentials.get())[0]
 
     async def request(
@@ -126,12 +127,13 @@ class KubeClient:
         timeout: float = 30.0,
         limited: bool = True,
     ) -> Any:
-        """Send one request and give the parsed JSON of the answer.
+        """Send a request and return the parsed JSON of the response.
 
-        `path` is absolute and already quoted. `timeout` bounds, in seconds, all attempts together
-        from the moment that the rate limit lets the request go. Repeated are: what the server
-        refused with 429 or with 401 and renewed credentials, what never reached it, and a GET that
-        got 5xx or lost its connection. A write whose answer is lost is not repeated.
+        `path` is absolute and quoted. `timeout` limits all attempts together, in seconds, and
+        starts when the rate limit admits the request.
+
+        Retries after 429, after 401 with renewed credentials, and if no connection was established;
+        a GET also after 5xx or a lost connection. A write whose response is lost is not retried.
 
         Raises ApiError by status, ApiUnreachable.
         """
@@ -164,18 +166,18 @@ class KubeClient:
                     answer = await response.read()
                     if response.status < 300:
                         return orjson.loads(answer) if answer else None
-                    error: ApiError | ApiUnreachable = refusal(
+                    error: ApiError | ApiUnreachable = api_error(
                         method=method, path=path, response=response, answer=answer
                     )
             except TimeoutError:
                 raise ApiUnreachable(
-                    f"{method} {path}: {credentials.server} did not answer within {timeout:g} s;"
-                    " is the API server overloaded or cut off?"
+                    f"{method} {path}: no response from {credentials.server} within {timeout:g} s;"
+                    " check whether the API server is overloaded or unreachable"
                 ) from None
             except orjson.JSONDecodeError as wrong:
                 raise ApiUnreachable(
-                    f"{method} {path}: {credentials.server} answered with something other than"
-                    f" JSON ({wrong}); is it an API server, or a proxy before it?"
+                    f"{method} {path}: the response of {credentials.server} is not JSON ({wrong});"
+                    " check that it is an API server and not a proxy"
                 ) from None
             except (aiohttp.ClientError, OSError) as lost:
                 error = unreachable(method=method, path=path, credentials=credentials, error=lost)
@@ -202,17 +204,17 @@ class KubeClient:
     async def pages(
         self, path: str, *, params: Mapping[str, str] | None = None, limit: int = 500
     ) -> AsyncIterator[dict[str, Any]]:
-        """List in pages of at most `limit` objects: each page's parsed body, all of one snapshot.
+        """List in pages of at most `limit` objects: yields the body of each page of one snapshot.
 
-        Raises ListExpired when the server dropped the snapshot between two pages (after some five
-        minutes): what came until then is no full list, so begin again. And as `request`.
+        Raises ListExpired if the server drops the snapshot between two pages (after about five
+        minutes): the list is incomplete, so start it again. Also raises what `request` raises.
         """
         query = {**(params or {}), "limit": str(limit)}
         while True:
             try:
                 page = await self.request("GET", path, params=query, timeout=60.0)
             except Gone as error:
-                raise ListExpired(f"{error.message}; the list begins again") from error
+                raise ListExpired(f"{error.message}; list again from the start") from error
             yield page
             token = page.get("metadata", {}).get("continue")
             if not token:
@@ -222,10 +224,10 @@ class KubeClient:
     async def lines(
         self, path: str, *, params: Mapping[str, str], accept: str, silence: float
     ) -> AsyncIterator[bytes]:
-        """Stream the lines of an answer until the server ends it in good order.
+        """Stream the lines of a response until the server ends it regularly.
 
-        `silence` is the longest pause between two pieces of it, in seconds. Raises ApiError when it
-        is refused, ApiUnreachable when it breaks off or falls silent.
+        `silence` is the maximum time without data, in seconds. Raises ApiError if the server
+        rejects the request, ApiUnreachable if the stream is interrupted or silent for too long.
         """
         await self._limit.acquire()
         credentials, tls = await self._credentials.get()
@@ -242,7 +244,7 @@ class KubeClient:
             ) as response:
                 if response.status >= 300:
                     answer = await response.read()
-                    error = refusal(method="GET", path=path, response=response, answer=answer)
+                    error = api_error(method="GET", path=path, response=response, answer=answer)
                     if isinstance(error, Unauthorized):
                         await self._credentials.renew_rejected(credentials)
                     raise error
@@ -252,7 +254,7 @@ class KubeClient:
                         yield line
         except TimeoutError:
             raise ApiUnreachable(
-                f"GET {path}: {credentials.server} was silent for {silence:g} s"
+                f"GET {path}: no data from {credentials.server} for {silence:g} s"
             ) from None
         except (aiohttp.ClientError, OSError) as lost:
             raise unreachable(

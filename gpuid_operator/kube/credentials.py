@@ -1,8 +1,8 @@
-"""Where the API server is and how we say who we are.
+"""The address of the API server and the credentials for it.
 
-Inside a cluster both are files of the service account, read here: importing kubernetes_asyncio
-costs 38 MB of resident memory for its model classes. A kubeconfig (KUBECONFIG, token files, client
-certificates, exec plugins, OIDC) is read by kubernetes_asyncio, imported only then.
+Inside a cluster, this module reads the files of the service account itself, because importing
+kubernetes_asyncio costs 38 MB of resident memory for its model classes. For a kubeconfig (with
+token files, client certificates, exec plugins, OIDC) it imports kubernetes_asyncio on demand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gpuid_operator.kube.errors import NoCluster
 from gpuid_operator.kube.tls import ResumingContext
 
 RELOAD_AFTER: Final = 60.0
-"""Seconds after which tokens and certificates are read again; what client-go does."""
+"""Seconds after which tokens and certificates are read again, as in client-go."""
 
 _log = logging.getLogger(__name__)
 _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -31,26 +31,26 @@ _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """One server and one identity, good until `RELOAD_AFTER` has passed."""
+    """One server and one identity, valid until `RELOAD_AFTER` has passed."""
 
     server: str
     authorization: str | None = field(default=None, repr=False)
     """Value of the Authorization header: scheme and token."""
     ca_path: str | None = None
-    """CA bundle in PEM; None: the system's."""
+    """CA bundle in PEM; None for that of the system."""
     certificate_path: str | None = None
     private_key_path: str | None = None
     insecure: bool = False
-    """Do not verify the server's certificate (a kubeconfig may ask for it)."""
+    """Whether to skip verification of the server's certificate, as a kubeconfig can demand."""
     server_name: str | None = None
-    """Name to verify the certificate against, where it differs from the server's."""
+    """Name to verify the certificate against, if it differs from the host name."""
     proxy: str | None = field(default=None, repr=False)
 
     def ssl_context(self) -> ResumingContext:
-        """A new TLS context. Raises NoCluster when a file cannot be used."""
+        """A new TLS context. Raises NoCluster if a file is unusable."""
         context = ResumingContext()
-        # As Go has it: any certificate of the bundle may be trusted, an authority's or not.
-        # Extensions that many clusters' authorities lack (VERIFY_X509_STRICT) are not asked for.
+        # As in Go: trust any certificate of the bundle, even if it is not an authority, and do not
+        # require extensions that the authorities of many clusters lack (VERIFY_X509_STRICT).
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         try:
             if self.ca_path:
@@ -61,8 +61,8 @@ class Credentials:
                 context.load_cert_chain(self.certificate_path, self.private_key_path)
         except (OSError, ValueError) as error:
             raise NoCluster(
-                f"TLS files of the API server {self.server} cannot be used (CA {self.ca_path},"
-                f" certificate {self.certificate_path}): {error}; mend them"
+                f"failed to load the TLS files for the API server {self.server} (CA {self.ca_path},"
+                f" certificate {self.certificate_path}): {error}; replace them"
             ) from error
         if self.insecure:
             context.check_hostname = False
@@ -70,7 +70,7 @@ class Credentials:
         return context
 
     def tls_files(self) -> tuple[object, ...]:
-        """Changes when a TLS file is another, so that rotated certificates are taken up."""
+        """Identity of the TLS files; a new value means that certificates were rotated."""
         stats = []
         for path in (self.ca_path, self.certificate_path, self.private_key_path):
             if path:
@@ -80,10 +80,10 @@ class Credentials:
 
 
 class CredentialSource(Protocol):
-    """Gives the credentials of the moment."""
+    """Loads the current credentials."""
 
     async def load(self, *, rejected: bool) -> Credentials:
-        """Read them anew; `rejected`: the server refused the last ones, so do not use a cache.
+        """Read the credentials; bypass caches if the server `rejected` the previous ones.
 
         Raises NoCluster.
         """
@@ -97,9 +97,9 @@ def find_source(
     environ: Mapping[str, str] = os.environ,
     service_account: Path = _SERVICE_ACCOUNT,
 ) -> CredentialSource:
-    """The given kubeconfig, else KUBECONFIG, else the service account, else ~/.kube/config.
+    """`kubeconfig`, KUBECONFIG, the service account, or ~/.kube/config, in this order.
 
-    Raises NoCluster when there is none.
+    Raises NoCluster if there is none.
     """
     paths = str(kubeconfig) if kubeconfig else environ.get("KUBECONFIG", "")
     if not paths and context is None and "KUBERNETES_SERVICE_HOST" in environ:
@@ -107,7 +107,7 @@ def find_source(
     paths = paths or str(Path.home() / ".kube" / "config")
     if not any(Path(path).expanduser().is_file() for path in paths.split(os.pathsep) if path):
         raise NoCluster(
-            f"no cluster: there is no kubeconfig at {paths}, and this process is not in a pod"
+            f"no cluster: no kubeconfig at {paths}, and this process does not run in a pod"
             " (KUBERNETES_SERVICE_HOST is not set); set KUBECONFIG to a kubeconfig"
         )
     return KubeConfig(paths=paths, context=context)
@@ -128,11 +128,11 @@ class InCluster:
             token = file.read_text().strip()
         except OSError as error:
             raise NoCluster(
-                f"the service account's token {file} cannot be read: {error};"
-                " is automountServiceAccountToken off for this pod?"
+                f"failed to read the service account token {file}: {error};"
+                " set automountServiceAccountToken: true for this pod"
             ) from error
         if not token:
-            raise NoCluster(f"the service account's token {file} is empty")
+            raise NoCluster(f"the service account token {file} is empty")
         return Credentials(
             server=self._server,
             authorization=f"Bearer {token}",
@@ -141,7 +141,7 @@ class InCluster:
 
 
 class KubeConfig:
-    """One context of one or several kubeconfig files."""
+    """A context of one or more kubeconfig files."""
 
     def __init__(self, *, paths: str, context: str | None) -> None:
         self._paths = paths
@@ -167,22 +167,22 @@ class KubeConfig:
                 self._modified = modified
             else:
                 if rejected:
-                    # The loader keeps an exec plugin's token until it expires; this one is refused.
+                    # The loader caches the token of an exec plugin, which the server rejected.
                     vars(self._loader).pop("exec_plugin_expiry", None)
                 await self._loader.load_and_set(configuration)
         except yaml.YAMLError as error:
-            # The error's own text quotes the file, which may hold a token.
+            # The text of the error quotes the file, which may contain a token.
             mark = getattr(error, "problem_mark", None)
             where = f" (line {mark.line + 1})" if mark else ""
             raise NoCluster(f"the kubeconfig {self._paths} is not valid YAML{where}") from None
         except (ConfigException, OSError, LookupError, TypeError, ValueError, AssertionError) as e:
             raise NoCluster(
-                f"the kubeconfig {self._paths}"
-                f"{f', context {self._context},' if self._context else ''} cannot be used:"
+                f"failed to load the kubeconfig {self._paths}"
+                f"{f', context {self._context}' if self._context else ''}:"
                 f" {str(e)[:512] or type(e).__name__}"
             ) from e
         if not configuration.host:
-            raise NoCluster(f"the kubeconfig {self._paths} names no server for its context")
+            raise NoCluster(f"the kubeconfig {self._paths} has no server for its context")
         return Credentials(
             server=configuration.host,
             authorization=configuration.api_key.get("BearerToken"),
@@ -200,7 +200,7 @@ class KubeConfig:
 
 
 class FreshCredentials:
-    """Credentials and their TLS context, renewed as they age or are refused."""
+    """Credentials and their TLS context, renewed when they expire or are rejected."""
 
     def __init__(
         self, source: CredentialSource, *, clock: Callable[[], float] = time.monotonic
@@ -215,17 +215,17 @@ class FreshCredentials:
         self.headers: dict[str, str] = {}
 
     async def get(self) -> tuple[Credentials, ResumingContext | bool]:
-        """The credentials of the moment, and the TLS context for them (True where the server has no
-        TLS). Raises NoCluster only while there never were any."""
+        """The current credentials and their TLS context (True if the server does not use TLS).
+        Raises NoCluster only if no credentials were ever loaded."""
         if self._credentials is None or self._clock() >= self._reload_at:
             await self._renew(rejected=None)
         assert self._credentials is not None  # noqa: S101 - _renew sets it or raises
         return self._credentials, self._tls
 
-    async def renew_rejected(self, refused: Credentials) -> bool:
-        """After a 401: read them again. Whether they are other ones now."""
-        await self._renew(rejected=refused)
-        return self._credentials != refused
+    async def renew_rejected(self, rejected: Credentials) -> bool:
+        """Read the credentials again after a 401; whether they changed."""
+        await self._renew(rejected=rejected)
+        return self._credentials != rejected
 
     async def _renew(self, *, rejected: Credentials | None) -> None:
         async with self._lock:
@@ -240,8 +240,9 @@ class FreshCredentials:
             except NoCluster as error:
                 if self._credentials is None:
                     raise
-                # A file in the middle of its replacement: the old ones still have some time.
-                _log.warning("credentials could not be renewed: %s", error.message)
+                # A file may be in the middle of its replacement; the old credentials are still
+                # valid.
+                _log.warning("failed to renew credentials: %s", error.message)
                 self._reload_at = self._clock() + RELOAD_AFTER / 6
             else:
                 self._reload_at = self._clock() + RELOAD_AFTER
@@ -251,7 +252,7 @@ class FreshCredentials:
             try:
                 files = fresh.tls_files()
             except OSError as error:
-                raise NoCluster(f"a TLS file of {fresh.server} cannot be read: {error}") from error
+                raise NoCluster(f"failed to read a TLS file for {fresh.server}: {error}") from error
             if files != self._tls_files:
                 self._tls = await asyncio.to_thread(fresh.ssl_context)
                 self._tls_files = files

@@ -1,4 +1,4 @@
-"""What the API server serves, and which cluster this is."""
+"""Discovery: the kinds that the API server serves, and the identity of the cluster."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _WANTED: Final = frozenset({INVENTORY_PLURAL, POLICY_PLURAL})
 
 
 async def missing_kinds(client: KubeClient) -> frozenset[str]:
-    """Plurals of ours that are not served: empty once both CRDs are installed and established.
+    """The plurals of our CRDs that the API server does not serve yet.
 
-    Raises as `KubeClient.request`.
+    Raises what `KubeClient.request` raises.
     """
     try:
         body = await client.request("GET", f"/apis/{API_VERSION}")
@@ -24,9 +24,9 @@ async def missing_kinds(client: KubeClient) -> frozenset[str]:
 
 
 async def cluster_uid(client: KubeClient) -> str:
-    """The uid of the namespace kube-system: what tells one cluster from another.
+    """The uid of the namespace kube-system, which identifies the cluster.
 
-    Raises as `KubeClient.request`.
+    Raises what `KubeClient.request` raises.
     """
     body = await client.request("GET", "/api/v1/namespaces/kube-system")
     uid: str = body["metadata"]["uid"]

@@ -1,38 +1,38 @@
-"""What can go wrong between us and a Kubernetes API server.
+"""Errors of the Kubernetes client.
 
-    KubeError                     .message: what was tried, what came back, what to do
-    ├── NoCluster                 no usable kubeconfig and not inside a cluster
-    ├── ApiUnreachable            no answer: DNS, connection, TLS, time-out
-    ├── ListExpired               a paged list outlived its snapshot: list again from the start
-    ├── ApiError                  the server answered with an error: .status .reason .server_message
+    KubeError                     .message: what failed, why, and what to do
+    ├── NoCluster                 no usable kubeconfig, and not inside a cluster
+    ├── ApiUnreachable            no response: DNS, connection, TLS, timeout
+    ├── ListExpired               the snapshot of a paged list expired: list again from the start
+    ├── ApiError                  an error response: .status .reason .server_message
     │   ├── Unauthorized          401
     │   ├── Forbidden             403
     │   ├── NotFound              404
-    │   ├── Conflict              409: the object is another by now (resourceVersion, uid)
+    │   ├── Conflict              409: the object changed (resourceVersion, uid)
     │   │   └── AlreadyExists     409 of a creation
     │   ├── Gone                  410
     │   ├── Invalid               422
-    │   ├── TooManyRequests       429, after the retries that Retry-After asked for
+    │   ├── TooManyRequests       429, after retries
     │   └── ServerError           5xx
-    └── ExecError                 a command in a container: .stdout .stderr as far as they came
+    └── ExecError                 a command in a container: .stdout .stderr until then
         ├── ExecTimedOut
         ├── ExecForbidden
-        ├── ExecPodGone           the pod or the container is not there or does not run
-        ├── CommandNotFound       the container has no such program
+        ├── ExecPodGone           the pod or the container does not exist or does not run
+        ├── CommandNotFound       the container does not have the program
         ├── ExecTooLarge          more output than allowed
-        ├── ExecIncomplete        the socket ended without the status that ends an exec
-        └── ExecFailed            anything else, in the server's words
+        ├── ExecIncomplete        the connection ended without the final status
+        └── ExecFailed            any other error, as reported by the server
 
-No message holds a token, a secret's value or a request's body.
+No message contains a token, the value of a Secret or the body of a request.
 """
 
-# ruff: noqa: N818 - the names say what happened; a suffix on all of them would say nothing
+# ruff: noqa: N818 - the names say what happened; an Error suffix would add nothing
 
 from __future__ import annotations
 
 
 class KubeError(Exception):
-    """Base of all errors of this room."""
+    """Base class of all errors of the Kubernetes client."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -40,19 +40,19 @@ class KubeError(Exception):
 
 
 class NoCluster(KubeError):
-    """There is nothing to connect to, or the credentials for it cannot be read."""
+    """No cluster is configured, or its credentials are unreadable."""
 
 
 class ApiUnreachable(KubeError):
-    """No answer. Whether the API server acted on a write is unknown: read before retrying."""
+    """No response. Read before you retry a write: the API server may have executed it."""
 
 
 class ListExpired(KubeError):
-    """The snapshot behind a paged list is gone; pages that came before it are not a full list."""
+    """The snapshot of a paged list expired; the pages so far are an incomplete list."""
 
 
 class ApiError(KubeError):
-    """The API server answered with an error."""
+    """The API server responded with an error."""
 
     def __init__(self, message: str, *, status: int, reason: str, server_message: str) -> None:
         super().__init__(message)
@@ -60,39 +60,39 @@ class ApiError(KubeError):
         self.reason = reason
         self.server_message = server_message
         self.retry_after: float | None = None
-        """Seconds, where the server named them."""
+        """Retry-After in seconds, if the server sent it."""
 
 
 class Unauthorized(ApiError):
-    """401: the credentials are not accepted."""
+    """401: the server does not accept the credentials."""
 
 
 class Forbidden(ApiError):
-    """403: the credentials lack a right."""
+    """403: the credentials lack a permission."""
 
 
 class NotFound(ApiError):
-    """404: no such object, or no such kind."""
+    """404: the object or the kind does not exist."""
 
 
 class Conflict(ApiError):
-    """409: the object changed, or is another one, since it was read."""
+    """409: the object changed or was replaced since it was read."""
 
 
 class AlreadyExists(Conflict):
-    """409 of a creation: there is an object of that name."""
+    """409 on creation: an object with that name exists."""
 
 
 class Gone(ApiError):
-    """410: the requested version is no longer kept."""
+    """410: the requested version is no longer available."""
 
 
 class Invalid(ApiError):
-    """422: the object breaks its schema."""
+    """422: the object violates its schema."""
 
 
 class TooManyRequests(ApiError):
-    """429: the server is overloaded, still so after the retries it asked for."""
+    """429: the server is still overloaded after retries."""
 
 
 class ServerError(ApiError):
@@ -100,7 +100,7 @@ class ServerError(ApiError):
 
 
 class ExecError(KubeError):
-    """A command in a container gave no complete answer."""
+    """A command in a container returned no complete result."""
 
     def __init__(self, message: str, *, stdout: bytes = b"", stderr: bytes = b"") -> None:
         super().__init__(message)
@@ -109,28 +109,28 @@ class ExecError(KubeError):
 
 
 class ExecTimedOut(ExecError):
-    """No end within the time-out. The command may still run in the container."""
+    """The command did not end within the timeout and may still be running."""
 
 
 class ExecForbidden(ExecError):
-    """The credentials may not execute commands there."""
+    """The credentials do not allow commands in the container."""
 
 
 class ExecPodGone(ExecError):
-    """The pod or its container is not there, or does not run."""
+    """The pod or its container does not exist or does not run."""
 
 
 class CommandNotFound(ExecError):
-    """The container has no such program."""
+    """The container does not have the program."""
 
 
 class ExecTooLarge(ExecError):
-    """More output than allowed."""
+    """The output exceeds the limit."""
 
 
 class ExecIncomplete(ExecError):
-    """The socket ended without the status frame: output may be missing."""
+    """The connection ended without the status frame: output may be missing."""
 
 
 class ExecFailed(ExecError):
-    """The command could not be run, in the server's words."""
+    """The command failed to run for another reason, which the server reports."""

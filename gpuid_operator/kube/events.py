@@ -1,4 +1,4 @@
-"""Kubernetes Events: a word to whoever runs `kubectl describe`, never something to rely on."""
+"""Kubernetes Events: best-effort notes for users of `kubectl describe`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from gpuid_operator.kube.errors import KubeError
 _log = logging.getLogger(__name__)
 
 NAMESPACE: Final = "default"
-"""Where the API server takes Events of cluster-scoped objects, and nowhere else."""
+"""The only namespace in which the API server accepts Events for cluster-scoped objects."""
 
 _MAX_MESSAGE: Final = 1024
 _MAX_NAME: Final = 253
 
 
 class EventType(StrEnum):
-    """How loud an Event is."""
+    """Type of an Event."""
 
     NORMAL = "Normal"
     WARNING = "Warning"
@@ -47,10 +47,9 @@ async def post_event(
     reason: str,
     message: str,
     type: EventType = EventType.NORMAL,  # noqa: A002 - the API's own name
-    count: int = 1,
     now: datetime | None = None,
 ) -> None:
-    """Post one Event (core/v1). A failure is logged and forgotten."""
+    """Post an Event (core/v1). A failure is logged, not raised."""
     at = format_time(now or datetime.now(UTC))
     suffix = f".{secrets.token_hex(8)}"
     try:
@@ -75,11 +74,11 @@ async def post_event(
                 "message": message[:_MAX_MESSAGE],
                 "firstTimestamp": at,
                 "lastTimestamp": at,
-                "count": count,
+                "count": 1,
                 "source": {"component": MANAGER},
                 "reportingComponent": MANAGER,
                 "reportingInstance": MANAGER,
             },
         )
     except KubeError as error:
-        _log.warning("the Event %s of %s was not posted: %s", reason, involved.name, error.message)
+        _log.warning("failed to post Event %s of %s: %s", reason, involved.name, error.message)

@@ -1,7 +1,7 @@
-"""Run a command in a container, over a WebSocket with framing of our own.
+"""Runs a command in a container over a WebSocket.
 
-Each message's first byte names its channel: 1 stdout, 2 stderr, 3 the Status object that ends the
-exec. Without that status the output may be cut anywhere, so it is no result. (Kubernetes: the
+The first byte of a message is its channel: 1 stdout, 2 stderr, 3 the Status object that ends the
+exec. Without that status the output may be incomplete and is not a result. (Kubernetes: the
 subprotocols v4.channel.k8s.io and v5.channel.k8s.io.)
 """
 
@@ -49,17 +49,17 @@ _STDOUT: Final = 1
 _STDERR: Final = 2
 _STATUS: Final = 3
 _STATUS_SIZE: Final = 65_536
-"""Bytes that a message may have beyond the allowed output: the status frame, the channel byte."""
+"""Bytes allowed in a message beyond the output: the status frame and the channel byte."""
 
-# How runtimes word a missing program: runc behind containerd ("executable file not found in $PATH",
-# "stat /x: no such file or directory"), crun ("executable file `x` not found in $PATH"), Kata ("the
-# file x was not found"), and KWOK ("fork/exec /x: no such file or directory").
+# Messages of runtimes about a missing program: runc behind containerd ("executable file not found
+# in $PATH", "stat /x: no such file or directory"), crun ("executable file `x` not found in $PATH"),
+# Kata ("the file x was not found"), and KWOK ("fork/exec /x: no such file or directory").
 _NO_PROGRAM: Final = re.compile(
     r"executable file (?:`[^`]*` )?not found in \$PATH"
     r"|(?:stat|fork/exec|exec) [^\s:]+: no such file or directory"
     r"|the file \S+ was not found"
 )
-# Runtimes that turn their own failure into an exit code mark it so on one of the streams.
+# Runtimes that convert their own failure into an exit code print such a message.
 _RUNTIME_FAILED: Final = re.compile(
     r"OCI runtime (?:exec failed|attempted to invoke)"
     r"|exec failed: unable to start container process"
@@ -73,13 +73,13 @@ _NO_CONTAINER: Final = re.compile(
     r"|container \S* ?(?:is )?not (?:created or )?running|is in CONTAINER_\w+ state"
     r"|does not have a host assigned|not found in pod"
 )
-# KWOK has no exit codes: the end of its message is all that it tells.
+# KWOK reports no exit codes, except at the end of its message.
 _KWOK_EXIT: Final = re.compile(r"cmd wait: .*: exit status (\d+)\s*\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class ExecResult:
-    """A command that ended by itself, with all of its output."""
+    """The complete result of a command that ended by itself."""
 
     stdout: bytes
     stderr: bytes
@@ -96,14 +96,13 @@ async def pod_exec(
     timeout: float,
     max_bytes: int,
 ) -> ExecResult:
-    """Run `command` (a program and its arguments, no shell) and wait for its end.
+    """Run `command` (a program and its arguments, without a shell) and wait for its end.
 
-    `timeout` in seconds from the connection to the status; `max_bytes` of stdout and stderr
-    together. Not counted by the client's rate limit. After an error or a cancellation the socket is
-    gone, but the program may go on in its container: wait before the next one.
+    `timeout` is in seconds, from the connection to the status; `max_bytes` limits stdout and stderr
+    together. The rate limit of the client does not apply. After an error or a cancellation, the
+    connection is closed, but the program may still run in the container: wait before the next one.
 
-    Raises ExecError in all its kinds; what makes the API server itself unusable for any exec (no
-    connection, credentials refused) comes as ApiUnreachable or Unauthorized.
+    Raises ExecError and its subclasses; ApiUnreachable and Unauthorized if no exec can succeed.
     """
     run = _Exec(
         where=f"{namespace}/{pod}, container {container}",
@@ -129,15 +128,15 @@ async def pod_exec(
     except TimeoutError:
         run.fail(
             ExecTimedOut,
-            f"did not end within {timeout:g} s; it may still run there, so it is not started"
-            " again at once",
+            f"did not end within {timeout:g} s; it may still be running, so the operator waits"
+            " before the next attempt",
         )
     except ApiError as error:
-        run.refused(error)
+        run.rejected(error)
 
 
 class _Exec:
-    """One exec: its output so far, and how its end is told."""
+    """One exec: its output so far, and the result or error at its end."""
 
     def __init__(self, *, where: str, command: Sequence[str], max_bytes: int) -> None:
         self._what = f"`{' '.join(command)[:120]}` in {where}"
@@ -147,12 +146,12 @@ class _Exec:
 
     async def read(self, socket: aiohttp.ClientWebSocketResponse) -> ExecResult:
         if socket.protocol is None:
-            self.fail(ExecFailed, f"the server speaks none of {', '.join(_PROTOCOLS)}")
+            self.fail(ExecFailed, f"failed: the server supports none of {', '.join(_PROTOCOLS)}")
         while True:
             message = await socket.receive()
             if message.type is not aiohttp.WSMsgType.BINARY:
                 if message.type is aiohttp.WSMsgType.TEXT:
-                    self.fail(ExecFailed, "the server sent text where the protocol has bytes")
+                    self.fail(ExecFailed, "failed: the server sent text instead of bytes")
                 self._ended(socket)
             data = message.data
             if not data:
@@ -170,7 +169,7 @@ class _Exec:
         try:
             status = orjson.loads(frame)
         except orjson.JSONDecodeError:
-            self.fail(ExecIncomplete, "ended with a status that is not JSON; it is tried again")
+            self.fail(ExecIncomplete, "ended with a status that is not JSON")
         if status.get("status") == "Success":
             return ExecResult(bytes(self._stdout), bytes(self._stderr), 0)
         message = str(status.get("message") or status.get("reason") or "no reason given")[:2048]
@@ -180,7 +179,7 @@ class _Exec:
                 self._no_program(message)
             if _NO_CONTAINER.search(message):
                 self.fail(ExecPodGone, f"cannot run: {message}")
-            self.fail(ExecFailed, f"could not be run: {message}")
+            self.fail(ExecFailed, f"failed to run: {message}")
         if code in _RUNTIME_EXIT_CODES:
             for stream in (self._stderr, self._stdout):
                 said = bytes(stream[:2048]).decode("utf-8", "replace")
@@ -188,20 +187,20 @@ class _Exec:
                     self._no_program(said.strip())
         return ExecResult(bytes(self._stdout), bytes(self._stderr), code)
 
-    def refused(self, error: ApiError) -> NoReturn:
-        """The handshake was refused: by the API server, or by a kubelet behind it."""
+    def rejected(self, error: ApiError) -> NoReturn:
+        """Raise the error for a handshake that the API server, or a kubelet behind it, rejected."""
         said = error.server_message or f"status {error.status}"
         if isinstance(error, Forbidden):
             self.fail(
                 ExecForbidden,
-                f"is not allowed: {said}; the role needs get and create on pods/exec",
+                f"is forbidden: {said}; grant get and create on pods/exec",
                 cause=error,
             )
         if isinstance(error, NotFound) or _NO_CONTAINER.search(said):
             self.fail(ExecPodGone, f"cannot run: {said}", cause=error)
         if error.status == 401:
             raise error
-        self.fail(ExecFailed, f"was refused with {error.status}: {said}", cause=error)
+        self.fail(ExecFailed, f"was rejected with status {error.status}: {said}", cause=error)
 
     def fail(
         self, kind: type[ExecError], text: str, *, cause: BaseException | None = None
@@ -216,22 +215,22 @@ class _Exec:
             self._too_large()
         self.fail(
             ExecIncomplete,
-            f"broke off after {len(self._stdout)} bytes without the status that ends it"
-            f" (WebSocket close code {socket.close_code}); it is tried again",
+            f"was interrupted after {len(self._stdout)} bytes, without a final status"
+            f" (WebSocket close code {socket.close_code})",
         )
 
     def _too_large(self) -> NoReturn:
-        # Only to bound what the error carries.
+        # Bound the size of the error.
         del self._stdout[self._max_bytes :]
         del self._stderr[self._max_bytes :]
-        self.fail(ExecTooLarge, f"gave more than {self._max_bytes} bytes and was cut off")
+        self.fail(ExecTooLarge, f"printed more than {self._max_bytes} bytes and was stopped")
 
     def _no_program(self, said: str) -> NoReturn:
-        self.fail(CommandNotFound, f"cannot run, the container has no such program: {said}")
+        self.fail(CommandNotFound, f"cannot run: the container has no such program: {said}")
 
 
 def _exit_code(status: dict[str, Any], message: str) -> int | None:
-    """The command's exit code; None when it did not run at all."""
+    """The exit code of the command; None if it did not run."""
     if status.get("reason") == "NonZeroExitCode":
         for cause in (status.get("details") or {}).get("causes") or ():
             if cause.get("reason") == "ExitCode":

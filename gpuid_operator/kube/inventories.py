@@ -1,9 +1,9 @@
-"""Reads and writes of GPUInventory objects.
+"""Reads and writes GPUInventory objects.
 
-Who may write what: the object is created with an empty spec that is the user's from then on; the
-status is written by server-side apply, with every field that this manager owns, since a field left
-out is a field given up; the labels by merge patch. Every write of an existing object carries the
-resourceVersion it was decided on, so that a writer who was paused cannot undo what came after.
+The operator creates an object with an empty spec, which belongs to the user from then on. It writes
+the status by server-side apply with all fields that its manager owns, because an omitted field is
+given up, and the labels by merge patch. Every write of an existing object carries the
+resourceVersion that it is based on, so that a delayed writer cannot overwrite newer changes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from gpuid_operator.kube.watch import MetadataEvent, watch_metadata
 
 _INVENTORIES: Final = f"/apis/{API_VERSION}/{INVENTORY_PLURAL}"
 _PAGE: Final = 100
-"""Objects per page: with a usual history of 50 entries some 2.5 MB of JSON."""
+"""Objects per page: about 2.5 MB of JSON with a usual history of 50 entries."""
 
 
 @dataclass(frozen=True, slots=True)
 class InventoryMeta:
-    """Of an object just written: which one it is, and which version of it."""
+    """Identity and version of an object that was just written."""
 
     uid: str
     resource_version: str
@@ -49,9 +49,9 @@ class InventoryMeta:
 async def create_inventory(
     client: KubeClient, *, name: str, labels: Mapping[str, str]
 ) -> InventoryMeta:
-    """Create an inventory with these labels, marked as ours, and an empty spec.
+    """Create an inventory with these labels, the managed-by label and an empty spec.
 
-    Raises AlreadyExists, and as `KubeClient.request`.
+    Raises AlreadyExists, and what `KubeClient.request` raises.
     """
     answer = await client.request(
         "POST",
@@ -78,12 +78,12 @@ async def apply_status(
     manager: str,
     force: bool,
 ) -> str:
-    """Apply the whole status that `manager` owns; the new resourceVersion (the old one, when
+    """Apply the whole status that `manager` owns; return the new resourceVersion (the old one if
     nothing changed).
 
-    Raises Conflict when the object changed since `resource_version`, or when another manager owns a
-    field and `force` is off; NotFound; and as `KubeClient.request`. That `uid` is another's is told
-    by the resourceVersion only, as an apply does not look at it.
+    Raises Conflict if the object changed since `resource_version`, or if another manager owns a
+    field and `force` is false; NotFound; and what `KubeClient.request` raises. An apply does not
+    compare `uid`: only the resourceVersion detects a new object with the same name.
     """
     answer = await client.request(
         "PATCH",
@@ -109,10 +109,10 @@ async def apply_status(
 async def patch_inventory_labels(
     client: KubeClient, *, name: str, resource_version: str, changes: Mapping[str, str | None]
 ) -> str:
-    """Set the labels of an inventory, remove those whose value is None; the new resourceVersion.
+    """Set labels of an inventory, remove those whose value is None; return the new resourceVersion.
 
-    Raises Conflict when the object changed since `resource_version`, NotFound, and as
-    `KubeClient.request`.
+    Raises Conflict if the object changed since `resource_version`, NotFound, and what
+    `KubeClient.request` raises.
     """
     answer = await client.request(
         "PATCH",
@@ -129,9 +129,9 @@ async def patch_inventory_labels(
 async def delete_inventory(
     client: KubeClient, *, name: str, uid: str, resource_version: str
 ) -> None:
-    """Delete this very version of this very object.
+    """Delete exactly this version of this object.
 
-    Raises Conflict when it is another by now, NotFound, and as `KubeClient.request`.
+    Raises Conflict if the object changed, NotFound, and what `KubeClient.request` raises.
     """
     await client.request(
         "DELETE",
@@ -145,7 +145,7 @@ async def delete_inventory(
 
 
 async def get_inventory(client: KubeClient, name: str) -> dict[str, Any]:
-    """One inventory as API object. Raises NotFound, and as `KubeClient.request`."""
+    """An inventory as API object. Raises NotFound, and what `KubeClient.request` raises."""
     body: dict[str, Any] = await client.request("GET", item(_INVENTORIES, name))
     return body
 
@@ -153,26 +153,26 @@ async def get_inventory(client: KubeClient, name: str) -> dict[str, Any]:
 async def inventory_pages(
     client: KubeClient, *, limit: int = _PAGE
 ) -> AsyncIterator[dict[str, Any]]:
-    """All inventories in pages as the API gives them; `metadata.resourceVersion` of each is that of
-    the whole list, from which `watch_inventories` goes on.
+    """All inventories, in pages of the API. Each page has the `metadata.resourceVersion` of the
+    list, from which `watch_inventories` continues.
 
-    Raises ListExpired, and as `KubeClient.request`.
+    Raises ListExpired, and what `KubeClient.request` raises.
     """
     async for page in client.pages(_INVENTORIES, limit=limit):
         yield page
 
 
 def watch_inventories(client: KubeClient, *, version: str) -> AsyncIterator[MetadataEvent]:
-    """What happens to inventories after `version`; see `watch_metadata`."""
+    """Events of inventories after `version`; see `watch_metadata`."""
     return watch_metadata(client, _INVENTORIES, version=version)
 
 
 async def list_inventories(
     client: KubeClient, *, selector: str = "", limit: int = _PAGE
 ) -> AsyncIterator[dict[str, Any]]:
-    """All inventories that a label selector matches, as API objects, read in pages of `limit`.
+    """All inventories that match a label selector, as API objects, read in pages of `limit`.
 
-    Raises ListExpired, and as `KubeClient.request`.
+    Raises ListExpired, and what `KubeClient.request` raises.
     """
     params = {"labelSelector": selector} if selector else {}
     async for page in client.pages(_INVENTORIES, params=params, limit=limit):

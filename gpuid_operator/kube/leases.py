@@ -1,6 +1,6 @@
-"""Leases (coordination.k8s.io/v1), which tell one leader from the standbys.
+"""Leases (coordination.k8s.io/v1) for leader election.
 
-They are not counted by the rate limit: a leader that waits behind its own writes loses its lease.
+The rate limit does not apply to them: a leader that waits behind its own writes loses its lease.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ class LeaseRecord:
     """The content of a Lease."""
 
     holder: str
-    """Who leads; empty when the lease was released."""
+    """Identity of the leader; empty after the lease was released."""
     duration_seconds: int
     acquire_time: datetime | None
     renew_time: datetime | None
     transitions: int
     resource_version: str = ""
-    """Empty for a Lease that is to be created."""
+    """Empty for a Lease that does not exist yet."""
 
     @classmethod
     def from_object(cls, body: dict[str, Any]) -> Self:
-        """Read an API object; whatever may be absent is."""
+        """Read an API object, in which most fields are optional."""
         spec = body.get("spec") or {}
         return cls(
             holder=spec.get("holderIdentity") or "",
@@ -39,7 +39,7 @@ class LeaseRecord:
         )
 
     def to_object(self, *, namespace: str, name: str) -> dict[str, Any]:
-        """The API object; as in client-go, a released lease has an empty holder, not none."""
+        """The API object; as in client-go, a released lease has an empty holder."""
         meta = {"namespace": namespace, "name": name}
         if self.resource_version:
             meta["resourceVersion"] = self.resource_version
@@ -61,14 +61,15 @@ class LeaseRecord:
 
 
 def format_micro_time(value: datetime) -> str:
-    """Write a metav1.MicroTime: RFC 3339 in UTC with all six digits, which it insists on."""
+    """Format a metav1.MicroTime: RFC 3339 in UTC with the required six digits."""
     return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 async def get_lease(
     client: KubeClient, *, namespace: str, name: str, timeout: float
 ) -> LeaseRecord:
-    """Read a Lease, within `timeout` seconds. Raises NotFound, and as `KubeClient.request`."""
+    """Read a Lease, within `timeout` seconds. Raises NotFound, and what `KubeClient.request`
+    raises."""
     body = await client.request("GET", f"{_path(namespace)}/{name}", timeout=timeout, limited=False)
     return LeaseRecord.from_object(body)
 
@@ -76,9 +77,9 @@ async def get_lease(
 async def create_lease(
     client: KubeClient, record: LeaseRecord, *, namespace: str, name: str, timeout: float
 ) -> LeaseRecord:
-    """Create a Lease; what the server made of it, with its version.
+    """Create a Lease; return it with its version.
 
-    Raises AlreadyExists when another was faster, and as `KubeClient.request`.
+    Raises AlreadyExists if another process was faster, and what `KubeClient.request` raises.
     """
     body = await client.request(
         "POST",
@@ -93,9 +94,9 @@ async def create_lease(
 async def update_lease(
     client: KubeClient, record: LeaseRecord, *, namespace: str, name: str, timeout: float
 ) -> LeaseRecord:
-    """Replace the version of the Lease that `record` was made from.
+    """Replace the version of the Lease that `record` was read from.
 
-    Raises Conflict when another was faster, NotFound, and as `KubeClient.request`.
+    Raises Conflict if another process was faster, NotFound, and what `KubeClient.request` raises.
     """
     body = await client.request(
         "PUT",

@@ -1,4 +1,4 @@
-"""Node objects: the few facts that are kept of their 25 KB, and the labels written to them."""
+"""Node objects: reads the few facts that the operator needs of 25 KB each, and writes labels."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from gpuid_operator.kube.client import MERGE_PATCH, ONLY_METADATA, KubeClient, i
 
 _NODES: Final = "/api/v1/nodes"
 _PAGE: Final = 100
-"""Nodes per page: some 2.5 MB of JSON, and while it is taken apart four times that."""
+"""Nodes per page: about 2.5 MB of JSON, and four times that while it is parsed."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What the operator needs to know of a Node."""
+    """The facts of a Node that the operator needs."""
 
     name: str
     uid: str
     provider_id: str | None
-    """spec.providerID: the virtual machine."""
+    """spec.providerID, which identifies the virtual machine."""
     boot_id: str | None
-    """status.nodeInfo.bootID: another one after each boot."""
+    """status.nodeInfo.bootID, which changes with each boot."""
     resource_version: str
     labels: dict[str, str]
     gpu_capacity: int | None
-    """status.capacity of nvidia.com/gpu; None where the node does not name it."""
+    """status.capacity of nvidia.com/gpu; None if the Node does not report it."""
 
     @classmethod
     def from_node(cls, node: Mapping[str, Any]) -> NodeFacts:
@@ -47,19 +47,16 @@ class NodeFacts:
 
 
 async def get_node(client: KubeClient, name: str) -> NodeFacts:
-    """One node. Raises NotFound, and as `KubeClient.request`."""
+    """A node. Raises NotFound, and what `KubeClient.request` raises."""
     return NodeFacts.from_node(await client.request("GET", item(_NODES, name)))
 
 
-async def list_nodes(
-    client: KubeClient, *, selector: str = "", limit: int = _PAGE
-) -> AsyncIterator[NodeFacts]:
-    """All nodes that a label selector matches, read in pages of `limit`.
+async def list_nodes(client: KubeClient, *, limit: int = _PAGE) -> AsyncIterator[NodeFacts]:
+    """All nodes, read in pages of `limit`.
 
-    Raises ListExpired, and as `KubeClient.request`.
+    Raises ListExpired, and what `KubeClient.request` raises.
     """
-    params = {"labelSelector": selector} if selector else {}
-    async for page in client.pages(_NODES, params=params, limit=limit):
+    async for page in client.pages(_NODES, limit=limit):
         for node in page["items"]:
             yield NodeFacts.from_node(node)
 
@@ -67,9 +64,10 @@ async def list_nodes(
 async def patch_node_labels(
     client: KubeClient, facts: NodeFacts, changes: Mapping[str, str | None]
 ) -> str:
-    """Set the labels of a node, remove those whose value is None; the new resourceVersion.
+    """Set labels of a node, remove those whose value is None; return the new resourceVersion.
 
-    Raises Conflict when the node changed since `facts` were read, and as `KubeClient.request`.
+    Raises Conflict if the node changed since `facts` were read, and what `KubeClient.request`
+    raises.
     """
     meta = {"resourceVersion": facts.resource_version, "labels": dict(changes)}
     answer = await client.request(
@@ -84,5 +82,5 @@ async def patch_node_labels(
 
 
 def _count(quantity: str | None) -> int | None:
-    # Extended resources are whole numbers; anything else is nothing that could be counted.
+    # Extended resources are whole numbers; ignore anything else.
     return int(quantity) if quantity is not None and quantity.isdecimal() else None

@@ -1,4 +1,4 @@
-"""Pods that commands run in: which container of a pod is the target, and what state it is in."""
+"""Pods in which the operator runs commands: the target container and its state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PAGE: Final = 250
 
 @dataclass(frozen=True, slots=True)
 class TargetPod:
-    """A pod on a node, and the container in it that commands are for."""
+    """A pod on a node, and its container for commands."""
 
     namespace: str
     name: str
@@ -25,20 +25,20 @@ class TargetPod:
     node: str
     container: str
     container_id: str
-    """Of the running container, with the runtime's prefix; empty while none runs."""
+    """ID of the running container, with the prefix of the runtime; empty if it does not run."""
     ready: bool
-    """The container runs, is ready, and has an id: commands can be executed."""
+    """Whether commands can run: the container is running, is ready and has an ID."""
     started_at: datetime | None = None
     """When the container started."""
     controlled: bool = False
-    """A controller owns the pod, and would start another in its place."""
+    """Whether a controller owns the pod and would recreate it."""
 
     @classmethod
     def from_pod(cls, pod: Mapping[str, Any], *, container: str | None) -> TargetPod | None:
-        """Read an API object; None for a pod without a node, one that is over, or being deleted.
+        """Read an API object; None for a pod that has no node, has terminated or is being deleted.
 
-        `container`: the configured name. Where the pod has none of that name: the one that its
-        annotation kubectl.kubernetes.io/default-container names, else its first.
+        The target is the container with the name `container`, that of the annotation
+        kubectl.kubernetes.io/default-container, or the first, in this order.
         """
         meta, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
         node = spec.get("nodeName")
@@ -75,7 +75,7 @@ class TargetPod:
 async def list_pods(
     client: KubeClient, *, namespace: str, selector: str
 ) -> AsyncIterator[dict[str, Any]]:
-    """All pods of a namespace that a label selector (`a=b,c in (d,e)`) matches, as API objects.
+    """All pods of a namespace that match a label selector (`a=b,c in (d,e)`), as API objects.
 
     Raises ListExpired, ApiError, ApiUnreachable.
     """
@@ -87,9 +87,9 @@ async def list_pods(
 
 
 async def delete_pod(client: KubeClient, *, namespace: str, name: str, uid: str) -> bool:
-    """Delete this very pod. False when it is gone already.
+    """Delete the pod with this uid. False if it no longer exists.
 
-    Raises Conflict when another pod has that name by now, and ApiError, ApiUnreachable.
+    Raises Conflict if another pod has that name now, ApiError, ApiUnreachable.
     """
     try:
         await client.request(

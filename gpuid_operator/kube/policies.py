@@ -1,4 +1,4 @@
-"""Reads of GPUInventoryPolicy objects, and writes of their status only."""
+"""Reads GPUInventoryPolicy objects and writes their status."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _POLICIES: Final = f"/apis/{API_VERSION}/{POLICY_PLURAL}"
 
 
 async def list_policies(client: KubeClient) -> list[dict[str, Any]]:
-    """All policies as API objects. Raises ListExpired, and as `KubeClient.request`."""
+    """All policies as API objects. Raises ListExpired, and what `KubeClient.request` raises."""
     return [body async for page in client.pages(_POLICIES) for body in page["items"]]
 
 
@@ -24,10 +24,10 @@ async def apply_policy_status(
     status: Mapping[str, Any],
     manager: str,
 ) -> str:
-    """Apply the whole status of a policy; the new resourceVersion.
+    """Apply the whole status of a policy; return the new resourceVersion.
 
-    Raises Conflict when the policy changed since `resource_version`, NotFound, and as
-    `KubeClient.request`.
+    Raises Conflict if the policy changed since `resource_version`, NotFound, and what
+    `KubeClient.request` raises.
     """
     answer = await client.request(
         "PATCH",

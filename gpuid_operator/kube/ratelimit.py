@@ -1,4 +1,4 @@
-"""A token bucket that serves in the order of asking."""
+"""A token bucket that serves callers in order."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from collections.abc import Awaitable, Callable
 class TokenBucket:
     """At most `burst` requests at once and `qps` per second in the long run.
 
-    Kept as one number, the time at which the bucket would be full again (the generic cell rate
-    algorithm): every caller is given its moment when it asks, so nobody overtakes and nothing
-    has to be refilled.
+    Implements the generic cell rate algorithm: the state is the time at which the bucket will be
+    full again. Each caller gets its time slot when it asks, so that no caller overtakes another.
     """
 
     def __init__(

@@ -1,25 +1,21 @@
-"""Reads of Secrets."""
+"""Reads Secrets."""
 
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field
 
+from gpuid_operator.api.secret import SecretData
 from gpuid_operator.kube.client import KubeClient, item
+from gpuid_operator.kube.errors import NotFound
 
 
-@dataclass(frozen=True, slots=True)
-class SecretData:
-    """A Secret. Its values stay out of every representation."""
-
-    labels: dict[str, str]
-    annotations: dict[str, str]
-    data: dict[str, bytes] = field(repr=False)
-
-
-async def read_secret(client: KubeClient, *, namespace: str, name: str) -> SecretData:
-    """One Secret, decoded. Raises NotFound, Forbidden, and as `KubeClient.request`."""
-    body = await client.request("GET", item(f"/api/v1/namespaces/{namespace}/secrets", name))
+async def find_secret(client: KubeClient, *, namespace: str, name: str) -> SecretData | None:
+    """A decoded Secret; None if it does not exist. Raises Forbidden, and what
+    `KubeClient.request` raises."""
+    try:
+        body = await client.request("GET", item(f"/api/v1/namespaces/{namespace}/secrets", name))
+    except NotFound:
+        return None
     meta = body["metadata"]
     return SecretData(
         labels=meta.get("labels") or {},

@@ -1,7 +1,7 @@
-"""A client's TLS that resumes its sessions.
+"""TLS with session resumption for clients.
 
-An exec consumes its connection, so that reading a fleet takes a handshake per node. A resumed one
-needs no certificate and no signature, which spares both sides a good part of its cost.
+An exec consumes its connection, so each read of a node needs a TLS handshake. A resumed session
+needs no certificate and no signature, which saves both sides a good part of the cost.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import aiohttp
 
 
 class ResumingContext(ssl.SSLContext):
-    """A context for clients whose connections resume the sessions that `remember` was given.
+    """A client context whose connections resume the sessions of sockets passed to `remember`.
 
-    asyncio takes no session for a connection, but asks the context to wrap it. A server that does
-    not know a session any more, or never gave one that lasts, makes a full handshake instead.
+    asyncio has no parameter for a session, but asks the context to wrap each connection. If the
+    server does not know the session, it makes a full handshake.
     """
 
     def __new__(cls) -> ResumingContext:
-        """A context that verifies certificates and names, with no authority to trust yet."""
+        """A context that verifies certificates and names, without trusted authorities yet."""
         return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class ResumingContext(ssl.SSLContext):
         self._sessions: dict[str | bytes | None, ssl.SSLSession] = {}
 
     def remember(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        """Keep the session of an open socket that has been read from; sooner, TLS 1.3 has none."""
+        """Keep the session of an open socket. TLS 1.3 has a session only after the first read."""
         connection: ssl.SSLObject | None = socket.get_extra_info("ssl_object")
         if connection is None or connection.session_reused:
             return
@@ -43,7 +43,7 @@ class ResumingContext(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
-        """As the library does it, with the session remembered for that host."""
+        """Wrap a connection as the base class does, with the remembered session of that host."""
         return super().wrap_bio(
             incoming,
             outgoing,

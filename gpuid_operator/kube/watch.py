@@ -1,7 +1,7 @@
-"""A watch of objects' metadata, from the version of a list on.
+"""Watches the metadata of objects, starting at the version of a list.
 
-Kopf watches whole objects. Of inventories that is mostly what this process wrote itself a moment
-ago: three times 13 KB per node at a cold start, taken apart for nothing (docs/adr/0007).
+Kopf watches whole objects. For inventories, these are mostly the writes of this process itself:
+three times 13 KB per node at a cold start, parsed for nothing (docs/adr/0007).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from gpuid_operator.kube.client import ONLY_METADATA, KubeClient
 from gpuid_operator.kube.errors import ApiUnreachable, Gone, ServerError
 
 SERVER_TIMEOUT: Final = 300
-"""Seconds after which the server ends a watch, and the next one goes on where it was."""
+"""Seconds after which the server ends a watch; the next one continues from there."""
 
 SILENCE: Final = 70.0
-"""Seconds without a line, bookmarks included (one a minute), after which a watch counts as dead."""
+"""Seconds without an event or bookmark (one per minute) after which a watch counts as dead."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetadataEvent:
-    """One event of a watch. A bookmark has no object and tells only that the watch lives."""
+    """An event of a watch. A bookmark has no object and only shows that the watch is alive."""
 
     type: str
     """ADDED, MODIFIED, DELETED or BOOKMARK."""
@@ -34,10 +34,10 @@ class MetadataEvent:
 async def watch_metadata(
     client: KubeClient, path: str, *, version: str
 ) -> AsyncIterator[MetadataEvent]:
-    """The events of a collection after `version`, for as long as the server keeps them.
+    """The events of a collection after `version`.
 
-    A watch that ends in good order is opened again. Raises Gone when the version is too old: list
-    again; ApiError and ApiUnreachable: watch again from the version of the last event.
+    A watch that ends regularly is opened again. Raises Gone if the version is too old: list again;
+    ApiError and ApiUnreachable: watch again from the version of the last event.
     """
     while True:
         params = {
@@ -50,7 +50,9 @@ async def watch_metadata(
             try:
                 event = orjson.loads(line)
             except orjson.JSONDecodeError as error:
-                raise ApiUnreachable(f"GET {path}: the watch broke off within an event") from error
+                raise ApiUnreachable(
+                    f"GET {path}: the watch was interrupted within an event"
+                ) from error
             kind, body = event["type"], event["object"]
             if kind == "ERROR":
                 raise _error(path, body)

@@ -1,4 +1,4 @@
-"""WebSockets to the API server: open within a block, gone after it, refused in its own words."""
+"""WebSockets to the API server, with the server's own message if it rejects one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from urllib.parse import urlencode
 import aiohttp
 from yarl import URL
 
-from gpuid_operator.kube.api_errors import refusal, unreachable
+from gpuid_operator.kube.api_errors import api_error, unreachable
 from gpuid_operator.kube.credentials import Credentials, FreshCredentials
 from gpuid_operator.kube.tls import ResumingContext
 
 _HEARTBEAT: Final = 20.0
-"""Seconds between pings: a peer that vanished without a word is noticed half of that later."""
+"""Seconds between pings; a missing pong is detected after half of that."""
 
 
 class WebSockets:
-    """Opens WebSockets; apart from the pool for requests, since each consumes its connection."""
+    """Opens WebSockets, outside of the pool for requests because each consumes its connection."""
 
     def __init__(self, credentials: FreshCredentials, *, headers: Mapping[str, str]) -> None:
         self._credentials = credentials
@@ -33,7 +33,7 @@ class WebSockets:
         )
 
     async def close(self) -> None:
-        """End what is still open."""
+        """Close all connections."""
         await self._session.close()
 
     @asynccontextmanager
@@ -45,10 +45,10 @@ class WebSockets:
         protocols: tuple[str, ...],
         max_message: int,
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """A WebSocket for the block; after it the connection is cut, whatever the peer does.
+        """A WebSocket for a block; at its end the connection is closed at once.
 
-        `max_message` in bytes. Sets no time-out: wrap the block in one. Raises ApiError where the
-        server refuses the handshake, and ApiUnreachable.
+        `max_message` is in bytes. Sets no timeout: wrap the block in one. Raises ApiError if the
+        server rejects the handshake, and ApiUnreachable.
         """
         target = f"{path}?{urlencode(params)}"
         credentials, tls = await self._credentials.get()
@@ -63,7 +63,7 @@ class WebSockets:
                 credentials, tls = await self._credentials.get()
                 socket = await self._open(target, credentials, tls, protocols, max_message)
         except _RefusedError as refused:
-            raise refusal(
+            raise api_error(
                 method="GET", path=path, response=refused.response, answer=refused.body
             ) from None
         except TimeoutError:
@@ -102,7 +102,7 @@ class WebSockets:
 
 
 class _RefusedError(Exception):
-    """A handshake that was answered otherwise than with 101."""
+    """A handshake with another status than 101."""
 
     def __init__(self, response: aiohttp.ClientResponse, body: bytes) -> None:
         super().__init__(response.status)
@@ -113,7 +113,7 @@ class _RefusedError(Exception):
 async def _refusal_with_its_body(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Keep the body of a refused handshake, which ws_connect throws away: it says why."""
+    """Keep the body of a rejected handshake, which has the reason and which ws_connect discards."""
     response = await handler(request)
     if response.status == 101:
         return response
@@ -123,7 +123,7 @@ async def _refusal_with_its_body(
 
 
 async def _cut(socket: aiohttp.ClientWebSocketResponse) -> None:
-    """End a socket now: `close` would wait for a peer that may hang, or read on in a flood."""
+    """Close a socket at once: `close` alone would wait for a peer that hangs or floods it."""
     with suppress(TimeoutError):
         async with asyncio.timeout(0):
             await socket.close()

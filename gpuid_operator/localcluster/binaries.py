@@ -1,8 +1,8 @@
-"""The programs of the local cluster: given, cached, or built once from the Go module beside this.
+"""The programs of the local cluster: given, cached, or built once from the Go module `gomod`.
 
-Two builds: `servers` is one binary with everything of Kubernetes, etcd and KWOK in it, called by
-the name of the program that is wanted (four minutes from nothing); `tools` are the two small
-programs of our own (seconds). KUBEBUILDER_ASSETS may hold the former, never the latter.
+There are two builds. `servers` is one binary with Kubernetes, etcd and KWOK; its name at the call
+selects the program (the first build takes four minutes). `tools` are our two small programs
+(seconds). KUBEBUILDER_ASSETS may contain the servers, but not the tools.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Binaries:
 
 
 def resolve(*, real_node: bool, progress: Progress) -> Binaries:
-    """Find the programs, building what is in neither KUBEBUILDER_ASSETS nor the cache."""
+    """Find the programs; build those that are in neither KUBEBUILDER_ASSETS nor the cache."""
     wanted = [*SERVERS, *(["kubelet"] if real_node else [])]
     given = os.environ.get("KUBEBUILDER_ASSETS")
     paths: dict[str, Path] = {}
@@ -77,7 +77,7 @@ class _Cache:
         self._root = toolchain.cache_directory() / "localcluster"
 
     def folder(self, build: str) -> Path:
-        """The folder of a build, built now if need be."""
+        """The folder of a build, which is built if it is missing."""
         digest = hashlib.sha256(f"{self._go.version} {platform.machine()}".encode())
         for source in sorted(
             path for pattern in _SOURCES[build] for path in self._module.glob(pattern)
@@ -117,7 +117,7 @@ class _Cache:
         partial.rename(folder)
 
     def _compile(self, arguments: list[str], flags: str) -> None:
-        """Run `go build`, saying how far it is: it names each module and package as it goes."""
+        """Run `go build` and report progress: it prints each module and package."""
         *packages, option, output = arguments
         command = [str(self._go.program), "build", "-v", "-buildvcs=false", "-trimpath"]
         command += ["-ldflags", flags, option, output, *packages]
@@ -161,10 +161,10 @@ class _Cache:
         if code != 0:
             lines = [line for line in log.read_text().splitlines() if " " in line]
             raise BuildError(
-                f"'{' '.join(command)}' in {self._module} ended with {code}:\n"
+                f"failed to run '{' '.join(command)}' in {self._module}: exit code {code}:\n"
                 + "\n".join(lines[-15:])
-                + f"\nAll of its output is in {log}. It needs a Go module proxy within reach "
-                "(GOPROXY) and about 4 GB of disk; run the command again once that is so."
+                + f"\nThe whole output is in {log}. The build needs a reachable Go module proxy "
+                "(GOPROXY) and about 4 GB of disk; run the command again when both are available."
             )
         self._progress(
             f"  built in {time.monotonic() - began:.0f} s ({counts['compiled']} packages)"
@@ -177,8 +177,8 @@ class _Cache:
             "CGO_ENABLED": "0",
             "GOWORK": "off",
         }
-        # Go's own folders, where the user has them, make a second build fast. Else nothing is
-        # written outside of the cache.
+        # The module cache of the user, if there is one, speeds up the build. Otherwise nothing is
+        # written outside of our cache.
         if not (Path.home() / "go" / "pkg" / "mod").is_dir():
             environment.setdefault("GOMODCACHE", str(toolchain.cache_directory() / "go-modules"))
         return environment
@@ -199,6 +199,6 @@ def _locked(path: Path, progress: Progress) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress("waiting for another process that builds the same servers")
+            progress("waiting for another process that builds the servers")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,7 +1,7 @@
-"""A small synchronous client of the API server, enough to make and change the cluster's objects.
+"""A small synchronous client of the API server, which creates and changes objects.
 
-The product's own client is not used: what the local cluster sets up must not depend on the code
-that is tested with it.
+It does not use the client of the product: the setup of the local cluster must not depend on the
+code that is tested with it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Request:
     body: Any = None
     content_type: str = "application/json"
     tolerate: tuple[int, ...] = ()
-    """Error statuses that are as good as success (409 for what exists, 404 for what is gone)."""
+    """Error statuses that count as success (409: the object exists, 404: it does not)."""
 
 
 class ApiClient:
@@ -51,12 +51,12 @@ class ApiClient:
         return self.send(Request("GET", path + ("?" + urlencode(query) if query else "")))
 
     def send(self, request: Request, *, timeout: float = 30) -> Any:
-        """The answer's JSON; None for a tolerated error."""
+        """The JSON of the response, or None for a tolerated error."""
         with closing(self._connect(timeout)) as connection:
             return self._exchange(connection, request)
 
     def send_all(self, requests: Iterable[Request]) -> None:
-        """Send many requests over a few kept connections; the first error ends it."""
+        """Send many requests over a few connections. Raises the first error."""
         queue = iter(requests)
         lock = threading.Lock()
 
@@ -93,9 +93,9 @@ class ApiClient:
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
             raise ServerError(
-                f"{request.method} {self._server}{request.path} had no answer ({error}): the API "
-                "server is not running, or too busy; its log is in logs/kube-apiserver.log of the "
-                "cluster's directory"
+                f"failed to send {request.method} {self._server}{request.path}: {error}; check "
+                "that the API server is running: its log is logs/kube-apiserver.log in the "
+                "directory of the cluster"
             ) from error
         if response.status < 400:
             return json.loads(content) if content[:1] in (b"{", b"[") else content.decode()
@@ -103,7 +103,7 @@ class ApiClient:
             return None
         raise ApiError(
             response.status,
-            f"{request.method} {self._server}{request.path} answered {response.status} "
+            f"{request.method} {self._server}{request.path}: {response.status} "
             f"{response.reason}: {_message(content)}",
         )
 

@@ -84,7 +84,7 @@ class LocalCluster:
 
     @property
     def kubeconfig(self) -> Path:
-        """Of the administrator; `.token` and `.ca_file` are what stands in it."""
+        """The kubeconfig of the administrator; it contains `.token` and `.ca_file`."""
         return self._layout.kubeconfig
 
     @property
@@ -102,9 +102,9 @@ class LocalCluster:
     @property
     def audit_log(self) -> Path:
         """JSON lines at level Metadata: our group, nodes, pods/exec, events, leases, secrets, and
-        whatever the service accounts of the namespace gpuid do.
+        all requests of the service accounts in the namespace gpuid.
 
-        The user is `admin` for what comes through `.kubeconfig`; the servers have other names.
+        The user of `.kubeconfig` is `admin`; the servers have other names.
         """
         return self._layout.audit_log
 
@@ -120,22 +120,18 @@ class LocalCluster:
         return controlplane.client_for(self._layout, self._state)
 
     def down(self) -> None:
-        """End every process of the cluster; harmless where none is left.
+        """End every process of the cluster. Does nothing if none runs.
 
-        Logs, the audit log and the nodes' files stay for who wants to look.
+        The logs, the audit log and the files of the nodes stay.
         """
         lifecycle.down(self.directory)
-
-    def restart_apiserver(self) -> None:
-        """End the API server and start it again; returns when it is ready."""
-        self.stop_apiserver()
-        self.start_apiserver()
 
     def stop_apiserver(self) -> None:
         """End the API server alone, at once, as a crash would."""
         self._controlplane.stop_apiserver()
 
     def start_apiserver(self) -> None:
+        """Start the API server again; returns when it is ready."""
         self._controlplane.start_apiserver()
 
     def add_node(
@@ -186,7 +182,7 @@ class LocalCluster:
         return self._simulation.start_container(self._known(node))
 
     def smi_file(self, node: str) -> Path:
-        """What the node's nvidia-smi prints; read at each run."""
+        """The output of nvidia-smi on the node; read at each run."""
         return Hardware(self._layout, self._known(node)).smi_file
 
     def write_smi(self, node: str, xml: str | bytes) -> None:
@@ -212,12 +208,14 @@ class LocalCluster:
     def real_node_name(self) -> str:
         """Name of the real node, also the value of its label kubernetes.io/hostname."""
         if self._state.real_node is None:
-            raise LocalClusterError(f"the cluster in {self.directory} was started without one")
+            raise LocalClusterError(
+                f"the cluster in {self.directory} has no real node; start it with --real-node"
+            )
         return self._state.real_node
 
     def import_image(self, tar: Path) -> None:
-        """Make an image (as `images.build_image` writes it, or `docker save`) known to the real
-        node; its pods use it with `imagePullPolicy: Never`."""
+        """Import an image (of `images.build_image` or `docker save`) into the real node; pods
+        use it with `imagePullPolicy: Never`."""
         self._real_node.import_image(tar)
 
     @property
@@ -236,7 +234,8 @@ class LocalCluster:
         done = subprocess.run(command, input=input, capture_output=True, text=True, check=False)
         if check and done.returncode != 0:
             raise LocalClusterError(
-                f"'{' '.join(command)}' ended with {done.returncode}: {done.stderr.strip()}"
+                f"failed to run '{' '.join(command)}': exit code {done.returncode}:"
+                f" {done.stderr.strip()}"
             )
         return done
 

@@ -1,4 +1,4 @@
-"""The control plane: etcd, API server, controller manager and scheduler, as real as they come."""
+"""The control plane: the real etcd, API server, controller manager and scheduler."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _USERS: Final = (
     "simnode",
     "kubelet",
 )
-"""All of them may do everything; they have names so that the audit log tells them apart."""
+"""All of them are administrators; their names tell them apart in the audit log."""
 _READY_WITHIN: Final = 60.0
 _AUDITED: Final = [
     {"group": "gpuid.github.com"},
@@ -36,7 +36,7 @@ _AUDITED: Final = [
 ]
 
 _AUDITED_GROUP: Final = "system:serviceaccounts:gpuid"
-"""Whoever runs in the namespace of the operator: everything that it does is audited."""
+"""The service accounts in the namespace of the operator: all their requests are audited."""
 
 
 class ControlPlane:
@@ -48,7 +48,7 @@ class ControlPlane:
         self._binaries = binaries
 
     def prepare(self) -> None:
-        """Write what the servers need before they start: keys, tokens, kubeconfigs, policies."""
+        """Write the files that the servers need: keys, tokens, kubeconfigs, policies."""
         layout = self._layout
         for folder in (layout.pki, layout.config, layout.etcd):
             folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ class ControlPlane:
             check=False,
         )
         if made.returncode != 0:
-            raise ServerError(f"certificates could not be written to {layout.pki}: {made.stderr}")
+            raise ServerError(f"failed to write certificates to {layout.pki}: {made.stderr}")
         tokens = {user: secrets.token_hex(24) for user in _USERS}
         lines = [f'{token},{user},{user},"system:masters"\n' for user, token in tokens.items()]
         write_atomically(layout.config / "tokens.csv", "".join(lines).encode(), mode=0o600)
@@ -114,7 +114,7 @@ class ControlPlane:
                 f"--listen-peer-urls={peer}",
                 f"--initial-advertise-peer-urls={peer}",
                 f"--initial-cluster=local={peer}",
-                # The data are thrown away with the cluster: no write need wait for the disk.
+                # The data are deleted with the cluster, so writes do not wait for the disk.
                 "--unsafe-no-fsync",
                 "--quota-backend-bytes=8589934592",
             ],
@@ -151,7 +151,7 @@ class ControlPlane:
                 "--event-ttl=24h",
                 f"--audit-policy-file={layout.config / 'audit-policy.yaml'}",
                 f"--audit-log-path={layout.audit_log}",
-                # One file: who counts writes must not have to look for rotated parts.
+                # One file, without rotation, so that a count of writes reads all of it.
                 "--audit-log-maxsize=10240",
             ],
         )
@@ -198,7 +198,7 @@ class ControlPlane:
             for name in ("etcd", "kube-apiserver"):
                 if not processes.is_running(self._layout, name):
                     raise ServerError(
-                        f"{name} ended right after its start. {log_tail(self._layout, name)}"
+                        f"failed to start {name}: it ended. {log_tail(self._layout, name)}"
                     )
             try:
                 client.get("/readyz")
@@ -208,8 +208,9 @@ class ControlPlane:
                 return
             time.sleep(0.1)
         raise ServerError(
-            f"the API server at {self._state.server} was not ready after {_READY_WITHIN:.0f} s; "
-            f"the last answer was: {answer}. {log_tail(self._layout, 'kube-apiserver')}"
+            f"failed to start the API server at {self._state.server}: not ready after "
+            f"{_READY_WITHIN:.0f} s; last response: {answer}. "
+            f"{log_tail(self._layout, 'kube-apiserver')}"
         )
 
     def _write_config(self, name: str, content: dict[str, Any]) -> None:
@@ -227,25 +228,25 @@ def token_file(layout: Layout, user: str) -> Path:
 
 
 def kubeconfig(layout: Layout, user: str) -> Path:
-    """Where a user's kubeconfig is; the administrator's is the one that people use."""
+    """The path of the kubeconfig of a user; people use that of the administrator."""
     if user == ADMIN:
         return layout.kubeconfig
     return layout.config / f"{user.replace(':', '-')}.kubeconfig"
 
 
 def log_tail(layout: Layout, name: str, lines: int = 12) -> str:
-    """The end of a server's log and where the whole is, for an error message."""
+    """The end of the log of a server and its path, for an error message."""
     path = layout.logs / f"{name}.log"
     try:
         text = path.read_text(errors="replace").splitlines()[-lines:]
     except OSError as error:
-        return f"Its log {path} cannot be read: {error}"
+        return f"Failed to read its log {path}: {error}"
     return "\n".join([f"The end of its log, {path}:", *(f"  {line[:300]}" for line in text)])
 
 
 def _kubeconfig(state: State, layout: Layout, user: str, token: str) -> bytes:
     name = "gpuid-local"
-    # JSON is YAML; every client reads it.
+    # JSON is valid YAML.
     return json.dumps(
         {
             "apiVersion": "v1",

@@ -1,12 +1,12 @@
-"""What can go wrong with the local cluster, as a person meets it.
+"""The errors of the local cluster.
 
     LocalClusterError
-    ├── BuildError            the servers' binaries could not be built
-    ├── ServerError           a server did not start or did not answer
+    ├── BuildError            failed to build the binaries of the servers
+    ├── ServerError           a server did not start or did not respond
     ├── ApiError              the API server refused a request
     └── RealNodeUnavailable   this machine cannot run a real node
 
-Every message says what was tried, what came back and what to do.
+Each message says what failed, why, and what to do.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class LocalClusterError(Exception):
 
 
 class BuildError(LocalClusterError):
-    """The binaries are in neither place and could not be built."""
+    """The binaries are missing, and their build failed."""
 
 
 class ServerError(LocalClusterError):
-    """A server ended, or did not become ready in its time."""
+    """A server ended, or was not ready in time."""
 
 
 class RealNodeUnavailable(LocalClusterError):  # noqa: N818 - it names a state
@@ -29,7 +29,7 @@ class RealNodeUnavailable(LocalClusterError):  # noqa: N818 - it names a state
 
 
 class ApiError(LocalClusterError):
-    """The API server answered with an error status."""
+    """The API server responded with an error status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
 """The hardware of a simulated node: files in its folder, read at each exec.
 
-nodes/NODE/nvidia-smi.xml    what `nvidia-smi` prints: replace it and the hardware has changed
-nodes/NODE/behaviour.json    optional: how it misbehaves
+nodes/NODE/nvidia-smi.xml    the output of `nvidia-smi`: replace the file to change the hardware
+nodes/NODE/behaviour.json    optional: faults of `nvidia-smi`
 nodes/NODE/exec.log          one line per run
 """
 
@@ -57,7 +57,7 @@ class Hardware:
         write_atomically(self.smi_file, content)
 
     def set_behaviour(self, **behaviour: object) -> None:
-        """Replace the node's behaviour; what is not given is as usual."""
+        """Replace the faults of the node; others than the given ones end."""
         for key, value in behaviour.items():
             if not isinstance(value, BEHAVIOURS.get(key, ())):
                 allowed = ", ".join(BEHAVIOURS)
@@ -77,7 +77,7 @@ class Hardware:
             lines = (self.folder / "exec.log").read_text().split()
         except FileNotFoundError:
             return []
-        # The program notes the machine's uptime, which a shell can read without a process.
+        # The script logs the uptime of the machine, which a shell reads without another process.
         booted = time.time() - float(Path("/proc/uptime").read_text().split()[0])
         return [booted + float(line) for line in lines]
 
@@ -86,7 +86,7 @@ class Hardware:
 
 
 def describe(xml: bytes) -> tuple[int, str]:
-    """GPU count and product of an output: what the node's capacity and labels say of it."""
+    """GPU count and product of an output, for the capacity and the labels of the node."""
     count = re.search(rb"<attached_gpus>\s*(\d+)", xml)
     product = re.search(rb"<product_name>([^<]*)", xml)
     gpus = int(count[1]) if count else xml.count(b"<gpu id=")

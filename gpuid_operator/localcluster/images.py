@@ -72,8 +72,8 @@ def busybox() -> tuple[dict[str, bytes | Path], dict[str, str]]:
     )
     if not program or not listed or listed.returncode != 0:
         raise RealNodeUnavailable(
-            "images with a shell are made from busybox, which is not installed: "
-            "apt-get install busybox-static"
+            "failed to build an image with a shell: busybox is not installed; run "
+            "'apt-get install busybox-static'"
         )
     applets = [name for name in listed.stdout.split() if name != "busybox"]
     return {"/bin/busybox": Path(program)}, {f"/bin/{name}": "busybox" for name in applets}
@@ -116,7 +116,7 @@ def _add_bytes(archive: tarfile.TarFile, name: str, content: bytes, *, mode: int
 
 
 def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Whose file it was and when it changed do not belong into an image."""
+    """Remove the owner and the time of a file, so that an image is reproducible."""
     entry.uid = entry.gid = entry.mtime = 0
     entry.uname = entry.gname = ""
     return entry

@@ -1,4 +1,4 @@
-"""What containers need of the kernel beside a runtime: control groups and places to mount on."""
+"""Kernel resources of containers: control groups and mount points."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROOT: Final = Path("/sys/fs/cgroup")
 
 
 def create_cgroup(name: str) -> None:
-    """Make a control group in every hierarchy; a kubelet wants the root of its own to exist."""
+    """Create a control group in every hierarchy; a kubelet requires that its root exists."""
     for hierarchy in _hierarchies():
         (hierarchy / name).mkdir(exist_ok=True)
     cpuset = _ROOT / "cpuset" / name
@@ -43,7 +43,7 @@ def remove_cgroup(name: str) -> None:
 
 
 def make_mount_points(paths: Iterable[str], record: Path) -> None:
-    """Make folders to mount on where they do not exist, and note which ones were made."""
+    """Create missing mount points, and record which ones were created."""
     missing = [p for path in paths for p in (Path(path), *Path(path).parents) if not p.exists()]
     record.write_text(json.dumps(sorted({str(path) for path in missing})))
     for path in paths:
@@ -51,7 +51,7 @@ def make_mount_points(paths: Iterable[str], record: Path) -> None:
 
 
 def remove_mount_points(record: Path) -> None:
-    """Remove the folders that were made, unless something has come into them since."""
+    """Remove the recorded mount points that are empty."""
     if record.exists():
         for path in reversed(json.loads(record.read_text())):
             with contextlib.suppress(OSError):

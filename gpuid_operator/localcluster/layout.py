@@ -1,4 +1,4 @@
-"""Where a local cluster keeps its files: everything under one directory."""
+"""The files of a local cluster, all of them in one directory."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Layout:
 
     @property
     def bin(self) -> Path:
-        """First in PATH of the simulated containers."""
+        """The first entry of PATH in the simulated containers."""
         return self.directory / "bin"
 
     @property
@@ -75,16 +75,16 @@ class Layout:
 
     @property
     def ours(self) -> bool:
-        """Whether a cluster made this directory: nothing is removed from any other."""
+        """Whether a cluster created this directory; only there files are removed."""
         return self._owner.exists()
 
     def claim(self) -> None:
-        """Make the directory a cluster's. It must be new, empty or one already."""
+        """Mark the directory as that of a cluster. It must be new, empty or marked already."""
         self.directory.mkdir(parents=True, exist_ok=True)
         if not self.ours and any(self.directory.iterdir()):
             raise LocalClusterError(
-                f"{self.directory} holds other files; a cluster wants a directory of its own, new "
-                "or empty"
+                f"failed to create a cluster: {self.directory} holds other files; use a new or "
+                "empty directory"
             )
         self._owner.write_text("This directory belongs to a local cluster of gpuid-operator.\n")
 
@@ -99,7 +99,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class State:
-    """What a later command needs to know of a cluster that an earlier one started."""
+    """The state that later commands need about a running cluster."""
 
     host: str
     service_range: str
@@ -125,7 +125,7 @@ class State:
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Replace a file at once: a reader sees the old content or the new, never a part."""
+    """Replace a file atomically: a reader sees the old content or the new."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as file:

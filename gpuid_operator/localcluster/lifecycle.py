@@ -1,4 +1,4 @@
-"""From nothing to a running cluster, and back to nothing."""
+"""The start and the end of a cluster."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def start(
     node_object_bytes: int | None,
     progress: Progress,
 ) -> tuple[Layout, State]:
-    """What `LocalCluster.up` says; whatever fails, nothing is left running."""
+    """Start a cluster, as `LocalCluster.up` documents. A failure leaves nothing running."""
     layout = Layout(directory.resolve())
     if gpu not in MODELS:
         raise LocalClusterError(f"GPU model {gpu!r} is not one of {', '.join(MODELS)}")
@@ -45,8 +45,8 @@ def start(
     count = len(outputs) or DEFAULT_NODES if nodes is None else nodes
     if processes.running(layout):
         raise LocalClusterError(
-            f"a cluster runs in {layout.directory} already: end it with 'gpuid-operator cluster "
-            f"down --dir {layout.directory}' or choose another directory"
+            f"a cluster runs in {layout.directory} already; stop it with 'gpuid-operator cluster "
+            f"down --dir {layout.directory}' or use another directory"
         )
     if real_node:
         realnode.check()
@@ -56,7 +56,7 @@ def start(
     state = _state(gpu=gpu, real_node=real_node, node_object_bytes=node_object_bytes)
     try:
         _start(layout, state, binaries, _specs(count, gpu, outputs), count, progress)
-    except BaseException:  # Ctrl-C too must leave nothing behind
+    except BaseException:  # also after Ctrl-C
         down(layout.directory)
         raise
     return layout, state
@@ -65,11 +65,11 @@ def start(
 def down(directory: Path) -> None:
     """End what `up` started under `directory`, also after a crash of any part of it.
 
-    Only processes that the directory's files or their own environment name are ended. Repeated
-    calls, and a directory that never held a cluster, are harmless.
+    Ends only processes that the files of the directory or their own environment name. Repeated
+    calls and a directory without a cluster are harmless.
     """
     layout = Layout(directory.resolve())
-    # The data are thrown away, so nothing need be asked to end in order.
+    # The data are deleted, so no process needs to shut down gracefully.
     processes.stop(layout, processes.running(layout), grace=0)
     processes.end_marked(layout)
     realnode.end(layout)
@@ -82,7 +82,7 @@ def down(directory: Path) -> None:
 
 
 def _clear(layout: Layout) -> None:
-    """Remove what an earlier cluster in the same directory left."""
+    """Remove the files of an earlier cluster in the same directory."""
     down(layout.directory)
     for path in (layout.logs, layout.nodes):
         shutil.rmtree(path, ignore_errors=True)
@@ -107,7 +107,7 @@ def _state(*, gpu: str, real_node: bool, node_object_bytes: int | None) -> State
 
 
 def _specs(count: int, gpu: str, outputs: Sequence[bytes]) -> Iterator[NodeSpec]:
-    """The nodes to create: one after the other, a thousand outputs need not be in memory."""
+    """The nodes to create, as an iterator: a thousand outputs do not fit well into memory."""
     for index in range(count):
         name = objects.node_name(index)
         yield NodeSpec(
@@ -162,7 +162,7 @@ def _install_crds(client: ApiClient) -> None:
         spec = manifest["spec"]
         version = spec["versions"][0]["name"]
         path = f"/apis/{spec['group']}/{version}/{spec['names']['plural']}?limit=1"
-        # Established is not served yet: 404, then 429 "storage is (re)initializing".
+        # An established CRD may not be served yet: 404, then 429 "storage is (re)initializing".
         first = Request("GET", path, tolerate=(404, 429, 503))
 
         def served(first: Request = first) -> bool:

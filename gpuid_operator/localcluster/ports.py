@@ -15,14 +15,16 @@ _LAST: Final = 32_000
 
 
 def free_ports(count: int, *, host: str = "127.0.0.1") -> list[int]:
-    """Ports on which nobody listens, taken at random so that two clusters do not meet."""
+    """Free ports, chosen at random so that two clusters do not collide."""
     found: list[int] = []
     for port in random.sample(range(_FIRST, _LAST), 400):
         if is_free(host, port):
             found.append(port)
             if len(found) == count:
                 return found
-    raise LocalClusterError(f"no {count} free ports between {_FIRST} and {_LAST} on {host}")
+    raise LocalClusterError(
+        f"failed to find {count} free ports between {_FIRST} and {_LAST} on {host}"
+    )
 
 
 def is_free(host: str, port: int) -> bool:

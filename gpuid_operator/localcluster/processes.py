@@ -1,8 +1,8 @@
 """Start processes that outlive the caller, and end exactly those.
 
-A process is known by its pid, the time when it started and the boot of the machine: a pid alone is
-reused, and `down` must never kill a stranger. What has no pid file (a crash between the start and
-the file, a child of a server) is found by the marker in its environment.
+The pid, the start time and the boot id of the machine identify a process: the system reuses pids,
+and `down` must never kill another process. The marker in its environment identifies a process
+without a pid file (after a crash before the file was written, or a child of a server).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gpuid_operator.localcluster.layout import Layout, write_atomically
 
 _POLL: Final = 0.02
 _children: Final[dict[int, subprocess.Popen[bytes]]] = {}
-"""Processes that this very process started: it has to collect them when they end."""
+"""Children of this process, which has to reap them when they end."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Identity:
         return Identity.of(self.pid) == self
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, unless the process is gone or its pid belongs to another by now."""
+        """Send a signal, unless the process has ended, even if another process has its pid."""
         if not self.alive:
             return
         try:
@@ -63,7 +63,8 @@ class Identity:
             pass
         except PermissionError:
             raise LocalClusterError(
-                f"process {self.pid} of the cluster belongs to another user: run this as that user"
+                f"failed to signal process {self.pid}: it belongs to another user; run the"
+                " command as that user"
             ) from None
 
 
@@ -72,7 +73,7 @@ def _boot() -> str:
 
 
 def caller_path() -> str:
-    """Where programs of this machine are found."""
+    """The PATH of this process."""
     return os.environ.get("PATH", os.defpath)
 
 
@@ -86,9 +87,9 @@ def start(
 ) -> Identity:
     """Start a process in a session of its own, with its output in `logs/NAME.log`.
 
-    It keeps none of the caller's pipes or files open, so that a caller whose output is piped ends
-    when it ends. `environment` is added to a bare one: what a user's shell exports must not change
-    what a server does.
+    It inherits no pipes or files, so that a reader of the output of the caller sees its end.
+    `environment` extends a minimal environment: variables of the user must not change the behaviour
+    of a server.
     """
     bare = {key: os.environ[key] for key in ("HOME", "TMPDIR") if key in os.environ}
     bare["PATH"] = path or caller_path()
@@ -131,7 +132,7 @@ def running(layout: Layout) -> list[str]:
 
 
 def stop(layout: Layout, names: Iterable[str], *, grace: float) -> None:
-    """End processes in this order: ask, wait `grace` seconds in all, then kill."""
+    """End processes in this order: SIGTERM, at most `grace` seconds in all, SIGKILL."""
     deadline = time.monotonic() + grace
     for name in names:
         identity = find(layout, name)
@@ -141,7 +142,7 @@ def stop(layout: Layout, names: Iterable[str], *, grace: float) -> None:
 
 
 def end(identities: Iterable[Identity], *, grace: float) -> None:
-    """Ask processes to end; kill those that have not after `grace` seconds."""
+    """Terminate processes; kill those that still run after `grace` seconds."""
     waiting = [identity for identity in identities if identity.alive]
     for identity in waiting:
         identity.signal(signal.SIGTERM if grace else signal.SIGKILL)
@@ -155,7 +156,7 @@ def end(identities: Iterable[Identity], *, grace: float) -> None:
 
 
 def end_marked(layout: Layout) -> None:
-    """Kill every process that carries this cluster's marker, whoever its parent is by now."""
+    """Kill every process with the marker of this cluster, whatever its present parent is."""
     for _ in range(10):  # a process may start another between the listing and its end
         if not (found := marked(layout)):
             return

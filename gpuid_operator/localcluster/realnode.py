@@ -92,7 +92,7 @@ class RealNode:
         """Start containerd and the kubelet; returns when the node is Ready."""
         if len(str(self._socket)) > _SOCKET_LIMIT:
             raise RealNodeUnavailable(
-                f"{self._socket} is too long for the name of a socket: choose a shorter directory"
+                f"{self._socket} is too long for a socket; use a directory with a shorter path"
             )
         self._folder.mkdir(parents=True, exist_ok=True)
         self._write_network()
@@ -108,10 +108,12 @@ class RealNode:
         self._wait("the real node to be Ready", self._is_ready, timeout=90)
 
     def import_image(self, tar: Path) -> None:
-        """Make an image known to the node; pods use it with imagePullPolicy Never."""
+        """Import an image into the node; pods use it with imagePullPolicy Never."""
         done = self._ctr("images", "import", str(tar))
         if done.returncode != 0:
-            raise LocalClusterError(f"containerd refused the image {tar}: {done.stderr.strip()}")
+            raise LocalClusterError(
+                f"failed to import the image {tar} into containerd: {done.stderr.strip()}"
+            )
 
     def _ctr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -210,7 +212,7 @@ SystemdCgroup = false
             "failSwapOn": False,
             "makeIPTablesUtilChains": False,
             "localStorageCapacityIsolation": False,
-            # However full the disk of this machine is: nothing may be evicted from a test.
+            # No evictions in tests, however full the disk of this machine is.
             "evictionHard": dict.fromkeys(limits, "0%"),
             "imageGCHighThresholdPercent": 100,
             "imageGCLowThresholdPercent": 99,
@@ -221,7 +223,7 @@ SystemdCgroup = false
         identity = hashlib.sha256(str(self._layout.directory).encode()).hexdigest()[:17]
         containerd = processes.find(self._layout, "containerd")
         if containerd is None:
-            raise ServerError(f"containerd has no pid file in {self._layout.run}")
+            raise ServerError(f"failed to find the pid file of containerd in {self._layout.run}")
         processes.start(
             self._layout,
             "kubelet",
@@ -253,7 +255,7 @@ SystemdCgroup = false
         def alive_and_true() -> bool:
             if not processes.is_running(self._layout, server):
                 tail = controlplane.log_tail(self._layout, server)
-                raise ServerError(f"{server} has ended, while waiting for {what}. {tail}")
+                raise ServerError(f"failed to wait for {what}: {server} has ended. {tail}")
             return condition()
 
         wait_for(
@@ -265,9 +267,9 @@ SystemdCgroup = false
 
 
 def end(layout: Layout) -> None:
-    """Kill what runs in containers, and remove what is left outside of the cluster's directory.
+    """Kill the processes in containers, and remove files outside of the directory of the cluster.
 
-    Called when the kubelet and containerd are dead: containers outlive them.
+    Called after the end of the kubelet and containerd: containers outlive them.
     """
     kernel.remove_cgroup(_cgroup(layout))
     if layout.ours:

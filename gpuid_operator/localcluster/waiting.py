@@ -21,12 +21,14 @@ def wait_for(
 ) -> T:
     """The first truthy value of `condition`; ServerError after `timeout` seconds.
 
-    `hint` is asked only then: it says where to look.
+    The error ends with `hint()`.
     """
     deadline = time.monotonic() + timeout
     while True:
         if value := condition():
             return value
         if time.monotonic() > deadline:
-            raise ServerError(f"waited {timeout:.0f} s for {what}. {hint()}".rstrip())
+            raise ServerError(
+                f"timed out after {timeout:.0f} s waiting for {what}. {hint()}".rstrip()
+            )
         time.sleep(interval)

@@ -1,4 +1,4 @@
-"""The built-in policy: what is in force where no GPUInventoryPolicy says otherwise."""
+"""The built-in policy: the settings of a node that no GPUInventoryPolicy selects."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ RETENTION: Final = timedelta(hours=720)
 
 
 def builtin_policy(settings: Settings) -> PolicySpec:
-    """The policy of the environment, with every field filled; its one sink is named by its type.
+    """The policy of the environment, with every field set. Its one sink is named by its type.
 
-    Credentials are not in it: it refers to the environment as to a Secret of that name.
+    It holds no credentials: it refers to the environment as to a Secret of that name.
     """
     return PolicySpec(
         priority=0,

@@ -1,7 +1,7 @@
-"""Whether the operator lives and is ready, and the server that says so: /healthz /readyz /metrics.
+"""Liveness and readiness of the operator, and the server for /healthz, /readyz and /metrics.
 
-A probe that is answered proves that the event loop runs; what else must not stand still reports
-by `Health.beat`.
+An answered probe proves that the event loop runs. Every other part that must make progress reports
+it through `Health.beat`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from gpuid_operator.operator.variables import SettingsError
 from gpuid_operator.telemetry.log import get_logger
 
 MAX_LAG: Final = 1.0
-"""Seconds by which the event loop may be late before a line of the log says so."""
+"""Seconds by which the event loop may be late before the log has a line about it."""
 
 _LAG_PERIOD: Final = 1.0
 _GRACE: Final = 1.0
-"""Seconds that a scrape in progress gets when the server ends."""
+"""Seconds in which a scrape in progress may end when the server stops."""
 
 _log = get_logger(__name__)
 
@@ -43,7 +43,7 @@ class _Beat:
 
 
 class Health:
-    """What is alive, by name, and whether the instance is ready and why.
+    """Which parts are alive, and whether the instance is ready and why.
 
     `now` is a monotonic clock in seconds.
     """
@@ -55,15 +55,15 @@ class Health:
         self._reason = "starting"
 
     def beat(self, part: str, bound: float) -> None:
-        """`part` is alive, and will say so again within `bound` seconds."""
+        """`part` is alive, and beats again within `bound` seconds."""
         self._beats[part] = _Beat(at=self._now(), bound=bound)
 
     def retire(self, part: str) -> None:
-        """`part` has ended on purpose, such as the lease of an instance that is to stop."""
+        """`part` has ended on purpose, such as the lease of an instance that stops."""
         self._beats.pop(part, None)
 
     def set_ready(self, reason: str) -> None:
-        """Ready: a standby at once, a leader after its first full listing."""
+        """A standby is ready at once, a leader after its first full list."""
         self._ready, self._reason = True, reason
 
     def set_unready(self, reason: str) -> None:
@@ -71,35 +71,35 @@ class Health:
 
     @property
     def ready(self) -> tuple[bool, str]:
-        """Whether it is ready, and the reason as it was given."""
+        """Whether the instance is ready, and why."""
         return self._ready, self._reason
 
     def dead(self) -> list[str]:
-        """One sentence for each part that has been silent for longer than its bound."""
+        """One line for each part that has not beaten for longer than its bound."""
         now = self._now()
         return [
-            f"{part}: no sign of life since {_ago(now - beat.at)}, at most {beat.bound:g}s allowed"
+            f"{part}: no heartbeat since {_ago(now - beat.at)} (limit {beat.bound:g}s)"
             for part, beat in sorted(self._beats.items())
             if now - beat.at > beat.bound
         ]
 
 
-async def watch_loop(lag: float = MAX_LAG, period: float = _LAG_PERIOD) -> None:
-    """Log when the event loop was held up for longer than `lag` seconds; runs until cancelled."""
+async def log_loop_lag(lag: float = MAX_LAG, period: float = _LAG_PERIOD) -> None:
+    """Log when the event loop was blocked for longer than `lag` seconds. Runs until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + period
         await asyncio.sleep(period)
         late = loop.time() - due
         if late > lag:
-            _log.warning("the event loop was held up", seconds=round(late, 3))
+            _log.warning("event loop blocked", seconds=round(late, 3))
 
 
 @asynccontextmanager
 async def serve(*, health: Health, render: Render, port: int) -> AsyncIterator[int]:
-    """Serve on every address of the machine, and yield the port (the one chosen, if `port` is 0).
+    """Serve on every address of the machine, and yield the port (the chosen one, if `port` is 0).
 
-    Raises SettingsError, naming SERVER_PORT, where the port cannot be had.
+    Raises SettingsError, naming SERVER_PORT, if the process cannot listen on the port.
     """
     listener = _listen(port)
     runner = web.AppRunner(_app(health, render), access_log=None, shutdown_timeout=_GRACE)
@@ -137,7 +137,7 @@ def _answer(text: str, *, alive: bool) -> web.Response:
 
 
 def _listen(port: int) -> socket.socket:
-    """A socket for IPv6 and IPv4 at once, or for IPv4 alone where the machine has no IPv6."""
+    """A socket for IPv6 and IPv4, or for IPv4 alone where the machine has no IPv6."""
     try:
         if socket.has_dualstack_ipv6():
             try:

@@ -1,7 +1,7 @@
-"""Leadership by a Lease: who holds it may watch and write, and stops at once without it.
+"""Leader election by a Lease: its holder may watch and write, and stops at once without it.
 
-As in client-go, a lease that another holds is given up for dead only when it has not changed for
-its own duration by the clock of this process: clocks of other machines do not count.
+As in client-go, a lease of another holder has expired when it has not changed for its own duration
+by the clock of this process. The clocks of other machines do not count.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LeaseOptions:
 
 
 class LostLease(Exception):  # noqa: N818 - what happened is its name
-    """The lease could not be renewed in time, or another holds it."""
+    """The lease was not renewed in time, or another instance holds it."""
 
 
 class Lease:
@@ -52,7 +52,7 @@ class Lease:
         self._options = options
         self._beat = beat
         self._now = now
-        # A suffix per process: after a quick restart under the same pod name nobody is two.
+        # A suffix per process: a quick restart under the same pod name is another candidate.
         self.holder = f"{options.holder}_{secrets.token_hex(4)}"
         self._seen: LeaseRecord | None = None
         self._seen_at = 0.0
@@ -60,50 +60,51 @@ class Lease:
         self._renewed_at = 0.0
 
     async def acquire(self) -> None:
-        """Wait until the lease is ours."""
-        told = ""
+        """Wait until this instance holds the lease."""
+        logged = ""
         while True:
             self._beat()
             try:
                 if await self._try_acquire():
-                    _log.info("leading", lease=self._where(), holder=self.holder)
+                    _log.info("acquired lease", lease=self._where(), holder=self.holder)
                     return
                 other = self._seen.holder if self._seen else ""
-                if other != told:
-                    told = other
+                if other != logged:
+                    logged = other
                     _log.info("standing by", lease=self._where(), leader=other)
             except KubeError as error:
-                _log.warning("the lease could not be had", lease=self._where(), error=error.message)
+                _log.warning("failed to acquire lease", lease=self._where(), error=error.message)
             await asyncio.sleep(self._options.retry_period)
 
     async def keep(self) -> None:
-        """Renew until it fails. Raises LostLease when the deadline has passed or another leads."""
+        """Renew until cancelled. Raises LostLease when the deadline has passed or another instance
+        holds the lease."""
         while True:
             await asyncio.sleep(self._options.retry_period)
             left = self._renewed_at + self._options.renew_deadline - self._now()
             if left <= 0:
                 raise LostLease(
-                    f"the lease {self._where()} was not renewed for"
-                    f" {self._options.renew_deadline:g} s"
+                    f"failed to renew lease {self._where()} within"
+                    f" {self._options.renew_deadline:g}s"
                 )
             try:
                 await self._renew(timeout=left)
                 self._beat()
             except Conflict as error:
                 if await self._is_taken():
-                    raise LostLease(f"another holds the lease {self._where()}") from error
+                    raise LostLease(f"another instance holds lease {self._where()}") from error
             except KubeError as error:
-                _log.warning("the lease was not renewed", lease=self._where(), error=error.message)
+                _log.warning("failed to renew lease", lease=self._where(), error=error.message)
 
     async def release(self) -> None:
-        """Let the next one lead at once; a failure only makes it wait."""
+        """Let a standby lead at once. After a failure it waits until the lease has expired."""
         if self._mine is None:
             return
         try:
             await self._update(replace(self._mine, holder="", duration_seconds=1), timeout=2.0)
-            _log.info("the lease is released", lease=self._where())
+            _log.info("released lease", lease=self._where())
         except KubeError as error:
-            _log.warning("the lease was not released", lease=self._where(), error=error.message)
+            _log.warning("failed to release lease", lease=self._where(), error=error.message)
         self._mine = None
 
     async def _try_acquire(self) -> bool:
@@ -139,8 +140,8 @@ class Lease:
             return True
         if self._seen is None or found.resource_version != self._seen.resource_version:
             self._seen, self._seen_at = found, began
-        dead = began >= self._seen_at + max(found.duration_seconds, 1)
-        if found.holder not in ("", self.holder) and not dead:
+        expired = began >= self._seen_at + max(found.duration_seconds, 1)
+        if found.holder not in ("", self.holder) and not expired:
             return False
         try:
             await self._update(
@@ -163,7 +164,8 @@ class Lease:
         self._renewed_at = began
 
     async def _is_taken(self) -> bool:
-        """Whether another leads; if not, ours was touched by somebody, and is taken up anew."""
+        """Whether another instance holds the lease. If not, somebody else has changed it, and the
+        next renewal starts from what is there."""
         try:
             found = await get_lease(
                 self._client,

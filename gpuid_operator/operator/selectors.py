@@ -1,4 +1,4 @@
-"""The grammar of label selectors as text: what the API server takes as `labelSelector`."""
+"""The grammar of label selectors: what the API server accepts as `labelSelector`."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _REQUIREMENT: Final = re.compile(
 
 
 def check_selector(text: str) -> str:
-    """Return `text` as it is. Raises ValueError, with what is allowed, where it selects nothing
-    that the API server would understand, or everything.
+    """Return `text` unchanged. Raises ValueError, with what is allowed, if the API server would
+    reject the selector or it is empty, which selects everything.
     """
     end = 0
     while end < len(text):

@@ -1,4 +1,4 @@
-"""The environment of the process, read once at its start."""
+"""The settings of the process: environment variables, read once at its start."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HOUR: Final = timedelta(hours=1)
 _YEAR: Final = timedelta(hours=8760)
 
 _INDENTED: Final = frozenset({"COMMAND", "TARGETS"})
-"""Variables of several lines, whose leading spaces mean something."""
+"""Variables of several lines, in which leading spaces matter."""
 _EXPORTER_PREFIXES: Final = {
     "HTTP_": SinkType.HTTP,
     "POSTGRES_": SinkType.POSTGRES,
@@ -60,26 +60,26 @@ def _default_targets(values: dict[str, Any]) -> tuple[Target, ...]:
 
 
 class Settings(BaseModel):
-    """Each field is the variable of the same name in capitals; names and defaults are gpuid's."""
+    """Each field is the variable of the same name in capitals. Names and defaults are gpuid's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     namespace: _Label = "gpu-operator"
     """Namespace of the target pods."""
     label_selector: Annotated[str, reads(check_selector)] = "app=nvidia-device-plugin-daemonset"
-    """Which pods of it."""
+    """Selects the target pods in that namespace."""
     container: _Label = "nvidia-device-plugin"
     """Container of the pod."""
     targets: Annotated[tuple[Target, ...], reads(read.targets)] = Field(
         default_factory=_default_targets
     )
-    """Where to read, in order of preference; unless TARGETS is set, the three above."""
+    """Where to read, in order of preference. Without TARGETS: the three above."""
     cluster_name: Annotated[str, reads(read.words)] | None = None
     """A field of every record; None: the uid of namespace kube-system."""
     workers: Annotated[int, reads(read.whole(1, 500))] = 16
-    """Execs at a time."""
+    """Maximum number of concurrent execs."""
     timeout: _Timeout = timedelta(seconds=30)
-    """For one exec."""
+    """Timeout of one exec."""
     resync: Annotated[timedelta, reads(read.duration(low=timedelta(0), high=_YEAR))] = timedelta(
         hours=24
     )
@@ -87,7 +87,7 @@ class Settings(BaseModel):
     qps: Annotated[float, reads(read.rate)] = 50.0
     """API requests per second."""
     burst: Annotated[int, reads(read.whole(1, 100_000))] = 100
-    """API requests at once after a pause."""
+    """API requests at once after an idle period."""
     log_level: Annotated[
         Level, reads(read.one_of("debug", "info", "warn", "error", warning="warn"))
     ] = "info"
@@ -104,26 +104,26 @@ class Settings(BaseModel):
     lease_duration: Annotated[timedelta, reads(read.duration(low=_SECOND, high=_HOUR))] = timedelta(
         seconds=15
     )
-    """How long a lease that nobody renews keeps others out."""
+    """How long others wait before they take over a lease that is not renewed."""
     lease_renew_deadline: _LeaseTime = timedelta(seconds=10)
     """How long the leader tries to renew before it gives up."""
     lease_retry_period: _LeaseTime = timedelta(seconds=2)
     """Time between two tries."""
     suspend: _Bool = False
-    """No exec at all, whatever a policy says; deliveries go on."""
+    """Stops every exec, regardless of policies. Deliveries continue."""
     policy_checks: _Bool = False
     """Whether policies may run checks."""
     restarts_per_hour: Annotated[int, reads(read.whole(0, 10_000))] = 20
     """Restarts of pods for failed checks, in the whole cluster."""
     command: Annotated[str, reads(read.script)] | None = None
-    """Script of the check runner; None: this instance keeps the inventory."""
+    """Script of the check runner. None: this instance keeps the inventory."""
     check_name: _Label = "command"
     """Name of the check runner's check."""
     force_restart: _Bool = False
     """Whether the check runner restarts the pods that fail."""
 
     exporter_type: Annotated[SinkType, reads(read.one_of(*SinkType))] = SinkType.STDOUT
-    """The one sink of the built-in policy. The variables of the other types are not looked at."""
+    """Type of the one sink of the built-in policy. Variables of the other types are ignored."""
     http_endpoint: Annotated[str, reads(read.endpoint)] | None = None
     http_timeout: _Timeout = timedelta(seconds=30)
     http_auth_token: _Credential | None = None
@@ -138,7 +138,7 @@ class Settings(BaseModel):
     s3_bucket: Annotated[str, reads(read.bucket)] | None = None
     s3_prefix: Annotated[str, reads(read.key_prefix)] = ""
     s3_region: _Label = "us-east-1"
-    """gpuid's default, whatever AWS_REGION says: its buckets without S3_REGION are there."""
+    """gpuid's default, regardless of AWS_REGION: its buckets without S3_REGION are there."""
     s3_partition_pattern: Annotated[str, reads(read.partition)] = "year=%Y/month=%m/day=%d/hour=%H"
     aws_access_key_id: _Credential | None = None
     aws_secret_access_key: _Credential | None = None
@@ -157,7 +157,7 @@ class Settings(BaseModel):
             if not value.strip() or _is_of_another_exporter(variable, exporter):
                 continue
             if variable.endswith("_PORT") and value.startswith(("tcp://", "udp://")):
-                # Put there by Kubernetes for a Service named `postgres` or `server`, not by a user.
+                # Set by Kubernetes for a Service named `postgres` or `server`, not by a user.
                 continue
             if variable in SECRETS:
                 # Secrets made with `echo` end with a line break that is no part of them.
@@ -182,7 +182,7 @@ class Settings(BaseModel):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Values that must not be seen in any line, Event or status."""
+        """Values that no log line, Event or status may show."""
         return tuple(value for name, value in self.credentials.items() if name in SECRETS)
 
     @model_validator(mode="after")
@@ -196,13 +196,15 @@ class Settings(BaseModel):
         for variable in _REQUIRED.get(self.exporter_type, ()):
             if getattr(self, variable.lower()) is None:
                 raise SettingsError(
-                    variable, None, f"EXPORTER_TYPE={self.exporter_type.value} needs it"
+                    variable, None, f"EXPORTER_TYPE={self.exporter_type.value} requires it"
                 )
         pair = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
         missing = [variable for variable in pair if getattr(self, variable.lower()) is None]
         if len(missing) == 1:
             raise SettingsError(
-                missing[0], None, f"give {' and '.join(pair)} both, or none to use the cloud's own"
+                missing[0],
+                None,
+                f"set both {' and '.join(pair)}, or neither to use the cloud's own",
             )
         return self
 

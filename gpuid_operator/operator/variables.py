@@ -1,4 +1,4 @@
-"""How the values of environment variables are read, and what is said of a bad one."""
+"""Parsers for the values of environment variables, and the error for an invalid one."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ T = TypeVar("T")
 
 
 class SettingsError(Exception):
-    """An environment variable that the operator cannot start with; its text is one line.
+    """An environment variable is invalid or missing. The text is one line.
 
-    `value` is None for one that is missing. The values of secrets, and user and password in a URL,
-    are not shown.
+    `value` is None for a missing variable. The text does not show the values of secrets, nor user
+    and password in a URL.
     """
 
     def __init__(self, variable: str, value: object, allowed: str) -> None:
@@ -52,7 +52,7 @@ class SettingsError(Exception):
 
 
 def reads(parse: Callable[[str], Any]) -> BeforeValidator:
-    """A field whose variable is read by `parse`; the ValueErrors of that say what is allowed."""
+    """A field whose variable `parse` reads. Its ValueErrors say which values are allowed."""
 
     def read(value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
@@ -68,7 +68,7 @@ def reads(parse: Callable[[str], Any]) -> BeforeValidator:
 
 
 def boolean(text: str) -> bool:
-    """As Go's strconv.ParseBool."""
+    """A boolean as in Go's strconv.ParseBool."""
     if text in _TRUE:
         return True
     if text in _FALSE:
@@ -99,7 +99,7 @@ def rate(text: str) -> float:
 
 
 def duration(*, low: timedelta, high: timedelta) -> Callable[[str], timedelta]:
-    """A Go duration within bounds, both included."""
+    """A Go duration within bounds, inclusive."""
 
     def parse(text: str) -> timedelta:
         value = parse_duration(text)
@@ -111,7 +111,7 @@ def duration(*, low: timedelta, high: timedelta) -> Callable[[str], timedelta]:
 
 
 def one_of(*words: str, **also: str) -> Callable[[str], str]:
-    """One of some words, in any case; `also` are other spellings of them."""
+    """One of these words, in upper or lower case; `also` maps other spellings to them."""
 
     def parse(text: str) -> str:
         word = text.lower()
@@ -126,17 +126,19 @@ def one_of(*words: str, **also: str) -> Callable[[str], str]:
 def dns_label(text: str) -> str:
     if _DNS_LABEL.fullmatch(text):
         return text
-    raise ValueError("at most 63 lower-case letters, digits and hyphens, none at the ends a hyphen")
+    raise ValueError(
+        "at most 63 lower-case letters, digits and hyphens, not starting or ending with a hyphen"
+    )
 
 
 def dns_subdomain(text: str) -> str:
     if len(text) <= 253 and all(map(_DNS_LABEL.fullmatch, text.split("."))):
         return text
-    raise ValueError("names of lower-case letters, digits and hyphens, joined by dots")
+    raise ValueError("names of lower-case letters, digits and hyphens, separated by dots")
 
 
 def words(text: str) -> str:
-    """A text on one line that fits a column of gpuid's table."""
+    """Text on one line that fits a column of gpuid's table."""
     if len(text) <= 255 and text.isprintable():
         return text
     raise ValueError("at most 255 characters on one line")
@@ -151,7 +153,7 @@ def script(text: str) -> str:
 def credential(text: str) -> str:
     if text.isprintable():
         return text
-    raise ValueError("a text without line breaks and control characters")
+    raise ValueError("text without line breaks and control characters")
 
 
 def endpoint(text: str) -> str:
@@ -182,7 +184,7 @@ def database(text: str) -> str:
 def table(text: str) -> str:
     return _as_field(
         lambda: PostgresSink(host="any", database="any", table=text).table or "",
-        "a table name of letters, digits and underscores, perhaps after a schema and a dot",
+        "a table name of letters, digits and underscores, optionally after a schema and a dot",
     )
 
 
@@ -202,7 +204,8 @@ def key_prefix(text: str) -> str:
 def partition(text: str) -> str:
     return _as_field(
         lambda: S3Sink(bucket="any", partition=text.strip("/")).partition or "",
-        "a pattern such as year=%Y/month=%m/day=%d/hour=%H, of %Y %m %d %H %M %S %j %y %V and %%",
+        "a pattern such as year=%Y/month=%m/day=%d/hour=%H,"
+        " with the directives %Y %m %d %H %M %S %j %y %V and %%",
     )
 
 
@@ -213,15 +216,15 @@ def targets(text: str) -> tuple[Target, ...]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{_TARGETS_ALLOWED}; this is not YAML{place}") from None
+        raise ValueError(f"{_TARGETS_ALLOWED}; invalid YAML{place}") from None
     if not isinstance(items, list) or not 1 <= len(items) <= MAX_TARGETS:
-        raise ValueError(f"{_TARGETS_ALLOWED}; from 1 to {MAX_TARGETS} of them")
+        raise ValueError(f"{_TARGETS_ALLOWED}; from 1 to {MAX_TARGETS} items")
     return tuple(_target(number, item) for number, item in enumerate(items, 1))
 
 
 _TARGETS_ALLOWED: Final = (
     "a YAML list of {namespace: NAME, selector: SELECTOR, container: NAME, command: [WORD, …]},"
-    " the last two optional"
+    " container and command optional"
 )
 
 
@@ -232,16 +235,18 @@ def _target(number: int, item: object) -> Target:
         str(key) for key in item.keys() - {"namespace", "selector", "container", "command"}
     )
     if unknown:
-        raise ValueError(f"{_TARGETS_ALLOWED}; item {number} has {', '.join(unknown)}")
+        raise ValueError(
+            f"{_TARGETS_ALLOWED}; item {number} has the unknown key {', '.join(unknown)}"
+        )
 
     def text(key: str, parse: Callable[[str], str]) -> str:
         value = item.get(key)
         if not isinstance(value, str):
-            raise ValueError(f"{_TARGETS_ALLOWED}; item {number} needs a text as its {key}")
+            raise ValueError(f"{_TARGETS_ALLOWED}; item {number} needs a string as its {key}")
         try:
             return parse(value)
         except ValueError as error:
-            raise ValueError(f"as {key} of item {number}: {error}") from None
+            raise ValueError(f"{key} of item {number}: {error}") from None
 
     command = item.get("command")
     if command is None:
@@ -251,7 +256,9 @@ def _target(number: int, item: object) -> Target:
         or not command
         or not all(isinstance(word, str) and word for word in command)
     ):
-        raise ValueError(f"{_TARGETS_ALLOWED}; item {number} needs a list of texts as its command")
+        raise ValueError(
+            f"{_TARGETS_ALLOWED}; item {number} needs a list of strings as its command"
+        )
     return Target(
         namespace=text("namespace", dns_label),
         selector=text("selector", check_selector),
@@ -261,7 +268,7 @@ def _target(number: int, item: object) -> Target:
 
 
 def _as_field(build: Callable[[], T], allowed: str) -> T:
-    """What the sink's model takes, so that the built-in policy is always a valid one."""
+    """What the model of the sink accepts, so that the built-in policy is always valid."""
     try:
         return build()
     except ValidationError:
@@ -272,7 +279,7 @@ def _sentence(variable: str, value: object, allowed: str) -> str:
     if value is None:
         return f"{variable} is not set: {allowed}"
     if variable in SECRETS:
-        return f"{variable} has a value, not shown, that is not allowed: expected {allowed}"
+        return f"{variable} has an invalid value (not shown): expected {allowed}"
     text = str(value)
     if "@" in text:
         text = f"…@{text.rpartition('@')[2]}"
@@ -280,4 +287,4 @@ def _sentence(variable: str, value: object, allowed: str) -> str:
         text = text.partition("?")[0]
     if len(text) > _SHOWN:
         text = f"{text[:_SHOWN]}…"
-    return f"{variable}={json.dumps(text, ensure_ascii=False)} is not allowed: expected {allowed}"
+    return f"{variable}={json.dumps(text, ensure_ascii=False)} is invalid: expected {allowed}"

@@ -1,4 +1,4 @@
-"""Checks: when one is due, and what its result means for the status."""
+"""What the result of a check means for the status of an inventory."""
 
 from __future__ import annotations
 
@@ -19,17 +19,14 @@ from gpuid_operator.api.inventory import (
 )
 from gpuid_operator.api.meta import MAX_CHECK_OUTPUT
 from gpuid_operator.api.values import encoded_size, fitting, whole_seconds
-from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.diff import HistoryWriter
-from gpuid_operator.plan.schedule import next_interval_read
-from gpuid_operator.plan.status_change import StatusChange, StatusContext, writer_of
+from gpuid_operator.plan.status_change import StatusChange, StatusContext, build_change, writer_of
 
 CUT_MARK: Final = "\n… (cut)"
-"""Ends an output of which only the beginning is kept."""
+"""The end of a truncated output."""
 
 _LINE_END: Final = re.compile(r"\r\n?")
-# Control characters would act on the terminal of whoever reads the object; so would those that
-# turn the direction of writing.
+# Control characters, including bidirectional ones, would act on the reader's terminal.
 _UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -39,10 +36,10 @@ class CheckResult:
 
     name: str
     digest: str
-    """`digest_of` what was run."""
+    """`digest_of` the command and where it ran."""
     passed: bool
     exit_code: int | None
-    """None where the command did not end by itself."""
+    """None if the command did not exit by itself."""
     stdout: str
     stderr: str
     pod: str
@@ -53,15 +50,15 @@ class CheckResult:
 
 
 def digest_of(*parts: str) -> str:
-    """A short digest of what a check runs and where: another one makes it due at once."""
+    """A short digest of what a check runs and where; a check with a new digest is due at once."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def kept_output(data: bytes) -> str:
-    """Output as status keeps it: cut at a line, and marked, where it would take more than 4 KiB of
-    the object as it is stored. Line breaks at its end are dropped, as a shell does.
+    """Output as the status stores it: truncated at a line break, with a mark, to at most 4 KiB of
+    the stored object. Trailing line breaks are removed, as in a shell.
 
-    Bytes that are no text, and control characters, become U+FFFD.
+    Bytes that are not UTF-8, and control characters, become U+FFFD.
     """
     whole = len(data) <= 2 * MAX_CHECK_OUTPUT
     text = data[: 2 * MAX_CHECK_OUTPUT].decode("utf-8", "replace")
@@ -70,49 +67,21 @@ def kept_output(data: bytes) -> str:
         return text
     head = fitting(text, MAX_CHECK_OUTPUT - encoded_size(CUT_MARK))
     line_end = head.rfind("\n")
-    # A single line longer than all that fits is cut where it has to be.
+    # A single line that does not fit is cut within the line.
     return (head[:line_end] if line_end > 0 else head) + CUT_MARK
-
-
-def check_due(
-    last: CheckStatus | None,
-    *,
-    digest: str,
-    pod: str,
-    started: datetime | None,
-    asked: bool | None,
-    interval: timedelta,
-    node: str,
-    now: datetime,
-) -> datetime | None:
-    """When to run a check in a container that is ready; None: not before another one is.
-
-    `asked` is whether this process ran it in this very container, None where it never ran it on
-    this node: then the times tell, which two clocks made.
-
-    never run, or another command         | at once
-    another container than the one asked  | at once
-    `interval` has passed                 | then, spread by up to a tenth of it
-    """
-    if last is None or last.last_run_time is None or last.command_digest != digest:
-        return now
-    if asked is None:
-        later = started is not None and last.last_run_time <= started
-        asked = last.pod == pod and not later
-    return next_interval_read(last.last_run_time, interval, node=node) if asked else now
 
 
 def with_result(before: CheckStatus | None, result: CheckResult) -> CheckStatus:
     """The status of a check after a run. A change between pass and fail is a transition; a first
-    result is one only if it failed."""
+    result is a transition only if it failed."""
     before = before or CheckStatus(name=result.name)
     turned = before.passed != result.passed if before.passed is not None else not result.passed
     new = before.passed is None or before.passed != result.passed
     now = whole_seconds(result.time)
     restarted = before.last_restart_time if before.pod != result.pod else None
     if now in (restarted, result.started):
-        # Later than the other pod's restart and than the start of this container, as whole seconds
-        # have to show, too: by them a later instance tells what was asked in this container.
+        # In whole seconds, too, the run must be later than the restart of the other pod and the
+        # start of this container: a later instance compares these times.
         now += timedelta(seconds=1)
     return before.model_copy(
         update={
@@ -135,7 +104,7 @@ def find(status: InventoryStatus, name: str) -> CheckStatus | None:
 
 
 def replaced(checks: Sequence[CheckStatus] | None, check: CheckStatus) -> list[CheckStatus]:
-    """The checks with one of them new, in the order of their names."""
+    """The checks with `check` replaced or added, sorted by name."""
     others = [other for other in checks or () if other.name != check.name]
     return sorted([*others, check], key=lambda item: item.name)
 
@@ -148,8 +117,8 @@ def after_check(
     now: datetime,
     context: StatusContext,
 ) -> StatusChange:
-    """The status of an inventory after a run of a check of its own; `node` is what is known of the
-    Node, for an inventory that says nothing of it yet."""
+    """The status of an inventory after a run of one of its checks; `node` fills in an inventory
+    that has no facts of its Node yet."""
     check = with_result(find(previous, result.name), result)
     update = {
         "checks": replaced(previous.checks, check),
@@ -160,7 +129,8 @@ def after_check(
 
 
 def recorded(previous: InventoryStatus, *, now: datetime, context: StatusContext) -> StatusChange:
-    """Turn transitions that are not in history yet, whoever ran the check, into history."""
+    """Add transitions that are not in the history yet, from any writer of `checks`, to the
+    history."""
     writer = writer_of(previous, now)
     entries: list[HistoryEntry] = []
     checks = []
@@ -169,7 +139,7 @@ def recorded(previous: InventoryStatus, *, now: datetime, context: StatusContext
             entries.append(_entry(writer, check))
             check = check.model_copy(update={"recorded": check.transitions})
         checks.append(check)
-    return plan.with_checks(previous, checks, entries, writer=writer, context=context)
+    return with_checks(previous, checks, entries, writer=writer, context=context)
 
 
 def is_recorded(check: CheckStatus) -> bool:
@@ -177,7 +147,7 @@ def is_recorded(check: CheckStatus) -> bool:
 
 
 def _entry(writer: HistoryWriter, check: CheckStatus) -> HistoryEntry:
-    """One entry for however many transitions were missed: where the check stands now."""
+    """One entry for all transitions since the last one recorded, with the latest result."""
     missed = (check.transitions or 0) - (check.recorded or 0)
     first = not check.recorded and missed == 1 and not check.passed
     words, was = ("passed", "failed") if check.passed else ("failed", "passed")
@@ -190,4 +160,18 @@ def _entry(writer: HistoryWriter, check: CheckStatus) -> HistoryEntry:
         to=f"{check.name}={words}",
         message=f"check {check.name} {words}{code}{times}" + (f": {said}" if said else ""),
         source=check.pod,
+    )
+
+
+def with_checks(
+    previous: InventoryStatus,
+    checks: Sequence[CheckStatus],
+    entries: Sequence[HistoryEntry],
+    *,
+    writer: HistoryWriter,
+    context: StatusContext,
+) -> StatusChange:
+    """The status with new results of checks and their history entries."""
+    return build_change(
+        previous, {"checks": list(checks)}, entries, writer=writer, context=context, updates={}
     )

@@ -1,4 +1,4 @@
-"""The conditions of a GPUInventory: what each says, and when it last turned."""
+"""The conditions of a GPUInventory: status, reason, message and time of the last transition."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from gpuid_operator.api.inventory import (
     HistoryType,
     SinkStatus,
 )
-from gpuid_operator.plan.diff import shorten
+from gpuid_operator.api.values import truncate
 
 MAX_CONDITION_MESSAGE = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ConditionUpdate:
-    """What a condition says at this moment."""
+    """The current status, reason and message of a condition."""
 
     status: ConditionStatus
     reason: str
@@ -44,9 +44,9 @@ def updated(
     now: datetime,
     generation: int,
 ) -> list[Condition]:
-    """The conditions with new verdicts; None takes one away. The time moves with `status` only.
+    """Apply updates to the conditions; None removes one. Only a new `status` is a transition.
 
-    Conditions of types that are not ours belong to their writers and stay out of our writes.
+    Conditions of other types belong to other writers and are left out of our writes.
     """
     order = [kind.value for kind in ConditionType]
     merged = {item.type: item for item in conditions or () if item.type in order}
@@ -59,7 +59,7 @@ def updated(
             type=kind.value,
             status=condition.status,
             reason=condition.reason,
-            message=shorten(condition.message, MAX_CONDITION_MESSAGE),
+            message=truncate(condition.message, MAX_CONDITION_MESSAGE),
             observed_generation=generation,
             last_transition_time=before.last_transition_time if before and same else now,
         )
@@ -67,9 +67,9 @@ def updated(
 
 
 def healthy(gpus: Sequence[GPU] | None) -> ConditionUpdate:
-    """Whether each GPU is fit for use, as far as nvidia-smi tells."""
+    """Whether nvidia-smi reports every GPU as healthy."""
     if gpus is None:
-        return ConditionUpdate(ConditionStatus.UNKNOWN, "NotRead", "no good read yet")
+        return ConditionUpdate(ConditionStatus.UNKNOWN, "NotRead", "no successful read yet")
     troubles = [
         f"{gpu.uuid or gpu.pci_address}: {trouble}" for gpu in gpus for trouble in _troubles(gpu)
     ]
@@ -78,7 +78,7 @@ def healthy(gpus: Sequence[GPU] | None) -> ConditionUpdate:
     unread = [gpu.uuid or gpu.pci_address or "" for gpu in gpus if gpu.state is GPUState.UNKNOWN]
     if unread:
         return ConditionUpdate(
-            ConditionStatus.UNKNOWN, "GPUUnreadable", f"could not be read: {', '.join(unread)}"
+            ConditionStatus.UNKNOWN, "GPUUnreadable", f"failed to read {', '.join(unread)}"
         )
     return ConditionUpdate(ConditionStatus.TRUE, "GPUsHealthy", "")
 
@@ -105,7 +105,7 @@ def _troubles(gpu: GPU) -> list[str]:
 def delivered(
     sinks: Sequence[SinkStatus] | None, history: Sequence[HistoryEntry] | None
 ) -> ConditionUpdate:
-    """Whether every sink has everything."""
+    """Whether every sink has received every entry."""
     waiting = [sink for sink in sinks or () if sink.pending]
     if not sinks:
         return ConditionUpdate(ConditionStatus.TRUE, "NoSinks", "no sink is configured")
@@ -138,14 +138,14 @@ _REASON: Final = re.compile(r"([A-Z][A-Za-z]{1,63}): ")
 
 
 def _delivery_reason(failing: Sequence[SinkStatus]) -> str:
-    """The reason that the errors begin with, where they agree."""
+    """The reason at the beginning of the errors, if all have the same one."""
     found = [_REASON.match(sink.last_error or "") for sink in failing]
     reasons = {match[1] for match in found if match}
     return reasons.pop() if len(reasons) == 1 and all(found) else "DeliveryFailed"
 
 
 def checks_passed(checks: Sequence[CheckStatus] | None) -> ConditionUpdate | None:
-    """Whether each check passed at its last run; None where there are no checks."""
+    """Whether every check passed at its last run; None without results of checks."""
     done = [check for check in checks or () if check.passed is not None]
     if not done:
         return None

@@ -1,11 +1,11 @@
-"""What happened between two reads of a node, as entries of its history."""
+"""The differences between two reads of a node, as entries of its history."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from gpuid_operator.api.inventory import (
     GPU,
@@ -17,10 +17,10 @@ from gpuid_operator.api.inventory import (
     Seen,
 )
 from gpuid_operator.api.meta import MAX_FROM_TO, MAX_MESSAGE
-from gpuid_operator.api.values import encoded_size, fitting
+from gpuid_operator.api.values import truncate
 from gpuid_operator.plan.identity import Match
 
-# The facts whose change under one UUID is `GPUChanged`, with the words for people.
+# Facts whose change under one UUID is a `GPUChanged`, and their names in messages.
 _IDENTITY_FACTS = (
     ("serial", "serial"),
     ("vbios", "VBIOS version"),
@@ -29,22 +29,19 @@ _IDENTITY_FACTS = (
 )
 
 
-_ELLIPSIS_SIZE: Final = encoded_size("…")
-
-
 @dataclass(slots=True)
 class HistoryWriter:
-    """Writes entries in sequence, each with the circumstances that they share."""
+    """Writes entries in sequence, all with the same time, machine, source and driver."""
 
     sequence: int
-    """Number of the newest entry so far."""
+    """Sequence of the newest entry so far."""
     now: datetime
     machine: str | None = None
     source: str | None = None
     driver: str | None = None
 
     def entry(self, kind: HistoryType, gpu: GPU | None = None, **facts: Any) -> HistoryEntry:
-        """The next entry, about one GPU or, without one, about the node as a whole."""
+        """The next entry, about one GPU or, without `gpu`, about the node as a whole."""
         self.sequence += 1
         facts.setdefault("machine", self.machine)
         if gpu is not None:
@@ -57,7 +54,7 @@ class HistoryWriter:
             } | facts
         for name, limit in (("from_", MAX_FROM_TO), ("to", MAX_FROM_TO), ("message", MAX_MESSAGE)):
             if facts.get(name) is not None:
-                facts[name] = shorten(facts[name], limit)
+                facts[name] = truncate(facts[name], limit)
         return HistoryEntry(
             sequence=self.sequence,
             time=self.now,
@@ -67,14 +64,8 @@ class HistoryWriter:
         )
 
 
-def shorten(text: str, limit: int) -> str:
-    """The text within `limit` bytes of an object as the API server stores it, and so within as
-    many characters; an ellipsis at its end where it was cut."""
-    return text if encoded_size(text) <= limit else fitting(text, limit - _ELLIPSIS_SIZE) + "…"
-
-
 def machine_change(before: NodeInfo | None, now: NodeInfo) -> tuple[str, str] | None:
-    """(from, to) when the node name stands for another machine or another Node object."""
+    """(from, to) when another machine or another Node object is behind the node name."""
     if before is None:
         return None
     if before.provider_id != now.provider_id and before.provider_id and now.provider_id:
@@ -85,8 +76,8 @@ def machine_change(before: NodeInfo | None, now: NodeInfo) -> tuple[str, str] | 
 
 
 def rebooted(before: NodeInfo | None, now: NodeInfo) -> bool:
-    """Whether what was there before may be gone without further proof: another machine, or a
-    boot since, at which hardware may have been changed."""
+    """Whether missing GPUs need no second read: another machine is behind the name, or the node
+    rebooted, and hardware may have changed meanwhile."""
     if before is None:
         return False
     return machine_change(before, now) is not None or (
@@ -99,9 +90,9 @@ def gpu_entries(
 ) -> Iterator[HistoryEntry]:
     """Entries for the GPUs of a read: removed, then those still there, then added, in PCI order.
 
-    `found.missing` must hold only those whose removal is certain; `left` is the machine behind
-    which they were. With `driver_changed`, a fact that appears or vanishes is the driver's doing
-    and no change of the GPU.
+    `found.missing` must hold only GPUs whose removal is certain; `left` is the machine that they
+    left. With `driver_changed`, a fact that appears or disappears comes from the driver and is no
+    change of the GPU.
     """
     for gpu in found.missing:
         yield removed(writer, gpu, machine=left)
@@ -114,14 +105,13 @@ def gpu_entries(
 
 
 def removed(writer: HistoryWriter, gpu: GPU, *, machine: str | None) -> HistoryEntry:
-    """`machine` is the one that it left: that the node name stands for another now is no reason
-    to say that the GPU was ever there."""
+    """The entry for a GPU that left `machine`, which may not be the machine behind the name now."""
     return writer.entry(HistoryType.GPU_REMOVED, gpu, machine=machine)
 
 
 def _lost(writer: HistoryWriter, gpu: GPU) -> HistoryEntry:
     return writer.entry(
-        HistoryType.GPU_LOST, gpu, message="nvidia-smi says that the GPU is lost; it stays listed"
+        HistoryType.GPU_LOST, gpu, message="nvidia-smi reports the GPU as lost; it remains listed"
     )
 
 
@@ -158,10 +148,8 @@ def _kept(
         )
     unknown = before.uuid is None and before.serial is None
     if before.uuid is None and (now.uuid or (unknown and now.serial)):
-        # Lost or unreadable when it was first seen; only now can anyone be told what it is.
-        yield writer.entry(
-            HistoryType.GPU_ADDED, now, message="its identity could not be read until now"
-        )
+        # The GPU was lost or unreadable when first seen; this is the first read of its identity.
+        yield writer.entry(HistoryType.GPU_ADDED, now, message="first read of the GPU's identity")
     for fact, words in () if unknown else _IDENTITY_FACTS:
         old, new = getattr(before, fact), getattr(now, fact)
         if old == new or (driver_changed and (old is None or new is None)):
@@ -192,10 +180,10 @@ def _kept(
 
 
 def _health_change(before: GPU, now: GPU, *, driver_changed: bool) -> tuple[str, str]:
-    """What of a GPU's health changed, before and now; empty when nothing did."""
+    """The health facts that changed, before and now; empty when none did."""
     old, new = _health_facts(before), _health_facts(now)
     if GPUState.LOST in (before.state, now.state):
-        # GPULost and GPURecovered say it; of a lost GPU nothing else is known.
+        # GPULost and GPURecovered cover the state.
         old.pop("state"), new.pop("state")
     changed = [
         name
@@ -224,7 +212,7 @@ def _word(value: Any) -> str:
 
 
 def sighting(writer: HistoryWriter, gpus: Sequence[GPU]) -> HistoryEntry:
-    """The `Sighted` entry: each pair of chassis and serial that is there, once, sorted."""
+    """The `Sighted` entry: the unique pairs of chassis and serial, sorted."""
     pairs = sorted({(gpu.chassis_serial or "", gpu.serial or "") for gpu in gpus})
     return writer.entry(
         HistoryType.SIGHTED,

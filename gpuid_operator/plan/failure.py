@@ -1,4 +1,4 @@
-"""Why a read of a node failed: the reason for programs and the sentence for people."""
+"""Why a read of a node failed: a reason for programs and a message for people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Final
 
 MAX_MESSAGE: Final = 1024
-"""Characters of a failure's message; the message of a condition holds as many."""
+"""Maximum length of a message in characters, as for the message of a condition."""
 
 
 class FailureReason(StrEnum):
@@ -24,10 +24,10 @@ class FailureReason(StrEnum):
 
 
 class ReadError(Exception):
-    """A read that gave no facts; the last good ones stay.
+    """A failed read; the status keeps the facts of the last successful one.
 
-    `message` is one printable line of at most `MAX_MESSAGE` characters that says what was
-    tried, what came back and what to do, whatever text it was made from.
+    `message` is one printable line of at most `MAX_MESSAGE` characters: what was tried, what came
+    back, what to do.
     """
 
     def __init__(self, reason: FailureReason, message: str) -> None:
@@ -37,7 +37,7 @@ class ReadError(Exception):
 
 
 def one_line(text: str, *, limit: int) -> str:
-    """The text on one line, without what cannot be printed, at most `limit` characters long."""
+    """The printable characters of the text on one line of at most `limit` characters."""
     words = " ".join(text.split())
     line = words if words.isprintable() else "".join(filter(str.isprintable, words))
     return line if len(line) <= limit else line[: limit - 1] + "…"

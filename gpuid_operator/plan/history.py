@@ -1,4 +1,5 @@
-"""The bounds of a node's history: what is kept, and what gives way when a sink is away too long."""
+"""The bounds of a history: which entries it keeps, and which it drops when a sink is down too
+long."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ IDENTITY: Final = frozenset(
         HistoryType.NODE_RETURNED,
     }
 )
-"""Types that say which GPU was where; the rest tell how it fared."""
+"""Types of entries about the place and identity of GPUs; the others are about their condition."""
 
 _ADDED: Final = HistoryType.GPU_ADDED
 _REMOVED: Final = HistoryType.GPU_REMOVED
@@ -37,10 +38,10 @@ KEPT_SIGHTED: Final = 5
 KEPT_DEPARTED_UUIDS: Final = 50
 MAX_UNDELIVERED_SIGHTED: Final = 40
 MAX_HISTORY_BYTES: Final = 448 * 1024
-"""Most that the entries may take in the stored object: with 64 GPUs and 16 full checks etcd's
-limit of 1.5 MiB leaves no more. 500 entries of usual length take half of that."""
+"""Bytes that the entries may take in the stored object: etcd's limit of 1.5 MiB leaves no more
+beside 64 GPUs and 16 full checks. 500 entries of usual length take half of that."""
 SURELY_SMALL: Final = 100
-"""Entries up to which their size need not be measured."""
+"""A history of at most this many entries is never too large."""
 
 
 def bounded(
@@ -51,11 +52,11 @@ def bounded(
     waiting: Collection[int],
     writer: HistoryWriter,
 ) -> list[HistoryEntry]:
-    """The history within its bounds, of number and of size.
+    """Bound the history by number and size of its entries.
 
-    `waiting` holds the numbers of the entries that a sink has yet to get. They stay, until there
-    are more than fit: then the oldest give way to one `Dropped` entry, which `writer` numbers.
-    Of a departed node (`present` false) only identity entries stay, and what is waiting.
+    `waiting` holds the sequences of the entries that a sink has not received yet. The history keeps
+    them until they exceed its bounds; then one `Dropped` entry from `writer` replaces the oldest.
+    The history of a departed node (`present` is false) keeps only identity entries and `waiting`.
     """
     anchors = _anchors(history, gpus) if present else set()
     keep = anchors | set(waiting)
@@ -72,7 +73,7 @@ def bounded(
         return kept
     dropped = _dropped(writer, victims, waiting=waiting)
     gone = {entry.sequence for entry in victims}
-    # Without its removal, what was said of a GPU's arrival would say that it is there still.
+    # A GPUAdded whose GPURemoved was dropped would claim that the GPU is still there.
     left = {key(entry): entry.sequence for entry in victims if entry.type is _REMOVED}
     kept = [entry for entry in kept if entry.sequence not in gone]
     return [e for e in kept if e.type is not _ADDED or e.sequence > left.get(key(e), 0)] + [dropped]
@@ -89,13 +90,13 @@ def _newest(
 
 
 def _anchors(history: Sequence[HistoryEntry], gpus: Iterable[GPU]) -> set[int]:
-    """The newest `GPUAdded` of every GPU that is there: a new sink learns of it from them."""
+    """The newest `GPUAdded` of every present GPU: a new sink learns about the GPU from it."""
     added = {key(entry): entry.sequence for entry in history if entry.type is _ADDED}
     return {added[name] for name in map(key, gpus) if name in added}
 
 
 def _departures(newest_first: Sequence[HistoryEntry]) -> set[int]:
-    """The newest removal of each of the last UUIDs that left."""
+    """The newest `GPURemoved` of each of the KEPT_DEPARTED_UUIDS GPUs removed last."""
     last: dict[Key, int] = {}
     for entry in newest_first:
         if entry.type is _REMOVED and len(last) < KEPT_DEPARTED_UUIDS:
@@ -106,8 +107,8 @@ def _departures(newest_first: Sequence[HistoryEntry]) -> set[int]:
 def _overflow(
     kept: Sequence[HistoryEntry], *, anchors: Collection[int], waiting: Collection[int]
 ) -> list[HistoryEntry]:
-    """The waiting entries that have to give way, oldest first; an earlier `Dropped` goes with them,
-    so that one entry counts all."""
+    """The waiting entries to drop, oldest first, and any earlier `Dropped` entry, so that one entry
+    counts all."""
     candidates = [
         entry for entry in kept if entry.sequence in waiting and entry.sequence not in anchors
     ]
@@ -118,7 +119,7 @@ def _overflow(
     left = [entry for entry in kept if entry.sequence not in victims]
     count = len(left)
     size = sum(map(_size, left)) if count > SURELY_SMALL else 0
-    # One place is for the Dropped entry itself, which an earlier one vacates.
+    # The new Dropped entry needs one place and takes that of an earlier one.
     earlier = [entry for entry in kept if entry.type is HistoryType.DROPPED]
     if count > MAX_HISTORY or size > MAX_HISTORY_BYTES or (victims and count == MAX_HISTORY):
         count -= len(earlier)
@@ -138,9 +139,9 @@ def _overflow(
 def _dropped(
     writer: HistoryWriter, victims: Sequence[HistoryEntry], *, waiting: Collection[int]
 ) -> HistoryEntry:
-    """One entry in place of the victims: `from` has the numbers of the first and last that gave
-    way, `to` how many of each type; an earlier `Dropped` of the same outage is counted in, one
-    that every sink has caught up with is not."""
+    """The entry that replaces the victims: `from` is the range of their sequences, `to` the number
+    of each type. It includes an earlier `Dropped` of the same outage, but not one that every sink
+    has received."""
     counts: Counter[str] = Counter()
     span: list[int] = []
     for entry in victims:
@@ -150,7 +151,7 @@ def _dropped(
         elif min(waiting) <= entry.sequence:
             counts.update({name: int(n) for name, n in _COUNT.findall(entry.message or "")})
             span.extend(int(number) for number in (entry.from_ or "").split("-"))
-    total = f"{counts.total()} entries gave way before every sink had them: "
+    total = f"dropped {counts.total()} entries that not every sink had received: "
     return writer.entry(
         HistoryType.DROPPED,
         from_=f"{min(span)}-{max(span)}",
@@ -166,8 +167,8 @@ def _size(entry: HistoryEntry) -> int:
 
 
 def _summary(counts: Counter[str], limit: int) -> str:
-    """How many of each type, most first, within `limit` characters; types for which there is no
-    room are counted together."""
+    """The number of each type, most frequent first, within `limit` characters; types that do not
+    fit are counted together."""
     named = [(name, count) for name, count in counts.most_common() if name != _REST]
     rest = counts[_REST]
     while True:

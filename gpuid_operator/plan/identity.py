@@ -1,8 +1,8 @@
-"""Which GPU of a read is which GPU of the last one.
+"""Matches the GPUs of a read with those of the previous read.
 
-A GPU is its UUID. Without one it is its serial at its PCI address, since GPUs of one board share a
-serial. A GPU whose body could not be read (off the bus, say) is the one that was last seen at its
-PCI address, unless what can be read of it says otherwise.
+The UUID identifies a GPU. Without a UUID, the serial and the PCI address do: the GPUs of one board
+share a serial. A GPU whose body nvidia-smi cannot read (because it fell off the bus, for example)
+is the one last seen at its PCI address, unless its serial or UUID contradicts.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from gpuid_operator.api.inventory import GPU, GPUState, HistoryEntry
 
 Key = tuple[str, ...]
-"""Identity of a GPU within its node, comparable over reads."""
+"""Identity of a GPU within its node, comparable across reads."""
 
 
 def key(item: GPU | HistoryEntry) -> Key:
-    """Identity of a GPU, or of the GPU that an entry is about: UUID, else serial and address."""
+    """Identity of a GPU or of the GPU that an entry is about: the UUID, or serial and PCI
+    address."""
     if item.uuid:
         return ("uuid", item.uuid)
     return ("serial", item.serial or "", item.pci_address or "")
@@ -25,21 +26,21 @@ def key(item: GPU | HistoryEntry) -> Key:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The GPUs of a read held against those of the last one."""
+    """The GPUs of a read compared with those of the previous read."""
 
     kept: tuple[tuple[GPU, GPU], ...]
-    """(before, now) of each GPU that is there still."""
+    """(before, now) for each GPU that is in both."""
     added: tuple[GPU, ...]
-    """GPUs that were not there."""
+    """GPUs that are new."""
     missing: tuple[GPU, ...]
-    """GPUs, as last known, that the read does not have."""
+    """GPUs, as last known, that the read does not list."""
 
 
 def match(before: Sequence[GPU], now: Sequence[GPU]) -> Match:
     """Pair the GPUs of two reads.
 
-    First by identity; then a GPU that gives no UUID now, or gave none before, is paired with the
-    one at its PCI address, if neither serial nor UUID contradict.
+    GPUs are paired by identity first. A GPU without a UUID in one of the reads is then paired with
+    the GPU at the same PCI address, if neither serial nor UUID contradicts.
     """
     by_key: dict[Key, list[GPU]] = {}
     for gpu in before:
@@ -77,11 +78,11 @@ def _agree(one: str | None, other: str | None) -> bool:
 
 
 def _carried(before: GPU, now: GPU) -> GPU:
-    """What is known of a GPU that was there before.
+    """The facts of a GPU that was present before.
 
-    A GPU that could not be read keeps the facts that were last read, but for its state; one that
-    gives no identity any more keeps that by which it was recognised. A body that cannot be read
-    is no proof that a lost GPU is back.
+    A GPU that nvidia-smi cannot read keeps the facts of the last read except its state. A GPU that
+    no longer reports an identity keeps the known one. An unreadable body does not prove that a
+    lost GPU is back.
     """
     if now.state is not GPUState.OK:
         read = {name: value for name, value in now if value is not None}

@@ -1,4 +1,4 @@
-"""Labels: look-ups on GPUInventory, and those on Nodes that users of gpuid know."""
+"""Look-up labels on GPUInventory objects, and gpuid's labels on Nodes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from gpuid_operator.api.meta import (
 PRESENT: Final = "present"
 PAST: Final = "past"
 MAX_PAST: Final = 100
-"""Most look-up labels of identifiers that are not there any more."""
+"""Maximum number of look-up labels for past identifiers."""
 
 MISSING: Final = "na"
-"""What gpuid writes where there is no value."""
+"""The value that gpuid writes for a missing value."""
 
 Pair = tuple[str | None, str | None]
 """(chassis serial, GPU serial) of one GPU."""
@@ -40,17 +40,18 @@ _OURS: Final = re.compile(
 
 
 def label_text(value: str | None) -> str:
-    """A value within what Kubernetes allows in label names and values; empty when nothing is left.
+    """A value in a form that Kubernetes allows in label names and values; may be empty.
 
-    Other characters than `[A-Za-z0-9._-]` become `-`, at most 63, alphanumeric at both ends.
+    Characters other than `[A-Za-z0-9._-]` become `-`. The result has at most 63 characters and
+    begins and ends alphanumerically.
     """
     return _OTHER.sub("-", value or "").strip(_ENDS)[:63].rstrip(_ENDS)
 
 
 def lookup_labels(status: InventoryStatus) -> dict[str, str]:
-    """The look-up labels of an inventory: `present` for what is there, `past` for what was.
+    """The look-up labels of an inventory: `present` for current, `past` for former identifiers.
 
-    Past identifiers come from the history, newest first, at most MAX_PAST of them.
+    Former identifiers come from the history, newest first, at most MAX_PAST of them.
     """
     here: dict[str, None] = {}
     for gpu in status.gpus or ():
@@ -66,7 +67,7 @@ def lookup_labels(status: InventoryStatus) -> dict[str, str]:
 
 def _entry_keys(entry: HistoryEntry) -> dict[str, None]:
     keys = _keys(entry.uuid, entry.serial, entry.chassis)
-    # Of the facts that a GPU may change only its serial is a name by which it is looked for.
+    # The serial is the only fact that can change and by which users look up a GPU.
     if entry.type is HistoryType.GPU_CHANGED and entry.serial and entry.to == entry.serial:
         keys |= _keys(None, entry.from_, None)
     return keys
@@ -78,7 +79,7 @@ def _keys(uuid: str | None, serial: str | None, chassis: str | None) -> dict[str
 
 
 def lookup_changes(current: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str | None]:
-    """What to merge into an inventory's labels; None removes. Other prefixes are left alone."""
+    """Changes to the labels of an inventory; None removes. Labels with other prefixes are kept."""
     stale = {
         name: None
         for name in current
@@ -94,7 +95,7 @@ def node_labels(pairs: Iterable[Pair]) -> dict[str, str]:
         --------------|------------------------------------------------------------
         none          | gpu-J
         one           | chassis, chassis-count, gpu-J
-        several       | chassis-I, chassis-count, chassis-I-gpu-J; gpu-J for GPUs without one
+        several       | chassis-I, chassis-count, chassis-I-gpu-J; gpu-J for GPUs without chassis
 
     Serials are sorted and unique within their chassis; I and J count from 0.
     """
@@ -125,10 +126,10 @@ def _value(value: str | None) -> str:
 def node_label_changes(
     current: Mapping[str, str], pairs: Sequence[Pair], *, enabled: bool
 ) -> dict[str, str | None]:
-    """What to merge into a Node's labels; None removes.
+    """Changes to the labels of a Node; None removes.
 
-    All labels under our prefix that should not be there go, whoever wrote them; when node labels
-    are turned off, those go that we would have written.
+    While node labels are enabled, every other label with our prefix is removed, no matter who wrote
+    it. When they are disabled, only labels of the forms that the operator writes are removed.
     """
     wanted = node_labels(pairs) if enabled else {}
     stale = {

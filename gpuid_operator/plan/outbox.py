@@ -1,6 +1,6 @@
-"""The status as the outbox: which entries a sink still has to get, and where its cursor stands.
+"""The status as an outbox: the pending entries and the cursor of each sink.
 
-Truth table: which entry gives a record to which sink.
+Truth table: the records that a sink gets for an entry.
 
     entry      | records: changes | records: sightings
     -----------|------------------|-------------------
@@ -15,27 +15,26 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gpuid_operator.api.inventory import HistoryEntry, HistoryType, InventoryStatus, SinkStatus
-from gpuid_operator.api.values import whole_seconds
-from gpuid_operator.plan.diff import shorten
+from gpuid_operator.api.values import truncate, whole_seconds
 
 MAX_ERROR = 512
 
 
 @dataclass(frozen=True, slots=True)
 class SinkFilter:
-    """What the history needs to know of a sink that is in force for a node."""
+    """The properties of a sink that decide which entries it gets."""
 
     name: str
     type: str
     sightings: bool
 
     def takes(self, entry: HistoryEntry) -> bool:
-        """Whether the entry gives this sink a record."""
+        """Whether this sink gets a record for the entry."""
         return (entry.type is HistoryType.SIGHTED) is self.sightings
 
 
 def cursor(status: InventoryStatus, sink_filter: SinkFilter) -> int:
-    """Number of the newest entry that the sink has; 0 for a sink that is new to this node."""
+    """Sequence of the newest delivered entry; 0 for a sink that is new to this node."""
     for sink in status.sinks or ():
         if (sink.name, sink.type) == (sink_filter.name, sink_filter.type):
             return sink.delivered_sequence
@@ -45,14 +44,14 @@ def cursor(status: InventoryStatus, sink_filter: SinkFilter) -> int:
 def pending(
     history: Iterable[HistoryEntry], sink_filter: SinkFilter, *, after: int
 ) -> list[HistoryEntry]:
-    """The entries that the sink still has to get, oldest first."""
+    """The entries that the sink has not received yet, oldest first."""
     return [entry for entry in history if entry.sequence > after and sink_filter.takes(entry)]
 
 
 def undelivered(
     history: Iterable[HistoryEntry], sink_filters: Sequence[SinkFilter], cursors: Sequence[int]
 ) -> set[int]:
-    """Numbers of the entries that at least one sink still has to get."""
+    """Sequences of the entries that at least one sink has not received yet."""
     return {
         entry.sequence
         for entry in history
@@ -68,8 +67,8 @@ def settle(
     sink_filters: Sequence[SinkFilter],
     sequence: int,
 ) -> list[SinkStatus]:
-    """The cursors of the sinks in force: those of removed sinks go, new ones start before what the
-    history holds, and entries that give a sink no record are passed over."""
+    """The cursors of the configured sinks. Cursors of removed sinks are dropped, cursors of new
+    sinks start before the oldest entry, and a cursor skips entries that its sink does not take."""
     known = {(sink.name, sink.type): sink for sink in sinks or ()}
     settled = []
     for sink_filter in sink_filters:
@@ -93,7 +92,7 @@ def settle(
 def acknowledged(
     sinks: Sequence[SinkStatus] | None, *, name: str, type_: str, up_to: int, now: datetime
 ) -> list[SinkStatus]:
-    """The cursors after the sink has taken every entry up to `up_to`; a cursor never goes back."""
+    """The cursors after the sink accepted every entry up to `up_to`; a cursor never moves back."""
     now = whole_seconds(now)
     return [
         sink.model_copy(
@@ -118,11 +117,11 @@ def failing(
     error: str,
     now: datetime,
 ) -> list[SinkStatus]:
-    """The cursors after an attempt failed; the same error again changes nothing."""
+    """The cursors after a failed attempt; a repeated error changes nothing."""
     now = whole_seconds(now)
     return [
         sink.model_copy(
-            update={"last_error": shorten(error, MAX_ERROR), "since": sink.since or now}
+            update={"last_error": truncate(error, MAX_ERROR), "since": sink.since or now}
         )
         if (sink.name, sink.type) == (name, type_) and sink.pending
         else sink

@@ -1,7 +1,8 @@
-"""Where a GPU is and was: its stays, and the entries about it.
+"""Where a GPU is and was: its placements, and the history entries about it.
 
-A stay is the time that one GPU spent in one place: behind one node, one machine, in one chassis.
-History is bounded, so a stay's beginning or end may be unknown; that is said, never guessed.
+A placement is the time that one GPU spent in one place: on one node, one machine, in one chassis.
+Because the history is bounded, the beginning or end of a placement can be unknown; it is then
+None, never a guess.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _EPOCH: Final = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The time that one GPU spent in one place; its facts as last known there."""
+    """The time that one GPU spent in one place, and its facts as last known there."""
 
     node: str
     machine: str | None = None
@@ -36,38 +37,40 @@ class Placement:
     pci_address: str | None = None
     product: str | None = None
     since: datetime | None = None
-    """When the operator first saw it there; None when history does not reach back to it."""
+    """When the operator first saw the GPU there; None when the history does not reach back so
+    far."""
     until: datetime | None = None
-    """When it was found gone; None while it is there, or when history does not have it."""
+    """When the operator found the GPU gone; None while it is present, or when unknown."""
     present: bool = False
-    """It is there, as far as the last good read tells."""
+    """Whether the last successful read listed the GPU."""
     state: GPUState | None = None
-    """State of a GPU that is there."""
+    """State of a present GPU."""
     former_serials: tuple[str, ...] = ()
-    """Other serials that it had during this stay."""
+    """Other serials that the GPU had during this placement."""
 
     @property
     def gpu(self) -> Key:
-        """Which GPU: its UUID, else its serial and address."""
+        """Identity of the GPU: its UUID, or serial and PCI address."""
         if self.uuid:
             return ("uuid", self.uuid)
         return ("serial", self.serial or "", self.pci_address or "")
 
     def is_of(self, identifier: str) -> bool:
-        """Whether the GPU has this UUID, serial or chassis serial, in full or as a label has it."""
+        """Whether the GPU has this UUID, serial or chassis serial, as reported or as a label
+        value."""
         names = (self.uuid, self.serial, self.chassis, *self.former_serials)
         return any(name and identifier in (name, label_text(name)) for name in names)
 
 
 def canonical(identifier: str) -> str:
-    """An identifier as nvidia-smi writes it: a UUID in lower case, behind `GPU-`."""
+    """An identifier as nvidia-smi writes it: a UUID in lower case with the prefix `GPU-`."""
     identifier = identifier.strip()
     uuid = _UUID.fullmatch(identifier)
     return f"GPU-{uuid[1].lower()}" if uuid else identifier
 
 
 def newest_first(placements: Sequence[Placement]) -> list[Placement]:
-    """Sorted for people: by GPU; of each GPU where it is, then where it was last, and so on."""
+    """Sort by GPU, and the placements of each GPU from the current one to the oldest."""
     by_time = sorted(
         placements,
         key=lambda placement: (
@@ -83,15 +86,15 @@ def newest_first(placements: Sequence[Placement]) -> list[Placement]:
 
 
 def entries_of(
-    identifier: str, status: InventoryStatus, stays_there: Sequence[Placement]
+    identifier: str, status: InventoryStatus, node_placements: Sequence[Placement]
 ) -> list[HistoryEntry]:
-    """The entries of a node's history that are about the GPUs with this identifier.
+    """The entries of a node's history about the GPUs with this identifier.
 
-    `stays_there` are the stays behind the node: they tell which UUIDs had a serial.
+    `node_placements` are the placements on that node: they map serials to UUIDs.
     """
-    wanted = [placement for placement in stays_there if placement.is_of(identifier)]
+    wanted = [placement for placement in node_placements if placement.is_of(identifier)]
     found = {placement.gpu for placement in wanted}
-    # Without a UUID the key has the PCI address of the end; a serial is as good, for want of more.
+    # Without a UUID, the key has the last PCI address only, so match the serial, too.
     serials = {placement.serial for placement in wanted if not placement.uuid}
     return [
         entry

@@ -1,4 +1,4 @@
-"""The stays of GPUs behind one node, replayed from its history."""
+"""The placements of GPUs on one node, replayed from its history."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gpuid_operator.plan.identity import Key, key
 from gpuid_operator.plan.labels import MISSING
 from gpuid_operator.plan.placement import Placement
 
-_TOLD: Final = frozenset(
+_ABOUT_PRESENT: Final = frozenset(
     {
         HistoryType.GPU_MOVED,
         HistoryType.GPU_CHANGED,
@@ -27,12 +27,12 @@ _TOLD: Final = frozenset(
         HistoryType.HEALTH_CHANGED,
     }
 )
-"""Types that speak of a GPU that was there and stayed there."""
+"""Types of entries about a GPU that was present before and after."""
 
 
 def placements(node: str, status: InventoryStatus) -> list[Placement]:
-    """All stays behind a node that its status and history tell of; exactly one present stay for
-    each GPU of a node that is there."""
+    """All placements on a node that its status and history show; each GPU of a present node has
+    exactly one present placement."""
     replay = _Placements(node)
     for entry in status.history or ():
         replay.take(entry)
@@ -40,19 +40,19 @@ def placements(node: str, status: InventoryStatus) -> list[Placement]:
 
 
 class _Placements:
-    """Goes through a history and keeps who is there.
+    """Replays a history and tracks the open placement of each GPU.
 
-    entry          | a stay of that GPU is open         | none is open
-    ---------------|------------------------------------|-----------------------------------
-    GPUAdded       | same GPU, now with its identity:   | a stay begins
-                   | goes on; else its end was dropped, |
-                   | and a new one begins               |
-    GPURemoved     | it ends                            | a stay whose beginning is unknown
-    other of a GPU | takes its facts; another machine   | begins, since when is unknown
+    entry          | a placement of the GPU is open     | none is open
+    ---------------|------------------------------------|-------------------------------------
+    GPUAdded       | first read of its identity: it     | one begins
+                   | goes on; otherwise its end was     |
+                   | dropped, and a new one begins      |
+    GPURemoved     | it ends                            | one with an unknown beginning ends
+    other, on GPU  | takes the facts; another machine   | one with an unknown beginning begins
                    | or chassis: ends, a new one begins |
-    MachineChanged | all that outlive this read: end, and begin behind the new machine
+    MachineChanged | those that outlive this read end, and begin on the new machine
     NodeDeparted   | all end
-    NodeReturned   | all end, when is unknown
+    NodeReturned   | all end, at an unknown time
     """
 
     def __init__(self, node: str) -> None:
@@ -74,20 +74,20 @@ class _Placements:
             case HistoryType.GPU_REMOVED:
                 self._removed(entry)
             case HistoryType.MACHINE_CHANGED:
-                # The removals that follow in the same read are from the machine before.
+                # Removals that follow in the same read are from the previous machine.
                 self._machine_change = entry
             case HistoryType.NODE_DEPARTED:
                 self._departed = entry.time
                 self._end_all(entry.time)
             case HistoryType.NODE_RETURNED:
                 self._end_all(None)
-            case kind if kind in _TOLD:
-                self._told(entry)
+            case kind if kind in _ABOUT_PRESENT:
+                self._seen(entry)
             case _:
-                pass  # Checks, drivers, sightings: they name no single GPU.
+                pass  # Entries about checks, drivers and sightings name no single GPU.
 
     def settle(self, status: InventoryStatus) -> list[Placement]:
-        """Hold what history told against the GPUs of the status, which are the truth."""
+        """Reconcile the replayed history with the GPUs of the status, which take precedence."""
         self._change_machines()
         machine = status.node.machine if status.node else None
         if status.state is InventoryState.DEPARTED:
@@ -95,7 +95,7 @@ class _Placements:
             ended = {
                 placement.gpu for placement in self._ended if placement.until == self._departed
             }
-            # Of a node with very many GPUs history does not keep each one's removal.
+            # The history of a node with very many GPUs does not keep every removal.
             self._ended += [
                 self._new(gpu, machine=machine, until=self._departed)
                 for gpu in status.gpus or ()
@@ -133,7 +133,7 @@ class _Placements:
             self._relocate(name, machine=entry.machine, at=None)
         self._end(name, entry.time)
 
-    def _told(self, entry: HistoryEntry) -> None:
+    def _seen(self, entry: HistoryEntry) -> None:
         name = self._find(entry)
         if name is None:
             placement = self._new(entry, machine=entry.machine)
@@ -149,13 +149,13 @@ class _Placements:
     def _update(
         self, name: Key, seen: GPU | HistoryEntry, *, machine: str | None, at: datetime | None
     ) -> Key:
-        """Take over what is known of the GPU now; `at` is when its place changed, if it did.
+        """Update the facts of the GPU; `at` is when its place changed, if it did.
 
-        Returns the key under which its stay is open from now on.
+        Returns the key of its open placement from now on.
         """
         placement = self._open[name]
         if _other(placement.machine, machine):
-            # Where MachineChanged is not in history any more nothing tells when that was.
+            # The time is unknown if the history no longer has the MachineChanged entry.
             change = self._machine_change
             when = change.time if change and change.machine == machine else None
             placement = self._relocate(name, machine=machine, at=when)
@@ -184,7 +184,7 @@ class _Placements:
         return placement.gpu
 
     def _relocate(self, name: Key, *, at: datetime | None, **place: str | None) -> Placement:
-        """The GPU is somewhere else under the same node name: `place` is machine or chassis."""
+        """Move the GPU to another machine or chassis (`place`) under the same node name."""
         before = self._open[name]
         self._ended.append(replace(before, until=at))
         now: dict[str, Any] = {"since": at, **place}
@@ -207,8 +207,8 @@ class _Placements:
             self._end(name, at)
 
     def _find(self, seen: GPU | HistoryEntry) -> Key | None:
-        """The open stay of this GPU: by identity, else, where one of the two has no UUID, by a PCI
-        address without contradiction (plan.identity pairs GPUs in the same way)."""
+        """The open placement of this GPU: by identity or, if one side has no UUID, by PCI address
+        unless the serial contradicts (plan.identity pairs GPUs in the same way)."""
         name = key(seen)
         if name in self._open:
             return name
@@ -253,5 +253,5 @@ def _known(machine: str | None) -> bool:
 
 
 def _other(before: str | None, now: str | None) -> bool:
-    """Whether these are two machines; one without a providerID may be any."""
+    """Whether these are two machines; a machine without a providerID matches any."""
     return _known(before) and _known(now) and before != now

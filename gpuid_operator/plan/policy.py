@@ -1,4 +1,4 @@
-"""Which policy rules a node, and what is in force there."""
+"""Which policy applies to a node, and its effective settings."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from gpuid_operator.api.policy import (
     SelectorOperator,
 )
 from gpuid_operator.api.sinks import Sink
+from gpuid_operator.api.values import truncate
 from gpuid_operator.plan.conditions import MAX_CONDITION_MESSAGE
-from gpuid_operator.plan.diff import shorten
 from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.status_change import StatusContext
 
@@ -31,10 +31,10 @@ _MAX_PREFIX: Final = 253
 
 @dataclass(frozen=True, slots=True)
 class EffectivePolicy:
-    """What is in force for a node."""
+    """The settings in force for a node."""
 
     policy: str
-    """Name of the ruling policy, empty for the built-in one."""
+    """Name of the policy, empty for the built-in policy."""
     suspended: bool
     read_interval: timedelta
     sighting_interval: timedelta
@@ -42,11 +42,12 @@ class EffectivePolicy:
     retention: timedelta
     sinks: tuple[Sink, ...]
     builtin_sinks: frozenset[str]
-    """Names of those sinks that come from the operator's environment, with its credentials."""
+    """Names of the sinks that the environment of the operator configures, with credentials."""
     checks: tuple[Check, ...]
 
     def status_context(self, generation: int, *, foreign: Collection[str] = ()) -> StatusContext:
-        """The part of it that the status depends on; `foreign` names the checks of others."""
+        """The settings that the status depends on; `foreign` names the checks of the check
+        runner."""
         return StatusContext(
             policy=self.policy,
             generation=generation,
@@ -71,7 +72,7 @@ def selects(selector: LabelSelector | None, labels: Mapping[str, str]) -> bool:
 
 
 def _holds(item: LabelRequirement, labels: Mapping[str, str]) -> bool:
-    """As in Kubernetes: NotIn holds where the label is absent, too."""
+    """As in Kubernetes, NotIn also holds if the label is absent."""
     value = labels.get(item.key)
     match item.operator:
         case SelectorOperator.EXISTS:
@@ -85,37 +86,39 @@ def _holds(item: LabelRequirement, labels: Mapping[str, str]) -> bool:
 
 
 def well_formed(selector: LabelSelector) -> bool:
-    """Whether each key is one that a label can have. The API server refuses a list by another;
-    it cannot look at the keys of `matchLabels` by a schema."""
+    """Whether each key is a valid label key. The API server rejects a list request with another
+    key, and a schema cannot validate the keys of `matchLabels`."""
     keys = [*(selector.match_labels or {}), *(e.key for e in selector.match_expressions or ())]
     return all(_KEY.search(key) and len(key.rpartition("/")[0]) <= _MAX_PREFIX for key in keys)
 
 
 def selector_text(selector: LabelSelector) -> str:
-    """The selector as the API server's `labelSelector` parameter takes it; canonical."""
-    terms = [f"{name}={value}" for name, value in sorted((selector.match_labels or {}).items())]
+    """The selector in the canonical form of the API server's `labelSelector` parameter."""
+    requirements = [
+        f"{name}={value}" for name, value in sorted((selector.match_labels or {}).items())
+    ]
     for item in selector.match_expressions or ():
         values = f"({','.join(sorted(item.values or ()))})"
         match item.operator:
             case SelectorOperator.EXISTS:
-                terms.append(item.key)
+                requirements.append(item.key)
             case SelectorOperator.DOES_NOT_EXIST:
-                terms.append(f"!{item.key}")
+                requirements.append(f"!{item.key}")
             case SelectorOperator.IN:
-                terms.append(f"{item.key} in {values}")
+                requirements.append(f"{item.key} in {values}")
             case SelectorOperator.NOT_IN:
-                terms.append(f"{item.key} notin {values}")
-    return ",".join(terms)
+                requirements.append(f"{item.key} notin {values}")
+    return ",".join(requirements)
 
 
 def by_precedence(policies: Iterable[Policy]) -> list[Policy]:
-    """Policies in the order of their say: highest priority, then oldest, then first by name."""
+    """Sort policies by precedence: highest priority, then oldest, then by name."""
     return sorted(policies, key=lambda p: (-(p.spec.priority or 0), p.created, p.name))
 
 
 def matching(policies_ranked: Sequence[Policy], labels: Mapping[str, str]) -> list[Policy]:
-    """The matching policies of the highest priority that matches; the first of them rules, the
-    others are in conflict with it."""
+    """The matching policies of the highest matching priority. The first applies; the others
+    conflict with it."""
     matching = [policy for policy in policies_ranked if selects(policy.spec.node_selector, labels)]
     if not matching:
         return []
@@ -133,7 +136,7 @@ def _first(mine: T | None, default: T | None, fallback: T) -> T:
 
 
 def runnable(spec: PolicySpec) -> tuple[Check, ...]:
-    """The checks whose pods can be listed."""
+    """The checks with a valid pod selector."""
     return tuple(check for check in spec.checks or () if well_formed(check.pod_selector))
 
 
@@ -145,10 +148,10 @@ def resolve_policy(
     suspended: bool = False,
     checks_allowed: bool = False,
 ) -> EffectivePolicy:
-    """Policy, built-in policy and the inventory's own spec as one.
+    """Merge the policy, the built-in policy and the spec of the inventory.
 
-    `builtin` has every field but the selector; `suspended` is the operator's SUSPEND, and
-    `checks_allowed` its POLICY_CHECKS.
+    `builtin` has every field except the selector. `suspended` is the SUSPEND setting of the
+    operator, `checks_allowed` its POLICY_CHECKS setting.
     """
     own = policy.spec if policy else PolicySpec()
     sinks = {sink.name: sink for sink in _first(own.sinks, builtin.sinks, [])}
@@ -179,8 +182,8 @@ def policy_status(
     checks_allowed: bool,
     now: datetime,
 ) -> PolicyStatus:
-    """What a policy's status says: the nodes it rules, and the policies of its own priority that
-    claim some of its nodes, too."""
+    """The status of a policy. `matched` is the number of nodes to which it applies; `contenders`
+    are the policies of the same priority that also match some of its nodes."""
     ready = _condition(policy, "Ready", ConditionStatus.TRUE, "InForce", "", now=now)
     if policy.spec.checks and not checks_allowed:
         ready = _condition(
@@ -188,7 +191,7 @@ def policy_status(
             "Ready",
             ConditionStatus.TRUE,
             "ChecksDisabled",
-            "in force but for its checks, which the operator does not allow policies to run:"
+            "in force except for its checks, because policy checks are disabled:"
             " set POLICY_CHECKS=true (checks.enabled in the chart)",
             now=now,
         )
@@ -197,8 +200,8 @@ def policy_status(
     ]
     if broken:
         words = (
-            f"in force but for checks {', '.join(broken)}: a key of their podSelector is none that"
-            " a label can have, such as app or example.com/app"
+            f"in force except for checks {', '.join(broken)}: podSelector has an invalid label key;"
+            " use a key such as app or example.com/app"
         )
         ready = _condition(
             policy, "Ready", ConditionStatus.FALSE, "InvalidSelector", words, now=now
@@ -209,8 +212,8 @@ def policy_status(
             "Conflict",
             ConditionStatus.TRUE,
             "SamePriority",
-            f"has the priority and some nodes of {', '.join(sorted(contenders))}; the oldest"
-            " rules: give them different priorities",
+            f"shares its priority and some nodes with {', '.join(sorted(contenders))}; the oldest"
+            " policy wins: set different priorities",
             now=now,
         )
     else:
@@ -229,7 +232,7 @@ def _condition(
         type=kind,
         status=status,
         reason=reason,
-        message=shorten(message, MAX_CONDITION_MESSAGE),
+        message=truncate(message, MAX_CONDITION_MESSAGE),
         observed_generation=policy.generation,
         last_transition_time=since,
     )

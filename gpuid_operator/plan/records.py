@@ -1,4 +1,4 @@
-"""The records that a history entry gives to a sink."""
+"""The records of a history entry."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ NO_MACHINE: Final = "na"
 def records_for(
     entry: HistoryEntry, *, sightings: bool, inventory_uid: str, node: str, cluster: str
 ) -> list[Record]:
-    """Records of one entry, built from it and from names that never change: whenever they are
-    sent, they read the same.
+    """The records of one entry for one kind of sink.
+
+    They depend only on the entry and on names that never change, so that repeated deliveries send
+    identical records.
 
     | entry            | a sink of changes                    | a sink of sightings                |
     |------------------|--------------------------------------|------------------------------------|
     | Sighted          | none                                 | one per item of `seen`, `<id>.<n>` |
-    | of a GPU         | one                                  | none                               |
-    | of the node      | one, `gpu` na and no uuid            | none                               |
+    | about a GPU      | one                                  | none                               |
+    | about the node   | one, `gpu` na and no uuid            | none                               |
 
     `<id>` is `<inventory uid>.<sequence>.<unix seconds>`; n counts the items of `seen` from 0.
     """

@@ -1,4 +1,5 @@
-"""Restarts: when a failed check may have its pod deleted, so that its controller starts it anew."""
+"""Restarts: when the operator may delete the pod of a failed check for its controller to
+recreate."""
 
 from __future__ import annotations
 
@@ -9,105 +10,106 @@ from typing import Final
 
 from gpuid_operator.api.inventory import CheckStatus, InventoryStatus
 from gpuid_operator.api.values import whole_seconds
-from gpuid_operator.plan import status as plan
-from gpuid_operator.plan.checks import find, replaced
+from gpuid_operator.plan.checks import find, replaced, with_checks
 from gpuid_operator.plan.status_change import StatusChange, StatusContext, writer_of
 
 RESTART_PAUSE: Final = timedelta(minutes=10)
-"""A node's pod is not restarted twice within this time; a restart is over after it, too."""
+"""Minimum time between two restarts on one node, and the maximum duration of a restart."""
 
 UNDER_WAY_PAUSE: Final = timedelta(minutes=1)
-"""When to ask again while another restart is under way."""
+"""When to retry while another restart is in progress."""
 
 RESTARTS_IN_A_ROW: Final = 3
 WIDE_NODES: Final = 2
 WIDE_SHARE: Final = 0.1
-"""More failing nodes than both of these: not the pods' fault; restarts would do harm."""
+"""If more nodes than both of these fail, the cause is not the pods, and restarts would do harm."""
 
 _HOUR: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckOnNode:
-    """What is known of one check on one node."""
+    """The last result of one check on one node."""
 
     node: str
     check: CheckStatus
     present: bool = True
-    """False for a node that is gone: what it failed says nothing of the fleet."""
+    """False for a node that is gone: its results do not count for the cluster."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestartCase:
-    """What decides whether a failed check may have its pod restarted."""
+    """The facts that decide whether the pod of a failed check may be restarted."""
 
     node: str
     name: str
-    """Of the check."""
+    """Name of the check."""
     controlled: bool
-    """Whether a controller would start the pod anew."""
+    """Whether a controller would recreate the pod."""
     known: Sequence[CheckOnNode]
-    """All checks of all nodes, this one included."""
+    """All checks of all nodes, including this one."""
     recent: Collection[tuple[str, datetime]]
-    """Node and time of restarts that are known otherwise: of a check that was restarted twice
-    within the hour the status has only the last."""
+    """Node and time of restarts that this process made: the status of a check holds only the last
+    restart."""
     per_hour: int
+    pause: timedelta = RESTART_PAUSE
+    under_way_pause: timedelta = UNDER_WAY_PAUSE
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a pod is not restarted."""
+    """Why a pod is not restarted now."""
 
     reason: str
     words: str
     again: timedelta | None
-    """When to ask again; None: not before the check is due anyway."""
+    """When to retry; None: when the check is due next."""
 
 
 def refusal(case: RestartCase, *, now: datetime) -> Refusal | None:
-    """Why a pod is not restarted; None when it may be. The first that holds counts.
+    """The first guard that forbids the restart; None when it is allowed.
 
-    guard                                            | reason            | asked again
+    guard                                            | reason            | retried
     -------------------------------------------------|-------------------|-------------------
     no controller                                    | RestartRefused    | when due
-    three in a row have not helped                   | RestartsExhausted | when due
-    more than two nodes and a tenth fail             | RestartsHalted    | when due
-    this node within 10 minutes                      | RestartRefused    | when these are over
-    another restart is under way                     | RestartRefused    | in a minute
+    three consecutive restarts did not help          | RestartsExhausted | when due
+    more than two nodes and a tenth of all fail      | RestartsHalted    | when due
+    this node within 10 minutes                      | RestartRefused    | after these
+    another restart is in progress                   | RestartRefused    | in a minute
     RESTARTS_PER_HOUR                                | RestartRefused    | when the hour has room
     """
     if not case.controlled:
-        return _refused("the pod has no controller that would start it anew")
+        return _refused("the pod has no controller that would recreate it")
     same = [seen for seen in case.known if seen.check.name == case.name]
     mine = next((seen.check for seen in same if seen.node == case.node), None)
     if mine is not None and (mine.restarts or 0) >= RESTARTS_IN_A_ROW:
-        words = f"{RESTARTS_IN_A_ROW} restarts in a row have not helped; look at the node"
+        words = f"{RESTARTS_IN_A_ROW} consecutive restarts did not help; inspect the node"
         return Refusal("RestartsExhausted", words, None)
     failing = sum(1 for seen in same if seen.present and seen.check.passed is False)
     nodes = sum(1 for seen in same if seen.present and seen.check.passed is not None)
     if failing > WIDE_NODES and failing > WIDE_SHARE * nodes:
         words = (
-            f"the check fails on {failing} of {nodes} nodes: restarts would not mend what is"
-            " wrong everywhere"
+            f"the check fails on {failing} of {nodes} nodes; look for a common cause, which"
+            " restarts do not fix"
         )
         return Refusal("RestartsHalted", words, None)
     restarts = {(seen.node, seen.check.last_restart_time) for seen in case.known}
     restarts |= {(node, whole_seconds(at)) for node, at in case.recent}
     times = [(node, at) for node, at in restarts if at is not None and now - at < _HOUR]
     last = max((at for node, at in times if node == case.node), default=None)
-    if last is not None and now - last < RESTART_PAUSE:
+    if last is not None and now - last < case.pause:
         return _refused(
             f"a pod of this node was restarted at {last:%H:%M:%S}Z, less than"
-            f" {RESTART_PAUSE.total_seconds() / 60:g} minutes ago",
-            last + RESTART_PAUSE - now,
+            f" {case.pause.total_seconds() / 60:g} minutes ago",
+            last + case.pause - now,
         )
-    under_way = next((seen for seen in case.known if _is_under_way(seen.check, now)), None)
+    under_way = next((seen for seen in case.known if _is_under_way(seen.check, case, now)), None)
     if under_way is not None:
-        words = f"that of node {under_way.node} is being restarted; one at a time"
-        return _refused(words, UNDER_WAY_PAUSE)
+        words = f"a restart on node {under_way.node} is in progress; only one at a time is allowed"
+        return _refused(words, case.under_way_pause)
     if len(times) >= case.per_hour:
         return _refused(
-            f"{len(times)} restarts within the last hour, RESTARTS_PER_HOUR allows {case.per_hour}",
+            f"{len(times)} restarts within the last hour; RESTARTS_PER_HOUR allows {case.per_hour}",
             min(at for _, at in times) + _HOUR - now if case.per_hour else None,
         )
     return None
@@ -117,10 +119,10 @@ def _refused(words: str, again: timedelta | None = None) -> Refusal:
     return Refusal("RestartRefused", words, again)
 
 
-def _is_under_way(check: CheckStatus, now: datetime) -> bool:
-    """Whether a restart was asked for and no run since has told what came of it."""
+def _is_under_way(check: CheckStatus, case: RestartCase, now: datetime) -> bool:
+    """Whether the check has not run since its pod was restarted."""
     at = check.last_restart_time
-    if at is None or now - at >= RESTART_PAUSE:
+    if at is None or now - at >= case.pause:
         return False
     return check.last_run_time is None or check.last_run_time <= at
 
@@ -128,9 +130,9 @@ def _is_under_way(check: CheckStatus, now: datetime) -> bool:
 def with_restart(
     before: CheckStatus | None, *, since: datetime | None, now: datetime
 ) -> CheckStatus | None:
-    """The status of a check whose pod is about to be restarted; written before it is.
+    """The status of a check, written before its pod is restarted.
 
-    None where it was restarted after `since`, the last time that the decision knew of.
+    None if the pod was restarted after `since`, the last restart that the decision was based on.
     """
     if before is None or before.last_restart_time != since:
         return None
@@ -147,12 +149,12 @@ def after_restart(
     now: datetime,
     context: StatusContext,
 ) -> StatusChange:
-    """The status before a check has its pod restarted; the same as before where `with_restart`
-    gives nothing."""
+    """The status, written before the pod of a check is restarted; unchanged where `with_restart` is
+    None."""
     check = with_restart(find(previous, name), since=since, now=now)
     if check is None:
         return StatusChange(previous)
-    return plan.with_checks(
+    return with_checks(
         previous,
         replaced(previous.checks, check),
         [],

@@ -1,11 +1,11 @@
-"""When a node is read: the truth table of what makes a read due, and the back-off.
+"""When a read of a node is due, and the back-off after failures.
 
 event                                        | due
 ---------------------------------------------|---------------------------------------------
-target container under a containerID not read| at once
-requestedAt has a token not handled          | at once; after a time-out, when the back-off ends
+target container has an unread containerID   | at once
+requestedAt has an unhandled token           | at once; after a time-out, when the back-off ends
 the last read failed                         | when the back-off ends
-a GPU's removal waits for a second read      | 10 s after the first
+the removal of a GPU awaits a second read    | 10 s after the first
 readInterval has passed                      | then, spread by up to a tenth of the interval
 suspended, or no target pod                  | never
 """
@@ -20,7 +20,7 @@ from typing import Final
 BACKOFF_FIRST: Final = timedelta(seconds=1)
 BACKOFF_MAX: Final = timedelta(minutes=5)
 JITTER: Final = 0.1
-"""Part of the read interval over which the reads of a fleet are spread."""
+"""Fraction of the read interval over which the reads of all nodes are spread."""
 
 
 def backoff(
@@ -30,18 +30,18 @@ def backoff(
     first: timedelta = BACKOFF_FIRST,
     most: timedelta = BACKOFF_MAX,
 ) -> timedelta:
-    """The wait after the given number of failures in a row (at least 1).
+    """The delay after the given number of consecutive failures (at least 1).
 
     It doubles from `first` to `most`; `chance` in [0, 1) spreads it over the upper half, so that
-    nodes that failed together do not come back together.
+    nodes that failed together do not retry together.
     """
     ceiling = _doubled(failures, first=first, most=most)
     return ceiling * (0.5 + chance / 2)
 
 
 def full_jitter(failures: int, *, chance: float, first: timedelta, most: timedelta) -> timedelta:
-    """The wait after the given number of failures in a row, anywhere between nothing and the
-    doubling bound: for senders that share one receiver."""
+    """The delay after the given number of consecutive failures, between zero and the doubling
+    bound: for senders that share one receiver."""
     return _doubled(failures, first=first, most=most) * chance
 
 
@@ -52,10 +52,10 @@ def _doubled(failures: int, *, first: timedelta, most: timedelta) -> timedelta:
 
 
 def next_interval_read(last: datetime, interval: timedelta, *, node: str) -> datetime | None:
-    """When the interval asks for the next read; None when reads come with events only.
+    """When the interval makes the next read due; None if only events do.
 
-    The spread is fixed by the node's name, so that a restart does not change it, and is added to
-    the interval: never is a read due early.
+    The spread depends on the node's name, so that a restart does not change it. It extends the
+    interval, so that no read is due early.
     """
     if interval <= timedelta(0):
         return None
@@ -68,33 +68,33 @@ def next_interval_read(last: datetime, interval: timedelta, *, node: str) -> dat
 
 @dataclass(frozen=True, slots=True)
 class ReadState:
-    """What decides about the next read of a node."""
+    """The facts that decide when the next read of a node is due."""
 
     running: bool
-    """Whether a target container runs there."""
+    """Whether a target container is running on the node."""
     ready_container: str | None
-    """Its containerID, where it is ready, too."""
+    """containerID of the target container if it is ready."""
     read_container: str | None
-    """The containerID that the last good read was taken from."""
+    """containerID of the last successful read."""
     last_read: datetime | None
     ok: bool
-    """Whether the last attempt was good, as far as the status tells."""
+    """Whether the last attempt succeeded, according to the status."""
     interval: timedelta
     suspended: bool
     request_open: bool
-    """Whether requestedAt has a token that was not handled."""
+    """Whether requestedAt has an unhandled token."""
     failed_container: str | None = None
-    """The containerID of the failures since the last good read, if there are any."""
+    """containerID of the failures since the last successful read, if any."""
     retry_at: datetime | None = None
-    """The end of their back-off."""
+    """End of the back-off after these failures."""
     hung: bool = False
-    """Whether the last of them was a time-out: the command may still be running."""
+    """Whether the last failure was a time-out: the command may still be running."""
     confirm_at: datetime | None = None
-    """When a second read can tell whether a GPU is gone."""
+    """When a second read can confirm the removal of a GPU."""
 
 
 def next_read_at(read_state: ReadState, *, node: str, now: datetime) -> datetime | None:
-    """When to read the node next, as the table above says; None for never."""
+    """When to read the node next, by the table above; None for never."""
     if read_state.suspended or not read_state.running:
         return None
     failing = read_state.retry_at is not None
@@ -103,7 +103,7 @@ def next_read_at(read_state: ReadState, *, node: str, now: datetime) -> datetime
         asked = read_state.request_open and not read_state.hung
         return now if asked else read_state.retry_at
     if current is not None and current != read_state.read_container:
-        # A removal that waits for its second read has not advanced `source`.
+        # The first read of a pending removal did not advance `source`.
         return read_state.confirm_at or now
     if read_state.request_open or not read_state.ok or read_state.last_read is None:
         return now

@@ -1,9 +1,9 @@
-"""From the output of `nvidia-smi -q -x` to facts, or to the reason why there are none.
+"""Parses the output of `nvidia-smi -q -x`.
 
-The exit code does not decide: 14 (corrupted infoROM) comes with a good output, and errors are
-printed on stdout. The document does: it has to be closed, to hold as many `<gpu>` as it says,
-and to contradict itself nowhere. All else is a `ReadError`, so that what could not be read
-never looks like GPUs that are not there.
+The exit code does not decide whether an output is good: nvidia-smi exits with 14 (corrupted
+infoROM) after a complete output, and prints errors on stdout. A good document is closed, has as
+many `<gpu>` elements as it claims, and does not contradict itself. Anything else is a `ReadError`,
+so that an unreadable GPU never looks like a missing one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gpuid_operator.plan.smi_text import first_line, known_failure, unlisted_gpu
 from gpuid_operator.plan.smi_values import integer, text_of
 
 MAX_OUTPUT_BYTES: Final = 2 * 1024 * 1024
-"""Bytes of stdout that are parsed; the largest output known has 360 KB."""
+"""Maximum size of stdout in bytes; the largest known output has 360 KB."""
 
 _ROOT: Final = b"<nvidia_smi_log"
 _ROOT_END: Final = re.compile(rb"</nvidia_smi_log\s*>")
@@ -56,29 +56,30 @@ _PARSER: Final = etree.XMLParser(
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one good output says."""
+    """The facts of one good output."""
 
     driver_version: str | None
     """Version of the kernel driver."""
     cuda_version: str | None
     """Newest CUDA version that the driver supports."""
     gpus: tuple[GPU, ...]
-    """All GPUs in PCI order, those without a PCI address last; `index` is that of the output."""
+    """All GPUs in PCI order, those without a PCI address last; `index` is the position in the
+    output."""
 
 
 def parse(stdout: bytes, *, exit_code: int | None = 0, stderr: bytes = b"") -> Reading:
-    """Read one output of `nvidia-smi -q -x`.
+    """Parse one output of `nvidia-smi -q -x`.
 
-    `exit_code` is None where it is not known. Raises ReadError with
+    `exit_code` is None if unknown. Raises ReadError with
 
-    - `NvidiaSmiNotFound`, `DriverNotLoaded` or `ExecFailed` for an output that is no XML,
-      by its text and exit code,
-    - `Incomplete` when nothing came, the document is not closed, or it has fewer GPUs than it says,
-    - `Unparsable` for any other bad document, one over `MAX_OUTPUT_BYTES` or `MAX_GPUS` included.
+    - `NvidiaSmiNotFound`, `DriverNotLoaded` or `ExecFailed` for an output that is not XML,
+      depending on its text and exit code,
+    - `Incomplete` for an empty output, an unclosed document, or fewer GPUs than it claims,
+    - `Unparsable` for any other bad document, and above `MAX_OUTPUT_BYTES` or `MAX_GPUS`.
     """
     if len(stdout) > MAX_OUTPUT_BYTES:
         raise _unparsable(
-            f"more than {MAX_OUTPUT_BYTES} bytes; look at what the command prints in that container"
+            f"more than {MAX_OUTPUT_BYTES} bytes; check the output of the command in the container"
         )
     document, around = _cut_out(stdout, exit_code=exit_code, stderr=stderr)
     version = _DTD_VERSION.search(document, 0, document.find(_ROOT))
@@ -94,7 +95,7 @@ def parse(stdout: bytes, *, exit_code: int | None = 0, stderr: bytes = b"") -> R
         raise ReadError(
             FailureReason.EXEC_FAILED,
             f"nvidia-smi -q -x listed no GPU and failed (exit code {exit_code}):"
-            f" {first_line(around) or 'it said nothing'}; look at the driver's lines in dmesg",
+            f" {first_line(around) or 'no message'}; check dmesg for errors of the driver",
         )
     troubled = _TROUBLE.search(document) is not None
     dtd_version = int(version[1]) if version else None
@@ -116,7 +117,7 @@ def _unparsable(came: str) -> ReadError:
 
 
 def _cut_out(stdout: bytes, *, exit_code: int | None, stderr: bytes) -> tuple[bytes, bytes]:
-    """The document, and the text around it: errors come before it, after it, or in its place."""
+    """The document and the text around it: errors appear before, after or instead of it."""
     starts = [at for mark in _STARTS if (at := stdout.find(mark)) >= 0]
     start = min(starts, default=-1)
     end = stdout.rfind(b"</nvidia_smi_log")
@@ -131,35 +132,36 @@ def _cut_out(stdout: bytes, *, exit_code: int | None, stderr: bytes) -> tuple[by
     if start >= 0:
         raise ReadError(
             FailureReason.INCOMPLETE,
-            f"nvidia-smi -q -x gave {len(stdout)} bytes that do not end with </nvidia_smi_log>"
-            f" (exit code {exit_code}, stderr: {first_line(stderr) or 'empty'}); it is tried again",
+            f"nvidia-smi -q -x printed {len(stdout)} bytes that do not end with </nvidia_smi_log>"
+            f" (exit code {exit_code}, stderr: {first_line(stderr) or 'empty'}); retrying",
         )
     if exit_code:
         raise ReadError(
             FailureReason.EXEC_FAILED,
-            f"nvidia-smi -q -x ended with exit code {exit_code} and said: {said};"
-            " try the command in that container",
+            f"nvidia-smi -q -x failed with exit code {exit_code}: {said};"
+            " run the command in the container to see why",
         )
     if not stdout.strip():
         raise ReadError(
             FailureReason.INCOMPLETE,
-            f"nvidia-smi -q -x printed nothing (stderr: {first_line(stderr) or 'empty'});"
-            " it is tried again",
+            f"nvidia-smi -q -x printed nothing (stderr: {first_line(stderr) or 'empty'}); retrying",
         )
-    raise _unparsable(f"no XML but: {said}; look at what the command is in that container")
+    raise _unparsable(
+        f"text instead of XML: {said}; check which program the container runs for the command"
+    )
 
 
 def _without_processes(document: bytes) -> bytes:
-    """Drop the lists of processes: tenants' names, in whatever bytes the tenants chose.
+    """Remove the lists of processes: tenants choose these names, in any bytes.
 
-    A list ends with the last closing tag before its `</gpu>`, so that a name cannot end it early.
+    A list ends at the last closing tag before its `</gpu>`, so that a name cannot end it early.
     """
     pieces, position = [], 0
     while (start := document.find(b"<processes>", position)) >= 0:
         limit = document.find(b"</gpu>", start)
         end = document.rfind(b"</processes>", start, limit if limit >= 0 else len(document))
         if end < 0:
-            raise _unparsable("a list of processes that does not end; it is tried again")
+            raise _unparsable("an unterminated list of processes; retrying")
         pieces.append(document[position:start])
         position = end + len(b"</processes>")
     return b"".join((*pieces, document[position:])) if pieces else document
@@ -172,13 +174,13 @@ def _root(document: bytes) -> Any:
         text = _FORBIDDEN_CHARACTERS.sub("", document.decode(errors="replace"))
         repaired = text.encode()
         if repaired == document:
-            raise _unparsable(f"XML with an error: {error}") from None
+            raise _unparsable(f"invalid XML: {error}") from None
         return _root(repaired)
     if root.tag != "nvidia_smi_log":
         raise _unparsable(f"a document of {root.tag} instead of nvidia_smi_log")
-    # An entity that nothing declares cuts a value in two.
+    # An undeclared entity splits a value.
     if b"&" in document and next(root.iter(etree.Entity), None) is not None:
-        raise _unparsable("an entity that XML does not define")
+        raise _unparsable("an undeclared XML entity")
     return root
 
 
@@ -186,19 +188,19 @@ def _check_count(*, attached: int | None, listed: int, closed: int) -> None:
     if attached is None and not listed:
         raise ReadError(
             FailureReason.INCOMPLETE,
-            "nvidia-smi -q -x printed neither a GPU nor how many are attached; it is tried again",
+            "nvidia-smi -q -x printed neither a GPU nor the number of attached GPUs; retrying",
         )
     if attached is not None and listed < attached:
         raise ReadError(
             FailureReason.INCOMPLETE,
-            f"nvidia-smi -q -x says that {attached} GPUs are attached and lists {listed};"
-            " it is tried again; where it stays so, look at the driver's lines in dmesg",
+            f"nvidia-smi -q -x reports {attached} attached GPUs but lists {listed};"
+            " retrying; if this persists, check dmesg for errors of the driver",
         )
-    # More </gpu> than bodies: one was forged in a process name, to end a body early.
+    # More </gpu> than bodies: a process name contains one, to end a body early.
     if closed > listed or (attached is not None and listed > attached):
         raise _unparsable(
-            f"{max(closed, listed)} GPUs and says that {attached} are attached;"
-            " look at what it prints in that container"
+            f"{max(closed, listed)} GPUs but reports {attached} as attached;"
+            " check the output of the command in the container"
         )
     if listed > MAX_GPUS:
         raise _unparsable(f"{listed} GPUs; an inventory holds at most {MAX_GPUS}")
@@ -208,8 +210,7 @@ def _check_identities(gpus: list[GPU], around: bytes) -> None:
     if any(gpu.uuid is None and gpu.serial is None and gpu.pci_address is None for gpu in gpus):
         raise ReadError(
             FailureReason.INCOMPLETE,
-            "nvidia-smi -q -x printed a GPU without UUID, serial and PCI address;"
-            " it is tried again",
+            "nvidia-smi -q -x printed a GPU without UUID, serial and PCI address; retrying",
         )
     for name, values in (
         ("UUID", [gpu.uuid for gpu in gpus if gpu.uuid]),
@@ -217,11 +218,11 @@ def _check_identities(gpus: list[GPU], around: bytes) -> None:
     ):
         if len(set(values)) < len(values):
             twice = Counter(values).most_common(1)[0][0]
-            raise _unparsable(f"two GPUs of the {name} {twice}, so one cannot tell which is which")
+            raise _unparsable(f"two GPUs with the same {name} {twice}")
     missing = unlisted_gpu(around, {gpu.pci_address for gpu in gpus}) if around.strip() else None
     if missing:
         raise ReadError(
             FailureReason.INCOMPLETE,
-            f"nvidia-smi -q -x lists {len(gpus)} GPUs and says: {missing};"
-            " that GPU needs a look: dmesg, a reset, or a reboot of the node",
+            f"nvidia-smi -q -x lists {len(gpus)} GPUs and reports: {missing};"
+            " check dmesg, then reset that GPU or reboot the node",
         )

@@ -1,7 +1,7 @@
-"""One `<gpu>` of `nvidia-smi -q -x` becomes one GPU of the inventory.
+"""Converts one `<gpu>` element of `nvidia-smi -q -x` into a GPU of the inventory.
 
-Element names changed between driver generations; every name that was ever used for a fact is
-looked for, the newest first. Of elements that come twice in one body the first counts.
+Element names changed between driver generations: each fact is read from the newest known name that
+the document has. If an element occurs twice, the first one counts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _GROUPS: Final = {
     "remapped_rows": ("remapped_row_pending", "remapped_row_failure"),
     "fabric": ("clusterUuid", "cliqueId"),
 }
-"""Elements that hold facts as children; no name occurs in two of them."""
+"""Elements with facts as children; no child name occurs in two of them."""
 
 _LEAVES: Final = (
     "product_name",
@@ -55,10 +55,10 @@ _ECC_COUNTS: Final = ("dram_uncorrectable", "sram_uncorrectable", *_SRAM_PARTS)
 
 
 def read_gpu(body: Any, *, index: int, dtd_version: int | None, troubled: bool) -> GPU:
-    """The facts of one `<gpu>` element (an lxml element), never raising for its content.
+    """The facts of one `<gpu>` element (an lxml element); its content never raises.
 
-    `index` is its position in the output, `dtd_version` the number in the DOCTYPE, and
-    `troubled` says that some body of this output has a text such as `GPU is lost`.
+    `index` is its position in the output, `dtd_version` the number in the DOCTYPE. `troubled` means
+    that some body of this output contains a text such as `GPU is lost`.
     """
     facts = _facts(body)
     uuid = text_of(facts.get("uuid"))
@@ -93,7 +93,7 @@ def _facts(body: Any) -> dict[str, str | None]:
         names = _GROUPS.get(element.tag)
         leaves = (element,) if names is None else element.iterchildren(*names)
         for leaf in leaves:
-            # A value with elements inside is no value: its text would be a part of it only.
+            # The text of an element with children is only a part of its value.
             facts.setdefault(leaf.tag, None if len(leaf) else leaf.text)
     return facts
 
@@ -142,7 +142,7 @@ def _health(body: Any, facts: dict[str, str | None]) -> GPUHealth | None:
 
 
 def _ecc_uncorrected(body: Any) -> int | None:
-    """Uncorrectable errors over the GPU's life, None where no count can be read.
+    """Uncorrectable errors over the life of the GPU; None if no count is readable.
 
     Up to Volta they are `aggregate/double_bit/total`. Since Turing they are `dram_uncorrectable`
     and `sram_uncorrectable`; the latter is split in two since R550 on Ampere and newer.

@@ -1,4 +1,4 @@
-"""What nvidia-smi, or the runtime that should have started it, says in words instead of XML."""
+"""Error messages that nvidia-smi, or the container runtime, prints instead of XML."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KNOWN: Final = (
             re.IGNORECASE,
         ),
         FailureReason.NVIDIA_SMI_NOT_FOUND,
-        "choose a container that has nvidia-smi (TARGETS), or give its path as the command",
+        "select a container that has nvidia-smi (TARGETS), or set the command to its path",
     ),
     (
         re.compile(r"driver/library version mismatch", re.IGNORECASE),
@@ -27,7 +27,7 @@ _KNOWN: Final = (
     (
         re.compile(r"failed to initialize nvml", re.IGNORECASE),
         FailureReason.DRIVER_NOT_LOADED,
-        "the container cannot reach the driver: restart the pod, and look at the node's driver",
+        "the container cannot reach the driver: restart the pod, and check the driver on the node",
     ),
     (
         re.compile(
@@ -36,29 +36,29 @@ _KNOWN: Final = (
             re.IGNORECASE,
         ),
         FailureReason.DRIVER_NOT_LOADED,
-        "install or start the NVIDIA driver of the node",
+        "install or start the NVIDIA driver on the node",
     ),
     (
         re.compile(r"no devices were found|unable to determine the device handle", re.IGNORECASE),
         FailureReason.EXEC_FAILED,
-        "the driver cannot use a GPU: look at its lines in dmesg, reset the GPU or reboot the node",
+        "the driver cannot use a GPU: check dmesg, then reset the GPU or reboot the node",
     ),
 )
-"""Pattern of a line, reason, what to do; the first that matches a line counts."""
+"""Pattern of a line, reason, what to do. The first match counts."""
 
 _NOT_FOUND_EXIT_CODE: Final = 127
-"""What a shell or a runtime returns for a command that it does not find."""
+"""The exit code of shells and runtimes for a command that they do not find."""
 
 _HANDLE: Final = re.compile(r"unable to determine the device handle", re.IGNORECASE)
 _ADDRESS: Final = re.compile(r"(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.IGNORECASE)
 _OUTPUT, _LINES, _LINE = 65536, 1000, 1000
-"""How much is searched for words: bytes in all, lines, bytes of a line."""
+"""How much of an output is searched: bytes in total, lines, bytes per line."""
 _QUOTED: Final = 300
-"""Characters of a line that a message repeats."""
+"""Maximum length of a quoted line in characters."""
 
 
 def first_line(output: bytes) -> str:
-    """The first line that says something, as printable text; empty where there is none."""
+    """The first line with printable text; empty if there is none."""
     for line in _lines(output):
         text = one_line(line, limit=_QUOTED)
         if text:
@@ -67,25 +67,25 @@ def first_line(output: bytes) -> str:
 
 
 def known_failure(output: bytes, *, exit_code: int | None) -> ReadError | None:
-    """The failure that the words (or exit code 127) stand for; None for words of no known kind."""
+    """The failure that the text or exit code 127 indicates; None for an unknown text."""
     for line in _lines(output):
         for pattern, reason, advice in _KNOWN:
             if pattern.search(line):
                 said = one_line(line, limit=_QUOTED)
                 return ReadError(
-                    reason, f"nvidia-smi -q -x answered “{said}”{_code(exit_code)}; {advice}"
+                    reason, f"nvidia-smi -q -x printed “{said}”{_code(exit_code)}; {advice}"
                 )
     if exit_code == _NOT_FOUND_EXIT_CODE:
         _, reason, advice = _KNOWN[0]
         said = first_line(output)
-        return ReadError(reason, f"nvidia-smi -q -x ended with exit code 127: {said}; {advice}")
+        return ReadError(reason, f"nvidia-smi -q -x failed with exit code 127: {said}; {advice}")
     return None
 
 
 def unlisted_gpu(output: bytes, listed: set[str | None]) -> str | None:
-    """The line that names a GPU which could not be opened and is not among the listed addresses.
+    """The line about a GPU that nvidia-smi cannot open and whose address is not in `listed`.
 
-    A line without an address names one too: which one cannot be told.
+    A line without an address counts, too: the GPU is unknown.
     """
     for line in _lines(output):
         if _HANDLE.search(line):

@@ -1,4 +1,4 @@
-"""Single values of `nvidia-smi -q -x`: what is missing, what is a number, what is an address."""
+"""Parses single values of `nvidia-smi -q -x`: texts, numbers, addresses, missing values."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Final
 from gpuid_operator.api.values import fitting
 
 MAX_TEXT: Final = 128
-"""Characters that a fact of the inventory may have, and bytes that it may take when stored."""
+"""Maximum length of a fact in characters, and in bytes as stored."""
 
 _MISSING: Final = frozenset(
     {
         "",
         "n/a",
         "requested functionality has been deprecated",
-        # What NVML's error strings leave in place of a value.
+        # Error strings of NVML in place of a value.
         "err!",
         "function not found",
         "gpu is inaccessible",
@@ -37,10 +37,10 @@ _PCI: Final = re.compile(
 
 
 def text_of(raw: str | None) -> str | None:
-    """The value as text, None where nvidia-smi gives none.
+    """The value as text; None if nvidia-smi reports none.
 
-    Control characters are removed, and it is cut at `MAX_TEXT` bytes as stored. A value with bytes
-    that were not UTF-8 is none: it cannot be told what it was.
+    Control characters are removed, and the text is truncated to `MAX_TEXT` bytes as stored. A value
+    that was not UTF-8 counts as missing.
     """
     if raw is None:
         return None
@@ -57,13 +57,13 @@ def text_of(raw: str | None) -> str | None:
 
 
 def identifier(raw: str | None) -> str | None:
-    """A serial, a part number or the UUID of a fabric: as `text_of`, and none when all zeros."""
+    """A serial, a part number or the UUID of a fabric: as `text_of`, but None if all zeros."""
     text = text_of(raw)
     return text if text and text.strip("0-") else None
 
 
 def integer(raw: str | None) -> int | None:
-    """A count or a position, never negative; None for anything else and what int64 cannot hold."""
+    """A non-negative count or position; None for anything else, and beyond int64."""
     text = raw.strip() if raw else ""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
@@ -79,9 +79,10 @@ def enabled_disabled(raw: str | None) -> str | None:
 
 
 def pci_address(raw: str | None) -> str | None:
-    """A PCI address as `00000000:29:00.0`: domain of 8 digits, upper case; None for no address.
+    """A PCI address as `00000000:29:00.0`, with a domain of 8 digits, in upper case; None if
+    invalid.
 
-    nvidia-smi writes the domain with 8 digits in the XML and with 4 elsewhere, in either case.
+    nvidia-smi writes 8 digits in the XML and 4 elsewhere, in upper or lower case.
     """
     match = _PCI.fullmatch(raw.strip()) if raw else None
     if match is None:

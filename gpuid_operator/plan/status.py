@@ -1,18 +1,17 @@
-"""The next status of a node's inventory: pure functions from what was known and what was seen.
+"""The next status of an inventory, as pure functions of the previous status and new facts.
 
-Each takes the previous status and returns the next one whole, with the entries that it adds to the
-history, so that facts and their history are committed in one write.
+Each function returns the whole next status and the entries that it adds to the history, so that
+one write commits facts and history together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from gpuid_operator.api.inventory import (
     GPU,
-    CheckStatus,
     ConditionStatus,
     ConditionType,
     HistoryEntry,
@@ -22,9 +21,8 @@ from gpuid_operator.api.inventory import (
     NodeInfo,
     Source,
 )
-from gpuid_operator.api.meta import MAX_GPUS
-from gpuid_operator.api.values import whole_seconds
-from gpuid_operator.plan import conditions, history, outbox
+from gpuid_operator.api.values import truncate, whole_seconds
+from gpuid_operator.plan import conditions, history
 from gpuid_operator.plan.conditions import ConditionUpdate
 from gpuid_operator.plan.diff import (
     HistoryWriter,
@@ -32,12 +30,11 @@ from gpuid_operator.plan.diff import (
     machine_change,
     rebooted,
     removed,
-    shorten,
     sighting,
 )
 from gpuid_operator.plan.failure import FailureReason
 from gpuid_operator.plan.identity import Match, key, match
-from gpuid_operator.plan.outbox import SinkFilter
+from gpuid_operator.plan.removals import split_missing
 from gpuid_operator.plan.smi import Reading
 from gpuid_operator.plan.status_change import (
     PendingRemovals,
@@ -47,9 +44,6 @@ from gpuid_operator.plan.status_change import (
     writer_of,
 )
 
-CONFIRMATION: Final = timedelta(seconds=10)
-"""A GPU that a good read does not have is removed when a second one agrees, this much later."""
-
 MAX_PRODUCT: Final = 512
 MAX_REQUEST: Final = 1024
 
@@ -58,8 +52,8 @@ _READS_SUSPENDED: Final = "reads are suspended"
 
 
 def request_token(annotation: str) -> str:
-    """The token of `requestedAt` as `lastHandledRequest` holds it: compare it in this form."""
-    return shorten(annotation, MAX_REQUEST)
+    """The token of `requestedAt` in the form in which `lastHandledRequest` stores it."""
+    return truncate(annotation, MAX_REQUEST)
 
 
 def after_read(
@@ -73,17 +67,15 @@ def after_read(
     request: str | None = None,
     pending_removals: PendingRemovals | None = None,
 ) -> StatusChange:
-    """The status after a good read.
+    """The status after a successful read.
 
-    `request` is the token whose read this was. While a GPU's absence waits for a second read, it
-    stays as last known, and `source` and `lastReadTime` do not advance.
+    `request` is the token that asked for this read. While the absence of a GPU awaits a second
+    read, the status keeps the GPU as last known, and `source` and `lastReadTime` do not advance.
     """
-    first = previous.gpus is None
-    returned = previous.state is InventoryState.DEPARTED
-    # Of a node that returns nothing is taken for granted: its GPUs left with it.
-    before: Sequence[GPU] = () if returned else previous.gpus or ()
-    found = match(before, reading.gpus)
-    absent, doubted = _sort_missing(
+    # A node that returns has no GPUs to compare with: its departure removed them.
+    departed = previous.state is InventoryState.DEPARTED
+    found = match(() if departed else previous.gpus or (), reading.gpus)
+    absent, unconfirmed = split_missing(
         found,
         certain=rebooted(previous.node, node),
         reading=reading,
@@ -91,7 +83,7 @@ def after_read(
         now=now,
     )
     gpus = sorted(
-        (*(gpu for _, gpu in found.kept), *found.added, *doubted),
+        (*(gpu for _, gpu in found.kept), *found.added, *unconfirmed),
         key=lambda gpu: (gpu.pci_address is None, gpu.pci_address or "", gpu.uuid or ""),
     )
     writer = HistoryWriter(
@@ -101,35 +93,20 @@ def after_read(
         source=f"{source.namespace}/{source.pod}",
         driver=reading.driver_version,
     )
-    driver = (previous.driver_version, reading.driver_version)
-    driver_changed = driver[0] != driver[1] and not first
-    entries = []
-    if returned:
-        entries.append(_returned(writer, previous, node))
-    elif moved := machine_change(previous.node, node):
-        entries.append(
-            writer.entry(
-                HistoryType.MACHINE_CHANGED,
-                from_=moved[0],
-                to=moved[1],
-                message=f"the node name now stands for {moved[1]}, before for {moved[0]}",
-            )
-        )
-    if driver_changed and not returned and None not in driver:
-        entries.append(writer.entry(HistoryType.DRIVER_CHANGED, from_=driver[0], to=driver[1]))
-    certain = Match(kept=found.kept, added=found.added, missing=tuple(absent))
-    entries.extend(
-        gpu_entries(
+    first = previous.gpus is None
+    entries = [
+        *_node_entries(writer, previous, node),
+        *gpu_entries(
             writer,
-            found=certain,
-            driver_changed=driver_changed,
+            found=Match(kept=found.kept, added=found.added, missing=tuple(absent)),
+            driver_changed=not first and previous.driver_version != reading.driver_version,
             left=previous.node.machine if previous.node else None,
-        )
-    )
-    new_container = not doubted and (
+        ),
+    ]
+    new_container = not unconfirmed and (
         previous.source is None or previous.source.container_id != source.container_id
     )
-    seen = [gpu for gpu in gpus if gpu not in doubted] if doubted else gpus
+    seen = [gpu for gpu in gpus if gpu not in unconfirmed] if unconfirmed else gpus
     if seen and (
         new_container
         or any(entry.type in history.IDENTITY for entry in entries)
@@ -144,7 +121,7 @@ def after_read(
         "gpus": gpus,
         **summary(gpus),
     }
-    if not doubted:
+    if not unconfirmed:
         facts |= {"source": source, "last_read_time": whole_seconds(now)}
     if request is not None:
         facts["last_handled_request"] = request_token(request)
@@ -159,44 +136,30 @@ def after_read(
             ConditionType.HEALTHY: conditions.healthy(gpus),
         },
     )
-    if not doubted:
+    if not unconfirmed:
         return change
-    keys = frozenset(map(key, doubted))
+    keys = frozenset(map(key, unconfirmed))
     since = pending_removals.since if pending_removals and keys <= pending_removals.keys else now
     return StatusChange(change.status, change.entries, PendingRemovals(keys, since), change.dropped)
 
 
-def _sort_missing(
-    found: Match,
-    *,
-    certain: bool,
-    reading: Reading,
-    pending_removals: PendingRemovals | None,
-    now: datetime,
-) -> tuple[list[GPU], list[GPU]]:
-    """Those of the missing GPUs that are gone, and those of which a second read has to tell.
-
-    another machine, Node or boot         | gone
-    another GPU at its PCI address        | gone
-    missing in a read 10 s ago, too       | gone
-    no place among the most GPUs of a node| gone
-    otherwise                             | in doubt
-    """
-    occupied = {gpu.pci_address for gpu in reading.gpus if gpu.pci_address}
-    room = MAX_GPUS - len(reading.gpus)
-    confirmed = (
-        pending_removals.keys
-        if pending_removals and now - pending_removals.since >= CONFIRMATION
-        else frozenset()
-    )
-    absent: list[GPU] = []
-    doubted: list[GPU] = []
-    for gpu in found.missing:
-        gone = (
-            certain or gpu.pci_address in occupied or key(gpu) in confirmed or len(doubted) >= room
+def _node_entries(
+    writer: HistoryWriter, previous: InventoryStatus, node: NodeInfo
+) -> Iterator[HistoryEntry]:
+    """Entries about the node as a whole, before those about its GPUs."""
+    if previous.state is InventoryState.DEPARTED:
+        yield _returned(writer, previous, node)
+        return
+    if moved := machine_change(previous.node, node):
+        yield writer.entry(
+            HistoryType.MACHINE_CHANGED,
+            from_=moved[0],
+            to=moved[1],
+            message=f"the machine behind the node name changed from {moved[0]} to {moved[1]}",
         )
-        (absent if gone else doubted).append(gpu)
-    return absent, doubted
+    driver = (previous.driver_version, writer.driver)
+    if previous.gpus is not None and driver[0] != driver[1] and None not in driver:
+        yield writer.entry(HistoryType.DRIVER_CHANGED, from_=driver[0], to=driver[1])
 
 
 def _returned(writer: HistoryWriter, previous: InventoryStatus, node: NodeInfo) -> HistoryEntry:
@@ -223,17 +186,17 @@ def _ready(context: StatusContext) -> ConditionUpdate:
 
 
 def _suspended(previous: InventoryStatus) -> ConditionUpdate:
-    """Suspension keeps the status of `Ready`, whatever comes in from reads under way."""
+    """Suspension keeps the status of `Ready`; reads in progress do not change it."""
     ready = conditions.find(previous.conditions, ConditionType.READY)
     status = ready.status if ready else ConditionStatus.UNKNOWN
     return ConditionUpdate(status, _SUSPENDED, _READS_SUSPENDED)
 
 
 def summary(gpus: Sequence[GPU]) -> dict[str, Any]:
-    """The fields of status that sum up its GPUs."""
+    """The fields of the status that summarize its GPUs."""
     return {
         "gpu_count": len(gpus),
-        "product": shorten(", ".join(_unique(gpu.product for gpu in gpus)), MAX_PRODUCT) or None,
+        "product": truncate(", ".join(_unique(gpu.product for gpu in gpus)), MAX_PRODUCT) or None,
         "serials": _unique(gpu.serial for gpu in gpus) or None,
         "chassis": _unique(gpu.chassis_serial for gpu in gpus) or None,
     }
@@ -253,14 +216,14 @@ def after_failure(
     context: StatusContext,
     request: str | None = None,
 ) -> StatusChange:
-    """The status after a read that failed, or that had no pod to read from: the last good facts,
-    and `Ready=False`."""
+    """The status after a read that failed or found no target pod: it keeps the last good facts and
+    sets `Ready=False`."""
     facts: dict[str, Any] = {}
     if previous.state is None:
         facts["state"] = InventoryState.PRESENT
     if previous.node is None and node is not None:
-        # Known facts of the node move with good reads only: by them a read tells that the machine
-        # behind the name is another one.
+        # Only a successful read updates known node facts: it compares them to detect that another
+        # machine is behind the name.
         facts["node"] = node
     if request is not None:
         facts["last_handled_request"] = request_token(request)
@@ -279,7 +242,7 @@ def after_failure(
 def after_departure(
     previous: InventoryStatus, *, now: datetime, context: StatusContext
 ) -> StatusChange:
-    """The status once node and pod are gone; `gpus` stay as last known."""
+    """The status after node and pod are gone; `gpus` keeps the last known GPUs."""
     if previous.state is InventoryState.DEPARTED:
         return StatusChange(previous)
     writer = writer_of(previous, now)
@@ -304,7 +267,7 @@ def after_departure(
 def reconsidered(
     previous: InventoryStatus, *, now: datetime, context: StatusContext
 ) -> StatusChange:
-    """The status under the terms in force now, without a read: policy, sinks, suspension."""
+    """The status under a new context (policy, sinks, suspension), without a read."""
     updates: dict[ConditionType, ConditionUpdate | None] = {}
     ready = conditions.find(previous.conditions, ConditionType.READY)
     if previous.state is InventoryState.DEPARTED:
@@ -317,73 +280,11 @@ def reconsidered(
             _ready(context)
             if ready.status is ConditionStatus.TRUE
             else ConditionUpdate(
-                ready.status, "Resumed", "was not ready when it was suspended; a read is due"
+                ready.status,
+                "Resumed",
+                "the node was not ready when it was suspended; a read is due",
             )
         )
     return build_change(
         previous, {}, [], writer=writer_of(previous, now), context=context, updates=updates
-    )
-
-
-def acknowledged(
-    previous: InventoryStatus,
-    sink_filter: SinkFilter,
-    *,
-    up_to: int,
-    now: datetime,
-    context: StatusContext,
-) -> StatusChange:
-    """The status once a sink has taken every entry up to `up_to`."""
-    settled = outbox.settle(
-        previous.sinks,
-        previous.history or (),
-        sink_filters=context.sink_filters,
-        sequence=previous.sequence,
-    )
-    sinks = outbox.acknowledged(
-        settled,
-        name=sink_filter.name,
-        type_=sink_filter.type,
-        up_to=min(up_to, previous.sequence),
-        now=now,
-    )
-    return build_change(
-        previous, {"sinks": sinks}, [], writer=writer_of(previous, now), context=context, updates={}
-    )
-
-
-def delivery_failed(
-    previous: InventoryStatus,
-    sink_filter: SinkFilter,
-    *,
-    error: str,
-    now: datetime,
-    context: StatusContext,
-) -> StatusChange:
-    """The status after a sink did not take what is pending."""
-    settled = outbox.settle(
-        previous.sinks,
-        previous.history or (),
-        sink_filters=context.sink_filters,
-        sequence=previous.sequence,
-    )
-    sinks = outbox.failing(
-        settled, name=sink_filter.name, type_=sink_filter.type, error=error, now=now
-    )
-    return build_change(
-        previous, {"sinks": sinks}, [], writer=writer_of(previous, now), context=context, updates={}
-    )
-
-
-def with_checks(
-    previous: InventoryStatus,
-    checks: Sequence[CheckStatus],
-    entries: Sequence[HistoryEntry],
-    *,
-    writer: HistoryWriter,
-    context: StatusContext,
-) -> StatusChange:
-    """The status with new results of checks and the entries that they gave."""
-    return build_change(
-        previous, {"checks": list(checks)}, entries, writer=writer, context=context, updates={}
     )

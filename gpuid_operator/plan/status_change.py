@@ -1,5 +1,5 @@
-"""What every change of a status has in common: the terms in force, and what follows from facts and
-entries: the history within its bounds, the cursors of the sinks, the conditions."""
+"""What all changes of a status share: their context, and the fields that follow from facts and
+entries (bounded history, sink cursors, conditions)."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from gpuid_operator.plan.outbox import SinkFilter
 
 @dataclass(frozen=True, slots=True)
 class StatusContext:
-    """What is in force for a node: the ruling policy and the inventory's own spec, as one."""
+    """What the status of a node depends on: its policy merged with the spec of the inventory."""
 
     policy: str = ""
-    """Name of the ruling policy, empty for the built-in one."""
+    """Name of the effective policy, empty for the built-in policy."""
     generation: int = 0
-    """Generation of the inventory's spec."""
+    """`metadata.generation` of the inventory."""
     sink_filters: tuple[SinkFilter, ...] = ()
     sighting_interval: timedelta = timedelta(hours=24)
     suspended: bool = False
     checks: frozenset[str] | None = None
-    """Names of the checks whose results are kept; None keeps all."""
+    """Names of the checks whose results the status keeps; None keeps all."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingRemovals:
-    """GPUs that a good read did not have and whose removal waits for a second one."""
+    """GPUs that a successful read did not list and whose removal awaits a second read."""
 
     keys: frozenset[Key]
     since: datetime
@@ -47,17 +47,18 @@ class PendingRemovals:
 
 @dataclass(frozen=True, slots=True)
 class StatusChange:
-    """The next status, and what it adds to the history."""
+    """The next status and the entries that it adds to the history."""
 
     status: InventoryStatus
     entries: tuple[HistoryEntry, ...] = ()
     pending_removals: PendingRemovals | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
-    """How many entries gave way before a sink had them, by its name."""
+    """Number of undelivered entries that were dropped, by name of the sink."""
 
 
 def writer_of(previous: InventoryStatus, now: datetime) -> HistoryWriter:
-    """A scribe for entries that no read gave: what they tell is as last known."""
+    """A writer for entries that do not come from a read: machine, source and driver as last
+    known."""
     source = previous.source
     return HistoryWriter(
         sequence=previous.sequence,
@@ -77,8 +78,8 @@ def build_change(
     context: StatusContext,
     updates: dict[ConditionType, ConditionUpdate | None],
 ) -> StatusChange:
-    """Bring everything together that follows from facts and entries: the history within its
-    bounds, the cursors, the conditions."""
+    """Build the next status from facts and entries: bound the history, advance the cursors, set the
+    conditions."""
     sinks = facts.get("sinks", previous.sinks)
     entries = list(entries)
     log = [*(previous.history or ()), *entries]

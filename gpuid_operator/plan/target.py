@@ -1,4 +1,4 @@
-"""Targets: in which pods nvidia-smi is run."""
+"""Targets: the pods in which the operator runs nvidia-smi."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Final
 
 NVIDIA_SMI: Final = ("nvidia-smi", "-q", "-x")
 GKE_NVIDIA_SMI: Final = "/usr/local/nvidia/bin/nvidia-smi"
-"""Where GKE keeps it, outside PATH; tried where the command's own program is not found."""
+"""The path on GKE, outside PATH; used when the container does not find the command's program."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One place to look for a pod of a node; of several targets the first that has one counts."""
+    """A selector of pods. The operator uses the first target that has a pod on the node."""
 
     namespace: str
     selector: str
     """Label selector, as the API server takes it."""
     container: str | None = None
-    """Container of the pod; where the pod has none of that name, its default one."""
+    """Container of the pod; the default container if the pod has no container of that name."""
     command: tuple[str, ...] = NVIDIA_SMI
-    """Program and arguments, executed without a shell."""
+    """Program and arguments; no shell is involved."""

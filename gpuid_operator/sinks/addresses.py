@@ -1,7 +1,7 @@
-"""Which addresses a sink may not have: those where clouds serve credentials.
+"""Addresses that a sink must not have because clouds serve credentials there.
 
-Whoever may write a sink must not be able to make the operator talk to its cloud's metadata
-service. Checked on the addresses that a connection is about to be made to, not on names.
+A user who may write a sink must not be able to make the operator connect to the metadata service
+of its cloud. The check applies to the resolved addresses before a connection, not to names.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 
 
 def is_forbidden(address: str) -> bool:
-    """Whether an IP address is link-local or a cloud's metadata service, in whatever notation.
+    """Whether an IP address is link-local or a metadata service of a cloud, in any notation.
 
-    Raises ValueError for what is not an IP address.
+    Raises ValueError if `address` is not an IP address.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
     candidates: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = [ip]
@@ -47,25 +47,24 @@ def is_forbidden(address: str) -> bool:
     )
 
 
-def refusal(host: str) -> AddressNotAllowed:
+def address_not_allowed(host: str) -> AddressNotAllowed:
     """The error for a host that has a forbidden address."""
     return AddressNotAllowed(
-        f"{host} is a link-local address, where clouds serve credentials;"
-        " give the sink another host"
+        f"{host} is a link-local address, where clouds serve credentials; use another host"
     )
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """The IP addresses of a host, in the system's order; connect to these, not to the name again.
+    """The IP addresses of a host, in the order of the system. Connect to these, not to the name.
 
-    Raises AddressNotAllowed when any of them is forbidden, Unavailable when there are none.
+    Raises AddressNotAllowed if any address is forbidden, Unavailable if there are none.
     """
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise Unavailable(f"look up {host}: {error}") from error
+        raise Unavailable(f"failed to look up {host}: {error}") from error
     addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
     if any(is_forbidden(address) for address in addresses):
-        raise refusal(host)
+        raise address_not_allowed(host)
     return addresses

@@ -1,4 +1,4 @@
-"""What every sink is: the protocol, the errors that it may raise, and messages without secrets."""
+"""The protocol of sinks, their errors, and helpers for messages without secrets."""
 
 from __future__ import annotations
 
@@ -11,66 +11,65 @@ from urllib.parse import quote
 from gpuid_operator.api.record import Record
 
 MAX_MESSAGE: Final = 512
-"""Longest message of a SinkError, in characters: `status.sinks[].lastError` holds no more."""
+"""Maximum length of the message of a SinkError in characters, as in `status.sinks[].lastError`."""
 
 _REDACTED: Final = "[secret]"
 
 
 class Sink(Protocol):
-    """A destination of records. One `send` at a time; the delivery loop sees to that."""
+    """A destination of records. The delivery loop runs one `send` at a time."""
 
     async def send(self, records: Sequence[Record]) -> None:
-        """Deliver all of them, in their order; return only when the sink has taken every one.
+        """Deliver all records in order; return after the sink accepted every record.
 
-        Sending the same records again is harmless: an id never comes with two contents.
-        Raises SinkError, and nothing else but what cancels the task.
+        Sending records again is harmless: an ID always has the same content. Raises only SinkError,
+        apart from a cancellation.
         """
 
     async def close(self) -> None:
-        """Release connections. The sink is not used afterwards."""
+        """Close connections. The sink is not used afterwards."""
 
 
 class SinkError(Exception):
-    """Delivery failed.
+    """A delivery failed.
 
     SinkError
-    ├── Unavailable          temporary: try again with back-off
-    ├── Refused              permanent, concerns the whole sink: go on at the slow end
-    │   ├── SecretMissing    no such Secret or key
-    │   ├── SecretNotAllowed the Secret is not for sinks, or not for this host
+    ├── Unavailable          temporary: retry with back-off
+    ├── Refused              permanent, for the whole sink: retry rarely
+    │   ├── SecretMissing    the Secret or key does not exist
+    │   ├── SecretNotAllowed the Secret does not allow this use or host
     │   └── AddressNotAllowed  the host is a link-local address (cloud metadata)
-    └── RecordsRefused       the sink refuses these records: halve the batch
+    └── RecordsRefused       the sink rejects these records: split the batch
 
-    `message` is for people: what was tried and what came back, in the sink's own words, without
-    secrets, at most MAX_MESSAGE characters. `detail` is more of it for the log, such as SQL to
-    run; empty where the message says all. `retry_after` is how long the sink asks to wait, in
-    seconds.
+    `message` is human-readable: what failed and what the sink reported, without secrets, in at most
+    MAX_MESSAGE characters. `detail` has more for the log, such as SQL to run, or is empty.
+    `retry_after` is the delay in seconds that the sink requests.
     """
 
     reason: str = "Failed"
-    """One CamelCase word for the condition `Delivered`."""
+    """CamelCase reason for the condition `Delivered`."""
 
     def __init__(self, message: str, *, retry_after: float | None = None, detail: str = "") -> None:
-        self.message = shorten(message)
+        self.message = one_line(message)
         self.retry_after = retry_after
         self.detail = detail
         super().__init__(self.message)
 
 
-class Unavailable(SinkError):  # noqa: N818 - what it says of the sink is its name
-    """Temporary: no connection, a time-out, an overload, a fault of the server."""
+class Unavailable(SinkError):  # noqa: N818 - named after the state of the sink
+    """Temporary: no connection, a timeout, an overload or an error of the server."""
 
     reason = "Unavailable"
 
 
 class Refused(SinkError):  # noqa: N818
-    """Permanent until somebody changes something: credentials, rights, address, table."""
+    """Permanent until a user changes something: credentials, permissions, address, table."""
 
     reason = "Refused"
 
 
 class SecretMissing(Refused):
-    """A Secret or its key is not there, or is no text."""
+    """A Secret or its key does not exist or is not text."""
 
     reason = "SecretNotFound"
 
@@ -88,22 +87,21 @@ class AddressNotAllowed(Refused):
 
 
 class RecordsRefused(SinkError):  # noqa: N818
-    """The sink is there and refuses this content (HTTP 400, 413, 422; a column's type)."""
+    """The sink is available and rejects this content (HTTP 400, 413, 422; the type of a column)."""
 
     reason = "RecordRefused"
 
 
-def shorten(text: str, limit: int = MAX_MESSAGE) -> str:
+def one_line(text: str, limit: int = MAX_MESSAGE) -> str:
     """One printable line of at most `limit` characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def scrub(text: str, secrets: Iterable[str], *, truncated: bool = False) -> str:
-    """The text with every secret replaced, also in URL, JSON and base64 encoding.
+    """Replace every secret in a text, also in URL, JSON and base64 encoding.
 
-    `truncated`: the text was cut at some length, so that its end may hold the beginning of a
-    secret; that much of the end is dropped.
+    If the text is `truncated`, its end may contain the beginning of a secret and is dropped.
     """
     forms = {form for secret in secrets for form in _forms(secret)}
     for form in sorted(forms, key=len, reverse=True):
@@ -114,7 +112,7 @@ def scrub(text: str, secrets: Iterable[str], *, truncated: bool = False) -> str:
 
 
 def _forms(secret: str) -> set[str]:
-    """The secret as it is (also without the white space around it), and as others may encode it."""
+    """The secret, also without surrounding white space, in plain text and common encodings."""
     forms = set()
     for value in (secret, secret.strip()):
         forms |= {

@@ -1,4 +1,4 @@
-"""http: POST of records as a JSON array or as a batch of CloudEvents 1.0."""
+"""http: sends records by POST as a JSON array or as a batch of CloudEvents 1.0."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _utc_now() -> datetime:
 
 
 class HTTPSender:
-    """Sends batches to one URL. Secrets are asked for with each batch, so a new value is used at
+    """Sends batches to one URL. It asks for the secrets with each batch, to use new values at
     once."""
 
     def __init__(
@@ -65,7 +65,7 @@ class HTTPSender:
 
     async def send(self, records: Sequence[Record]) -> None:
         if self._spec.url.startswith("http://") and not self._spec.insecure:
-            raise Refused("url must begin with https:// (or set insecure: true)")
+            raise Refused("url must begin with https://; set insecure: true to send in clear text")
         token = await self._secret(self._spec.token_secret_ref)
         signing_key = await self._secret(self._spec.signing_secret_ref)
         authorities = await self._secret(self._spec.ca_secret_ref)
@@ -106,7 +106,7 @@ class HTTPSender:
         )
 
     async def close(self) -> None:
-        """Nothing to do: the client is shared."""
+        """Do nothing: the client is shared."""
 
     async def _secret(self, ref: SecretKeyRef | None) -> str | None:
         return None if ref is None else await self._secrets.get(ref, host=self._host)
@@ -116,28 +116,28 @@ class HTTPSender:
             try:
                 context = ssl.create_default_context(cadata=authorities)
             except (ssl.SSLError, ValueError) as error:
-                raise Refused("caSecretRef holds no PEM certificate: write one there") from error
+                raise Refused("caSecretRef contains no PEM certificate: add one") from error
             self._tls = (authorities, context)
         return self._tls[1]
 
 
 def idempotency_key(records: Sequence[Record]) -> str:
-    """The same for the same records in the same order, however often they are sent."""
+    """A key that is the same whenever the same records are sent in the same order."""
     return hashlib.sha256("\n".join(record.id for record in records).encode()).hexdigest()
 
 
 def failure(answer: Answer, *, tried: str, secrets: Sequence[str], now: datetime) -> SinkError:
-    """The error that an answer other than 2xx stands for.
+    """The error for a response other than 2xx.
 
     | status                               |                                        |
     |--------------------------------------|----------------------------------------|
     | 400, 413, 422                        | RecordsRefused                         |
     | 408, 409, 421, 425, 429, 5xx         | Unavailable, with Retry-After          |
-    | others: 3xx, 401, 403, 404, 410, …   | Refused (410: a consumer says to stop) |
+    | others: 3xx, 401, 403, 404, 410, …   | Refused (410: the consumer says stop)   |
     """
     said = scrub(answer.text, secrets, truncated=answer.truncated)
     if 300 <= answer.status < 400:
-        said = "redirects are not followed; set url to the address that it leads to"
+        said = "redirects are not followed; set url to the target of the redirect"
     message = f"{tried}: {answer.status} {answer.phrase}" + (f": {said}" if said else "")
     retry_after = _seconds(answer.retry_after, now=now)
     if answer.status in _RECORDS_REFUSED:
@@ -148,7 +148,7 @@ def failure(answer: Answer, *, tried: str, secrets: Sequence[str], now: datetime
 
 
 def _event(record: Record) -> dict[str, Any]:
-    """A CloudEvent 1.0; `source` and `id` together are unique, as its specification demands."""
+    """A CloudEvent 1.0; `source` and `id` together are unique, as the specification requires."""
     data = record.to_json()
     return {
         "specversion": "1.0",
@@ -163,12 +163,12 @@ def _event(record: Record) -> dict[str, Any]:
 
 
 def _signature(key: str, *, message_id: str, time: datetime, body: bytes) -> dict[str, str]:
-    """The three headers of Standard Webhooks; the key as it is, or base64 behind `whsec_`."""
+    """The three headers of Standard Webhooks; the key is plain text, or `whsec_` and base64."""
     try:
         webhook = Webhook(key if key.startswith(_SIGNED_PREFIX) else key.encode())
     except (EmptyWebhookSecretError, ValueError) as error:
         raise Refused(
-            "signingSecretRef holds no usable key: write any text, or base64 behind whsec_"
+            "signingSecretRef contains no usable key: use plain text, or whsec_ and base64"
         ) from error
     return {
         "webhook-id": message_id,
@@ -180,11 +180,11 @@ def _signature(key: str, *, message_id: str, time: datetime, body: bytes) -> dic
 def _user_headers(headers: dict[str, str]) -> dict[str, str]:
     for name, value in headers.items():
         if not name or not _TOKEN.issuperset(name):
-            raise Refused(f"headers: {name!r} is not the name of an HTTP header")
+            raise Refused(f"headers: {name!r} is not a valid name of an HTTP header")
         if name.lower() in _OWN_HEADERS:
             raise Refused(
-                f"headers: {name} is set by the operator; leave it out"
-                " (credentials: tokenSecretRef, signingSecretRef)"
+                f"headers: the operator sets {name}; remove it"
+                " (for credentials, use tokenSecretRef or signingSecretRef)"
             )
         _header_value(value, f"headers: the value of {name}")
     return dict(headers)
@@ -197,7 +197,7 @@ def _header_value(value: str, what: str) -> str:
 
 
 def _seconds(retry_after: str | None, *, now: datetime) -> float | None:
-    """Retry-After, a number of seconds or an HTTP date, as seconds from now; None if neither."""
+    """Retry-After (seconds or an HTTP date) in seconds from now; None if invalid."""
     if retry_after is None:
         return None
     if retry_after.strip().isascii() and retry_after.strip().isdigit():

@@ -1,4 +1,4 @@
-"""The HTTP client that all http sinks share: no redirects, no cookies, bounded bodies and time."""
+"""The HTTP client of all http sinks: no redirects, no cookies, bounded bodies and time."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from gpuid_operator.sinks.addresses import is_forbidden, refusal
+from gpuid_operator.sinks.addresses import address_not_allowed, is_forbidden
 from gpuid_operator.sinks.base import Refused, Unavailable
 
 MAX_ANSWER: Final = 4096
-"""Bytes that are read of an answer; more is only needed by somebody who means harm."""
+"""Maximum number of bytes read from a response; a legitimate error needs no more."""
 
 _FORBIDDEN_ADDRESS: Final = "address is link-local"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What came back; `truncated` when the body was longer than MAX_ANSWER."""
+    """A response; `truncated` if the body was longer than MAX_ANSWER."""
 
     status: int
     phrase: str
@@ -34,7 +34,7 @@ class Answer:
 
 
 class HTTPClient:
-    """One session for all http sinks. Made within a running loop or without one."""
+    """One session for all http sinks. Can be created without a running event loop."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
@@ -48,11 +48,11 @@ class HTTPClient:
         timeout: float,
         tls: ssl.SSLContext | None,
     ) -> Answer:
-        """POST and, unless it went well, read the beginning of the answer.
+        """Send a POST and, unless it succeeds, read the beginning of the response.
 
-        `timeout` is in seconds and spans the whole exchange; `tls` None trusts the system's
-        authorities. Raises AddressNotAllowed, Refused (bad URL, untrusted certificate) and
-        Unavailable.
+        `timeout` is in seconds and covers the whole exchange. If `tls` is None, the authorities of
+        the system are trusted. Raises AddressNotAllowed, Refused (invalid URL, untrusted
+        certificate) and Unavailable.
         """
         tried = describe(url)
         try:
@@ -74,19 +74,19 @@ class HTTPClient:
                     truncated=truncated,
                 )
         except aiohttp.InvalidURL as error:
-            raise Refused("the url cannot be read: write it as https://host/path") from error
+            raise Refused("invalid url: use the form https://host/path") from error
         except aiohttp.ClientConnectorCertificateError as error:
             raise Refused(
-                f"{tried}: its certificate is not trusted ({error.certificate_error}):"
-                " set caSecretRef, or repair the certificate"
+                f"{tried}: untrusted certificate ({error.certificate_error}):"
+                " set caSecretRef, or replace the certificate"
             ) from error
         except aiohttp.ClientConnectorError as error:
             cause = error.os_error
             if _FORBIDDEN_ADDRESS in str(cause):
-                raise refusal(error.host) from error
-            raise Unavailable(f"{tried}: no connection: {cause.strerror or cause}") from error
+                raise address_not_allowed(error.host) from error
+            raise Unavailable(f"{tried}: failed to connect: {cause.strerror or cause}") from error
         except TimeoutError as error:
-            raise Unavailable(f"{tried}: no answer within {timeout:g} s") from error
+            raise Unavailable(f"{tried}: no response within {timeout:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"{tried}: {error or type(error).__name__}") from error
 
@@ -99,7 +99,7 @@ class HTTPClient:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                # No limit: a sink has one request at a time, and none is to wait for another's.
+                # No limit: a sink has one request at a time and must not wait for other sinks.
                 connector=aiohttp.TCPConnector(limit=0, socket_factory=_guarded_socket),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
@@ -109,14 +109,14 @@ class HTTPClient:
 
 
 def describe(url: str) -> str:
-    """A request in messages: without path and query, which may hold what nobody else may see."""
+    """The request as shown in messages: without path and query, which may contain secrets."""
     parts = urlsplit(url)
     return f"POST {parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _guarded_socket(info: tuple[Any, ...]) -> socket.socket:
-    """A socket for one resolved address; the last place before a connection is made, so that no
-    name can resolve differently in between."""
+    """A socket for one resolved address. Checking the address here, right before the connection,
+    leaves no time for a name to resolve differently."""
     family, kind, protocol, _, sockaddr = info
     if is_forbidden(str(sockaddr[0])):
         raise OSError(errno.EACCES, _FORBIDDEN_ADDRESS)
@@ -124,9 +124,9 @@ def _guarded_socket(info: tuple[Any, ...]) -> socket.socket:
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> tuple[str, bool]:
-    """At most MAX_ANSWER bytes of the body, and whether there is more of it."""
+    """At most MAX_ANSWER bytes of the body, and whether there are more."""
     body = bytearray()
-    # The status is known: a body that does not come whole changes nothing about it.
+    # An incomplete body does not change the known status.
     with contextlib.suppress(aiohttp.ClientError, TimeoutError):
         while len(body) <= MAX_ANSWER:
             chunk = await response.content.read(MAX_ANSWER + 1 - len(body))

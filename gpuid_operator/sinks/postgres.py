@@ -1,4 +1,4 @@
-"""postgres: rows of a table that has gpuid's columns and more."""
+"""postgres: inserts records into a table that has gpuid's columns and more."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from gpuid_operator.sinks.base import (
     Unavailable,
     scrub,
 )
+from gpuid_operator.sinks.postgres_conflicts import check_conflicts, inserted
 from gpuid_operator.sinks.secrets import SecretSource
 from gpuid_operator.telemetry.log import register_secret
 
@@ -33,7 +34,7 @@ _DEFAULT_TABLE: Final = "serials"
 _CONNECT_TIMEOUT: Final = 10.0
 _BATCH_TIMEOUT: Final = 60.0
 _MIGRATION_TIMEOUT: Final = 600.0
-_LOCK: Final = 0x67707569  # "gpui": two instances must not migrate at the same time
+_LOCK: Final = 0x67707569  # "gpui": only one instance may migrate at a time
 
 # Classes of SQLSTATE: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _CREDENTIALS: Final = ("28",)
@@ -48,11 +49,20 @@ class _Credentials:
     authorities: str | None
 
 
-class PostgresSender:
-    """Inserts each batch in one transaction, over a connection of its own.
+@dataclass(frozen=True)
+class _Prepared:
+    """A table that was found fit, or made so."""
 
-    Batches are seldom, a second apart at the least: a new connection costs some milliseconds and
-    needs no care for dead ones, changed passwords and fail-overs.
+    table: str
+    """Quoted and qualified."""
+    uniques: tuple[schema.Unique, ...]
+
+
+class PostgresSender:
+    """Inserts each batch in one transaction over a new connection.
+
+    Batches are at least a second apart. A new connection costs some milliseconds and saves the
+    handling of dead connections, changed passwords and fail-overs.
     """
 
     def __init__(self, spec: PostgresSink, *, secrets: SecretSource) -> None:
@@ -60,7 +70,7 @@ class PostgresSender:
         self._secrets = secrets
         self._port = spec.port or _DEFAULT_PORT
         self._table = spec.table or _DEFAULT_TABLE
-        self._insert: str | None = None
+        self._prepared: _Prepared | None = None
 
     async def send(self, records: Sequence[Record]) -> None:
         namespace, name = schema.split_name(self._table)
@@ -68,9 +78,9 @@ class PostgresSender:
         addresses = await resolve(self._spec.host, self._port)
         try:
             async with self._connected(addresses, credentials) as connection:
-                if self._insert is None:
-                    found = await self._ready(connection, namespace=namespace, name=name)
-                    self._insert = schema.insert_statement(schema.quoted(found, name))
+                if self._prepared is None:
+                    self._prepared = await self._ready(connection, namespace=namespace, name=name)
+                table = self._prepared.table
                 async with asyncio.timeout(_BATCH_TIMEOUT):
                     await connection.execute(f"BEGIN; {schema.CREATE_BATCH}")
                     await connection.copy_records_to_table(
@@ -79,25 +89,33 @@ class PostgresSender:
                         columns=("position", *schema.WRITTEN_COLUMNS),
                         records=[(n, *_row(record)) for n, record in enumerate(records)],
                     )
-                    await connection.execute(f"{self._insert}; COMMIT")
+                    done = await connection.execute(schema.insert_statement(table))
+                    if inserted(done) < len(records):
+                        await check_conflicts(
+                            connection,
+                            table=table,
+                            records=len(records),
+                            uniques=self._prepared.uniques,
+                        )
+                    await connection.execute("COMMIT")
         except SinkError:
-            self._insert = None
+            self._prepared = None
             raise
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
-            self._insert = None
-            raise self._judge(error, credentials) from error
+            self._prepared = None
+            raise self._sink_error(error, credentials) from error
 
     async def close(self) -> None:
-        """Nothing to do: no connection outlives its batch."""
+        """Do nothing: no connection outlives its batch."""
 
     @contextlib.asynccontextmanager
     async def _connected(
         self, addresses: list[str], credentials: _Credentials
     ) -> AsyncIterator[Any]:
-        """A connection to one of these addresses; the environment of the process plays no part.
+        """A connection to one of the addresses, independent of the environment of the process.
 
-        When anything goes wrong, a cancellation included, it is cut instead of rolled back: the
-        server does that by itself, and one that says nothing would not answer a ROLLBACK either.
+        After an error or a cancellation, the connection is closed without ROLLBACK: the server
+        rolls back by itself, and an unresponsive server would not respond to ROLLBACK either.
         """
         connection = await asyncpg.connect(
             host=addresses,
@@ -109,7 +127,7 @@ class PostgresSender:
             direct_tls=False,
             target_session_attrs="any",
             timeout=_CONNECT_TIMEOUT,
-            # Poolers that give each transaction another server know no prepared statements.
+            # Transaction poolers do not support prepared statements.
             statement_cache_size=0,
             server_settings={"application_name": MANAGER},
         )
@@ -121,7 +139,7 @@ class PostgresSender:
             connection.terminate()
 
     def _tls(self, authorities: str | None) -> ssl.SSLContext | str | bool:
-        """libpq's sslmode, with the system's authorities where the sink gives none."""
+        """The TLS settings for libpq's sslmode; defaults to the authorities of the system."""
         mode = self._spec.ssl_mode or SSLMode.REQUIRE
         if mode is SSLMode.DISABLE:
             return False
@@ -141,10 +159,10 @@ class PostgresSender:
             context.load_default_certs()
         return context
 
-    async def _ready(self, connection: Any, *, namespace: str | None, name: str) -> str:
-        """See that the table is what it has to be, or make it so; its schema.
+    async def _ready(self, connection: Any, *, namespace: str | None, name: str) -> _Prepared:
+        """Verify or migrate the table.
 
-        Raises Refused, with the SQL to run, when something is missing and autoMigrate is off.
+        Raises Refused, with the SQL to run, if something is missing and autoMigrate is false.
         """
         migrate = bool(self._spec.auto_migrate)
         async with asyncio.timeout(_MIGRATION_TIMEOUT):
@@ -156,15 +174,17 @@ class PostgresSender:
             if migrate:
                 for statement in migration.statements:
                     await connection.execute(statement)
+                if migration.statements:
+                    found, state = await _inspect(connection, namespace=namespace, name=name)
             elif migration.problems:
                 raise _missing(migration)
             await connection.execute("COMMIT")
-        return found
+        return _Prepared(schema.quoted(found, name), state.uniques if state else ())
 
     async def _credentials(self) -> _Credentials:
         user = await self._secret(self._spec.user_secret_ref)
         if not user:
-            raise Refused("there is no user name: set userSecretRef")
+            raise Refused("no user name: set userSecretRef")
         password = await self._secret(self._spec.password_secret_ref) or ""
         register_secret(password)
         return _Credentials(
@@ -176,28 +196,29 @@ class PostgresSender:
     async def _secret(self, ref: SecretKeyRef | None) -> str | None:
         return None if ref is None else await self._secrets.get(ref, host=self._spec.host)
 
-    def _judge(self, error: Exception, credentials: _Credentials) -> SinkError:
-        """What an error of asyncpg means, by the class of its SQLSTATE."""
+    def _sink_error(self, error: Exception, credentials: _Credentials) -> SinkError:
+        """The SinkError for an error of asyncpg, by the class of its SQLSTATE."""
         said = scrub(str(error), [credentials.password])
         if isinstance(error, TimeoutError):
-            said = "no answer in time"
-        message = f"insert into {self._table} at {self._spec.host}:{self._port}: {said}"
+            said = "no response in time"
+        message = f"failed to insert into {self._table} at {self._spec.host}:{self._port}: {said}"
         state = getattr(error, "sqlstate", None) or ""
         if state.startswith(_CREDENTIALS):
             self._secrets.invalidate()
         if state.startswith(_RECORDS):
             return RecordsRefused(message)
         if isinstance(error, ssl.SSLCertVerificationError):
-            return Refused(f"{message}: set caSecretRef, or repair the certificate")
+            return Refused(f"{message}: set caSecretRef, or replace the certificate")
         if isinstance(error, ConnectionError) and "rejected SSL" in said:
-            return Refused(f"{message}: turn TLS on there, or set sslMode: disable")
+            return Refused(f"{message}: enable TLS on the server, or set sslMode: disable")
         if state.startswith(_SINK):
             return Refused(message)
         return Unavailable(message)
 
 
 class _NamedContext(ssl.SSLContext):
-    """Checks the certificate for the sink's host although the connection goes to an address."""
+    """Verifies the certificate against the host of the sink, although asyncpg connects to an
+    address."""
 
     server_name: str
 
@@ -212,10 +233,10 @@ async def _inspect(
     if row is None:
         found = namespace or await connection.fetchval("SELECT current_schema()::text")
         if found is None:
-            raise Refused(f"no schema for table {name}: write schema.{name}, or set a search_path")
+            raise Refused(f"no schema for table {name}: use schema.{name}, or set a search_path")
         return found, None
     if not row["is_table"]:
-        raise Refused(f"{schema.quoted(row['schema'], name)} is no table: give the sink another")
+        raise Refused(f"{schema.quoted(row['schema'], name)} is not a table: use another name")
     uniques = await connection.fetch(schema.UNIQUES_QUERY, row["oid"])
     views = {"gpu_current": row["has_current"], "gpu_sightings": row["has_sightings"]}
     return row["schema"], schema.TableState(
@@ -236,7 +257,8 @@ async def _inspect(
 
 
 def _missing(migration: schema.Migration) -> Refused:
-    """The problem and the SQL: in the message as far as it fits, in the log all of it."""
+    """The error with the problem and the SQL to run: in the message if it fits, always in the
+    log."""
     problem = "; ".join(migration.problems)
     advice = "set autoMigrate: true, or run"
     sql = " ".join(f"{statement};" for statement in migration.required)

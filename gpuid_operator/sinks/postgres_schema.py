@@ -1,8 +1,9 @@
-"""The table of the postgres sink and its views: what is there, what is missing, the SQL to add it.
+"""The table of the postgres sink and its views: inspection, and the SQL of migrations.
 
-gpuid's own table has the columns of GPUID_COLUMNS and a UNIQUE over its seven fields, which
-swallows the second of two GPUs that share a serial. The sink needs the columns of OWN_COLUMNS too,
-and instead of that UNIQUE one on record_id. gpuid can go on writing: it leaves record_id null.
+The table of gpuid has the columns GPUID_COLUMNS and a UNIQUE constraint on its seven fields, which
+drops the second of two GPUs that share a serial. The sink also needs the columns OWN_COLUMNS, and a
+UNIQUE constraint on record_id instead. gpuid can still write to the table: it leaves record_id
+null.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _SEVEN: Final = ("cluster", "node", "machine", "source", "chassis", "gpu", "read
 GPUID_COLUMNS: Final = ("id", *_SEVEN, "created_at")
 
 WRITTEN_COLUMNS: Final = (*_SEVEN, *OWN_COLUMNS)
-"""Columns of one record, in the order in which the sink writes them."""
+"""Columns of a record, in the order in which the sink writes them."""
 
 CREATE_BATCH: Final = (
     "CREATE TEMPORARY TABLE gpuid_batch (position BIGINT, read_time TIMESTAMPTZ, "
@@ -45,7 +46,8 @@ SELECT i.relname::text AS index, con.conname::text AS constraint,
        array(SELECT coalesce(a.attname::text, '')
              FROM unnest(x.indkey) WITH ORDINALITY AS k (number, position)
              LEFT JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.number
-             WHERE k.position <= x.indnkeyatts) AS columns
+             WHERE k.position <= x.indnkeyatts
+             ORDER BY k.position) AS columns
 FROM pg_index x
 JOIN pg_class i ON i.oid = x.indexrelid
 LEFT JOIN pg_constraint con ON con.conindid = x.indexrelid AND con.contype IN ('p', 'u')
@@ -65,7 +67,7 @@ class Unique:
 
     @property
     def swallows(self) -> bool:
-        """Whether it takes two records for one that differ in nothing but gpuid's own fields."""
+        """Whether it drops one of two records that do not differ in gpuid's seven fields."""
         return set(self.columns) <= set(_SEVEN)
 
     @property
@@ -77,23 +79,23 @@ class Unique:
 
 @dataclass(frozen=True, kw_only=True)
 class TableState:
-    """What the database's catalog says of the table."""
+    """The table according to the catalog of the database."""
 
     columns: frozenset[str]
     uniques: tuple[Unique, ...]
     serial_sequence: str | None
-    """The sequence of a BIGSERIAL id, on which a writer would need a right of its own."""
+    """The sequence of a BIGSERIAL id, for which a writer needs a separate permission."""
     views: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Migration:
-    """What keeps the sink from writing, in words, and the SQL that mends it."""
+    """The problems that keep the sink from writing, and the SQL that fixes them."""
 
     problems: list[str] = field(default_factory=list)
     required: list[str] = field(default_factory=list)
     useful: list[str] = field(default_factory=list)
-    """Index, views, an id that needs no right on a sequence: the sink works without."""
+    """Optional SQL: indexes, views, an id that needs no permission for a sequence."""
 
     @property
     def statements(self) -> list[str]:
@@ -105,21 +107,21 @@ class Migration:
 
 
 def split_name(table: str) -> tuple[str | None, str]:
-    """Schema (None: the search path's) and name. Raises Refused for anything else."""
+    """Schema (None for that of the search path) and name. Raises Refused for anything else."""
     parts = table.split(".")
     if len(parts) > 2 or "" in parts:
-        raise Refused(f"table {table}: write a name, or schema.name")
+        raise Refused(f"invalid table {table}: use name or schema.name")
     return (parts[0] if len(parts) == 2 else None), parts[-1]
 
 
 def quoted(*names: str | None) -> str:
-    """The names as one quoted, qualified identifier; None is left out."""
+    """The names as one quoted, qualified identifier; None is omitted."""
     return ".".join('"' + name.replace('"', '""') + '"' for name in names if name is not None)
 
 
 def insert_statement(table: str) -> str:
-    """Move the batch into the quoted table. ON CONFLICT without a target needs no right but
-    INSERT (with one, PostgreSQL wants SELECT on its column)."""
+    """The SQL that moves the batch into the quoted table. ON CONFLICT without a target needs only
+    the INSERT permission (with a target, PostgreSQL requires SELECT on its column)."""
     columns = ", ".join(WRITTEN_COLUMNS)
     return (
         f"INSERT INTO {table} ({columns}, created_at)"  # noqa: S608 - quoted by the caller
@@ -129,22 +131,22 @@ def insert_statement(table: str) -> str:
 
 
 def plan_migration(state: TableState | None, *, schema: str | None, name: str) -> Migration:
-    """What to do to a table in this state; None: there is none.
+    """The migration for a table in this state; `state` is None if the table does not exist.
 
-    Raises Refused for a table that is not gpuid's at all: it is somebody else's.
+    Raises Refused for a table that is not a gpuid table.
     """
     table = quoted(schema, name)
     if state is None:
         return Migration(
-            problems=[f"there is no table {table}"],
+            problems=[f"table {table} does not exist"],
             required=[_create(table)],
             useful=[*_indexes(table), *_views(schema, table, frozenset())],
         )
     foreign = [c for c in GPUID_COLUMNS if c not in state.columns and c != "chassis"]
     if foreign:
         raise Refused(
-            f"table {table} has no column {', '.join(foreign)}, so it is not one of gpuid's:"
-            " give the sink a table of its own"
+            f"table {table} has no column {', '.join(foreign)}, so it is not a gpuid table:"
+            " use another table"
         )
     problems, required, useful = [], [], []
     missing = [name for name in ("chassis", *OWN_COLUMNS) if name not in state.columns]
@@ -155,7 +157,7 @@ def plan_migration(state: TableState | None, *, schema: str | None, name: str) -
     for unique in state.uniques:
         if unique.swallows:
             problems.append(
-                f"UNIQUE ({', '.join(unique.columns)}) of table {table} swallows GPUs that share"
+                f"UNIQUE ({', '.join(unique.columns)}) of table {table} drops GPUs that share"
                 " a serial"
             )
             required.append(_drop(unique, schema=schema, table=table))
@@ -177,7 +179,7 @@ def _type(column: str) -> str:
 
 def _create(table: str) -> str:
     texts = [c for c in _SEVEN if c not in ("chassis", "read_time")]
-    # TEXT where gpuid has VARCHAR(255): namespace and pod name together can be longer.
+    # TEXT instead of gpuid's VARCHAR(255): namespace and pod name together can be longer.
     columns = [
         "id BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY",
         *(f"{c} TEXT NOT NULL" for c in texts[:4]),
@@ -202,7 +204,8 @@ def _indexes(table: str) -> list[str]:
 
 
 def _identity(table: str, sequence: str) -> list[str]:
-    """Make BIGSERIAL an identity: INSERT on the table suffices then, and gpuid notices nothing."""
+    """Convert BIGSERIAL to an identity column, so that INSERT on the table suffices, also for
+    gpuid."""
     literal = "'" + table.replace("'", "''") + "'"
     return [
         f"ALTER TABLE {table} ALTER COLUMN id DROP DEFAULT",
@@ -222,8 +225,8 @@ def _views(schema: str | None, table: str, there: frozenset[str]) -> list[str]:
     ]
 
 
-# A GPU that moved is added at its new node first and removed from its old one some seconds later.
-# So: the node of its newest record that is not a removal, and there its newest record.
+# A GPU that moves is added on its new node before it is removed from its old node. So the current
+# node is that of the newest record that is not a removal; select the newest record there.
 _CURRENT: Final = """
 WITH host AS (
   SELECT DISTINCT ON (uuid) uuid, cluster, node FROM {table}

@@ -1,4 +1,4 @@
-"""The table of sinks: which implementation serves which type."""
+"""The registry of sinks: the implementation of each type."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from gpuid_operator.sinks.stdout import RecordWriter, StdoutSender
 
 @dataclass(frozen=True, kw_only=True)
 class SinkContext:
-    """What all sinks of a process share; whoever makes it closes `http`."""
+    """What all sinks of a process share. Its creator closes `http`."""
 
     http: HTTPClient
     write_records: RecordWriter
 
 
 def open_sink(spec: api.Sink, *, secrets: SecretSource, context: SinkContext) -> Sink:
-    """The sink of a spec. It does no I/O before its first `send`.
+    """Create the sink of a spec. It does no I/O before the first `send`.
 
-    `secrets` is EnvironmentSecrets for the built-in policy's sink, KubernetesSecrets for others.
-    A spec that makes no sense is a sink that refuses everything: only what it is for is held up.
+    `secrets` is EnvironmentSecrets for the sink of the built-in policy, KubernetesSecrets for
+    others. An invalid spec results in a sink that rejects all records, so that other sinks work.
     """
     try:
         return _OPENERS[spec.type](spec, secrets, context)
@@ -36,16 +36,16 @@ def open_sink(spec: api.Sink, *, secrets: SecretSource, context: SinkContext) ->
 
 
 class _Unusable:
-    """A sink whose address cannot be read, such as `https://[host/`; no schema finds them all."""
+    """A sink with an invalid address that the schema does not detect, such as `https://[host/`."""
 
     def __init__(self, why: str) -> None:
         self._why = why
 
     async def send(self, records: Sequence[Record]) -> None:
-        raise Refused(f"its settings cannot be used: {self._why}")
+        raise Refused(f"invalid settings: {self._why}")
 
     async def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 def _stdout(_spec: api.Sink, _secrets: SecretSource, context: SinkContext) -> Sink:
@@ -53,11 +53,11 @@ def _stdout(_spec: api.Sink, _secrets: SecretSource, context: SinkContext) -> Si
 
 
 def _http(spec: api.Sink, secrets: SecretSource, context: SinkContext) -> Sink:
-    assert spec.http is not None  # noqa: S101 - that is what its type says
+    assert spec.http is not None  # noqa: S101 - implied by its type
     return HTTPSender(spec.http, secrets=secrets, client=context.http)
 
 
-# The libraries of these two cost memory and threads: who does not use them does not load them.
+# The libraries of these two cost memory and threads, so they are imported on demand.
 
 
 def _postgres(spec: api.Sink, secrets: SecretSource, _context: SinkContext) -> Sink:

@@ -1,4 +1,4 @@
-"""s3: one object per batch and partition in an S3-compatible bucket."""
+"""s3: puts one object per batch and partition into an S3-compatible bucket."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CONNECT_TIMEOUT: Final = timedelta(seconds=10)
 _TIMEOUT: Final = timedelta(seconds=60)
 
 _TEMPORARY: Final = frozenset({408, 409, 425, 429})
-# What obstore keeps of an answer is its text.
+# Errors of obstore only have the text of the response.
 _STATUS: Final = re.compile(r"status code: (\d{3}) ?([A-Za-z ]*)")
 _CODE: Final = re.compile(r"<Code>([^<]*)</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]*)</Message>")
@@ -40,7 +40,7 @@ _CAUSE: Final = re.compile(r'message: "([^"]*)"|(invalid peer certificate: \w+)'
 
 
 class S3Sender:
-    """Puts objects under keys that never change; an object that is there already is a success."""
+    """Puts objects under immutable keys; if an object exists already, the delivery succeeded."""
 
     def __init__(
         self, spec: S3Sink, *, secrets: SecretSource, environ: Mapping[str, str] = os.environ
@@ -55,7 +55,9 @@ class S3Sender:
     async def send(self, records: Sequence[Record]) -> None:
         if self._endpoint is not None:
             if self._endpoint.scheme == "http" and not self._spec.insecure:
-                raise Refused("endpoint must begin with https:// (or set insecure: true)")
+                raise Refused(
+                    "endpoint must begin with https://; set insecure: true to send in clear text"
+                )
             default = 443 if self._endpoint.scheme == "https" else 80
             await resolve(self._host, self._port or default)
         credentials = await self._credentials()
@@ -76,28 +78,29 @@ class S3Sender:
                 use_multipart=False,
             )
         except AlreadyExistsError as error:
-            # 412: it is there. 409: another upload of it is under way and may yet fail.
+            # 412: the object exists. 409: another upload is in progress and may still fail.
             if _status(str(error)) == 409:
-                raise Unavailable(self._told(error, credentials)) from None
+                raise Unavailable(self._message_of(error, credentials)) from None
         except (BaseError, OSError, ValueError) as error:
-            raise self._judge(error, credentials) from None
+            raise self._sink_error(error, credentials) from None
 
-    def _judge(self, error: Exception, credentials: dict[str, str]) -> SinkError:
-        """What an error of obstore means; its own text holds keys' names and whole XML bodies."""
-        told = self._told(error, credentials)
+    def _sink_error(self, error: Exception, credentials: dict[str, str]) -> SinkError:
+        """The SinkError for an error of obstore, whose text has object keys and whole XML
+        bodies."""
+        told = self._message_of(error, credentials)
         status = _status(str(error))
         if status in (401, 403):
             self._secrets.invalidate()
         if status:
             temporary = status >= 500 or status in _TEMPORARY
         else:
-            # A redirect is how AWS answers for a bucket of another region.
+            # AWS responds with a redirect if the bucket is in another region.
             temporary = isinstance(error, BaseError) and "redirect" not in str(error)
         return Unavailable(told) if temporary else Refused(told)
 
-    def _told(self, error: Exception, credentials: dict[str, str]) -> str:
+    def _message_of(self, error: Exception, credentials: dict[str, str]) -> str:
         text = str(error)
-        tried = f"put an object into bucket {self._spec.bucket} at {self._host}"
+        tried = f"failed to put an object into bucket {self._spec.bucket} at {self._host}"
         status, code, message = _STATUS.search(text), _CODE.search(text), _MESSAGE.search(text)
         if status is not None:
             said = f"{status[1]} {status[2].strip()}"
@@ -110,7 +113,8 @@ class S3Sender:
         return f"{tried}: {scrub(said, credentials.values())}"
 
     async def _credentials(self) -> dict[str, str]:
-        """The Secret's AWS_ values; empty without a Secret: the cloud's default chain."""
+        """The AWS_ values of the Secret; empty without one, for the credential chain of the
+        cloud."""
         ref = self._spec.credentials_secret_ref
         if ref is None:
             return {}
@@ -125,7 +129,7 @@ class S3Sender:
         }
 
     def _open(self, credentials: dict[str, str]) -> S3Store:
-        """The store; a new one when the credentials are others."""
+        """The store; a new one if the credentials changed."""
         if self._store is None or self._store[0] != credentials:
             self._store = (credentials, _store(self._spec, credentials))
         return self._store[1]
@@ -137,13 +141,13 @@ def _store(spec: S3Sink, credentials: dict[str, str]) -> S3Store:
     if spec.region:
         config["region"] = spec.region
     if spec.endpoint:
-        # Not `endpoint`: AWS_ENDPOINT_URL_S3 of the environment would take precedence.
+        # AWS_ENDPOINT_URL_S3 of the environment would take precedence over `endpoint`.
         config["aws_endpoint_url_s3"] = spec.endpoint.rstrip("/")
         config["virtual_hosted_style_request"] = False
         client["allow_http"] = bool(spec.insecure)
 
     def provide() -> S3Credential:
-        # Given as keys, they would be mixed with a session token of the environment.
+        # obstore would combine plain keys with a session token of the environment.
         return {
             "access_key_id": credentials[_ACCESS_KEY],
             "secret_access_key": credentials[_SECRET_KEY],
@@ -161,7 +165,7 @@ def _store(spec: S3Sink, credentials: dict[str, str]) -> S3Store:
 
 
 def _host(spec: S3Sink, environ: Mapping[str, str]) -> str:
-    """Where requests go: what a Secret's allowed hosts are compared with."""
+    """The host of the requests, which the allowed hosts of a Secret must include."""
     endpoint = (
         spec.endpoint or environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
     )
@@ -172,6 +176,6 @@ def _host(spec: S3Sink, environ: Mapping[str, str]) -> str:
 
 
 def _status(text: str) -> int:
-    """The HTTP status in an error's text; 0 when there was no answer."""
+    """The HTTP status in the text of an error; 0 without a response."""
     found = _STATUS.search(text)
     return int(found[1]) if found else 0

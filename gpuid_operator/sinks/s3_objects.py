@@ -1,6 +1,6 @@
-"""The objects that a batch of records becomes: keys and contents, from the records alone.
+"""Converts a batch of records into objects: keys and contents.
 
-The same records always give the same objects, so that what is sent twice is stored once.
+They depend on the records alone, so that records that are sent twice are stored once.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _csv(records: Sequence[Record]) -> bytes:
 
 
 def _field(value: str) -> str:
-    """A field quoted where Go's encoding/csv quotes it: also for a space at the beginning."""
+    """A field, quoted if Go's encoding/csv quotes it, for example because of a leading space."""
     if value == r"\." or value[:1].isspace() or any(c in value for c in ',"\r\n'):
         return '"' + value.replace('"', '""') + '"'
     return value

@@ -1,13 +1,13 @@
-"""Where sinks get their credentials: Secrets of the operator's namespace, or its environment.
+"""The credentials of sinks: Secrets in the namespace of the operator, or its environment.
 
-Whoever may write a sink must not be able to carry any secret anywhere. So a Secret has to say that
-it is for sinks, and may say for which hosts; and the environment serves the built-in policy only.
+A user who may write a sink must not be able to send any secret anywhere. So a Secret must declare
+that it is for sinks and can declare for which hosts, and only the sink of the built-in policy can
+use the environment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Protocol
 
@@ -16,42 +16,34 @@ from gpuid_operator.api.meta import (
     ENVIRONMENT_SECRET,
     SINK_SECRET_LABEL,
 )
+from gpuid_operator.api.secret import SecretData
 from gpuid_operator.api.sinks import SecretKeyRef, SecretRef
 from gpuid_operator.sinks.base import SecretMissing, SecretNotAllowed, SinkError, Unavailable
 
 MAX_AGE: Final = timedelta(minutes=1)
-"""After this a Secret in use is read again."""
+"""Age after which a Secret is read again."""
 
 _AWS_PREFIX: Final = "AWS_"
 
 
 class SecretSource(Protocol):
-    """Hands out the values of Secrets. `host` is where the value will be sent."""
+    """Provides values of Secrets. `host` is the host that will receive the value."""
 
     async def get(self, ref: SecretKeyRef, *, host: str | None) -> str:
-        """One value. Raises SecretMissing, SecretNotAllowed, Unavailable."""
+        """A value. Raises SecretMissing, SecretNotAllowed, Unavailable."""
 
     async def get_all(self, ref: SecretRef, *, host: str | None) -> dict[str, str]:
         """All values. Raises SecretMissing, SecretNotAllowed, Unavailable."""
 
     def invalidate(self) -> None:
-        """Read again at the next `get`: a sink has refused what it was given."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SecretData:
-    """What of a Kubernetes Secret matters here; `data` is decoded already."""
-
-    data: Mapping[str, bytes] = field(repr=False)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    annotations: Mapping[str, str] = field(default_factory=dict)
+        """Read again at the next `get`, because a sink rejected the credentials."""
 
 
 class KubernetesSecrets:
-    """Secrets of the operator's own namespace, each read again after `max_age`.
+    """Secrets in the namespace of the operator, each read again after `max_age`.
 
-    `read` returns a Secret by name, or None when there is none; what it raises becomes Unavailable
-    unless an older value is at hand. `now` is a monotonic clock in seconds.
+    `read` returns a Secret by name, or None if it does not exist. If it raises, the result is the
+    cached value or, without one, Unavailable. `now` is a monotonic clock in seconds.
     """
 
     def __init__(
@@ -82,17 +74,18 @@ class KubernetesSecrets:
     async def _secret(self, name: str, host: str | None) -> SecretData:
         secret = await self._cached(name)
         if secret is None:
-            raise SecretMissing(f"Secret {name} is not in the operator's namespace: create it")
+            raise SecretMissing(
+                f"Secret {name} does not exist in the namespace of the operator: create it"
+            )
         if secret.labels.get(SINK_SECRET_LABEL) != "true":
             raise SecretNotAllowed(
-                f"Secret {name} is not meant for sinks:"
-                f' give it the label {SINK_SECRET_LABEL}: "true"'
+                f'Secret {name} is not labeled for sinks: add the label {SINK_SECRET_LABEL}: "true"'
             )
         allowed = secret.annotations.get(ALLOWED_HOSTS_ANNOTATION)
         if allowed is not None and not _is_allowed(host, allowed):
             raise SecretNotAllowed(
-                f"Secret {name} may not be sent to {host or 'this sink'}:"
-                f" its annotation {ALLOWED_HOSTS_ANNOTATION} does not name that host"
+                f"Secret {name} must not be sent to {host or 'this sink'}:"
+                f" its annotation {ALLOWED_HOSTS_ANNOTATION} does not list that host"
             )
         return secret
 
@@ -108,16 +101,16 @@ class KubernetesSecrets:
         except Exception as error:
             if known and known[1] is not None:
                 return known[1]
-            raise Unavailable(f"read Secret {name}: {error}") from error
+            raise Unavailable(f"failed to read Secret {name}: {error}") from error
         self._cache[name] = (began, secret)
         return secret
 
 
 class EnvironmentSecrets:
-    """Environment variables, as Secret `environment`: for the sink of the built-in policy alone.
+    """Environment variables as Secret `environment`, only for the sink of the built-in policy.
 
-    Never hand it to a sink of a policy or an inventory: those are written by users, and whatever is
-    in the operator's environment would be theirs.
+    Never pass it to a sink of a policy or an inventory: users write these, and could read the
+    whole environment of the operator.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -134,20 +127,20 @@ class EnvironmentSecrets:
         return {key: value for key, value in self._environ.items() if key.startswith(_AWS_PREFIX)}
 
     def invalidate(self) -> None:
-        """Nothing to do: the environment of a process does not change."""
+        """Do nothing: the environment of a process does not change."""
 
 
 def _expect_environment(name: str) -> None:
     if name != ENVIRONMENT_SECRET:
-        raise SecretMissing(f"the built-in policy reads its environment, not Secret {name}")
+        raise SecretMissing(f"the built-in policy uses the environment, not Secret {name}")
 
 
 def _text(value: bytes, *, name: str, key: str) -> str:
     try:
-        # A line end at the end is what `--from-file` and editors add; no credential has one.
+        # `--from-file` and editors append line breaks, which no credential has.
         return value.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise SecretMissing(f"key {key} of Secret {name} is not UTF-8 text: write it anew") from (
+        raise SecretMissing(f"key {key} of Secret {name} is not UTF-8 text: replace it") from (
             error
         )
 

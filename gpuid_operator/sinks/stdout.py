@@ -1,4 +1,4 @@
-"""stdout: one JSON line per record in the operator's log."""
+"""stdout: writes one JSON line per record to the log of the operator."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from gpuid_operator.api.record import Record
 from gpuid_operator.sinks.base import Unavailable
 
 RecordWriter = Callable[[Iterable[Mapping[str, object]]], None]
-"""Writes records as log lines, all or none; given by whoever owns the log. May raise OSError."""
+"""Writes records as log lines, all or none; provided by the owner of the log. May raise OSError."""
 
 
 class StdoutSender:
-    """Hands records to the log, which writes them whatever its level and format."""
+    """Passes records to the log, which writes them at any level and in any format."""
 
     def __init__(self, write_records: RecordWriter) -> None:
         self._write_records = write_records
@@ -21,7 +21,7 @@ class StdoutSender:
         try:
             self._write_records([record.to_json() for record in records])
         except OSError as error:
-            raise Unavailable(f"write to standard output: {error}") from error
+            raise Unavailable(f"failed to write to standard output: {error}") from error
 
     async def close(self) -> None:
-        """Nothing to do: the log is not this sink's."""
+        """Do nothing: the log has another owner."""

@@ -1,7 +1,6 @@
 """The log: one JSON object per line on stdout, also for libraries, warnings and tracebacks.
 
 `configure` once, then `log = get_logger(__name__)` and `log.info("what happened", node=name)`.
-A field named as one of the line's own (`time`, `source`, …) stands in its place.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ Level = Literal["debug", "info", "warn", "error"]
 Format = Literal["json", "text"]
 
 RECORD_MESSAGE: Final = "gpu serial number reading"
-"""`msg` of a delivered record's line, as gpuid's."""
+"""`msg` of a delivered record's line, as in gpuid."""
 
 _LEVELS: Final[dict[Level, int]] = {
     "debug": logging.DEBUG,
@@ -45,8 +44,6 @@ _LEVELS: Final[dict[Level, int]] = {
     "warn": logging.WARNING,
     "error": logging.ERROR,
 }
-_CHATTY: Final = ("asyncio", "aiohttp", "kopf.objects", "kubernetes_asyncio")
-"""Libraries whose INFO lines are of interest at LOG_LEVEL=debug only."""
 
 
 class Logger:
@@ -83,21 +80,16 @@ def get_logger(name: str) -> Logger:
     return Logger(name)
 
 
-def configure(level: Level, format: Format, stream: TextIO | None = None) -> None:  # noqa: A002
-    """Send every line of this process to `stream` (default: the process's stdout).
+def configure(level: Level, format: Format, descriptor: int = 1) -> None:  # noqa: A002
+    """Write every line of this process to `descriptor`. May be called again.
 
-    From then on nothing that Python code writes goes to stderr, and nothing that it prints breaks
-    the format: what is printed to sys.stdout or sys.stderr becomes lines too, as do warnings and
-    exceptions that nobody caught. May be called again.
+    Python code then writes nothing to stderr, and a print does not break the format: what is
+    printed to sys.stdout or sys.stderr becomes lines, as do warnings and uncaught exceptions.
     """
-    _output.attach(stream or sys.__stdout__)
+    _output.descriptor = descriptor
     root = logging.getLogger()
     root.handlers[:] = [_Handler(as_text=format == "text")]
     root.setLevel(_LEVELS[level])
-    for name in _CHATTY:
-        logging.getLogger(name).setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
-    logging.lastResort = None
-    logging.raiseExceptions = False
     warnings.showwarning = _log_warning
     sys.excepthook = _log_uncaught
     sys.unraisablehook = _log_unraisable
@@ -109,46 +101,34 @@ def configure(level: Level, format: Format, stream: TextIO | None = None) -> Non
 def write_records(records: Iterable[Mapping[str, object]]) -> None:
     """Write one JSON line per record, whatever the level and the format of the log, in one write.
 
-    A record's `source` and `time` stand in place of the line's own. Nothing is masked: a record
-    is data, built from history alone. Raises OSError where stdout does not take it.
+    A record's `source` and `time` replace the line's own. Nothing is masked: a record is data,
+    built from history alone. Raises OSError when the write fails.
     """
     head = {"time": "", "level": "INFO", "source": "", "msg": RECORD_MESSAGE, "service": SERVICE}
     _output.write(b"".join(dump({**head, **record}) + b"\n" for record in records))
 
 
 class _Output:
-    """Where lines go: straight to the descriptor, one line at a time, under one lock.
+    """Writes lines straight to the descriptor, one at a time, under one lock.
 
     Without Python's buffer no half line stays behind when the reader of a pipe is gone, and the
-    interpreter has nothing to flush, and to complain of, at its end.
+    interpreter has nothing to flush at its end.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._stream: TextIO | None = None
-        self._fd: int | None = 1
-
-    def attach(self, stream: TextIO | None) -> None:
-        self._stream = stream
-        try:
-            self._fd = None if stream is None else stream.fileno()
-        except (OSError, ValueError):
-            self._fd = None
+        self.descriptor = 1
 
     def write(self, data: bytes) -> None:
-        """Write all of `data`. Raises OSError: a broken pipe, a full disk."""
+        """Write all of `data`. Raises OSError, such as for a broken pipe or a full disk."""
         with self._lock:
-            if self._fd is None:
-                if self._stream is not None:
-                    self._stream.write(data.decode())
-                return
             rest = memoryview(data)
             while rest:
                 try:
-                    rest = rest[os.write(self._fd, rest) :]
+                    rest = rest[os.write(self.descriptor, rest) :]
                 except BlockingIOError:
-                    # The other end made the pipe non-blocking; wait until it has read.
-                    select.select([], [self._fd], [])
+                    # The other end made the pipe non-blocking: wait until it has read.
+                    select.select([], [self.descriptor], [])
 
 
 _output: Final = _Output()
@@ -171,7 +151,7 @@ class _Handler(logging.Handler):
             line = text(orjson.loads(line))
         try:
             _output.write(line + b"\n")
-        except (OSError, ValueError):
+        except OSError:
             # Nobody reads stdout any more. The work goes on, and there is nowhere to say so.
             return
 
@@ -184,26 +164,25 @@ class _Handler(logging.Handler):
 
 
 class _Printed(io.TextIOBase):
-    """Stands in for sys.stdout and sys.stderr: what is printed becomes lines of the log."""
+    """Replaces sys.stdout and sys.stderr: what is printed becomes lines of the log."""
 
     def __init__(self, name: str, level: int) -> None:
         self._log = logging.getLogger(name)
         self._level = level
-        self._rest = threading.local()
+        self._rest = ""
 
     def writable(self) -> bool:
         return True
 
     def write(self, printed: str, /) -> int:
-        *lines, rest = (getattr(self._rest, "text", "") + printed).split("\n")
-        self._rest.text = rest
+        *lines, self._rest = (self._rest + printed).split("\n")
         for line in lines:
             if line.strip():
                 self._log.log(self._level, "%s", line, stacklevel=2)
         return len(printed)
 
     def flush(self) -> None:
-        if getattr(self._rest, "text", ""):
+        if self._rest:
             self.write("\n")
 
 
@@ -222,7 +201,7 @@ def _log_warning(
     if not _warnings.isEnabledFor(logging.WARNING):
         return
     fields = {"fields": {"category": category.__name__}}
-    # Made by hand, so that the line's source is the code that the warning is about.
+    # Made by hand, so that the source of the line is the code that the warning is about.
     record = _warnings.makeRecord(
         _warnings.name, logging.WARNING, filename, lineno, str(message), (), None, extra=fields
     )
@@ -232,26 +211,17 @@ def _log_warning(
 def _log_uncaught(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    if issubclass(kind, KeyboardInterrupt):
-        _hooks.warning("interrupted", extra={"fields": {}})
-        return
     _hooks.error("uncaught exception", exc_info=(kind, error, trace), extra={"fields": {}})
 
 
 def _log_thread(hook: threading.ExceptHookArgs) -> None:
-    if hook.exc_value is None or issubclass(hook.exc_type, SystemExit):
-        return
-    _hooks.error(
-        "uncaught exception in a thread",
-        exc_info=(hook.exc_type, hook.exc_value, hook.exc_traceback),
-        extra={"fields": {"thread": hook.thread.name if hook.thread else ""}},
-    )
+    fields = {"thread": hook.thread.name if hook.thread else ""}
+    _hooks.error("uncaught exception in thread", exc_info=hook.exc_value, extra={"fields": fields})
 
 
 def _log_unraisable(hook: sys.UnraisableHookArgs) -> None:
-    error = hook.exc_value
     _hooks.error(
-        hook.err_msg or "exception ignored",
-        exc_info=None if error is None else (hook.exc_type, error, hook.exc_traceback),
+        hook.err_msg or "ignored exception",
+        exc_info=hook.exc_value,
         extra={"fields": {"object": repr(hook.object)}},
     )

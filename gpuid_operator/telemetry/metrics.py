@@ -16,8 +16,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
-# One `…_created` series beside every counter tells nothing that Prometheus does not know itself.
-# The library has no switch per registry.
+# Prometheus does not need a `…_created` series beside every counter. The library has no switch per
+# registry.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _READ_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
@@ -25,7 +25,7 @@ _DELIVERY_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 
 _OPENMETRICS_END: Final = b"# EOF\n"
 
 GPU = tuple[str, str, str, str, str]
-"""What `gpuid_gpu_info` tells of a GPU: uuid, serial, chassis, pci, product; empty when unknown."""
+"""Labels of `gpuid_gpu_info`: uuid, serial, chassis, pci, product; empty when unknown."""
 
 
 class NodeGauge:

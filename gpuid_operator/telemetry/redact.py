@@ -10,7 +10,7 @@ import orjson
 
 MASK: Final = "***"
 MIN_SECRET_LENGTH: Final = 4
-"""Characters; shorter values are not masked, since they are found all over ordinary text."""
+"""Characters. Shorter values are not masked: ordinary text is full of them."""
 
 _USERINFO: Final = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
 
@@ -20,18 +20,17 @@ class _Secrets:
 
     texts: tuple[str, ...] = ()
     needles: tuple[bytes, ...] = ()
-    """How each text reads inside a JSON string."""
+    """The same texts as they read inside a JSON string."""
 
 
 def register_secret(value: str) -> None:
     """Mask `value` in every line from now on, also where it stands percent-encoded in a URL.
 
-    Of a value of several lines, such as a private key, each line is masked by itself. Meant for
-    what is secret: not for certificates, for every line of the log is searched for all of these.
+    Each line of a value of several lines, such as a private key, is masked by itself. Not meant for
+    certificates: every line of the log is searched for all of these.
     """
     texts = set(_Secrets.texts)
     for part in (value, value.strip(), *value.splitlines()):
-        part = part.encode("utf-8", "replace").decode()
         texts.update(
             text for text in (part, quote(part, safe="")) if len(text) >= MIN_SECRET_LENGTH
         )
@@ -41,7 +40,7 @@ def register_secret(value: str) -> None:
 
 
 def may_hold_secret(line: bytes) -> bool:
-    """Whether a rendered JSON line needs `redact`: cheap, for it is asked of every line."""
+    """Whether a rendered JSON line needs `redact`. Cheap, since every line is checked."""
     if b"://" in line and b"@" in line:
         return True
     return any(needle in line for needle in _Secrets.needles)
@@ -50,11 +49,8 @@ def may_hold_secret(line: bytes) -> bool:
 def redact_text(text: str) -> str:
     """`text` without secrets and without user and password in URLs."""
     for secret in _Secrets.texts:
-        if secret in text:
-            text = text.replace(secret, MASK)
-    if "://" in text:
-        text = _USERINFO.sub(f"{MASK}@", text)
-    return text
+        text = text.replace(secret, MASK)
+    return _USERINFO.sub(f"{MASK}@", text)
 
 
 def redact(value: Any) -> Any:

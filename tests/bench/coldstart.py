@@ -40,16 +40,16 @@ QUIET_WITHIN = 600.0
 
 @dataclass
 class Figures:
-    """What one program took."""
+    """The measured costs of one program."""
 
     name: str
     wall: float
-    """Seconds until every record is out."""
+    """Seconds until every record is exported."""
     cpu: float
     resident: float
     writes: float | None = None
     settled: float | None = None
-    """Seconds until nothing is left to do."""
+    """Seconds until all work is done."""
 
     def row(self, nodes: int, floor: Figures) -> list[str]:
         return [
@@ -112,9 +112,9 @@ def measure(
     def wait(until: Callable[[], bool]) -> float:
         while not until():
             if process.poll() is not None:
-                sys.exit(f"{name} ended with {process.returncode}; see {log}")
+                sys.exit(f"{name} ended with exit code {process.returncode}; see {log}")
             if time.monotonic() - began > DEADLINE:
-                sys.exit(f"{name} was not through after {DEADLINE:.0f} s; see {log}")
+                sys.exit(f"{name} did not finish within {DEADLINE:.0f} s; see {log}")
             time.sleep(0.25)
         return time.monotonic() - began
 
@@ -155,12 +155,11 @@ def as_in_a_pod(command: list[str], cluster: LocalCluster) -> tuple[list[str], d
 
 
 def wait_until_quiet(cluster: LocalCluster) -> None:
-    """Wait until the controllers are through with the new nodes: what they do would be measured,
-    too."""
+    """Wait until the controllers have handled the new nodes, so that their work is not measured."""
     before, until = None, time.monotonic() + QUIET_WITHIN
     while before != (now := node_versions(cluster)):
         if time.monotonic() > until:
-            sys.exit(f"the nodes still change {QUIET_WITHIN:.0f} s after they were made")
+            sys.exit(f"the nodes still change {QUIET_WITHIN:.0f} s after their creation")
         before = now
         time.sleep(5.0)
 

@@ -50,7 +50,7 @@ def measure(cluster: LocalCluster, database: Database, nodes: int) -> Figures:
             and delivered(cluster, nodes)
         ):
             if process.poll() is not None:
-                sys.exit(f"the operator ended with {process.returncode}; see {log}")
+                sys.exit(f"the operator ended with exit code {process.returncode}; see {log}")
             if time.monotonic() - began > DEADLINE:
                 sys.exit(f"not delivered after {DEADLINE:.0f} s; see {log}")
             time.sleep(1.0)

@@ -1,9 +1,9 @@
-"""The floors of a cold start: what no program can do without. Prints one JSON line.
+"""The floors of a cold start: the least that any program does. Prints one JSON line.
 
 The first is an exec in every target pod and nothing else: a WebSocket per pod, 16 at a time, and
 the output read to its end. The second (`--writes`) also makes the four writes per node that
-GPUInventory and Node labels take, of objects that are there already as the operator wrote them. No
-parsing, no watching, nothing decided.
+GPUInventory and Node labels take, of objects that are there already as the operator wrote them.
+The floors do not parse, watch or decide.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ONLY_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
 class Api:
-    """The API server, by the shortest way."""
+    """A minimal client of the API server."""
 
     def __init__(self, session: aiohttp.ClientSession, server: str) -> None:
         self._session = session
@@ -68,7 +68,7 @@ class Api:
                 raise RuntimeError(f"{method} {path}: {answer.status} {said!r}")
 
     async def execute(self, pod: str) -> int:
-        """Run nvidia-smi in a target pod; how many bytes came."""
+        """Run nvidia-smi in a target pod; return the size of its output in bytes."""
         size = 0
         async with self._session.ws_connect(
             f"{self._server}{PODS}/{pod}/exec?{COMMAND}&container=nvidia-device-plugin",
@@ -85,7 +85,7 @@ class Api:
 
 @dataclass
 class Writes:
-    """What is written for one node."""
+    """The writes for one node."""
 
     labels: dict[str, str]
     create: bytes
@@ -111,7 +111,7 @@ class Writes:
 
 
 async def found(api: Api) -> dict[str, Writes]:
-    """What the operator has written, by node."""
+    """The writes of the operator, by node."""
     labels = {
         node["metadata"]["name"]: {
             key: value
@@ -128,7 +128,7 @@ async def found(api: Api) -> dict[str, Writes]:
 
 
 async def undo(api: Api, writes: dict[str, Writes]) -> None:
-    """Leave the cluster as it was before anything was written."""
+    """Undo the writes of the operator."""
     await api.write("DELETE", INVENTORIES, b"", "application/json")
     nothing = {
         node: orjson.dumps({"metadata": {"labels": dict.fromkeys(known.labels)}})

@@ -40,7 +40,11 @@ def test_500_nodes_of_which_some_misbehave(fleet: LocalCluster) -> None:
     scripts = ["echo fine", "exit 3", "sleep 60", "yes", "absent"]
     for number, node in enumerate(fleet.node_names):
         probe.answer(node, scripts[number % 100] if number % 100 < len(scripts) else scripts[0])
-    environment = {"COMMAND": probe.command, "CHECK_NAME": "params", "TIMEOUT": "10s"}
+    environment: dict[str, Any] = {
+        "COMMAND": probe.command,
+        "CHECK_NAME": "params",
+        "TIMEOUT": "10s",
+    }
     with Operator(fleet, **environment, WORKERS="16", RESYNC="1h") as runner:
         found = results(fleet, runner, "params")
         assert Counter(check.get("exitCode", "none") for check in found) == {
@@ -57,18 +61,22 @@ def test_500_nodes_of_which_some_misbehave(fleet: LocalCluster) -> None:
 
 def test_a_check_that_fails_on_all_restarts_next_to_nothing(fleet: LocalCluster) -> None:
     before = pods(fleet)
-    environment = {"COMMAND": "exit 1", "CHECK_NAME": "bad", "FORCE_RESTART": "true"}
+    environment: dict[str, Any] = {
+        "COMMAND": "exit 1",
+        "CHECK_NAME": "bad",
+        "FORCE_RESTART": "true",
+    }
     with Operator(fleet, **environment, WORKERS="64", RESYNC="1h") as runner:
         assert len(results(fleet, runner, "bad")) == NODES
 
         def halted() -> None:
-            lines = [line for line in runner.lines() if line["msg"] == "a pod is not restarted"]
+            lines = [line for line in runner.lines() if line["msg"] == "refused to restart pod"]
             assert len({line["node"] for line in lines}) >= NODES - 2
             reasons = Counter(line["reason"] for line in lines)
             assert reasons["RestartsHalted"] >= NODES - 2
 
         eventually(halted, within=60)
-        restarts = [line for line in runner.lines() if line["msg"] == "a pod is restarted"]
+        restarts = [line for line in runner.lines() if line["msg"] == "restarted pod"]
         assert len(restarts) <= 2
     assert len(before - pods(fleet)) <= 2
 

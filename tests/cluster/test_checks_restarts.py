@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
+from tests.support.api_fault_proxy import ApiFaultProxy
 from tests.support.check_scripts import Probe, delete_policies, events, put_policy
-from tests.support.gate import Gate
 from tests.support.operators import INVENTORIES, Operator, eventually, status
 from tests.support.smi_fixtures import machine
 
 NODES = ("gpu-one", "gpu-two", "gpu-three", "gpu-four")
 # Ten minutes and one, where nothing else is said.
-PERIODS = {"plan.restarts.RESTART_PAUSE": 3.0, "plan.restarts.UNDER_WAY_PAUSE": 0.5}
+PERIODS = {"restart_pause": 3.0, "restart_retry": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +56,17 @@ def runner(
     cluster: LocalCluster,
     probe: Probe,
     periods: dict[str, float] | None = None,
-    gate: Gate | None = None,
+    proxy: ApiFaultProxy | None = None,
     **variables: str,
 ) -> Operator:
-    environment = {
+    environment: dict[str, Any] = {
         "COMMAND": probe.command,
         "CHECK_NAME": probe.name,
         "FORCE_RESTART": "true",
         "RESYNC": "1s",
         **variables,
     }
-    kubeconfig = gate.kubeconfig if gate else None
+    kubeconfig = proxy.kubeconfig if proxy else None
     return Operator(cluster, kubeconfig=kubeconfig, periods=periods, **environment)
 
 
@@ -86,8 +88,8 @@ def passes(probe: Probe, node: str) -> None:
     assert probe.outcome(node)[0] is True
 
 
-def test_a_pod_that_fails_is_started_anew_and_passes(cluster: LocalCluster, probe: Probe) -> None:
-    """A failure that the restart mends: the file is the container's own."""
+def test_a_pod_that_fails_is_restarted_and_passes(cluster: LocalCluster, probe: Probe) -> None:
+    """A failure that the restart repairs: the file is the container's own."""
     node, other, *_ = NODES
     before = pod(cluster, node), pod(cluster, other)
     script = f"[ $HOSTNAME != {cluster.wait_plugin(node)['metadata']['name']} ]"
@@ -106,7 +108,7 @@ def test_a_pod_that_fails_is_started_anew_and_passes(cluster: LocalCluster, prob
 
 
 def restarts(instance: Operator) -> list[dict[str, str]]:
-    return [line for line in instance.lines() if line["msg"] == "a pod is restarted"]
+    return [line for line in instance.lines() if line["msg"] == "restarted pod"]
 
 
 def test_not_twice_within_ten_minutes(cluster: LocalCluster, probe: Probe) -> None:
@@ -131,7 +133,7 @@ def test_three_in_a_row_and_no_more(cluster: LocalCluster, probe: Probe) -> None
     probe.answer(node, "exit 1")
     with runner(cluster, probe, PERIODS) as instance:
         messages = eventually(lambda: told(cluster, node, "RestartsExhausted"), within=60)
-        assert "3 restarts in a row have not helped" in messages[0]
+        assert "3 consecutive restarts did not help" in messages[0]
         runs = probe.runs(node)
         eventually(lambda: ran(probe, node, runs + 4))
         assert len(restarts(instance)) == 3
@@ -151,9 +153,9 @@ def test_one_at_a_time_and_the_next_one_soon(cluster: LocalCluster, probe: Probe
         probe.answer(node, "exit 1")
     with runner(cluster, probe, PERIODS, RESYNC="24h") as instance:
         for node in NODES[:2]:
-            eventually(lambda node=node: told(cluster, node, "PodRestarted"))
+            eventually(partial(told, cluster, node, "PodRestarted"))
         lines = instance.lines()
-    restarted, failed = "a pod is restarted", "command failed"
+    restarted, failed = "restarted pod", "command failed"
     order = [(line["msg"], line["node"]) for line in lines if line["msg"] in (restarted, failed)]
     first = next(index for index, (what, _) in enumerate(order) if what == restarted)
     node = order[first][1]
@@ -174,7 +176,7 @@ def test_restarts_per_hour(cluster: LocalCluster, probe: Probe) -> None:
         eventually(refused)
         runs = [probe.runs(node) for node in NODES[:2]]
         for node, count in zip(NODES, runs, strict=False):
-            eventually(lambda node=node, count=count: ran(probe, node, count + 4))
+            eventually(partial(ran, probe, node, count + 4))
         assert len(restarts(instance)) == 1
 
 
@@ -183,8 +185,8 @@ def test_a_failure_of_all_restarts_next_to_nothing(cluster: LocalCluster, probe:
         probe.answer(node, "exit 1")
     with runner(cluster, probe, PERIODS) as instance:
         for node in NODES:
-            messages = eventually(lambda node=node: told(cluster, node, "RestartsHalted", 3))
-            assert "restarts would not mend what is wrong everywhere" in messages[0]
+            messages = eventually(partial(told, cluster, node, "RestartsHalted", 3))
+            assert "look for a common cause" in messages[0]
         assert len(restarts(instance)) <= 2
 
 
@@ -217,19 +219,19 @@ def test_a_kill_between_note_and_deletion_costs_a_restart_never_one_too_many(
     node = NODES[0]
     uid = pod(cluster, node)
     probe.answer(node, "exit 1")
-    with Gate(cluster) as gate:
-        instance = runner(cluster, probe, gate=gate)
+    with ApiFaultProxy(cluster) as proxy:
+        instance = runner(cluster, probe, proxy=proxy)
         deletion = "DELETE /api/v1/namespaces/gpu-operator/pods"
-        gate.refuses = lambda head: "" if head.startswith(deletion) else None
+        proxy.refuses = lambda head: "" if head.startswith(deletion) else None
         with instance:
 
             def noted() -> None:
-                assert gate.asked > 0
+                assert proxy.refused > 0
                 assert probe.status(node)["restarts"] == 1
 
             eventually(noted)
             instance.kill()
-            gate.refuses = lambda _: None
+            proxy.refuses = lambda _: None
             runs = probe.runs(node)
             instance.restart()
             eventually(lambda: ran(probe, node, runs + 3))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import pytest
 import yaml
@@ -24,6 +25,7 @@ from tests.support.operators import (
     status,
     types,
 )
+from tests.support.resyncs import PERIODS, wait_for_resyncs
 from tests.support.smi_fixtures import machine, swapped
 
 NODES = ("gpu-one", "gpu-two", "gpu-three")
@@ -62,7 +64,11 @@ def runner(
     periods: Mapping[str, float] | None = None,
     **variables: str,
 ) -> Operator:
-    environment = {"COMMAND": probe.command, "CHECK_NAME": probe.name, "RESYNC": "1s"}
+    environment: dict[str, Any] = {
+        "COMMAND": probe.command,
+        "CHECK_NAME": probe.name,
+        "RESYNC": "1s",
+    }
     return Operator(cluster, periods=periods, **environment | variables)
 
 
@@ -87,7 +93,7 @@ def test_the_environment_alone_and_jq_on_the_whole_log(cluster: LocalCluster) ->
     for node, value in zip(NODES, ("1", "0", "1"), strict=True):
         params = cluster.smi_file(node).parent / "params"
         params.write_text(f"DmabufSupported: 1\nGrdmaPciTopoCheckOverride: {value}\n")
-    variables = {
+    variables: dict[str, Any] = {
         "NAMESPACE": "gpu-operator",
         "LABEL_SELECTOR": "app=nvidia-device-plugin-daemonset",
         "CONTAINER": "nvidia-device-plugin",
@@ -102,8 +108,8 @@ def test_the_environment_alone_and_jq_on_the_whole_log(cluster: LocalCluster) ->
     runner = Operator(cluster, COMMAND=command, **variables)
     with runner:
         for node in NODES:
-            eventually(lambda node=node: ran_once(runner, node))
-            eventually(lambda node=node: Probe(cluster, "command").status(node))
+            eventually(partial(ran_once, runner, node))
+            eventually(partial(Probe(cluster, "command").status, node))
     log = "\n".join(map(json.dumps, runner.lines()))
     done = subprocess.run(
         ["jq", "-s", "-r", JQ], input=log, capture_output=True, text=True, check=True
@@ -153,9 +159,9 @@ def test_a_restart_runs_nothing_and_another_command_at_once(cluster: LocalCluste
 
 def test_suspended_it_runs_nothing(cluster: LocalCluster) -> None:
     probe = probe_of(cluster, "asleep")
-    with runner(cluster, probe, SUSPEND="true") as instance:
+    with runner(cluster, probe, periods=PERIODS, SUSPEND="true") as instance:
         cluster.restart_plugin(NODES[0])
-        time.sleep(2.0)
+        wait_for_resyncs(cluster)
         assert instance.get("/readyz")[0] == 200
     assert [probe.runs(node) for node in NODES] == [0, 0, 0]
     items = cluster.client.get(INVENTORIES)["items"]
@@ -230,7 +236,7 @@ def test_two_instances_on_the_same_objects(cluster: LocalCluster) -> None:
         for name in NODES:
             becomes(probe, name, True, 0, "fine")
             becomes(own, name, True, 0, "fine")
-            eventually(lambda name=name: both_pass(cluster, name))
+            eventually(partial(both_pass, cluster, name))
         before = status(cluster, node)["sequence"]
         probe.answer(node, "echo bad; exit 9")
         becomes(probe, node, False, 9, "bad")
@@ -324,7 +330,11 @@ def test_one_name_is_one_instance_s(cluster: LocalCluster) -> None:
     node = NODES[0]
     probe = probe_of(cluster, "same")
     put_policy(cluster, "fleet", checks=[probe.check(interval="1s")])
-    other = {"COMMAND": "echo run >> other.runs; echo other", "CHECK_NAME": "same", "RESYNC": "1s"}
+    other: dict[str, Any] = {
+        "COMMAND": "echo run >> other.runs; echo other",
+        "CHECK_NAME": "same",
+        "RESYNC": "1s",
+    }
     with Operator(cluster, POLICY_CHECKS="true") as keeper:
         becomes(probe, node, True, 0, "fine")
         with Operator(cluster, **other) as second:
@@ -347,7 +357,7 @@ def test_one_name_is_one_instance_s(cluster: LocalCluster) -> None:
             keeper.restart()
 
             def left_out() -> None:
-                words = "another instance has one of this name"
+                words = "another instance runs a check of this name"
                 assert any(words in line["msg"] for line in keeper.lines())
                 assert condition(cluster, node) == ("True", "ReadOK")
 

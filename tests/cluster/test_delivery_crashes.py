@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from gpuid_operator.localcluster import LocalCluster
-from tests.support.gate import Gate, Position
+from tests.support.api_fault_proxy import ApiFaultProxy, Position
 from tests.support.operators import Operator, eventually, inventory, status
-from tests.support.receivers import Door, WebService
+from tests.support.receivers import WebService
 from tests.support.sink_servers import (
     ENVIRONMENT,
     Bucket,
@@ -25,12 +25,13 @@ from tests.support.sink_servers import (
     policy,
 )
 from tests.support.smi_fixtures import machine, swapped
+from tests.support.tcp_fault_proxy import TcpFaultProxy
 
 NODES = [f"gpu-kill-{number}" for number in range(8)]
 KILLS = 30
-# What is sent again after a crash that a server noticed need not wait for minutes here.
+# A delivery that is repeated after a crash need not wait for minutes here.
 PERIODS = {"sink_max_backoff": 2.0}
-SIGNS = {"http": b"POST /gpus", "postgres": b"ON CONFLICT DO NOTHING", "s3": b"PUT /"}
+PATTERNS = {"http": b"POST /gpus", "postgres": b"ON CONFLICT DO NOTHING", "s3": b"PUT /"}
 
 
 @dataclass
@@ -38,9 +39,9 @@ class Scene:
     """The cluster, the sinks, and what stands between them and the operator."""
 
     fleet: LocalCluster
-    gate: Gate
-    doors: dict[str, Door]
-    outlets: Fleetwide
+    api_proxy: ApiFaultProxy
+    sink_proxies: dict[str, TcpFaultProxy]
+    servers: Fleetwide
     operator: Operator
     spares: Iterator[int]
 
@@ -52,11 +53,11 @@ class Scene:
 
     def has(self, sink: str, records: list[dict[str, Any]]) -> bool:
         """Whether all of these came to a sink."""
-        outlets = self.outlets
+        servers = self.servers
         came = {
-            "http": lambda: outlets.service.records,
-            "postgres": outlets.database.records,
-            "s3": outlets.bucket.records,
+            "http": lambda: servers.service.records,
+            "postgres": servers.database.records,
+            "s3": servers.bucket.records,
             "stdout": self.operator.records,
         }[sink]()
         return {record["id"] for record in records} <= {record["id"] for record in came}
@@ -76,29 +77,35 @@ class Scene:
                 assert {sink["deliveredSequence"] for sink in found["sinks"]} == {found["sequence"]}
 
         eventually(noted, within=60)
-        self.outlets.check(self.operator)
+        self.servers.check(self.operator)
 
 
 @pytest.fixture(scope="module")
 def scene(fleet: LocalCluster, postgres: Any, s3: Any) -> Iterator[Scene]:
     with ExitStack() as stack:
         service = stack.enter_context(WebService())
-        outlets = Fleetwide(
+        servers = Fleetwide(
             fleet,
             service=service,
             database=Database(postgres, "crashes"),
             bucket=Bucket(s3, "crashes"),
         )
         ports = {"http": service.port, "postgres": postgres.port, "s3": int(s3.url.split(":")[2])}
-        doors = {name: stack.enter_context(Door(port)) for name, port in ports.items()}
-        policy(fleet, "fleet", outlets.sinks(**{name: door.port for name, door in doors.items()}))
+        sink_proxies = {
+            name: stack.enter_context(TcpFaultProxy(port)) for name, port in ports.items()
+        }
+        policy(
+            fleet,
+            "fleet",
+            servers.sinks(**{name: proxy.port for name, proxy in sink_proxies.items()}),
+        )
         for node in NODES:
             fleet.add_node(node, xml=machine(node))
-        gate = stack.enter_context(Gate(fleet))
+        api_proxy = stack.enter_context(ApiFaultProxy(fleet))
         operator = stack.enter_context(
-            Operator(fleet, kubeconfig=gate.kubeconfig, periods=PERIODS, **ENVIRONMENT)
+            Operator(fleet, kubeconfig=api_proxy.kubeconfig, periods=PERIODS, **ENVIRONMENT)
         )
-        scene = Scene(fleet, gate, doors, outlets, operator, itertools.count())
+        scene = Scene(fleet, api_proxy, sink_proxies, servers, operator, itertools.count())
         scene.settle()
         yield scene
 
@@ -106,25 +113,25 @@ def scene(fleet: LocalCluster, postgres: Any, s3: Any) -> Iterator[Scene]:
 def test_killed_before_the_send(scene: Scene) -> None:
     node = NODES[0]
     before = status(scene.fleet, node)["sequence"]
-    ambush = scene.gate.lay(0, Position.AFTER, scene.operator.kill)
+    trap = scene.api_proxy.set_trap(0, Position.AFTER, scene.operator.kill)
     scene.change(node)
-    assert ambush.struck.wait(30)
+    assert trap.triggered.wait(30)
     news = scene.newest(node, after=before)
     assert len(news) == 2, "the history is not written"
-    assert not any(scene.has(sink, news[:1]) for sink in (*SIGNS, "stdout"))
+    assert not any(scene.has(sink, news[:1]) for sink in (*PATTERNS, "stdout"))
     scene.operator.restart()
     scene.settle()
 
 
 @pytest.mark.parametrize("position", list(Position))
-@pytest.mark.parametrize("sink", list(SIGNS))
+@pytest.mark.parametrize("sink", list(PATTERNS))
 def test_killed_before_the_answer(scene: Scene, sink: str, position: Position) -> None:
     """Whether the sink has seen the records, or has taken them."""
     node = NODES[1]
     before = status(scene.fleet, node)["sequence"]
-    trap = scene.doors[sink].lay(SIGNS[sink], position, scene.operator.kill)
+    trap = scene.sink_proxies[sink].set_trap(PATTERNS[sink], position, scene.operator.kill)
     scene.change(node)
-    assert trap.struck.wait(30)
+    assert trap.triggered.wait(30)
     news = scene.newest(node, after=before)
     assert len(news) == 2
     assert scene.has(sink, news) is (position is Position.AFTER)
@@ -141,25 +148,25 @@ def test_killed_before_the_acknowledgement(scene: Scene) -> None:
         return "" if head.startswith("PATCH") and "/status" in head else None
 
     def close() -> None:
-        scene.gate.refuses = acknowledges
+        scene.api_proxy.refuses = acknowledges
 
-    for name, door in scene.doors.items():
-        door.lay(SIGNS[name], Position.BEFORE, close, cuts=False)
+    for name, proxy in scene.sink_proxies.items():
+        proxy.set_trap(PATTERNS[name], Position.BEFORE, close, cuts=False)
     scene.change(node)
 
     def taken() -> None:
         news = scene.newest(node, after=before)
         assert len(news) == 2
-        assert all(scene.has(sink, news) for sink in (*SIGNS, "stdout"))
-        assert scene.gate.asked
+        assert all(scene.has(sink, news) for sink in (*PATTERNS, "stdout"))
+        assert scene.api_proxy.refused
 
     eventually(taken)
     scene.operator.kill()
     assert {sink["pending"] for sink in status(scene.fleet, node)["sinks"]} == {2}
-    scene.gate.refuses = lambda _: None
+    scene.api_proxy.refuses = lambda _: None
     scene.operator.restart()
     scene.settle()
-    again = [one for one in scene.outlets.service.records if one["node"] == node]
+    again = [one for one in scene.servers.service.records if one["node"] == node]
     assert len(again) == len({one["id"] for one in again}) + 2, "sent once more, and no more"
 
 
@@ -167,7 +174,7 @@ def test_killed_thirty_times_at_random_moments(scene: Scene) -> None:
     seed = time.time_ns()
     print(f"seed {seed}")
     chance = random.Random(seed)
-    before, deliveries = total(scene), len(scene.outlets.service.deliveries)
+    before, deliveries = total(scene), len(scene.servers.service.deliveries)
     # All nodes have their turn before any has another: one that is changed much more often than the
     # others outgrows its history, which the books are compared with.
     turns = itertools.chain.from_iterable(chance.sample(NODES, len(NODES)) for _ in range(KILLS))
@@ -180,7 +187,7 @@ def test_killed_thirty_times_at_random_moments(scene: Scene) -> None:
         time.sleep(chance.uniform(0.0, 0.8))
         scene.operator.kill()
         scene.operator.start()
-    during = len(scene.outlets.service.deliveries) - deliveries
+    during = len(scene.servers.service.deliveries) - deliveries
     print(f"{total(scene) - before} entries, {during} deliveries to a web service")
     assert total(scene) - before > KILLS
     assert during > KILLS / 3

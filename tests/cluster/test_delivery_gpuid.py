@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ CREATE TABLE serials (
   UNIQUE (cluster, node, machine, source, chassis, gpu, read_time))
 """
 TOKEN = "a-token-nobody-may-see"
-# What is refused for good is tried again soon here.
+# A permanent refusal is retried soon here.
 PERIODS = {"sink_max_backoff": 1.0}
 
 
@@ -78,7 +79,7 @@ def test_twins_by_a_role_that_may_insert_and_gpuid_beside_it(
     database.query("CREATE ROLE inserter LOGIN PASSWORD 'inserters-password'")
     database.query("GRANT INSERT ON serials TO inserter")
     secret(fleet, "inserter", user="inserter", password="inserters-password", hosts="127.0.0.1")
-    references = {
+    references: dict[str, Any] = {
         f"{key}SecretRef": {"name": "inserter", "key": key} for key in ("user", "password")
     }
     policy(
@@ -127,7 +128,7 @@ def test_gpuids_own_table_is_extended_and_gpuid_goes_on(fleet: LocalCluster, pos
             assert condition(fleet, node, "Delivered") == ("False", "Refused")
 
         eventually(refused)
-        said = [one for one in operator.lines() if one["msg"] == "a sink does not take records"]
+        said = [one for one in operator.lines() if one["msg"] == "failed to deliver records"]
         for statement in said[0]["detail"].split(";"):
             if statement.strip():
                 database.query(statement)
@@ -196,7 +197,7 @@ def test_gpuids_environment_gives_the_same_records_everywhere(
         environment = ENVIRONMENT | {"EXPORTER_TYPE": kind} | variables
         with Operator(fleet, **environment) as operator:
             for name in nodes:
-                eventually(lambda name=name, kind=kind: delivered(fleet, name, kind))
+                eventually(partial(delivered, fleet, name, kind))
             logged += operator.records()
             for value in (TOKEN, postgres.password, s3.secret_key):
                 assert value not in json.dumps(operator.lines())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ from tests.support.sink_servers import ENVIRONMENT, booked, of_inventory, policy
 from tests.support.smi_fixtures import machine, serials, swapped, uuids
 
 LABEL = "test"
-# What is refused for good is tried again soon here.
+# A permanent refusal is retried soon here.
 PERIODS = {"sink_max_backoff": 1.0}
 UNAVAILABLE: Answer = (503, {})
 CHANGES = 500
@@ -47,7 +47,7 @@ class Nodes:
             self.fleet.add_node(name, xml=machine(name, gpus=gpus), labels={LABEL: self.label})
             self.names.append(name)
         for name in names:
-            eventually(lambda name=name: self.is_known(name))
+            eventually(partial(self.is_known, name))
 
     def deliver_to(self, *sinks: dict[str, Any]) -> None:
         selector = {"matchLabels": {LABEL: self.label}}
@@ -228,7 +228,7 @@ def test_a_new_sink_on_an_old_fleet_gets_every_present_gpu(
     assert present(booked(new.records).values()) == {*uuids(first), *uuids(now)}
     assert {one["gpu"] for one in new.records} >= {*serials(first), *serials(now)}
 
-    # A sink that is gone leaves no cursor; one that comes again begins anew.
+    # A removed sink leaves no cursor; a sink that returns starts from the whole history.
     taken = len(new.records)
     nodes.deliver_to(old.sink("old"))
 
@@ -321,7 +321,7 @@ def test_a_refused_record_holds_back_its_node_alone(
     assert nodes.sequences(picky, names[2]) == [1]
     alone = [one.records for one in picky.deliveries if one.status == status_code]
     assert [refused] in [[record["uuid"] for record in records] for records in alone]
-    lines = [line for line in operator.lines() if line["msg"].startswith("a sink refuses a record")]
+    lines = [line for line in operator.lines() if line["msg"].startswith("sink refused a record")]
     uid = inventory(nodes.fleet, names[2])["metadata"]["uid"]
     assert [line["record"].rpartition(".")[0] for line in lines][-1:] == [f"{uid}.2"]
     picky.answer = lambda *_: TAKEN
@@ -341,7 +341,7 @@ def test_an_unusable_address_holds_up_its_sink_alone(
         found = {sink["name"]: sink for sink in status(nodes.fleet, "gpu-address")["sinks"]}
         assert found["good"]["pending"] == 0
         assert found["bad"]["pending"] == 2
-        assert "Refused: its settings cannot be used" in found["bad"].get("lastError", "")
+        assert "Refused: invalid settings" in found["bad"].get("lastError", "")
         assert condition(nodes.fleet, "gpu-address", "Delivered") == ("False", "Refused")
 
     eventually(told)
@@ -349,20 +349,25 @@ def test_an_unusable_address_holds_up_its_sink_alone(
 
 
 def test_a_sink_says_when_to_come_again(nodes: Nodes, services: Callable[[], WebService]) -> None:
-    """Longer than the back-off would be; and the same batch has the same key."""
-    busy = services()
-    times: list[float] = []
-    answers = iter([(429, {"Retry-After": "3"}), TAKEN])
+    """Meanwhile a sink that names no time is tried again and again, each second at the latest."""
+    busy, down = services(), services()
+    tries_of_down: list[int] = []
+    answers = iter([(429, {"Retry-After": "8"}), TAKEN])
 
     def answer(*_: object) -> Answer:
-        times.append(time.monotonic())
+        tries_of_down.append(len(down.deliveries))
         return next(answers, TAKEN)
 
     busy.answer = answer
-    nodes.deliver_to(busy.sink("busy"))
+    down.answer = lambda *_: UNAVAILABLE
+    nodes.deliver_to(busy.sink("busy"), down.sink("down"))
     nodes.add("gpu-busy")
-    eventually(lambda: nodes.has_all(busy))
-    assert times[1] - times[0] >= 3.0
+
+    def taken() -> None:
+        assert booked(busy.records) == nodes.written
+
+    eventually(taken)
+    assert tries_of_down[1] - tries_of_down[0] >= 4
     first, second = busy.deliveries[:2]
     assert first.records == second.records
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]

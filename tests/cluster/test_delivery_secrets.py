@@ -129,15 +129,15 @@ def wrong_value(fleet: LocalCluster, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("breaks", "reason", "words", "mends"),
+    ("breaks", "reason", "words", "repairs"),
     [
         (None, "SecretNotFound", "Secret secret-missing is not in", create),
         (no_key, "SecretNotFound", "Secret secret-no-key has no key token", create),
-        (no_label, "SecretNotAllowed", "Secret secret-no-label is not meant for sinks", create),
+        (no_label, "SecretNotAllowed", "Secret secret-no-label is not labeled for sinks", create),
         (
             wrong_host,
             "SecretNotAllowed",
-            "Secret secret-wrong-host may not be sent to localhost",
+            "Secret secret-wrong-host must not be sent to localhost",
             right_host,
         ),
         (wrong_value, "Refused", "401", create),
@@ -153,7 +153,7 @@ def test_a_secret_holds_up_its_sink_alone(
     breaks: Callable[[LocalCluster, str], None] | None,
     reason: str,
     words: str,
-    mends: Callable[[LocalCluster, str], None],
+    repairs: Callable[[LocalCluster, str], None],
 ) -> None:
     case = request.node.callspec.id
     name, node = f"secret-{case}", f"gpu-secret-{case}"
@@ -164,7 +164,7 @@ def test_a_secret_holds_up_its_sink_alone(
     assert guarded.records == []
     if reason != "Refused":
         assert guarded.deliveries == [], "nothing may be sent without the secret"
-    mends(fleet, name)
+    repairs(fleet, name)
     eventually(lambda: has_all(fleet, node, service, guarded))
 
 
@@ -210,7 +210,7 @@ def test_a_deleted_secret_is_used_no_more(
     fleet.client.send(Request("DELETE", f"{SECRETS}/{name}"))
 
     def held_up() -> None:
-        missing = f"Secret {name} is not in the operator's namespace"
+        missing = f"Secret {name} does not exist in the namespace of the operator"
         is_held_up(fleet, node, reason="SecretNotFound", words=missing, open_to=service)
 
     def decided() -> None:

@@ -186,7 +186,7 @@ def test_down_ends_everything_and_may_be_repeated(
     layout = Layout(cluster.directory)
     cluster.set_behaviour("gpu-node-0000", hang=True)
     pod = cluster.wait_plugin("gpu-node-0000")["metadata"]["name"]
-    kubectl = [cluster.kubectl_program, "--kubeconfig", cluster.kubeconfig]
+    kubectl = [str(cluster.kubectl_program), "--kubeconfig", str(cluster.kubeconfig)]
     hung = subprocess.Popen(
         [*kubectl, "exec", "-n", "gpu-operator", pod, "--", "nvidia-smi"],
         stderr=subprocess.DEVNULL,

@@ -101,13 +101,13 @@ def node(fleet: LocalCluster) -> Iterator[None]:
 def test_the_footprint_is_enough_and_what_lacks_is_said(
     fleet: LocalCluster, kubeconfig: Path
 ) -> None:
-    variables = {"LEADER_ELECTION": "true", "POD_NAMESPACE": "gpuid"}
+    variables: dict[str, Any] = {"LEADER_ELECTION": "true", "POD_NAMESPACE": "gpuid"}
     with Operator(fleet, kubeconfig=kubeconfig, ready=False, **variables) as operator:
-        eventually(lambda: says(operator, "the lease could not be had", "leases"))
+        eventually(lambda: says(operator, "failed to acquire lease", "leases"))
         apply(fleet, *role("gpuid", LEASES, SECRETS), *role("default", EVENTS))
-        eventually(lambda: says(operator, "cannot read namespace kube-system", "namespaces"))
+        eventually(lambda: says(operator, "failed to read namespace kube-system", "namespaces"))
         apply(fleet, *role(None, *FOOTPRINT))
-        eventually(lambda: says(operator, "cannot list the cluster", "pods is forbidden"))
+        eventually(lambda: says(operator, "failed to list the cluster", "pods is forbidden"))
         code, words = operator.get("/readyz")
         assert code == 503 and "pods" in words
         apply(fleet, *role("gpu-operator", PODS))
@@ -119,7 +119,7 @@ def test_the_footprint_is_enough_and_what_lacks_is_said(
         fleet.write_smi(NODE, swapped(fleet.smi_file(NODE).read_text(), 0, "gpu-other"))
         fleet.restart_plugin(NODE)
         eventually(lambda: has_event(fleet, "GPURemoved"))
-    assert not [line for line in operator.lines() if "not posted" in line["msg"]]
+    assert not [line for line in operator.lines() if "failed to post Event" in line["msg"]]
 
 
 def has_event(cluster: LocalCluster, reason: str) -> None:

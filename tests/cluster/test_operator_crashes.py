@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
-from tests.support.gate import Gate, Position
+from tests.support.api_fault_proxy import ApiFaultProxy, Position
 from tests.support.operators import (
     POLICIES,
     Operator,
@@ -74,7 +75,7 @@ SCENARIO = [
 
 
 @pytest.fixture(scope="module")
-def gate(fleet: LocalCluster) -> Iterator[Gate]:
+def proxy(fleet: LocalCluster) -> Iterator[ApiFaultProxy]:
     policy = {
         "apiVersion": "gpuid.github.com/v1alpha1",
         "kind": "GPUInventoryPolicy",
@@ -82,8 +83,8 @@ def gate(fleet: LocalCluster) -> Iterator[Gate]:
         "spec": {"sinks": [EVERY_CHANGE]},
     }
     fleet.client.send(Request("POST", POLICIES, policy))
-    with Gate(fleet) as gate:
-        yield gate
+    with ApiFaultProxy(fleet) as proxy:
+        yield proxy
 
 
 def picture(fleet: LocalCluster, node: str) -> dict[str, Any]:
@@ -121,27 +122,28 @@ def settled(fleet: LocalCluster, node: str, step: Step) -> None:
         assert sorted(node_labels(fleet, node).values()) == found["serials"]
 
 
-def test_a_kill_at_any_write_leaves_no_trace(fleet: LocalCluster, gate: Gate) -> None:
-    with Operator(fleet, kubeconfig=gate.kubeconfig) as operator:
-        eventually(lambda: is_watched(gate))
-        counts, pictures = undisturbed(fleet, gate)
+def test_a_kill_at_any_write_leaves_no_trace(fleet: LocalCluster, proxy: ApiFaultProxy) -> None:
+    with Operator(fleet, kubeconfig=proxy.kubeconfig) as operator:
+        eventually(lambda: is_watched(proxy))
+        counts, pictures = undisturbed(fleet, proxy)
         assert all(count >= 3 for count in counts), counts
-        # A write that met another's is made again, and what a policy's status counts is gathered:
-        # a step takes a write more at one time than at another. Each must be struck that came.
+        # A step takes one write more at some times: the operator repeats a write after a conflict,
+        # and counts several changes in one write of a policy's status. Each trap whose write came
+        # must be triggered.
         least = list(counts)
         kills: Counter[tuple[Position, int]] = Counter()
         for position in (Position.BEFORE, Position.AFTER):
             for skip in range(max(counts)):
                 node = f"gpu-crash-{position.name.lower()}-{skip}"
                 for number, (step, expected) in enumerate(zip(SCENARIO, pictures, strict=True)):
-                    struck, came = kill_at(gate, operator, skip, position, fleet, node, step)
-                    if struck:
+                    triggered, came = kill_at(proxy, operator, skip, position, fleet, node, step)
+                    if triggered:
                         kills[position, number] += 1
                     else:
                         least[number] = min(least[number], came)
-                    eventually(lambda node=node, step=step: settled(fleet, node, step))
-                    assert picture(fleet, node) == expected, struck
-                    eventually(lambda: is_quiet(gate))
+                    eventually(partial(settled, fleet, node, step))
+                    assert picture(fleet, node) == expected, triggered
+                    eventually(lambda: is_quiet(proxy))
                 check_records(operator, fleet, node)
         assert all(count >= 3 for count in least), least
         for position in (Position.BEFORE, Position.AFTER):
@@ -149,18 +151,18 @@ def test_a_kill_at_any_write_leaves_no_trace(fleet: LocalCluster, gate: Gate) ->
 
 
 def test_what_goes_between_the_first_look_and_the_watch_is_noticed(
-    fleet: LocalCluster, gate: Gate
+    fleet: LocalCluster, proxy: ApiFaultProxy
 ) -> None:
     node = "gpu-crash-gap"
-    with Operator(fleet, kubeconfig=gate.kubeconfig, periods={"catch_up": 4.0}) as operator:
+    with Operator(fleet, kubeconfig=proxy.kubeconfig, periods={"catch_up": 4.0}) as operator:
         appears(fleet, node)
         eventually(lambda: settled(fleet, node, SCENARIO[0]))
         operator.kill()
-        gate.refuses = lambda head: "" if "User-Agent: kopf/" in head else None
+        proxy.refuses = lambda head: "" if "User-Agent: kopf/" in head else None
         operator.restart()
         fleet.delete_node(node)
-        eventually(lambda: was_refused(gate))
-        gate.refuses = lambda _: None
+        eventually(lambda: was_refused(proxy))
+        proxy.refuses = lambda _: None
 
         def departed() -> None:
             assert status(fleet, node)["state"] == "Departed"
@@ -168,31 +170,33 @@ def test_what_goes_between_the_first_look_and_the_watch_is_noticed(
         eventually(departed)
 
 
-def was_refused(gate: Gate) -> None:
-    assert gate.asked
+def was_refused(proxy: ApiFaultProxy) -> None:
+    assert proxy.refused
 
 
-def is_quiet(gate: Gate) -> None:
-    assert gate.is_quiet
+def is_quiet(proxy: ApiFaultProxy) -> None:
+    assert proxy.is_quiet
 
 
-def undisturbed(fleet: LocalCluster, gate: Gate) -> tuple[list[int], list[dict[str, Any]]]:
+def undisturbed(
+    fleet: LocalCluster, proxy: ApiFaultProxy
+) -> tuple[list[int], list[dict[str, Any]]]:
     """How many writes each step takes, and what it leads to."""
     node = "gpu-crash-none"
     counts, pictures = [], []
     for step in SCENARIO:
-        before = len(gate.writes)
+        before = len(proxy.writes)
         step.does(fleet, node)
-        eventually(lambda step=step: settled(fleet, node, step))
-        eventually(lambda: is_quiet(gate))
-        counts.append(len(gate.writes) - before)
+        eventually(partial(settled, fleet, node, step))
+        eventually(lambda: is_quiet(proxy))
+        counts.append(len(proxy.writes) - before)
         pictures.append(picture(fleet, node))
     assert pictures[-1]["serials"] == sorted(serials(LOST))
     return counts, pictures
 
 
 def kill_at(
-    gate: Gate,
+    proxy: ApiFaultProxy,
     operator: Operator,
     skip: int,
     position: Position,
@@ -202,27 +206,27 @@ def kill_at(
 ) -> tuple[str, int]:
     """Let the step happen and kill the operator at one of its writes; which one it was, empty where
     the step was through with fewer, and how many came before it."""
-    ambush = gate.lay(skip, position, operator.kill)
+    trap = proxy.set_trap(skip, position, operator.kill)
     step.does(fleet, node)
 
     def struck_or_through() -> None:
-        if not ambush.struck.is_set():
+        if not trap.triggered.is_set():
             settled(fleet, node, step)
-            is_quiet(gate)
+            is_quiet(proxy)
 
     eventually(struck_or_through)
-    gate.lift()
-    if not ambush.what:
-        return "", skip - ambush.skip
-    assert ambush.struck.wait(30), f"the kill at {ambush.what} did not come"
+    proxy.clear_trap()
+    if not trap.request:
+        return "", skip - trap.skip
+    assert trap.triggered.wait(30), f"the kill at {trap.request} did not come"
     operator.restart()
-    eventually(lambda: is_watched(gate))
-    return f"{position.name} {ambush.what}", skip
+    eventually(lambda: is_watched(proxy))
+    return f"{position.name} {trap.request}", skip
 
 
-def is_watched(gate: Gate) -> None:
-    """Pods, inventories and policies: from then on every event is told."""
-    assert gate.watches == 3
+def is_watched(proxy: ApiFaultProxy) -> None:
+    """Pods, inventories and policies: from then on every event arrives."""
+    assert proxy.watches == 3
 
 
 def check_records(operator: Operator, fleet: LocalCluster, node: str) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
-from tests.support.gate import Gate
+from tests.support.api_fault_proxy import ApiFaultProxy
 from tests.support.operators import (
     Operator,
     condition,
@@ -25,11 +25,10 @@ from tests.support.operators import (
 from tests.support.smi_fixtures import facts, machine, swapped
 
 NODE = "gpu-lease"
-DURATION = 3.0
-TIMES = {
+TIMES: dict[str, Any] = {
     "LEADER_ELECTION": "true",
     "POD_NAMESPACE": "gpuid",
-    "LEASE_DURATION": f"{DURATION:g}s",
+    "LEASE_DURATION": "3s",
     "LEASE_RENEW_DEADLINE": "2s",
     "LEASE_RETRY_PERIOD": "500ms",
 }
@@ -54,12 +53,13 @@ def leads(fleet: LocalCluster, name: str) -> None:
 
 @contextmanager
 def pair(
-    fleet: LocalCluster, *, kubeconfig: Path | None = None
+    fleet: LocalCluster, *, kubeconfig: Path | None = None, **variables: str
 ) -> Iterator[tuple[Operator, Operator]]:
     """A leader `first` and a standby `second`, both ready; `kubeconfig` is the leader's."""
-    with Operator(fleet, kubeconfig=kubeconfig, POD_NAME="first", **TIMES) as first:
+    environment = TIMES | variables
+    with Operator(fleet, kubeconfig=kubeconfig, POD_NAME="first", **environment) as first:
         eventually(lambda: is_leading(first))
-        with Operator(fleet, POD_NAME="second", **TIMES) as second:
+        with Operator(fleet, POD_NAME="second", **environment) as second:
             leads(fleet, "first")
             assert second.get("/readyz") == (200, "standing by\n")
             yield first, second
@@ -70,7 +70,7 @@ def is_leading(operator: Operator) -> None:
 
 
 def reads(fleet: LocalCluster, name: str) -> None:
-    """Whoever leads does the work."""
+    """The leader does the work."""
     xml = swapped(fleet.smi_file(NODE).read_text(), 0, name)
     fleet.write_smi(NODE, xml)
     fleet.restart_plugin(NODE)
@@ -100,27 +100,23 @@ def read_well(fleet: LocalCluster) -> None:
 def test_the_standby_takes_over_from_a_dead_leader(fleet: LocalCluster) -> None:
     with pair(fleet) as (first, second):
         first.kill()
-        killed = time.monotonic()
         eventually(lambda: leads(fleet, "second"))
-        # A bound of the design, not of this machine: the lease has to run out, and one try.
-        assert time.monotonic() - killed < DURATION + 5
         eventually(lambda: is_leading(second))
         reads(fleet, "gpu-two")
 
 
 def test_a_leader_that_ends_in_order_hands_over_at_once(fleet: LocalCluster) -> None:
-    with pair(fleet) as (first, second):
+    # Nobody who waits for this lease to expire leads in time.
+    with pair(fleet, LEASE_DURATION="1h") as (first, second):
         assert first.terminate() == 0
-        ended = time.monotonic()
         eventually(lambda: leads(fleet, "second"))
-        assert time.monotonic() - ended < 3
         eventually(lambda: is_leading(second))
         reads(fleet, "gpu-three")
     assert holder(fleet) == ""
 
 
 def test_a_leader_that_was_paused_writes_nothing_when_it_wakes(fleet: LocalCluster) -> None:
-    with Gate(fleet) as gate, pair(fleet, kubeconfig=gate.kubeconfig) as (first, second):
+    with ApiFaultProxy(fleet) as proxy, pair(fleet, kubeconfig=proxy.kubeconfig) as (first, second):
         eventually(lambda: read_well(fleet))
         # It falls asleep in the middle of a read, whose result it then has.
         runs = len(fleet.exec_log(NODE))
@@ -136,13 +132,13 @@ def test_a_leader_that_was_paused_writes_nothing_when_it_wakes(fleet: LocalClust
         eventually(lambda: leads(fleet, "second"))
         eventually(lambda: is_leading(second))
         reads(fleet, "gpu-four")
-        read_again(fleet, NODE, f"asked at {time.time()}")
-        before = gate.writes
+        read_again(fleet, NODE, "asked of the new leader")
+        before = proxy.writes
         now = status(fleet, NODE)
         first.signal(signal.SIGCONT)
         assert first.process.wait(20) == LOST
-        assert first.lines()[-1]["msg"] == "the lease is lost; ending at once"
-        assert gate.writes == before
+        assert first.lines()[-1]["msg"] == "lost lease; exiting"
+        assert proxy.writes == before
         assert status(fleet, NODE) == now
         leads(fleet, "second")
     assert types(history(fleet, NODE)).count("GPUAdded") == 2 + 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -109,7 +110,7 @@ def test_what_happened_while_the_operator_was_down_is_found(
     for name in names:
         fleet.add_node(name, xml=machine(name), provider_id=f"aws:///us-east-1a/i-{name}")
     for name in names:
-        eventually(lambda name=name: is_present(fleet, name))
+        eventually(partial(is_present, fleet, name))
     before = {name: status(fleet, name) for name in names}
     assert operator.terminate() == 0
     fleet.write_smi(swap, swapped(machine(swap), 0, f"{swap}-spare"))
@@ -139,7 +140,7 @@ def test_what_happened_while_the_operator_was_down_is_found(
 def test_another_node_object_is_another_machine(
     fleet: LocalCluster, operator: Operator, node: str
 ) -> None:
-    """A Node that is deleted and created again under its pods, as when a kubelet registers anew."""
+    """A Node that is deleted and created under its pods, as when a kubelet registers again."""
     fleet.add_node(node, xml=machine(node))
     eventually(lambda: is_present(fleet, node))
     before = status(fleet, node)
@@ -218,7 +219,7 @@ def test_departed_inventories_that_are_ours_end_after_their_retention(
     fleet.add_node(kept, xml=machine(kept))
     fleet.add_node(foreign, xml=machine(foreign), labels=SHORT)
     for name in (ours, kept, foreign):
-        eventually(lambda name=name: is_present(fleet, name))
+        eventually(partial(is_present, fleet, name))
     assert status(fleet, ours)["policy"] == "short"
     assert inventory(fleet, foreign)["spec"] == {"suspend": False}
     for name in (foreign, kept, ours):

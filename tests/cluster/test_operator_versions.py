@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -99,7 +100,7 @@ def is_told(fleet: LocalCluster, times: int) -> None:
 def test_an_inventory_that_a_later_version_wrote(fleet: LocalCluster) -> None:
     with Operator(fleet):
         for node in (LATER, NODE):
-            eventually(lambda node=node: read_well(fleet, node))
+            eventually(partial(read_well, fleet, node))
     history = status(fleet, LATER)["history"]
     cleaned = {**history[-1], "sequence": history[-1]["sequence"] + 1, "type": "GPUCleaned"}
 
@@ -118,7 +119,7 @@ def test_an_inventory_that_a_later_version_wrote(fleet: LocalCluster) -> None:
         assert len(fleet.exec_log(LATER)) == runs
         assert inventory(fleet, LATER)["metadata"]["resourceVersion"] == version
         assert 'gpuid_reads_total{result="NotUnderstood"}' in operator.get("/metrics")[1]
-        # Mended, it is kept again.
+        # Once repaired, it is kept up to date again.
         write_history(fleet, history)
         eventually(lambda: read_well(fleet, LATER))
 
@@ -177,7 +178,7 @@ def test_a_policy_that_was_written_for_a_later_version(fleet: LocalCluster) -> N
         others = len(fleet.exec_log(NODE))
         is_left_alone(operator)
         runs = len(fleet.exec_log(LATER))
-        # Mended, it is in force again.
+        # Once repaired, it is in force again.
         put_policy(fleet, "fleet", nodeSelector=mine, nodeLabels=False, sinks=[])
         eventually(lambda: has_run(fleet, LATER, runs))
         eventually(lambda: is_under(fleet, "fleet"))

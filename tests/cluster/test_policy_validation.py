@@ -12,9 +12,9 @@ from gpuid_operator.localcluster import LocalCluster
 CHECK = {"name": "c", "podSelector": {}, "command": "true"}
 HTTP = {"url": "https://host/path"}
 PG = {"host": "h", "database": "d"}
-DURATION = "write a duration such as 500ms, 30s, 1m30s or 24h (0s for none), at most 87600h"
-ONE_OF = "give exactly one of stdout, http, postgres or s3 (the first as `stdout: {}`)"
-HTTPS = "must begin with https:// (or set insecure: true to send in clear text)"
+DURATION = "must be a duration such as 500ms, 30s, 1m30s or 24h (0s for none), at most 87600h"
+ONE_OF = "set exactly one of stdout, http, postgres or s3 (stdout as `stdout: {}`)"
+HTTPS = "must begin with https://; set insecure: true to send in clear text"
 
 
 def sink(**fields: Any) -> dict[str, Any]:
@@ -85,13 +85,13 @@ def test_sinks_that_are_refused(
         ({"sightingInterval": "5256000m1s"}, DURATION),
         (
             {"readInterval": "10ms"},
-            "readInterval must be at least 1s, or 0s: then only with events",
+            "readInterval must be at least 1s, or 0s to read only on events",
         ),
         ({"priority": 1_000_001}, "less than or equal to 1000000"),
         ({"nodeSelektor": {}}, 'unknown field "spec.nodeSelektor"'),
         (
             {"nodeSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}},
-            "operators In and NotIn need values; Exists and DoesNotExist take none",
+            "operators In and NotIn require values; Exists and DoesNotExist forbid them",
         ),
         (
             {
@@ -99,7 +99,7 @@ def test_sinks_that_are_refused(
                     "matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]
                 }
             },
-            "operators In and NotIn need values; Exists and DoesNotExist take none",
+            "operators In and NotIn require values; Exists and DoesNotExist forbid them",
         ),
         (
             {"nodeSelector": {"matchExpressions": [{"key": "a b", "operator": "Exists"}]}},

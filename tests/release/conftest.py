@@ -1,7 +1,7 @@
 """A release of HEAD, made twice, and published to two registries that nothing else is reached from.
 
-What is fetched is fetched while it is built. From then on every program runs in a network of its
-own that has only a loopback device: publishing and verifying need nothing else.
+The build fetches everything from the network. After it, every program runs in a network namespace
+with only a loopback device: publishing and verifying need nothing else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The image: the same whoever makes it, for two architectures, with what it needs and no more."""
+"""The image is reproducible, for two architectures, and contains only what the operator needs."""
 
 from __future__ import annotations
 
@@ -151,6 +151,15 @@ def test_there_is_no_shell(files: tuple[str, Files]) -> None:
     _, content = files
     programs = {name for name in content if Path(name).parent in map(Path, ("usr/bin", "usr/sbin"))}
     assert programs == {"usr/bin/python3", "usr/bin/python3.11"}
+
+
+def test_there_is_no_local_cluster_and_no_demo(files: tuple[str, Files]) -> None:
+    _, content = files
+    own = {name: data for name, (_, data) in content.items() if "gpuid_operator/" in name}
+    assert "app/gpuid_operator/operator/app.py" in own
+    assert not [name for name in own if "localcluster" in name or "/demo" in name]
+    assert not [name for name, data in own.items() if b"gpuid_operator.localcluster" in data]
+    assert not [name for name in content if name.endswith((".go", "/go.mod", "/go.sum"))]
 
 
 def test_the_chart_is_an_artifact_of_the_same_version(release: Release, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The keyless policies, with an authority made here in place of Sigstore's public ones.
 
-It vouches for an identity as Fulcio does for a workflow of a hosted CI, by a certificate for the
-key that signs. What only the public services can give, the entry in their log and that of the
-certificate, the policies are told to do without.
+The authority certifies an identity as Fulcio does for a workflow of a hosted CI: with a certificate
+for the signing key. The policies do not require the entries of the signature and of the certificate
+in the public logs, which only the public services can create.
 """
 
 from __future__ import annotations

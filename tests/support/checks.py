@@ -1,4 +1,4 @@
-"""Checks on the fake API server: a book of results in memory, and workers that run them."""
+"""Checks on the fake API server: a result store in memory, and workers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gpuid_operator.api.inventory import CheckStatus
 from gpuid_operator.engine.checks.job import CheckJob
 from gpuid_operator.engine.checks.pods import CheckPods
 from gpuid_operator.engine.checks.worker import CheckWorker
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS, Timings
 from gpuid_operator.engine.core.pod_selector import PodSelector
 from gpuid_operator.kube.events import EventType
 from gpuid_operator.plan.checks import CheckResult, with_result
@@ -26,7 +27,7 @@ RESULTS = ("command executed successfully", "command failed")
 
 
 def job(name: str = "c", **fields: Any) -> CheckJob:
-    """A check that is run once an hour in the device plugin's pods."""
+    """A check that runs once an hour in the pods of the device plugin."""
     given: dict[str, Any] = {
         "source": SOURCE,
         "container": CONTAINER,
@@ -38,8 +39,8 @@ def job(name: str = "c", **fields: Any) -> CheckJob:
     return CheckJob(name=name, **(given | fields))
 
 
-class MemoryBook:
-    """Results in memory, as a cluster of which nobody else writes anything."""
+class MemoryResultStore:
+    """Stores results in memory. Nothing else writes them unless a test does."""
 
     def __init__(self, *jobs: CheckJob) -> None:
         self.wanted = list(jobs)
@@ -48,14 +49,13 @@ class MemoryBook:
         self.absent: set[str] = set()
         self.results: list[tuple[str, CheckResult]] = []
         self.events: list[tuple[str, str, str]] = []
-        """Node, reason and message of each."""
+        """Node, reason and message of each Event."""
         self.refreshed = 0
         self.on_refresh: Callable[[], object] = lambda: None
         self.errors: list[Exception] = []
-        """Raised by the next notes, one each."""
+        """The next writes raise these, one each."""
         self.stale = False
-        """Another writer was faster: no restart can be noted."""
-        self.log: list[str] = []
+        """Another client changed the check: no restart can be stored."""
 
     def jobs(self, node: str) -> Sequence[CheckJob]:
         return () if node in self.suspended else tuple(self.wanted)
@@ -84,13 +84,13 @@ class MemoryBook:
     async def record_restart(self, node: str, name: str, *, now: datetime) -> bool:
         if self.errors:
             raise self.errors.pop(0)
+        await asyncio.sleep(0.1)
         known = self.checks.get((node, name))
         since = known.last_restart_time if known else None
         after = with_restart(known, since=since, now=now)
         if after is None or self.stale:
             return False
         self.checks[node, name] = after
-        self.log.append("noted")
         return True
 
     def record_event(self, node: str, *, reason: str, message: str, type: EventType) -> None:  # noqa: A002
@@ -101,13 +101,13 @@ class MemoryBook:
         return [reason for name, reason, _ in self.events if name == node]
 
     def fail(self, node: str, name: str = "c", **fields: Any) -> None:
-        """A check failed on a node, as another instance may have noted."""
+        """Store a failure, as another instance may have done."""
         given: dict[str, Any] = {"passed": False, "last_run_time": clock.START}
         self.checks[node, name] = CheckStatus(name=name, **(given | fields))
 
 
 class Bench:
-    """The workers of some checks on a fake cluster."""
+    """The workers of some checks on the fake API server."""
 
     def __init__(
         self,
@@ -116,24 +116,26 @@ class Bench:
         workers: int = 2,
         slots: int | None = None,
         per_hour: int = 20,
+        timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
         self.kube = kube
-        self.results = MemoryBook(*jobs)
+        self.results = MemoryResultStore(*jobs)
         self.pods = CheckPods()
-        self.pods.want(jobs)
-        self.runs = CheckWorker(
+        self.pods.follow(jobs)
+        self.worker = CheckWorker(
             kube,
             pods=self.pods,
             results=self.results,
             slots=asyncio.Semaphore(slots or workers),
             workers=workers,
             per_hour=per_hour,
+            timings=timings,
             clock=clock.now,
         )
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        for loop in self.runs.loops():
+        for loop in self.worker.loops():
             work = loop()
             assert isinstance(work, Coroutine)
             self._tasks.append(asyncio.create_task(work))
@@ -145,21 +147,21 @@ class Bench:
         self._tasks.clear()
 
     def pod(self, node: str, **fields: Any) -> dict[str, Any]:
-        """A pod on a node came or changed, and the workers are told."""
+        """Create or change the pod of a node, and pass its event to the workers."""
         body = put_pod(self.kube, node, **fields)
-        self.runs.add(self.pods.put(SOURCE, body, deleted=False))
+        self.worker.enqueue(self.pods.put(SOURCE, body, deleted=False))
         return body
 
     def gone(self, body: dict[str, Any]) -> None:
-        self.runs.add(self.pods.put(SOURCE, body, deleted=True))
+        self.worker.enqueue(self.pods.put(SOURCE, body, deleted=True))
 
     def commands(self, node: str) -> list[str]:
-        """What was run on a node so far."""
+        """The commands that ran on a node so far."""
         calls = self.kube.exec.calls
         return [call.command[-1] for call in calls if call.pod == f"plugin-{node}"]
 
     def times(self, node: str) -> list[float]:
-        """When, in seconds."""
+        """When they ran, in seconds of the loop's clock."""
         return [call.time for call in self.kube.exec.calls if call.pod == f"plugin-{node}"]
 
 
@@ -174,7 +176,7 @@ async def working(bench: Bench) -> Any:
 
 
 async def in_hours(done: Callable[[], object], hours: float) -> None:
-    """As `until`, for what takes hours: it looks every ten seconds."""
+    """Like `until`, but looks only every ten seconds: for what takes hours."""
     for _ in range(int(hours * 360)):
         if done():
             return
@@ -182,7 +184,7 @@ async def in_hours(done: Callable[[], object], hours: float) -> None:
     raise AssertionError("it did not come about")
 
 
-def told(kube: FakeKube, reason: str) -> list[str]:
+def event_messages(kube: FakeKube, reason: str) -> list[str]:
     """The messages of the posted Events of a reason."""
     return [
         body["message"]
@@ -192,12 +194,12 @@ def told(kube: FakeKube, reason: str) -> list[str]:
 
 
 def deletes(kube: FakeKube, node: str = "") -> list[float]:
-    """When the pods of a node, or of all, were deleted, in seconds."""
+    """When the pods of a node, or of all nodes, were deleted, in seconds of the loop's clock."""
     return [one.time for one in kube.asked("DELETE", f"/pods/plugin-{node}")]
 
 
 class Controller:
-    """Puts a new pod in the place of one that was deleted, as a DaemonSet does."""
+    """Replaces deleted pods, as a DaemonSet does."""
 
     def __init__(self, bench: Bench, *nodes: str, after: float = 2.0) -> None:
         self._bench = bench

@@ -1,4 +1,4 @@
-"""Delivery on the fake API server, with http sinks that answer as a test says."""
+"""Delivery on the fake API server, with http sinks whose answers a test sets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FakeHTTP(HTTPClient):
 
     def __init__(self) -> None:
         super().__init__()
-        self.recorder: list[Post] = []
+        self.posts: list[Post] = []
         self.answer: Callable[[Post], int] = lambda _: 200
         self.until: asyncio.Event | None = None
         """Answers wait for it."""
@@ -55,7 +55,7 @@ class FakeHTTP(HTTPClient):
         now = asyncio.get_running_loop().time()
         host = url.removeprefix("https://").partition("/")[0]
         post = Post(host, ids, headers.get("Authorization"), now)
-        self.recorder.append(post)
+        self.posts.append(post)
         if self.until is not None:
             await self.until.wait()
         return Answer(
@@ -64,17 +64,17 @@ class FakeHTTP(HTTPClient):
 
     @property
     def hosts(self) -> list[str]:
-        return [post.host for post in self.recorder]
+        return [post.host for post in self.posts]
 
 
 def sink(name: str, **fields: Any) -> Sink:
-    """An http sink whose server is called as the sink."""
+    """An http sink whose server has the name of the sink."""
     spec = {"name": name, "http": {"url": f"https://{name}/in"}} | fields
     return Sink.model_validate(spec)
 
 
 def entries(count: int, *, first: int = 1) -> list[dict[str, Any]]:
-    """So many entries of a history, each of which gives one record."""
+    """Returns `count` entries of a history, one record each."""
     return [
         {
             "sequence": number,
@@ -88,7 +88,7 @@ def entries(count: int, *, first: int = 1) -> list[dict[str, Any]]:
 
 
 class Deliveries:
-    """Delivery and its collaborators; what the engine does for them, done here."""
+    """Delivery and its collaborators, wired as the engine does."""
 
     def __init__(self, kube: FakeKube, *sinks: Sink) -> None:
         """`sinks`: those of the environment."""
@@ -103,9 +103,7 @@ class Deliveries:
         self.status_writer = StatusWriter(
             kube,
             state=self.state,
-            clock=clock.now,
-            found=self._found,
-            gone=self._gone,
+            events=self,
         )
         self.delivery = Delivery(
             state=self.state,
@@ -120,7 +118,7 @@ class Deliveries:
         )
 
     def put(self, node: str, count: int = 0, **fields: Any) -> None:
-        """An inventory with so many entries, none of them delivered; `status` has more of it."""
+        """An inventory with `count` undelivered entries; `status` replaces fields of its status."""
         status = {
             "state": "Present",
             "sequence": count,
@@ -145,11 +143,11 @@ class Deliveries:
         self.state.policies.put(name, Policy.from_object(body))
 
     def remove(self, node: str) -> None:
-        """Delete an inventory, of which the engine is told."""
+        """Delete an inventory, and report it as the engine does."""
         self.kube.remove(inventory_path(node))
         cached = self.inventories.get(node)
         assert cached is not None
-        self._gone(node, cached.uid)
+        self.inventory_deleted(node, cached.uid)
 
     def status(self, node: str) -> dict[str, Any]:
         """The status in the cluster."""
@@ -180,9 +178,9 @@ class Deliveries:
         """The value of a sink's metric."""
         return self.metrics.registry.get_sample_value(name, {"sink": sink})
 
-    def _found(self, body: dict[str, Any]) -> None:
+    def inventory_changed(self, body: dict[str, Any]) -> None:
         self.inventories.put_object(body)
 
-    def _gone(self, name: str, uid: str) -> None:
+    def inventory_deleted(self, name: str, uid: str) -> None:
         if self.inventories.remove(name, uid=uid):
             self.delivery.forget(name)

@@ -90,7 +90,7 @@ class _Socket:
 
 def _message(kind: aiohttp.WSMsgType, data: bytes | None) -> aiohttp.WSMessage:
     # Its constructor is typed as a union of classes that the package does not export.
-    return aiohttp.WSMessage(kind, data, None)  # type: ignore[operator]
+    return aiohttp.WSMessage(kind, data, None)
 
 
 def _status(answer: ExecAnswer) -> dict[str, Any]:

@@ -43,7 +43,7 @@ SIGHTED: Final = {
 
 
 def records(entry: dict[str, object], *, sightings: bool = False) -> list[Record]:
-    """What a sink gets of an entry."""
+    """The records of an entry, as a sink gets them."""
     return records_for(
         HistoryEntry.model_validate(entry),
         sightings=sightings,

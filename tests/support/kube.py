@@ -20,6 +20,7 @@ import orjson
 from gpuid_operator.api.meta import API_VERSION, INVENTORY_PLURAL, POLICY_PLURAL
 from gpuid_operator.kube import errors
 from gpuid_operator.kube.client import APPLY_PATCH, ONLY_METADATA, KubeClient
+from tests.support.api_objects import content, matches, merge, within
 from tests.support.apply import ConflictingManagerError, Leaf, apply
 from tests.support.fake_exec import ExecHandler, FakeWebSockets
 
@@ -32,7 +33,9 @@ _COLLECTION: Final = re.compile(
     r"(?:/api/v1|/apis/[^/]+/[^/]+)(?:/namespaces/[^/]+)?"
     r"/(?:nodes|pods|events|secrets|leases|gpuinventories|gpuinventorypolicies)$"
 )
-_REQUIREMENT: Final = re.compile(r"\s*([^\s,!=]+)\s+(in|notin)\s+\(([^)]*)\)\s*|([^,]+)")
+_FIRST: Final = 100
+"""The resourceVersion of the empty cluster."""
+_PARTIAL: Final = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +79,11 @@ class FakeKube(KubeClient):
         self.websockets = FakeWebSockets(self.exec)  # type: ignore[assignment]
         self.served = {INVENTORY_PLURAL, POLICY_PLURAL}
         """Plurals of our kinds that the server serves; the rest of their paths is 404."""
-        self.oldest = 0
+        self.oldest = _FIRST
         """A watch from before this version is Gone."""
         self.broken_watches = 0
         """Watches that broke off."""
-        self._version = 100
+        self._version = _FIRST
         self._made = 0
         self._events: list[tuple[int, str, str, dict[str, Any]]] = []
         self._owners: dict[str, dict[Leaf, set[str]]] = {}
@@ -109,7 +112,7 @@ class FakeKube(KubeClient):
             meta["uid"] = known["metadata"]["uid"]
             changed = made.get("spec") != known.get("spec")
             meta["generation"] = known["metadata"].get("generation", 1) + changed
-            if _content(made) == _content(known):
+            if content(made) == content(known):
                 return copy.deepcopy(known)
         return self._store(path, made, "MODIFIED" if known else "ADDED")
 
@@ -192,7 +195,7 @@ class FakeKube(KubeClient):
         if fault is not None and fault.error is not None:
             raise fault.error
         if accept == ONLY_METADATA and isinstance(answer, dict):
-            answer = {"metadata": answer["metadata"]}
+            answer = {**_PARTIAL, "metadata": answer["metadata"]}
         return copy.deepcopy(answer)
 
     async def lines(
@@ -216,11 +219,12 @@ class FakeKube(KubeClient):
         while True:
             for version, kind, where, body in self._events[seen:]:
                 if version > since and where.rpartition("/")[0] == path:
-                    yield orjson.dumps({"type": kind, "object": {"metadata": body["metadata"]}})
+                    partial = {**_PARTIAL, "metadata": body["metadata"]}
+                    yield orjson.dumps({"type": kind, "object": partial})
             seen = len(self._events)
             if cut.is_set():
                 self.broken_watches += 1
-                raise errors.ApiUnreachable(f"GET {path}: the connection broke off")
+                raise errors.ApiUnreachable(f"GET {path}: the connection was interrupted")
             self._news.clear()
             waits = [asyncio.create_task(event.wait()) for event in (self._news, cut)]
             try:
@@ -266,13 +270,13 @@ class FakeKube(KubeClient):
                 return self._delete(target, known, body or {})
             case "PUT":
                 self._same_version(known, body)
-                return self.put(target, body)
+                return self.put(target, within(path, known, body))
         self._same_version(known, body)
         if content_type == APPLY_PATCH:
             return self._apply(target, known, query, body)
-        merged = _merge(known, body)
+        merged = merge(known, body)
         merged["metadata"]["resourceVersion"] = known["metadata"]["resourceVersion"]
-        return self.put(target, merged)
+        return self.put(target, within(path, known, merged))
 
     def _list(self, path: str, query: dict[str, str]) -> dict[str, Any]:
         token = query.get("continue")
@@ -286,10 +290,10 @@ class FakeKube(KubeClient):
                 copy.deepcopy(body)
                 for where, body in sorted(self.objects.items())
                 if where.rpartition("/")[0] == path
-                and _matches(body["metadata"].get("labels") or {}, query.get("labelSelector", ""))
+                and matches(body["metadata"].get("labels") or {}, query.get("labelSelector", ""))
             ]
         limit = int(query.get("limit", len(left) or 1))
-        meta = {"resourceVersion": str(version)}
+        meta = {"resourceVersion": str(version), "continue": ""}
         if len(left) > limit:
             self._made += 1
             meta["continue"] = f"token-{self._made}"
@@ -377,44 +381,3 @@ def too_many_requests() -> errors.TooManyRequests:
 def unreachable() -> errors.ApiUnreachable:
     """What the client says when no answer came."""
     return errors.ApiUnreachable("no answer from the API server")
-
-
-def _content(body: Mapping[str, Any]) -> dict[str, Any]:
-    meta = {
-        key: value
-        for key, value in body["metadata"].items()
-        if key not in ("resourceVersion", "generation", "uid", "creationTimestamp") and value
-    }
-    return {**body, "metadata": meta}
-
-
-def _merge(known: Any, patch: Any) -> Any:
-    """RFC 7386."""
-    if not isinstance(patch, dict):
-        return patch
-    merged = dict(known) if isinstance(known, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = _merge(merged.get(key), value)
-    return copy.deepcopy(merged)
-
-
-def _matches(labels: Mapping[str, str], selector: str) -> bool:
-    return all(_fits(labels, one) for one in _REQUIREMENT.finditer(selector) if one[0].strip())
-
-
-def _fits(labels: Mapping[str, str], requirement: re.Match[str]) -> bool:
-    key, operator, values, plain = requirement.groups()
-    if operator:
-        found = labels.get(key) in {value.strip() for value in values.split(",")}
-        return found == (operator == "in")
-    plain = plain.strip()
-    if plain.startswith("!"):
-        return plain[1:] not in labels
-    for sign in ("!=", "==", "="):
-        name, found_sign, value = plain.partition(sign)
-        if found_sign:
-            return (labels.get(name.strip()) == value.strip()) == (sign != "!=")
-    return plain in labels

@@ -1,4 +1,4 @@
-"""The checks of policies on the fake API server, with all that they work with but the engine."""
+"""The checks of policies on the fake API server, without the rest of the engine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.engine.checks.policy_checks import PolicyChecks
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
 from gpuid_operator.engine.core.pod_selector import PodSelector
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
@@ -22,7 +23,7 @@ from tests.support.objects import CONTAINER, inventory_path, put_inventory, put_
 
 
 def check(name: str = "c", *, app: str | None = None, **fields: Any) -> dict[str, Any]:
-    """A check as a policy has it; of the device plugin's pods, or of those of `app`."""
+    """A check in the form of a policy, in the pods of the device plugin or of `app`."""
     labels = {"app": app or SOURCE.selector.partition("=")[2]}
     given = {
         "name": name,
@@ -39,13 +40,13 @@ def source(app: str) -> PodSelector:
 
 
 def owned(manager: str, *names: str) -> dict[str, Any]:
-    """An entry of managedFields: the results of these checks are that manager's."""
+    """An entry of managedFields: the manager owns the results of these checks."""
     checks: dict[str, Any] = {f'k:{{"name":"{name}"}}': {".": {}, "f:passed": {}} for name in names}
     return {"manager": manager, "fieldsV1": {"f:status": {"f:checks": checks}}}
 
 
 def put_foreign(kube: FakeKube, node: str, *names: str, **status: Any) -> dict[str, Any]:
-    """An inventory in which another instance keeps the results of checks of these names."""
+    """An inventory in which another instance owns the results of checks of these names."""
     checks = [{"name": name, "passed": True, "transitions": 0} for name in names]
     put_inventory(kube, node, status={"state": "Present", "checks": checks} | status)
     managers = [owned(f"{MANAGER}-check-x", *names)]
@@ -55,7 +56,7 @@ def put_foreign(kube: FakeKube, node: str, *names: str, **status: Any) -> dict[s
 
 
 class PolicyBench:
-    """PolicyChecks, a writer of statuses, and what is known of the cluster."""
+    """PolicyChecks with a status writer and the state of the cluster."""
 
     def __init__(
         self, kube: FakeKube, *, allowed: bool = True, workers: int = 4, per_hour: int = 20
@@ -67,9 +68,7 @@ class PolicyBench:
         self.status_writer = StatusWriter(
             kube,
             state=self.state,
-            clock=clock.now,
-            found=self._found,
-            gone=self._gone,
+            events=self,
         )
         self.checks = PolicyChecks(
             kube,
@@ -80,18 +79,19 @@ class PolicyBench:
             workers=workers,
             allowed=allowed,
             per_hour=per_hour,
+            timings=DEFAULT_TIMINGS,
             clock=clock.now,
         )
         self._tasks: list[asyncio.Task[None]] = []
 
-    def _found(self, body: dict[str, Any]) -> None:
+    def inventory_changed(self, body: dict[str, Any]) -> None:
         self.inventories.put_object(body)
 
-    def _gone(self, name: str, uid: str) -> None:
+    def inventory_deleted(self, name: str, uid: str) -> None:
         self.inventories.remove(name, uid=uid)
 
     async def look(self) -> None:
-        """Take over what the cluster has, as the re-sync does."""
+        """Store the policies, nodes and inventories of the cluster, as a resync does."""
         self.state.policies.take_all(await list_policies(self.kube))
         async for facts in list_nodes(self.kube):
             self.state.nodes.put(facts)
@@ -108,7 +108,7 @@ class PolicyBench:
         self._tasks += [asyncio.create_task(keep(loop)) for loop in self.checks.loops()]
 
     async def policies_changed(self) -> None:
-        """Policies were changed in the cluster, and their events came."""
+        """Store changed policies and pass their events on."""
         await self.look()
         self.checks.stop_unwanted()
         self.checks.policies_changed()
@@ -121,7 +121,7 @@ class PolicyBench:
         await self.recorder.finish(within=10)
 
     def pod(self, node: str, *, app: str | None = None, **fields: Any) -> dict[str, Any]:
-        """A pod on a node, of the device plugin or of `app`, that its event tells of."""
+        """Create or change a pod of the device plugin or of `app`, and pass its event on."""
         if app is not None:
             fields = {"name": f"{app}-{node}", "labels": {"app": app}} | fields
         body = put_pod(self.kube, node, **fields)
@@ -134,7 +134,7 @@ class PolicyBench:
         return status
 
     def result(self, node: str, name: str = "c") -> dict[str, Any] | None:
-        """What the status in the cluster says of a check."""
+        """The result of a check in the status on the API server."""
         checks = self.status(node).get("checks") or ()
         return next((item for item in checks if item["name"] == name), None)
 

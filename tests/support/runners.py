@@ -18,7 +18,7 @@ RUNNER = f"{MANAGER}-check-c"
 
 
 class RunnerBench:
-    """A check runner, and the events that it is told of."""
+    """A check runner, and the events that it receives."""
 
     def __init__(
         self,
@@ -49,25 +49,25 @@ class RunnerBench:
         await self.runner.stop(within=10)
 
     def pod(self, node: str, *, deleted: bool = False, **fields: Any) -> dict[str, Any]:
-        """A pod came, changed or went."""
+        """Create or change a pod, and pass its event on."""
         body = put_pod(self.kube, node, **fields)
         self.runner.pod_event(SOURCE, body, deleted=deleted)
         return body
 
     def policy(self, name: str, **spec: Any) -> dict[str, Any]:
-        """A policy came or changed."""
+        """Create or change a policy, and pass its event on."""
         body = put_policy(self.kube, name, **spec)
         self.runner.policy_event(body, deleted=False)
         return body
 
     def result(self, node: str) -> dict[str, Any] | None:
-        """What the status in the cluster says of the check."""
+        """The result of the check in the status on the API server."""
         body = self.kube.objects.get(inventory_path(node)) or {}
         checks = (body.get("status") or {}).get("checks") or ()
         return next((item for item in checks if item["name"] == self.job.name), None)
 
     def asked(self, node: str) -> list[float]:
-        """When the check was run on a node, in seconds."""
+        """When the check ran on a node, in seconds of the loop's clock."""
         return [call.time for call in self.kube.exec.calls if call.pod == f"plugin-{node}"]
 
 

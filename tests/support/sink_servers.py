@@ -21,7 +21,11 @@ from tests.support.servers import S3, Postgres
 CLUSTER = "prod"
 NAMESPACE = "gpuid"
 SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
-ENVIRONMENT = {"CLUSTER_NAME": CLUSTER, "POD_NAMESPACE": NAMESPACE, "EXPORTER_TYPE": "stdout"}
+ENVIRONMENT: dict[str, Any] = {
+    "CLUSTER_NAME": CLUSTER,
+    "POD_NAMESPACE": NAMESPACE,
+    "EXPORTER_TYPE": "stdout",
+}
 BATCH = {"maxWait": "50ms"}
 GPUID_FIELDS = ("cluster", "node", "machine", "source", "chassis", "gpu")
 # Columns of the table, and the field of a record that each holds.
@@ -195,10 +199,10 @@ class Fleetwide:
         credentials(fleet, database, bucket)
 
     def sinks(self, *, http: int | None, postgres: int | None, s3: int | None) -> list[Any]:
-        """The four, through doors at these ports."""
+        """The four sinks, through proxies that listen on these ports."""
         return [
             self.service.sink(port=http),
-            # In clear text, so that a door can read what passes.
+            # In clear text, so that a proxy can read what passes.
             self.database.sink(port=postgres, sslMode="disable"),
             self.bucket.sink(port=s3),
             {"name": "logs", "batch": BATCH, "stdout": {}},
@@ -225,7 +229,10 @@ def credentials(fleet: LocalCluster, database: Database, bucket: Bucket) -> None
     """The Secrets `warehouse` and `lake`."""
     server, store = database.server, bucket.server
     secret(fleet, "warehouse", user=server.user, password=server.password)
-    keys = {"AWS_ACCESS_KEY_ID": store.access_key, "AWS_SECRET_ACCESS_KEY": store.secret_key}
+    keys: dict[str, Any] = {
+        "AWS_ACCESS_KEY_ID": store.access_key,
+        "AWS_SECRET_ACCESS_KEY": store.secret_key,
+    }
     secret(fleet, "lake", hosts="127.0.0.1", **keys)
 
 

@@ -1,4 +1,4 @@
-"""The loop of one sink between a sink, a status and Secrets in memory."""
+"""The loop of one sink, with the sink, the statuses and the Secrets in memory."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gpuid_operator.api.record import Record
-from gpuid_operator.engine.delivery.outbox_entry import OutboxEntry
+from gpuid_operator.engine.delivery.outbox_entry import OutboxEntry, Position
 from gpuid_operator.engine.delivery.recording_secrets import RecordingSecretSource
 from gpuid_operator.engine.delivery.sink_worker import SinkWorker
 from gpuid_operator.sinks.base import RecordsRefused
 from gpuid_operator.telemetry.metrics import Metrics
 
-CheckOutput = Callable[[list[str]], Exception | None]
-"""What the sink says to the records of these ids; None: it takes them."""
+Answer = Callable[[list[str]], Exception | None]
+"""The error of the sink for the records with these ids; None: it accepts them."""
 
 
 def record(node: str, sequence: int, part: int = 0) -> Record:
@@ -34,7 +34,7 @@ def record(node: str, sequence: int, part: int = 0) -> Record:
 
 
 class Harness:
-    """Nodes with entries of some records each, and a sink that answers as the test says."""
+    """Nodes with entries of some records each, and a sink whose answer a test sets."""
 
     def __init__(self, entries: dict[str, list[int]], *, max_records: int = 500) -> None:
         """`entries`: by node, how many records each of its entries has."""
@@ -45,9 +45,9 @@ class Harness:
         self.sent: list[tuple[float, list[str]]] = []
         """The time and the record ids of each attempt."""
         self.taken: list[str] = []
-        self.answer: CheckOutput = lambda _: None
+        self.answer: Answer = lambda _: None
         self.during: dict[int, Callable[[], object]] = {}
-        """What happens while the n-th attempt is under way."""
+        """Called while the n-th attempt is under way."""
         self.secret = "old"
         self.closed = False
         self.metrics = Metrics()
@@ -55,7 +55,8 @@ class Harness:
         self.worker = SinkWorker(
             "cmdb",
             self,
-            outbox=self,
+            pending=self,
+            status=self,
             secrets=self.secrets,
             max_records=max_records,
             max_wait=timedelta(seconds=1),
@@ -79,18 +80,18 @@ class Harness:
 
     # The outbox
 
-    def outbox_entries(self, node: str, *, after: tuple[str, int] | None) -> list[OutboxEntry]:
+    def list_entries(self, node: str, *, after: Position | None) -> list[OutboxEntry]:
         if node not in self.served:
             return []
-        start = max(self.cursors.get(node, 0), after[1] if after else 0)
+        start = max(self.cursors.get(node, 0), after.sequence if after else 0)
         return [
             OutboxEntry(node, node, number, tuple(record(node, number, n) for n in range(count)))
             for number, count in enumerate(self.entries[node], 1)
             if number > start
         ]
 
-    def serves(self, outbox_entry: OutboxEntry) -> bool:
-        return outbox_entry.node in self.served
+    def serves(self, entry: OutboxEntry) -> bool:
+        return entry.node in self.served
 
     def delivered(self, node: str, *, uid: str, up_to: int) -> None:
         self.cursors[node] = max(up_to, self.cursors.get(node, 0))
@@ -142,7 +143,7 @@ class Harness:
         assert self.closed
 
     def is_done(self) -> bool:
-        """Whether every entry of every node is noted as delivered."""
+        """Whether the cursor of every node is at its last entry."""
         return self.cursors == {node: len(counts) for node, counts in self.entries.items()}
 
     def count(self, name: str, **labels: Any) -> float | None:
@@ -150,12 +151,12 @@ class Harness:
         return self.metrics.registry.get_sample_value(name, labels)
 
 
-def failing(errors: Sequence[Exception | None]) -> CheckOutput:
+def failing(errors: Sequence[Exception | None]) -> Answer:
     """One answer after the other, then none."""
     left = iter(errors)
     return lambda _: next(left, None)
 
 
-def refusing(*poison: str) -> CheckOutput:
-    """Takes no batch that has one of these records."""
+def refusing(*poison: str) -> Answer:
+    """Refuses every batch that has one of these records."""
     return lambda ids: RecordsRefused("422") if {*poison} & {*ids} else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from gpuid_operator.localcluster.smi import generate
 from gpuid_operator.plan.smi import parse
@@ -71,6 +72,6 @@ def lost(xml: str, index: int) -> str:
     return with_bodies(xml, gpus)
 
 
-def facts(xml: str) -> list[dict[str, object]]:
+def facts(xml: str) -> list[dict[str, Any]]:
     """The GPUs as an inventory shows them."""
     return [gpu.to_json() for gpu in parse(xml.encode(), exit_code=0, stderr=b"").gpus]

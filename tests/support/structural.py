@@ -18,8 +18,9 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 def violations(schema: dict[str, Any], value: Any, path: str = "") -> Iterator[str]:
     """What the API server would refuse in the value, or prune from it."""
-    kind = schema["type"]
-    if not isinstance(value, _TYPES[kind]) or (kind == "integer" and isinstance(value, bool)):
+    kind: str = schema["type"]
+    right: bool = isinstance(value, _TYPES[kind])
+    if not right or (kind == "integer" and isinstance(value, bool)):
         yield f"{path}: {value!r} is no {kind}"
     elif kind == "object":
         yield from _object(schema, value, path)

@@ -1,4 +1,4 @@
-"""The writer of inventories as the engine makes it, on the fake API server, and changes for it."""
+"""A status writer on the fake API server, and decisions for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.objects import CONTAINER, NAMESPACE, inventory_path
 
 
 class Writing:
-    """A writer, what it knows, and what it told."""
+    """A status writer, its caches, and what it reported."""
 
     def __init__(self, kube: FakeKube) -> None:
         self.kube = kube
@@ -31,57 +31,57 @@ class Writing:
         self.status_writer = StatusWriter(
             kube,
             state=self.state,
-            clock=clock.now,
-            found=self._found,
-            gone=self._gone,
+            events=self,
             listeners=[self.written.append],
         )
 
     def load(self, name: str) -> None:
-        """Take over an inventory as it stands in the cluster."""
-        self._found(self.kube.objects[inventory_path(name)])
+        """Store an inventory of the cluster in the cache."""
+        self.inventory_changed(self.kube.objects[inventory_path(name)])
 
     def status(self, name: str) -> dict[str, Any]:
-        """The status as the server has it."""
+        """The status in the cluster."""
         status: dict[str, Any] = self.kube.objects[inventory_path(name)]["status"]
         return status
 
-    def _found(self, body: dict[str, Any]) -> None:
+    def inventory_changed(self, body: dict[str, Any]) -> None:
+        """See InventoryEvents."""
         try:
             self.inventories.put_object(body)
         except ValidationError:
             return
 
-    def _gone(self, name: str, uid: str) -> None:
+    def inventory_deleted(self, name: str, uid: str) -> None:
+        """See InventoryEvents."""
         self.gone.append((name, uid))
         self.inventories.remove(name, uid=uid)
 
 
 def setting(**fields: Any) -> Decision:
-    """A change that sets fields of the status."""
+    """A decision that sets fields of the status."""
 
-    def change(status: InventoryStatus, context: StatusContext) -> StatusChange:
+    def decide(status: InventoryStatus, context: StatusContext) -> StatusChange:
         update = {"state": InventoryState.PRESENT, **fields}
         return StatusChange(status.model_copy(update=update))
 
-    return change
+    return decide
 
 
 def counting() -> tuple[Decision, Callable[[], int]]:
-    """A change that adds 1 to the GPU count, and how often it was decided."""
+    """A decision that adds 1 to the GPU count, and the number of times that it was made."""
     decisions = 0
 
-    def change(status: InventoryStatus, context: StatusContext) -> StatusChange:
+    def decide(status: InventoryStatus, context: StatusContext) -> StatusChange:
         nonlocal decisions
         decisions += 1
         count = (status.gpu_count or 0) + 1
         return setting(gpu_count=count)(status, context)
 
-    return change, lambda: decisions
+    return decide, lambda: decisions
 
 
 def reading(xml: str, *, node: str = "n1") -> Decision:
-    """The change that a good read with this output of nvidia-smi makes."""
+    """The decision of a successful read with this output of nvidia-smi."""
     found = parse(xml.encode(), exit_code=0, stderr=b"")
     source = Source(
         namespace=NAMESPACE,
@@ -90,7 +90,7 @@ def reading(xml: str, *, node: str = "n1") -> Decision:
         container_id=f"containerd://plugin-{node}-1",
     )
 
-    def change(status: InventoryStatus, context: StatusContext) -> StatusChange:
+    def decide(status: InventoryStatus, context: StatusContext) -> StatusChange:
         return after_read(
             status,
             found,
@@ -100,4 +100,4 @@ def reading(xml: str, *, node: str = "n1") -> Decision:
             context=context,
         )
 
-    return change
+    return decide

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -24,7 +23,6 @@ from gpuid_operator.plan.checks import (
     CUT_MARK,
     CheckResult,
     after_check,
-    check_due,
     digest_of,
     find,
     is_recorded,
@@ -33,12 +31,12 @@ from gpuid_operator.plan.checks import (
     with_result,
 )
 from gpuid_operator.plan.outbox import SinkFilter
-from gpuid_operator.plan.status import StatusContext
+from gpuid_operator.plan.status_change import StatusContext
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, 987_654, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 NODE = NodeInfo(name="node", machine="i-1")
-TERMS = StatusContext(sink_filters=(SinkFilter("logs", "stdout", sightings=False),))
+CONTEXT = StatusContext(sink_filters=(SinkFilter("logs", "stdout", sightings=False),))
 
 
 def result(passed: bool, *, name: str = "c", after: timedelta = timedelta(0)) -> CheckResult:
@@ -115,7 +113,7 @@ class TestResults:
     def test_each_turn_is_a_transition_and_one_entry(self, results: list[bool]) -> None:
         status, said = InventoryStatus(), []
         for number, passed in enumerate(results):
-            change = after_check(status, result(passed), node=None, now=NOW, context=TERMS)
+            change = after_check(status, result(passed), node=None, now=NOW, context=CONTEXT)
             status = change.status
             said += [(number, entry.type) for entry in change.entries]
         turns = [
@@ -136,20 +134,20 @@ class TestResults:
         """A runner writes results; the inventory instance looks after some of them only."""
         status, entries = InventoryStatus(), 0
         for passed, looks in [*runs, (runs[-1][0], True)]:
-            check = with_result(find(status, "c"), result(passed))
-            status = status.model_copy(update={"checks": [check]})
+            written = with_result(find(status, "c"), result(passed))
+            status = status.model_copy(update={"checks": [written]})
             if looks:
-                change = recorded(status, now=NOW, context=TERMS)
+                change = recorded(status, now=NOW, context=CONTEXT)
                 status, entries = change.status, entries + len(change.entries)
         check = find(status, "c")
         assert check is not None and is_recorded(check)
         assert entries <= (check.transitions or 0)
-        assert recorded(status, now=NOW, context=TERMS).entries == ()
+        assert recorded(status, now=NOW, context=CONTEXT).entries == ()
         last = [entry for entry in status.history or () if entry.to]
         assert not last or (last[-1].type is HistoryType.CHECK_PASSED) is runs[-1][0]
 
     def test_a_first_failure_says_what_the_command_said(self) -> None:
-        change = after_check(InventoryStatus(), result(False), node=NODE, now=NOW, context=TERMS)
+        change = after_check(InventoryStatus(), result(False), node=NODE, now=NOW, context=CONTEXT)
         (entry,) = change.entries
         assert (entry.type, entry.from_, entry.to) == (HistoryType.CHECK_FAILED, None, "c=failed")
         assert entry.message == "check c failed with exit code 3: so it is not"
@@ -161,7 +159,7 @@ class TestResults:
 
     def test_what_was_missed_is_counted(self) -> None:
         check = CheckStatus(name="c", passed=True, transitions=5, recorded=2, exit_code=0)
-        (entry,) = recorded(InventoryStatus(checks=[check]), now=NOW, context=TERMS).entries
+        (entry,) = recorded(InventoryStatus(checks=[check]), now=NOW, context=CONTEXT).entries
         assert (entry.from_, entry.to) == ("c=failed", "c=passed")
         assert entry.message == "check c passed with exit code 0 (after 3 changes)"
 
@@ -176,7 +174,7 @@ class TestResults:
         assert (passed.restarts, passed.last_transition_time) == (None, passed.last_run_time)
 
     def test_results_of_checks_that_nobody_wants_any_more_go(self) -> None:
-        context = StatusContext(sink_filters=TERMS.sink_filters, checks=frozenset({"a"}))
+        context = StatusContext(sink_filters=CONTEXT.sink_filters, checks=frozenset({"a"}))
         status = InventoryStatus(checks=[with_result(None, result(True, name="b"))])
         status = after_check(
             status, result(True, name="a"), node=None, now=NOW, context=context
@@ -184,80 +182,6 @@ class TestResults:
         assert [check.name for check in status.checks or ()] == ["a"]
 
 
-class TestDue:
-    last = CheckStatus(
-        name="c", passed=True, command_digest="d", pod="ns/pod", last_run_time=NOW - 60 * SECOND
-    )
-
-    def due(
-        self,
-        last: CheckStatus | None = last,
-        *,
-        digest: str = "d",
-        pod: str = "ns/pod",
-        started: timedelta | None = -90 * SECOND,
-        asked: bool | None = None,
-        interval: timedelta = timedelta(hours=1),
-    ) -> timedelta | None:
-        at = check_due(
-            last,
-            digest=digest,
-            pod=pod,
-            started=None if started is None else NOW + started,
-            asked=asked,
-            interval=interval,
-            node="node",
-            now=NOW,
-        )
-        return None if at is None else at - NOW
-
-    @pytest.mark.parametrize(
-        "changed",
-        [
-            {"last": None},
-            {"last": CheckStatus(name="c", restarts=1)},
-            {"digest": "other"},
-            {"digest": "other", "asked": True},
-            {"pod": "ns/other"},
-            {"started": -60 * SECOND},
-            {"started": -59 * SECOND},
-            {"asked": False},
-        ],
-    )
-    def test_at_once(self, changed: dict[str, object]) -> None:
-        assert self.due(**changed) == timedelta(0)  # type: ignore[arg-type]
-
-    def test_a_container_that_started_in_the_second_of_its_run_was_asked(self) -> None:
-        second = NOW.replace(microsecond=0)
-        ran = with_result(None, replace(result(True), started=second))
-        assert ran.last_run_time == second + SECOND
-        for started, asked in ((second, True), (second + SECOND, False)):
-            at = check_due(
-                ran,
-                digest="d",
-                pod="ns/pod",
-                started=started,
-                asked=None,
-                interval=timedelta(hours=1),
-                node="node",
-                now=NOW + 5 * SECOND,
-            )
-            assert at is not None and (at > NOW + timedelta(minutes=59)) is asked
-
-    def test_when_the_interval_has_passed_and_spread(self) -> None:
-        wait = self.due()
-        assert wait is not None
-        assert 59 * 60 * SECOND <= wait <= (59 + 6) * 60 * SECOND
-        assert self.due(started=None) == wait
-
-    def test_without_an_interval_only_another_container(self) -> None:
-        assert self.due(interval=timedelta(0)) is None
-
-    def test_a_node_whose_clock_is_ahead_is_not_asked_without_end(self) -> None:
-        """By the times its container would have started after every run."""
-        wait = self.due(started=timedelta(hours=1), asked=True)
-        assert wait is not None and wait > timedelta(0)
-
-    def test_a_digest_tells_its_parts_apart(self) -> None:
-        digests = {digest_of("a", "b"), digest_of("ab", ""), digest_of("a", "c"), digest_of("ab")}
-        assert len(digests) == 4
+def test_a_digest_tells_its_parts_apart() -> None:
+    digests = {digest_of("a", "b"), digest_of("ab", ""), digest_of("a", "c"), digest_of("ab")}
+    assert len(digests) == 4

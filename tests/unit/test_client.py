@@ -151,7 +151,7 @@ async def test_an_error_without_a_status_object_keeps_the_servers_words() -> Non
 
 async def test_what_is_not_json_is_no_answer() -> None:
     async with serving(Answers(text(200, "<html>login</html>"))) as client:
-        with pytest.raises(errors.ApiUnreachable, match="other than JSON"):
+        with pytest.raises(errors.ApiUnreachable, match="is not JSON"):
             await client.request("GET", "/apis/x")
 
 
@@ -191,14 +191,14 @@ async def test_a_read_is_tried_again(first: Handler) -> None:
 async def test_a_write_whose_answer_is_lost_is_not_repeated() -> None:
     answers = Answers(broken)
     async with serving(answers) as client:
-        with pytest.raises(errors.ApiUnreachable, match="broke off"):
+        with pytest.raises(errors.ApiUnreachable, match="interrupted"):
             await client.request("PATCH", "/apis/x", body={})
     assert len(answers.asked) == 1
 
 
 async def test_a_hung_server_times_out() -> None:
     async with serving(Answers(hanging)) as client:
-        with pytest.raises(errors.ApiUnreachable, match=r"did not answer within 0\.2 s"):
+        with pytest.raises(errors.ApiUnreachable, match=r"no response from .* within 0\.2 s"):
             await client.request("GET", "/apis/x", timeout=0.2)
 
 
@@ -247,8 +247,8 @@ async def test_a_list_that_outlives_its_snapshot_says_so() -> None:
 @pytest.mark.parametrize(
     ("server", "says"),
     [
-        ("http://127.0.0.1:1", "nothing accepts connections"),
-        ("http://no-such-host.invalid:6443", "cannot be resolved"),
+        ("http://127.0.0.1:1", "check that the API server is running"),
+        ("http://no-such-host.invalid:6443", "host name not found"),
     ],
 )
 async def test_no_server_is_told_with_what_to_do(server: str, says: str) -> None:
@@ -282,7 +282,7 @@ async def test_the_right_ca_verifies_the_server(
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [(("", ""), "the CA in the kubeconfig"), (("https", "http"), "broke off")],
+    [(("", ""), "the CA in the kubeconfig"), (("https", "http"), "interrupted")],
 )
 async def test_tls_that_does_not_come_about_is_told(
     tls_server: str, change: tuple[str, str], says: str

@@ -42,7 +42,7 @@ def gpu(state: GPUState = GPUState.OK, **health: object) -> GPU:
         (gpu(remapped_rows_failed=True), FALSE, "row remap failed"),
         (gpu(remapped_rows_pending=True), FALSE, "row remap pending"),
         (gpu(retired_pages_pending=True), FALSE, "page retirement pending"),
-        (gpu(GPUState.UNKNOWN), UNKNOWN, "could not be read: GPU-a"),
+        (gpu(GPUState.UNKNOWN), UNKNOWN, "failed to read GPU-a"),
         (GPU(uuid="GPU-a"), TRUE, ""),
     ],
 )

@@ -16,9 +16,9 @@ from gpuid_operator.api.crd import crd_manifests
 from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.api.policy import PolicyStatus
 from gpuid_operator.cli.crds import crd_files, crds
+from tests.support.node_model import NodeModel
 from tests.support.strategies import EVENTS, Event, models
 from tests.support.structural import violations
-from tests.support.world import World
 
 CRDS = Path(__file__).parents[2] / "crds"
 INVENTORY, POLICY = crd_manifests()
@@ -244,7 +244,7 @@ def test_any_policy_status_passes_its_schema(status: PolicyStatus) -> None:
 @given(EVENTS)
 @settings(max_examples=60)
 def test_what_the_plan_makes_passes_the_schema(events: list[Event]) -> None:
-    status = World().run(events).to_json()
+    status = NodeModel().run(events).to_json()
     assert list(violations(part(INVENTORY, "status"), status)) == []
 
 

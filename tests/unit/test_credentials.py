@@ -130,7 +130,7 @@ async def test_a_token_that_is_gone_for_a_moment_does_no_harm(
     clock.now += RELOAD_AFTER
     await fresh.get()
     assert fresh.headers == {"Authorization": "Bearer first-token"}
-    assert "could not be renewed" in caplog.text
+    assert "failed to renew credentials" in caplog.text
     (account / "token").write_text("second-token")
     clock.now += RELOAD_AFTER / 6
     await fresh.get()
@@ -200,7 +200,7 @@ async def test_kubeconfig_token_file_is_followed(tmp_path: Path) -> None:
     assert await authorization(source) == "Bearer two"
 
 
-async def test_kubeconfig_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
+async def test_a_kubeconfig_that_changes_is_read_again(tmp_path: Path) -> None:
     config = write_config(tmp_path / "config", {"token": "one"})
     source = KubeConfig(paths=str(config), context=None)
     assert await authorization(source) == "Bearer one"
@@ -238,9 +238,12 @@ async def test_exec_plugin_is_asked_again_when_its_token_is_refused(tmp_path: Pa
     ("content", "says"),
     [
         ("users: [{user: {token: hunter2}}, {", r"not valid YAML \(line 1\)"),
-        ("{}", "cannot be used"),
-        ("- hunter2", "cannot be used"),
-        ("{current-context: x, contexts: [], clusters: [], users: []}", "cannot be used"),
+        ("{}", "failed to load the kubeconfig"),
+        ("- hunter2", "failed to load the kubeconfig"),
+        (
+            "{current-context: x, contexts: [], clusters: [], users: []}",
+            "failed to load the kubeconfig",
+        ),
     ],
 )
 async def test_a_broken_kubeconfig_is_told_without_its_content(

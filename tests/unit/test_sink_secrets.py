@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
+from gpuid_operator.api.secret import SecretData
 from gpuid_operator.api.sinks import SecretKeyRef, SecretRef
-from gpuid_operator.sinks.base import SecretMissing, SecretNotAllowed, Unavailable, scrub, shorten
-from gpuid_operator.sinks.secrets import EnvironmentSecrets, KubernetesSecrets, SecretData
+from gpuid_operator.sinks.base import SecretMissing, SecretNotAllowed, Unavailable, one_line, scrub
+from gpuid_operator.sinks.secrets import EnvironmentSecrets, KubernetesSecrets
 
 LABEL = {"gpuid.github.com/sink": "true"}
 REF = SecretKeyRef(name="cmdb", key="token")
@@ -29,9 +32,14 @@ class Cluster:
         return self.secrets.get(name)
 
 
-def _secret(value: bytes = b"s3cret\n", *, hosts: str | None = None, **labels: str) -> SecretData:
+def _secret(
+    value: bytes = b"s3cret\n",
+    *,
+    hosts: str | None = None,
+    labels: Mapping[str, str] = LABEL,
+) -> SecretData:
     annotations = {} if hosts is None else {"gpuid.github.com/allowed-hosts": hosts}
-    return SecretData(data={"token": value}, labels=labels or LABEL, annotations=annotations)
+    return SecretData(data={"token": value}, labels=labels, annotations=annotations)
 
 
 async def test_a_value_is_read_again_after_a_minute() -> None:
@@ -56,7 +64,7 @@ async def test_a_refused_value_is_read_again_at_once() -> None:
 async def test_an_outage_of_the_api_server_does_not_take_a_known_value() -> None:
     cluster = Cluster(cmdb=_secret())
     cluster.error = ConnectionError("no route")
-    with pytest.raises(Unavailable, match="read Secret cmdb: no route"):
+    with pytest.raises(Unavailable, match="failed to read Secret cmdb: no route"):
         await cluster.source.get(REF, host="a")
     cluster.error = None
     await cluster.source.get(REF, host="a")
@@ -68,12 +76,16 @@ async def test_an_outage_of_the_api_server_does_not_take_a_known_value() -> None
 @pytest.mark.parametrize(
     ("secret", "error", "words"),
     [
-        (None, SecretMissing, "Secret cmdb is not in"),
+        (None, SecretMissing, "Secret cmdb does not exist"),
         (SecretData(data={"other": b""}, labels=LABEL), SecretMissing, "has no key token"),
         (_secret(b"\xff"), SecretMissing, "key token of Secret cmdb is not UTF-8"),
         (SecretData(data={"token": b""}), SecretNotAllowed, 'label gpuid.github.com/sink: "true"'),
-        (_secret(**{"gpuid.github.com/sink": "no"}), SecretNotAllowed, "not meant for sinks"),
-        (_secret(hosts="b.example.com"), SecretNotAllowed, "may not be sent to a.example.com"),
+        (
+            _secret(labels={"gpuid.github.com/sink": "no"}),
+            SecretNotAllowed,
+            "not labeled for sinks",
+        ),
+        (_secret(hosts="b.example.com"), SecretNotAllowed, "must not be sent to a.example.com"),
         (_secret(hosts=""), SecretNotAllowed, "allowed-hosts"),
     ],
 )
@@ -113,6 +125,6 @@ def test_a_message_holds_no_secret_in_any_form() -> None:
 
 
 def test_a_message_is_one_bounded_line() -> None:
-    assert shorten("a\n\x1b[31m b\t") == "a [31m b"
-    assert len(shorten("x" * 1000)) == 512
-    assert shorten("x" * 512) == "x" * 512
+    assert one_line("a\n\x1b[31m b\t") == "a [31m b"
+    assert len(one_line("x" * 1000)) == 512
+    assert one_line("x" * 512) == "x" * 512

@@ -9,6 +9,7 @@ import pytest
 
 from gpuid_operator.api.record import Record
 from gpuid_operator.api.sinks import Sink
+from gpuid_operator.sinks import base
 from gpuid_operator.sinks.base import Unavailable
 from gpuid_operator.sinks.http_client import HTTPClient
 from gpuid_operator.sinks.registry import SinkContext, open_sink
@@ -29,7 +30,7 @@ RECORD = Record(
 )
 
 
-def _open(write_records: RecordWriter):
+def _open(write_records: RecordWriter) -> base.Sink:
     return open_sink(
         Sink.model_validate({"name": "logs", "stdout": {}}),
         secrets=EnvironmentSecrets({}),

@@ -103,7 +103,7 @@ def test_a_gpu_that_could_not_be_opened_but_is_listed_is_not_missing() -> None:
 def test_fewer_gpus_than_attached_is_incomplete() -> None:
     error = refusal(output(*TWO, attached="4"))
     assert error.reason is FailureReason.INCOMPLETE
-    assert "4 GPUs are attached and lists 2" in error.message
+    assert "reports 4 attached GPUs but lists 2" in error.message
 
 
 def test_more_gpus_than_attached_is_unparsable() -> None:
@@ -145,7 +145,7 @@ def test_a_gpu_without_any_identity_is_incomplete() -> None:
     assert refusal(output(TWO[0], nobody)).reason is FailureReason.INCOMPLETE
 
 
-# What is no document
+# Texts that are no document
 
 
 @pytest.mark.parametrize("encoding", [b"utf-16", b"iso-8859-1", b"nonsense"])
@@ -239,3 +239,9 @@ def test_an_error_of_many_lines_is_one_printable_line() -> None:
     long = refusal(b"word " * 5000, exit_code=3, stderr=b"y" * 5000)
     assert len(long.message) <= 1024
     assert str(long) == long.message
+
+
+def test_a_document_of_another_namespace_is_unparsable() -> None:
+    error = refusal(output(*TWO).replace(b"<nvidia_smi_log>", b'<nvidia_smi_log xmlns="x">'))
+    assert error.reason is FailureReason.UNPARSABLE
+    assert "instead of nvidia_smi_log" in error.message

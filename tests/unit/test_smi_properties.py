@@ -129,7 +129,7 @@ CARDS = st.builds(
 
 
 @given(
-    cards=st.lists(CARDS, max_size=9, unique_by=(lambda c: c.uuid, lambda c: c.id.upper())),
+    cards=st.lists(CARDS, max_size=9, unique_by=(lambda c: c.uuid, lambda c: str(c.id).upper())),
     generation=st.sampled_from([g for g in GENERATIONS if g.platform_info]),
 )
 def test_what_is_printed_is_what_is_read(cards: list[Card], generation: Generation) -> None:

@@ -1,7 +1,7 @@
-"""Where a check runner keeps its results: in one entry of each inventory, and nothing else there.
+"""Stores the results of a check runner: one entry in each inventory, and nothing else.
 
-The entry is applied, unforced, under a field manager of the check's own; what the inventory
-instance and other runners write into the same objects is theirs.
+The runner applies its entry without force, under a field manager of its own. The other fields of
+the inventories belong to the instance that keeps them and to other runners.
 """
 
 from __future__ import annotations
@@ -16,39 +16,40 @@ from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.api.values import whole_seconds
 from gpuid_operator.engine.checks.job import CheckJob
 from gpuid_operator.engine.checks.pods import CheckPods
-from gpuid_operator.engine.state.inventory_cache import foreign_checks, newer
+from gpuid_operator.engine.state.resource_version import newer
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
 from gpuid_operator.kube.events import EventType
 from gpuid_operator.kube.inventories import (
-    InventoryMeta,
     apply_status,
     create_inventory,
     get_inventory,
     list_inventories,
 )
 from gpuid_operator.plan.checks import CheckResult, with_result
+from gpuid_operator.plan.ownership import foreign_checks
 from gpuid_operator.plan.restarts import CheckOnNode, with_restart
 from gpuid_operator.telemetry.metrics import Metrics
 
 _ATTEMPTS: Final = 6
 
 Decision = Callable[[CheckStatus | None], CheckStatus | None]
+"""From the entry in the inventory to the next one; None: write nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What a runner needs to know of an inventory."""
+class _Inventory:
+    """The parts of an inventory that a runner uses."""
 
     uid: str
     version: str
     checks: tuple[CheckStatus, ...] = ()
     foreign: frozenset[str] = frozenset()
-    """The checks that others run."""
+    """The names of the checks that other instances run."""
     departed: bool = False
     suspended: bool = False
-    """By the inventory's own spec."""
+    """By the spec of the inventory."""
 
     @classmethod
     def from_object(cls, body: dict[str, Any], *, manager: str) -> Self:
@@ -62,18 +63,18 @@ class _Found:
             suspended=(body.get("spec") or {}).get("suspend") is True,
         )
 
-    def without_output(self) -> _Found:
-        checks = tuple(
-            check.model_copy(update={"stdout": None, "stderr": None}) for check in self.checks
-        )
-        return replace(self, checks=checks)
-
     def check(self, name: str) -> CheckStatus | None:
         return next((check for check in self.checks if check.name == name), None)
 
+    def without_output(self) -> _Inventory:
+        no_output = {"stdout": None, "stderr": None}
+        return replace(
+            self, checks=tuple(check.model_copy(update=no_output) for check in self.checks)
+        )
+
 
 class RunnerResultStore:
-    """The results of one check of the environment."""
+    """The results of one check of the environment. See CheckResultStore."""
 
     def __init__(
         self,
@@ -81,126 +82,135 @@ class RunnerResultStore:
         job: CheckJob,
         *,
         pods: CheckPods,
-        suspended: Callable[[str], bool],
+        is_suspended: Callable[[str], bool],
         metrics: Metrics,
     ) -> None:
-        """`suspended` says whether the settings or a policy suspend a node."""
+        """`is_suspended` tells whether the settings or a policy suspend a node."""
         self._client = client
         self._job = job
         self._pods = pods
-        self._suspended = suspended
+        self._is_suspended = is_suspended
         self._metrics = metrics
         self._manager = f"{MANAGER}-check-{job.name}"
-        self._found: dict[str, _Found] = {}
+        self._inventories: dict[str, _Inventory] = {}
         self._recorder = EventRecorder(client)
 
     def jobs(self, node: str) -> Sequence[CheckJob]:
-        found = self._found.get(node)
-        return () if (found and found.suspended) or self._suspended(node) else (self._job,)
+        inventory = self._inventories.get(node)
+        suspended = (inventory is not None and inventory.suspended) or self._is_suspended(node)
+        return () if suspended else (self._job,)
 
     def check(self, node: str, name: str) -> CheckStatus | None:
-        found = self._found.get(node)
-        return found.check(name) if found else None
+        inventory = self._inventories.get(node)
+        return inventory.check(name) if inventory else None
 
     def known(self) -> Sequence[CheckOnNode]:
-        # Without an inventory instance nobody marks the inventories of nodes that are gone.
+        # There may be no instance that marks the inventories of nodes that are gone.
         nodes = self._pods.nodes()
         return [
-            CheckOnNode(node, check, present=node in nodes and not found.departed)
-            for node, found in self._found.items()
-            for check in found.checks
+            CheckOnNode(node, check, present=node in nodes and not inventory.departed)
+            for node, inventory in self._inventories.items()
+            for check in inventory.checks
         ]
 
     async def refresh(self) -> None:
-        """Take over all inventories as they are now. Raises KubeError."""
-        unseen = dict(self._found)
+        unseen = dict(self._inventories)
         async for body in list_inventories(self._client):
             node = body["metadata"]["name"]
             unseen.pop(node, None)
-            self._keep(node, _Found.from_object(body, manager=self._manager))
-        for node, found in unseen.items():
-            if self._found.get(node) is found:  # nothing was written there meanwhile
-                del self._found[node]
+            self._keep(node, _Inventory.from_object(body, manager=self._manager))
+        for node, inventory in unseen.items():
+            if self._inventories.get(node) is inventory:  # no write changed it during the list
+                del self._inventories[node]
                 self._metrics.forget_node(node)
 
     async def record(self, node: str, result: CheckResult) -> None:
-        await self._write(node, lambda before: with_result(before, result))
+        await self._write(
+            node, lambda before: with_result(before, result), known=self._inventories.get(node)
+        )
 
     async def record_restart(self, node: str, name: str, *, now: datetime) -> bool:
-        known = self.check(node, name)
-        since = known.last_restart_time if known else None
-        # The entry is written whole, and its output is not kept here.
-        fresh = await self._read(node)
-        noted = await self._write(
-            node, lambda before: with_restart(before, since=since, now=now), found=fresh
+        last = self.check(node, name)
+        since = last.last_restart_time if last else None
+        # The apply must contain the output, too, which is not kept here: read the entry first.
+        stored = await self._write(
+            node, lambda before: with_restart(before, since=since, now=now), known=None
         )
-        return noted is not None and noted.last_restart_time == whole_seconds(now)
+        return stored is not None and stored.last_restart_time == whole_seconds(now)
 
     def record_event(self, node: str, *, reason: str, message: str, type: EventType) -> None:  # noqa: A002
-        found = self._found.get(node)
-        if found is not None:
-            self._recorder.post(node, found.uid, reason=reason, message=message, type=type)
+        inventory = self._inventories.get(node)
+        if inventory is not None:
+            self._recorder.post(node, inventory.uid, reason=reason, message=message, type=type)
 
-    async def finish(self, *, within: float) -> None:
-        """Wait for so many seconds at most for the Events that are under way."""
+    async def close(self, *, within: float) -> None:
+        """Wait at most so many seconds until the Events are posted."""
         await self._recorder.finish(within=within)
 
     async def _write(
-        self, node: str, change: Decision, *, found: _Found | None = None
+        self, node: str, decide: Decision, *, known: _Inventory | None
     ) -> CheckStatus | None:
-        """Change the check's entry in the node's inventory, which is created where it is missing.
+        """Change the entry of the check in an inventory, which is created if there is none.
 
-        Raises KubeError, also when another instance has a check of this name.
+        The first attempt decides on `known`, if it is given. Returns the new entry. Raises
+        KubeError, also if another instance runs a check of this name.
         """
-        found = found or self._found.get(node)
-        for attempt in range(1, _ATTEMPTS + 1):
-            found = found or await self._read(node)
-            if self._job.name in found.foreign:
-                raise KubeError(
-                    f"check {self._job.name} of {node} is run by another instance, too: give one of"
-                    " them another name (CHECK_NAME)"
-                )
-            check = change(found.check(self._job.name))
-            if check is None:
-                return None
+        for _ in range(_ATTEMPTS - 1):
             try:
-                version = await apply_status(
-                    self._client,
-                    name=node,
-                    uid=found.uid,
-                    resource_version=found.version,
-                    status={"checks": [check.model_copy(update={"recorded": None}).to_json()]},
-                    manager=self._manager,
-                    force=False,
-                )
+                return await self._apply(node, known or await self._read(node), decide)
             except (Conflict, NotFound):
-                if attempt == _ATTEMPTS:
-                    raise
-                found = None
-                continue
-            others = (other for other in found.checks if other.name != check.name)
-            self._keep(node, replace(found, version=version, checks=(*others, check)))
-            return check
-        return None
+                known = None  # another client changed or deleted the inventory
+        return await self._apply(node, await self._read(node), decide)
 
-    async def _read(self, node: str) -> _Found:
-        """The inventory as it is now, a new one where there is none."""
+    async def _apply(
+        self, node: str, inventory: _Inventory, decide: Decision
+    ) -> CheckStatus | None:
+        name = self._job.name
+        if name in inventory.foreign:
+            raise KubeError(
+                f"another instance runs a check named {name} on node {node}: rename one of the two"
+                " (CHECK_NAME)"
+            )
+        check = decide(inventory.check(name))
+        if check is None:
+            return None
+        version = await apply_status(
+            self._client,
+            name=node,
+            uid=inventory.uid,
+            resource_version=inventory.version,
+            # The instance that keeps the inventory owns `recorded`.
+            status={"checks": [check.model_copy(update={"recorded": None}).to_json()]},
+            manager=self._manager,
+            force=False,
+        )
+        others = (other for other in inventory.checks if other.name != name)
+        self._keep(node, replace(inventory, version=version, checks=(*others, check)))
+        return check
+
+    async def _read(self, node: str) -> _Inventory:
+        """The current inventory of a node, created if there is none."""
         try:
             body = await get_inventory(self._client, node)
         except NotFound:
             try:
-                meta: InventoryMeta = await create_inventory(self._client, name=node, labels={})
+                meta = await create_inventory(self._client, name=node, labels={})
             except AlreadyExists:
                 body = await get_inventory(self._client, node)
             else:
-                return _Found(meta.uid, meta.resource_version)
-        return _Found.from_object(body, manager=self._manager)
+                return _Inventory(meta.uid, meta.resource_version)
+        return _Inventory.from_object(body, manager=self._manager)
 
-    def _keep(self, node: str, found: _Found) -> None:
-        known = self._found.get(node)
-        if known and known.uid == found.uid and not newer(found.version, than=known.version):
+    def _keep(self, node: str, inventory: _Inventory) -> None:
+        """Store an inventory unless a later version is known."""
+        known = self._inventories.get(node)
+        if (
+            known
+            and known.uid == inventory.uid
+            and not newer(inventory.version, than=known.version)
+        ):
             return
-        self._found[node] = found.without_output()
-        check = found.check(self._job.name)
+        self._inventories[node] = inventory.without_output()
+        check = inventory.check(self._job.name)
         passed = {check.name: check.passed} if check and check.passed is not None else {}
         self._metrics.set_checks(node, passed)

@@ -1,6 +1,7 @@
-"""The check runner: an instance that runs one command on each node, and keeps no inventory.
+"""The check runner: an instance that runs one command on each node and keeps no inventory.
 
-It works beside an inventory instance or without one; of policies it obeys `suspend`.
+It works with or without an instance that keeps the inventory. It obeys `suspend` of policies and
+inventories, and ignores everything else in them.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from gpuid_operator.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
 
-_PAUSE: Final = 5.0
+_LABELS_PAUSE: Final = 5.0
+"""Seconds until node labels that could not be read are read again."""
 
 
 class CheckRunner:
-    """One check of the environment on all nodes that have a pod for it."""
+    """Runs one check of the environment on all nodes that have a pod for it."""
 
     def __init__(
         self,
@@ -44,95 +46,90 @@ class CheckRunner:
         clock: Callable[[], datetime] = utcnow,
         timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
+        """`per_hour` limits the restarts; `suspended` is SUSPEND."""
         self._client = client
         self._job = job
         self._resync_period = timings.resync.total_seconds()
         self._pods = CheckPods()
-        self._pods.want([job])
+        self._pods.follow([job])
         self._suspensions = Suspensions(client, nodes=self._pods.nodes)
         self._results = RunnerResultStore(
             client,
             job,
             pods=self._pods,
-            suspended=lambda node: suspended or self._suspensions.holds(node),
+            is_suspended=lambda node: suspended or self._suspensions.is_suspended(node),
             metrics=metrics,
         )
-        self._runs = CheckWorker(
+        self._worker = CheckWorker(
             client,
             pods=self._pods,
             results=self._results,
             slots=asyncio.Semaphore(workers),
             workers=workers,
             per_hour=per_hour,
+            timings=timings,
             clock=clock,
         )
         self._tasks: list[asyncio.Task[None]] = []
-        self.sources_changed = asyncio.Event()
-        """Never set: the one source stays."""
-        self.kinds_gone = asyncio.Event()
-        """Never set: inventories are not watched."""
 
     @property
     def sources(self) -> tuple[PodSelector, ...]:
+        """The pods to watch."""
         return (self._job.source,)
 
     async def start(self) -> None:
-        """List what is known, then begin. Raises KubeError."""
-        await self._list()
-        loops: list[Loop] = [*self._runs.loops(), self._resync_for_ever, self._follow_policies]
+        """List pods, policies and inventories, then start to run the check. Raises KubeError."""
+        await self._resync()
+        loops: list[Loop] = [*self._worker.loops(), self._resync_forever, self._follow_policies]
         self._tasks += [asyncio.create_task(run_forever(loop)) for loop in loops]
 
     async def stop(self, *, within: float) -> None:
-        """Stop; what is being run is given up within that many seconds."""
+        """Cancel the runs and post the Events that wait, within so many seconds."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=within * 0.8)
-        await self._results.finish(within=within * 0.2)
-
-    def watch_begins(self) -> None:
-        """Nothing hangs on it: what went unseen is found by the next re-sync."""
-
-    def count(self) -> None:
-        """No metric of a check runner is counted."""
+        await self._results.close(within=within * 0.2)
 
     def pod_event(self, source: PodSelector, body: dict[str, Any], *, deleted: bool) -> None:
+        """Store a pod that was added, changed or deleted."""
         nodes = self._pods.put(source, body, deleted=deleted)
         if nodes:
-            self._suspensions.nodes_came()
-        self._runs.add(nodes)
+            self._suspensions.nodes_added()
+        self._worker.enqueue(nodes)
 
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:
+        """Store a policy that was added, changed or deleted."""
         self._suspensions.policy_event(body, deleted=deleted)
 
-    async def _list(self) -> None:
+    async def _resync(self) -> None:
         await list_check_pods(self._client, self._pods, self._job.source)
-        await self._suspensions.look()
+        await self._suspensions.resync()
         await self._results.refresh()
-        self._runs.stop_unwanted()
         nodes = self._pods.nodes()
-        self._runs.prune(nodes)
-        self._runs.add(nodes)
+        self._worker.stop_unwanted()
+        self._worker.prune(nodes)
+        self._worker.enqueue(nodes)
 
-    async def _resync_for_ever(self) -> None:
+    async def _resync_forever(self) -> None:
         while True:
             await asyncio.sleep(self._resync_period)
             try:
-                await self._list()
+                await self._resync()
             except KubeError as error:
-                _log.warning("the re-sync failed", error=error.message)
+                _log.warning("resync failed", error=error.message)
             except Exception:
-                _log.exception("the re-sync failed")
+                _log.exception("resync failed")
 
     async def _follow_policies(self) -> None:
         while True:
-            await self._suspensions.news.wait()
-            self._suspensions.news.clear()
+            await self._suspensions.labels_needed.wait()
+            self._suspensions.labels_needed.clear()
             try:
-                await self._suspensions.learn()
+                await self._suspensions.fetch_labels()
             except KubeError as error:
-                _log.warning("labels of nodes could not be read", error=error.message)
-                await asyncio.sleep(_PAUSE)
-                self._suspensions.news.set()
-            self._runs.stop_unwanted()
-            self._runs.add(self._pods.nodes())
+                _log.warning("failed to read node labels; retrying", error=error.message)
+                await asyncio.sleep(_LABELS_PAUSE)
+                self._suspensions.labels_needed.set()
+            self._worker.stop_unwanted()
+            self._worker.enqueue(self._pods.nodes())

@@ -1,4 +1,4 @@
-"""Which nodes the policies suspend, for a check runner: it asks them nothing else."""
+"""Which nodes the policies suspend. A check runner uses nothing else of the policies."""
 
 from __future__ import annotations
 
@@ -15,62 +15,66 @@ from gpuid_operator.kube.policies import list_policies
 
 
 class Suspensions:
-    """The policies, and the labels of nodes as long as a policy suspends any."""
+    """The policies, and the labels of nodes while a policy suspends any."""
 
     def __init__(self, client: KubeClient, *, nodes: Callable[[], set[str]]) -> None:
-        """`nodes` gives those that matter."""
+        """`nodes` returns the names of the nodes that have a pod for the check."""
         self._client = client
         self._nodes = nodes
         self._state = ClusterState(targets=(), builtin=PolicySpec())
-        self._outdated = True
-        self.news = asyncio.Event()
-        """Set when `learn` is to be called."""
+        self._all_labels_needed = True
+        self.labels_needed = asyncio.Event()
+        """Set when the caller must call `fetch_labels`."""
 
-    def holds(self, node: str) -> bool:
-        """Whether the node is suspended, or may be: its labels are not known yet."""
-        if not self._any():
+    def is_suspended(self, node: str) -> bool:
+        """Whether a policy suspends the node, or may suspend it: its labels are not known yet."""
+        if not self._any_policy_suspends():
             return False
         return node not in self._state.nodes or self._state.effective_policy(node, None).suspended
 
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:
-        """A policy came, changed or went."""
+        """Store a policy that was added, changed or deleted."""
         if self._state.policies.take(body, deleted=deleted):
-            self._outdated = True
-            self.news.set()
+            self._all_labels_needed = True
+            self.labels_needed.set()
 
-    def nodes_came(self) -> None:
-        """There may be nodes of which nothing is known."""
-        if self._any():
-            self.news.set()
+    def nodes_added(self) -> None:
+        """There may be nodes whose labels are not known."""
+        if self._any_policy_suspends():
+            self.labels_needed.set()
 
-    async def look(self) -> None:
-        """List the policies, and what follows from them. Raises KubeError."""
+    async def resync(self) -> None:
+        """List the policies, and the nodes if a policy suspends any. Raises KubeError."""
         self._state.policies.take_all(await list_policies(self._client))
-        self._outdated = True
-        await self.learn()
+        self._all_labels_needed = True
+        await self.fetch_labels()
 
-    async def learn(self) -> None:
-        """Fetch the labels that are asked for: of every node when policies changed, else of those
-        that are new. Raises KubeError."""
-        if not self._any():
+    async def fetch_labels(self) -> None:
+        """Fetch the labels of all nodes if policies changed, and those of new nodes otherwise.
+        Does nothing while no policy suspends nodes. Raises KubeError."""
+        if not self._any_policy_suspends():
             return
-        if self._outdated:
-            self._outdated = False
-            try:
-                unseen = set(self._state.nodes)
-                async for facts in list_nodes(self._client):
-                    unseen.discard(facts.name)
-                    self._state.nodes.put(facts)
-            except BaseException:
-                self._outdated = True
-                raise
-            for name in unseen:
-                self._state.forget_node(name)
+        if self._all_labels_needed:
+            await self._list_nodes()
         for name in self._nodes() - set(self._state.nodes):
             try:
                 self._state.nodes.put(await get_node(self._client, name))
             except NotFound:
-                continue  # on its way out, and nothing is run there
+                continue  # the node is being removed; no check runs there
 
-    def _any(self) -> bool:
+    async def _list_nodes(self) -> None:
+        # Cleared before the list: a policy may change while it is read.
+        self._all_labels_needed = False
+        unseen = set(self._state.nodes)
+        try:
+            async for facts in list_nodes(self._client):
+                unseen.discard(facts.name)
+                self._state.nodes.put(facts)
+        except BaseException:
+            self._all_labels_needed = True
+            raise
+        for name in unseen:
+            self._state.forget_node(name)
+
+    def _any_policy_suspends(self) -> bool:
         return any(policy.spec.suspend for policy in self._state.policies)

@@ -1,4 +1,4 @@
-"""One run of a check in a container: what it answered, or that there was no answer."""
+"""Runs a check once in a container."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from gpuid_operator.kube.pods import TargetPod
 
 SHELL: Final = ("/bin/sh", "-c")
 MAX_OUTPUT: Final = 256 * 1024
-"""Bytes that are read of a check's output, of which status keeps 2 × 4 KiB."""
+"""Bytes of output that a run may write; the status keeps 4 KiB each of stdout and stderr."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckOutput:
-    """What came of a run."""
+    """The outcome of a run."""
 
     exit_code: int | None
-    """None where the command did not end by itself, or could not be started."""
+    """None if the command did not end by itself or did not start."""
     stdout: bytes
     stderr: bytes
-    """Where there is no exit code: why, and then what the command wrote."""
+    """Without an exit code it starts with the reason."""
     hung: bool = False
-    """It did not end in time, and may run still."""
+    """The command did not end in time and may still run."""
 
     @property
     def passed(self) -> bool:
@@ -43,32 +43,33 @@ class CheckOutput:
 
     @property
     def blames_pod(self) -> bool:
-        """Whether the pod may be what is wrong: a missing shell, or a flood, comes again."""
+        """Whether a restart of the pod may help. It does not help against a missing shell or too
+        much output."""
         return self.hung or self.exit_code not in (0, None)
 
 
 class CheckInconclusive(Exception):  # noqa: N818 - says what happened
-    """The run tells nothing of the node, and is to be repeated."""
+    """A run that says nothing about the node. The caller runs the check again."""
 
-    def __init__(self, message: str, answer: CheckOutput | None = None) -> None:
+    def __init__(self, message: str, output: CheckOutput | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.answer = answer
-        """What counts as the answer if it stays like this; None: nothing ever does."""
+        self.output = output
+        """What counts as the outcome if the error persists; None: the error never counts."""
 
 
 async def execute(client: KubeClient, job: CheckJob, pod: TargetPod) -> CheckOutput:
     """Run a check once. Raises CheckInconclusive.
 
-    way of the exec                                         | is
-    --------------------------------------------------------|------------------------------
-    ended with an exit code                                 | the answer
-    time-out, flood of output, no /bin/sh in the container  | an answer without exit code
-    broke off, or failed for the runtime's reasons          | one if it happens repeatedly
-    pod gone, not allowed, API server away                  | none
+    exec                                                   | outcome
+    -------------------------------------------------------|---------------------------------------
+    ended with an exit code                                | output
+    time-out, too much output, no /bin/sh in the container | output without exit code
+    broke off, or failed in the container runtime          | inconclusive; output if this persists
+    pod gone, forbidden, API server unreachable            | inconclusive
     """
     try:
-        done = await pod_exec(
+        result = await pod_exec(
             client,
             namespace=pod.namespace,
             pod=pod.name,
@@ -78,20 +79,20 @@ async def execute(client: KubeClient, job: CheckJob, pod: TargetPod) -> CheckOut
             max_bytes=MAX_OUTPUT,
         )
     except (ExecTimedOut, ExecTooLarge, CommandNotFound) as error:
-        return _explained(error, job.command)
+        return _without_exit_code(error, job.command)
     except (ExecIncomplete, ExecFailed) as error:
-        raise CheckInconclusive(error.message, _explained(error, job.command)) from error
+        raise CheckInconclusive(error.message, _without_exit_code(error, job.command)) from error
     except KubeError as error:
         raise CheckInconclusive(error.message) from error
     except OSError as error:
         raise CheckInconclusive(str(error)) from error
-    return CheckOutput(done.exit_code, done.stdout, done.stderr)
+    return CheckOutput(result.exit_code, result.stdout, result.stderr)
 
 
-def _explained(error: ExecError, command: str) -> CheckOutput:
-    """An answer that has the reason before what the command wrote to stderr."""
-    said = error.stderr[: MAX_CHECK_OUTPUT // 2]
-    # The command, perhaps of many lines, would hide what came of it.
-    shown = f"`{' '.join((*SHELL, command))[:120]}` in "
-    reason = error.message.removeprefix(shown).encode() + (b"\n" + said if said else b"")
+def _without_exit_code(error: ExecError, command: str) -> CheckOutput:
+    """The output so far, with the reason at the start of stderr."""
+    stderr = error.stderr[: MAX_CHECK_OUTPUT // 2]
+    # A command of many lines would push the reason out of what the status keeps.
+    prefix = f"`{' '.join((*SHELL, command))[:120]}` in "
+    reason = error.message.removeprefix(prefix).encode() + (b"\n" + stderr if stderr else b"")
     return CheckOutput(None, error.stdout, reason, hung=isinstance(error, ExecTimedOut))

@@ -9,7 +9,10 @@ from gpuid_operator.kube.pods import list_pods
 
 
 async def list_check_pods(client: KubeClient, pods: CheckPods, source: PodSelector) -> None:
-    """Take over the pods of a source as they are now; what vanished is forgotten."""
+    """Store the current pods of a selector and forget those that are gone.
+
+    Raises KubeError; the pods that were listed before the error are stored.
+    """
     unseen = pods.uids(source)
     async for body in list_pods(client, namespace=source.namespace, selector=source.selector):
         unseen.discard(body["metadata"]["uid"])

@@ -10,59 +10,65 @@ from gpuid_operator.engine.core.pod_selector import PodSelector
 from gpuid_operator.kube.pods import TargetPod
 
 _Place = tuple[PodSelector, str | None]
+"""A selector and the container that a check names."""
 
 
 class CheckPods:
-    """The pods of all checks' sources. Its methods do no I/O."""
+    """The pods that the checks select. Its methods do no I/O."""
 
     def __init__(self) -> None:
-        self._places: dict[PodSelector, set[str | None]] = {}
+        self._containers: dict[PodSelector, set[str | None]] = {}
         self._pods: dict[tuple[_Place, str], dict[str, TargetPod]] = {}
         self._node_of: dict[tuple[PodSelector, str], str] = {}
 
     @property
     def sources(self) -> frozenset[PodSelector]:
-        return frozenset(self._places)
+        """The selectors of the checks."""
+        return frozenset(self._containers)
 
-    def want(self, jobs: Iterable[CheckJob]) -> bool:
-        """Follow the pods of these checks and no others. True when some were not followed yet:
-        then their pods have to be listed."""
-        places: dict[PodSelector, set[str | None]] = {}
+    def follow(self, jobs: Iterable[CheckJob]) -> bool:
+        """Keep the pods of these checks and of no others.
+
+        Returns whether a check has pods that were not kept so far: the caller must list them.
+        """
+        containers: dict[PodSelector, set[str | None]] = {}
         for job in jobs:
-            places.setdefault(job.source, set()).add(job.container)
-        news = any(not wanted <= self._places.get(key, set()) for key, wanted in places.items())
-        self._places = places
+            containers.setdefault(job.source, set()).add(job.container)
+        added = any(
+            not names <= self._containers.get(source, set()) for source, names in containers.items()
+        )
+        self._containers = containers
         self._pods = {
-            key: pods
-            for key, pods in self._pods.items()
-            if key[0][1] in places.get(key[0][0], set())
+            (place, node): pods
+            for (place, node), pods in self._pods.items()
+            if place[1] in containers.get(place[0], set())
         }
-        self._node_of = {key: node for key, node in self._node_of.items() if key[0] in places}
-        return news
+        self._node_of = {key: node for key, node in self._node_of.items() if key[0] in containers}
+        return added
 
     def put(self, source: PodSelector, body: dict[str, Any], *, deleted: bool) -> set[str]:
-        """Take over the state of a pod; the nodes for which that is news."""
+        """Store the state of a pod. Returns the nodes for which something changed."""
         uid = body["metadata"]["uid"]
-        news = self.remove(source, uid) if deleted else set()
+        changed: set[str] = set()
         if deleted:
-            return news
-        for container in self._places.get(source, ()):
+            return self.remove(source, uid)
+        for container in self._containers.get(source, ()):
             pod = TargetPod.from_pod(body, container=container)
             if pod is None:
-                return news | self.remove(source, uid)
+                return self.remove(source, uid)
             pods = self._pods.setdefault(((source, container), pod.node), {})
             if pods.get(uid) != pod:
                 pods[uid] = pod
                 self._node_of[source, uid] = pod.node
-                news.add(pod.node)
-        return news
+                changed.add(pod.node)
+        return changed
 
     def remove(self, source: PodSelector, uid: str) -> set[str]:
-        """Forget a pod; the node that it was on."""
+        """Forget a pod. Returns the node that it was on, if the pod was known."""
         node = self._node_of.pop((source, uid), None)
         if node is None:
             return set()
-        for container in self._places.get(source, ()):
+        for container in self._containers.get(source, ()):
             key = (source, container), node
             pods = self._pods.get(key, {})
             pods.pop(uid, None)
@@ -71,13 +77,15 @@ class CheckPods:
         return {node}
 
     def uids(self, source: PodSelector) -> set[str]:
+        """The uids of the known pods of a selector."""
         return {uid for known, uid in self._node_of if known == source}
 
     def nodes(self) -> set[str]:
+        """The names of all nodes that have a pod."""
         return set(self._node_of.values())
 
-    def pod(self, job: CheckJob, node: str) -> TargetPod | None:
-        """The ready pod to run a check in: of several, the one that started last."""
+    def find(self, job: CheckJob, node: str) -> TargetPod | None:
+        """The pod in which a check runs: the ready one that started last."""
         pods = self._pods.get(((job.source, job.container), node), {})
         ready = [pod for pod in pods.values() if pod.ready]
         return max(

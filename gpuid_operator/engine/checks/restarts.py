@@ -1,4 +1,4 @@
-"""Restarts of the pods of failed checks, one at a time and within the guards."""
+"""Restarts the pods of failed checks, one at a time and within the guards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Callable, Container
 from datetime import datetime, timedelta
 from typing import Final
 
-from gpuid_operator.engine.checks.job import CheckJob, CheckResultStore
+from gpuid_operator.engine.checks.job import CheckJob
+from gpuid_operator.engine.checks.result_store import CheckResultStore
+from gpuid_operator.engine.core.options import Timings
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import Conflict, KubeError
 from gpuid_operator.kube.events import EventType
@@ -22,7 +24,7 @@ _HOUR: Final = timedelta(hours=1)
 
 
 class Restarts:
-    """Deletes pods whose check failed, or says why it does not; either way is an Event."""
+    """Deletes the pods of failed checks. Each restart and each refusal is an Event."""
 
     def __init__(
         self,
@@ -30,97 +32,101 @@ class Restarts:
         *,
         results: CheckResultStore,
         per_hour: int,
+        timings: Timings,
         clock: Callable[[], datetime],
     ) -> None:
         self._client = client
         self._results = results
         self._per_hour = per_hour
+        self._timings = timings
         self._clock = clock
-        self._one = asyncio.Lock()
-        self._done: deque[tuple[str, datetime]] = deque()
-        self._told: dict[tuple[str, str], str] = {}
+        self._lock = asyncio.Lock()
+        self._recent: deque[tuple[str, datetime]] = deque()
+        self._logged: dict[tuple[str, str], str] = {}
 
     def passed(self, node: str, name: str) -> None:
-        """The check passes: the next refusal is news again."""
-        self._told.pop((node, name), None)
+        """The check passes: log its next refusal again."""
+        self._logged.pop((node, name), None)
 
     def prune(self, nodes: Container[str]) -> None:
-        """Drop what is remembered of all other nodes."""
-        self._told = {key: words for key, words in self._told.items() if key[0] in nodes}
+        """Forget all other nodes."""
+        self._logged = {key: message for key, message in self._logged.items() if key[0] in nodes}
 
-    async def enqueue(self, job: CheckJob, node: str, pod: TargetPod) -> timedelta | None:
-        """Restart the pod of a failed check, if the guards let it.
+    async def restart(self, job: CheckJob, pod: TargetPod) -> timedelta | None:
+        """Restart the pod of a failed check if the guards allow it.
 
-        When to run the check again for the sake of a restart that was refused for now; None where
-        its own time will do. Raises KubeError when the restart could not be noted.
+        Returns how long to wait before the check runs again, where a guard refuses the restart
+        for now; None: the check runs again when it is due. Raises KubeError if the restart could
+        not be stored.
         """
-        async with self._one:
+        async with self._lock:
             now = self._clock()
-            if job not in self._results.jobs(node):
-                return None  # suspended, or not wanted any more
-            refused = self._refusal(job, node, pod, now)
+            if job not in self._results.jobs(pod.node):
+                return None  # suspended or removed meanwhile
+            refused = self._refusal(job, pod, now)
             if refused is None:
-                # Another instance may have a restart under way.
+                # Another instance may have restarted a pod.
                 await self._results.refresh()
-                refused = self._refusal(job, node, pod, now)
+                refused = self._refusal(job, pod, now)
             if refused is not None:
-                self._say_refused(job, node, pod, refused)
+                self._report_refusal(job, pod, refused)
                 return refused.again
-            # First the note: a crash in between costs a restart, never one too many.
-            if await self._results.record_restart(node, job.name, now=now):
-                self._done.append((node, now))
-                await self._delete(job, node, pod)
+            # Stored before the deletion: a crash in between costs a restart and never adds one.
+            if await self._results.record_restart(pod.node, job.name, now=now):
+                self._recent.append((pod.node, now))
+                await self._delete(job, pod)
             return None
 
-    def _refusal(self, job: CheckJob, node: str, pod: TargetPod, now: datetime) -> Refusal | None:
-        while self._done and now - self._done[0][1] >= _HOUR:
-            self._done.popleft()
+    def _refusal(self, job: CheckJob, pod: TargetPod, now: datetime) -> Refusal | None:
+        while self._recent and now - self._recent[0][1] >= _HOUR:
+            self._recent.popleft()
         case = RestartCase(
-            node=node,
+            node=pod.node,
             name=job.name,
             controlled=pod.controlled,
             known=self._results.known(),
-            recent=self._done,
+            recent=self._recent,
             per_hour=self._per_hour,
+            pause=self._timings.restart_pause,
+            under_way_pause=self._timings.restart_retry,
         )
         return refusal(case, now=now)
 
-    def _say_refused(self, job: CheckJob, node: str, pod: TargetPod, refused: Refusal) -> None:
-        message = f"check {job.name} failed; pod {pod.name} is not restarted: {refused.words}"
-        self._results.record_event(
-            node, reason=refused.reason, message=message, type=EventType.WARNING
-        )
-        if self._told.get((node, job.name)) != refused.words:
-            self._told[node, job.name] = refused.words
+    def _report_refusal(self, job: CheckJob, pod: TargetPod, refused: Refusal) -> None:
+        message = f"check {job.name} failed; not restarting pod {pod.name}: {refused.words}"
+        self._record_event(pod, refused.reason, message)
+        if self._logged.get((pod.node, job.name)) != refused.words:
+            self._logged[pod.node, job.name] = refused.words
             _log.warning(
-                "a pod is not restarted",
-                node=node,
+                "refused to restart pod",
+                node=pod.node,
                 pod=pod.name,
                 check=job.name,
                 reason=refused.reason,
                 why=refused.words,
             )
 
-    async def _delete(self, job: CheckJob, node: str, pod: TargetPod) -> None:
+    async def _delete(self, job: CheckJob, pod: TargetPod) -> None:
         try:
             await delete_pod(self._client, namespace=pod.namespace, name=pod.name, uid=pod.uid)
         except Conflict:
-            return  # another pod has its name: it was replaced meanwhile
+            return  # replaced meanwhile: another pod has the name
         except KubeError as error:
-            message = f"pod {pod.name} could not be restarted: {error.message}"
-            self._results.record_event(
-                node, reason="RestartFailed", message=message, type=EventType.WARNING
-            )
+            message = f"failed to restart pod {pod.name}: {error.message}"
+            self._record_event(pod, "RestartFailed", message)
             _log.error(
-                "a pod could not be restarted",
-                node=node,
+                "failed to restart pod",
+                node=pod.node,
                 pod=pod.name,
                 check=job.name,
                 error=error.message,
             )
             return
-        message = f"check {job.name} failed; pod {pod.name} is deleted to be started anew"
-        self._results.record_event(
-            node, reason="PodRestarted", message=message, type=EventType.WARNING
+        message = (
+            f"check {job.name} failed; deleted pod {pod.name} so that its controller replaces it"
         )
-        _log.warning("a pod is restarted", node=node, pod=pod.name, check=job.name)
+        self._record_event(pod, "PodRestarted", message)
+        _log.warning("restarted pod", node=pod.node, pod=pod.name, check=job.name)
+
+    def _record_event(self, pod: TargetPod, reason: str, message: str) -> None:
+        self._results.record_event(pod.node, reason=reason, message=message, type=EventType.WARNING)

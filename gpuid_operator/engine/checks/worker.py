@@ -1,56 +1,52 @@
-"""Runs checks: decides what is due on a node, executes it, notes the result, restarts what fails.
+"""Runs the checks that are due, stores the results, and restarts pods whose check fails.
 
-Two instances use it: the inventory's, for the checks of policies, and the check runner of the
-environment. Where results are kept is the affair of their `CheckResultStore`.
+The engine uses it for the checks of policies, and the check runner for its own check. They differ
+in their CheckResultStore.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Final
 
+from gpuid_operator.engine.checks.attempts import AttemptCache
 from gpuid_operator.engine.checks.execution import CheckInconclusive, CheckOutput, execute
-from gpuid_operator.engine.checks.job import CheckJob, CheckResultStore
+from gpuid_operator.engine.checks.job import CheckJob
 from gpuid_operator.engine.checks.pods import CheckPods
 from gpuid_operator.engine.checks.restarts import Restarts
+from gpuid_operator.engine.checks.result_store import CheckResultStore
 from gpuid_operator.engine.core.background import Loop
+from gpuid_operator.engine.core.options import Timings
 from gpuid_operator.engine.core.work_queue import WorkQueue
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import KubeError
 from gpuid_operator.kube.pods import TargetPod
-from gpuid_operator.plan.checks import CheckResult, check_due, kept_output
-from gpuid_operator.plan.schedule import backoff
+from gpuid_operator.plan.check_due import CheckPlacement, next_run_at
+from gpuid_operator.plan.checks import CheckResult, kept_output
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
 
-_TRIES: Final = 3
-"""Runs without an answer after which that is the answer, where it may be one."""
+_MAX_INCONCLUSIVE: Final = 3
+"""Consecutive inconclusive runs after which the error counts as the result, if it can."""
 
-_STUMBLED: Final = 30.0
+_ERROR_PAUSE: Final = 30.0
+"""Seconds until a node is tried again after an unexpected error."""
 
 
-@dataclass(slots=True)
-class _Memory:
-    """What this process knows of a check on a node, beyond the last result."""
-
-    container: str
-    """The containerID of the last run; another one is asked at once."""
-    troubles: int = 0
-    """Runs in a row without an answer, or which hung, or whose result was not noted."""
-    not_before: datetime | None = None
-    """The end of the back-off that they asked for."""
-    again: datetime | None = None
-    """When to run it although its interval has not passed."""
+@dataclass(frozen=True, slots=True)
+class _NextRun:
+    at: datetime
+    pod: TargetPod
 
 
 class CheckWorker:
-    """The queue of nodes whose checks may be due, and the workers that run them."""
+    """A queue of nodes, and workers that run the checks that are due there, one at a time per
+    node."""
 
     def __init__(
         self,
@@ -61,34 +57,39 @@ class CheckWorker:
         slots: asyncio.Semaphore,
         workers: int,
         per_hour: int,
+        timings: Timings,
         clock: Callable[[], datetime],
     ) -> None:
-        """`slots` bounds the execs of the whole process, `workers` those of checks."""
+        """`slots` limits the execs of the process, `workers` those of checks; `per_hour` limits
+        the restarts."""
         self._client = client
         self._pods = pods
         self._results = results
         self._slots = slots
         self._workers = workers
         self._clock = clock
-        self._restarts = Restarts(client, results=results, per_hour=per_hour, clock=clock)
+        self._restarts = Restarts(
+            client, results=results, per_hour=per_hour, timings=timings, clock=clock
+        )
         self._queue: WorkQueue[str] = WorkQueue()
-        self._memory: dict[tuple[str, str], _Memory] = {}
+        self._attempts = AttemptCache(clock)
         self._running: dict[str, tuple[CheckJob, asyncio.Task[None]]] = {}
 
-    def add(self, nodes: Iterable[str]) -> None:
-        """These nodes' checks may be due."""
+    def enqueue(self, nodes: Iterable[str]) -> None:
+        """Look for due checks on these nodes."""
         for node in nodes:
             self._queue.add(node)
 
     def stop_unwanted(self) -> None:
-        """End the runs of checks that their nodes have no more, such as suspended ones."""
+        """Cancel the runs of checks that their nodes no longer have, for example because of a
+        suspension."""
         for node, (job, task) in self._running.items():
             if job not in self._results.jobs(node):
                 task.cancel()
 
     def prune(self, nodes: Container[str]) -> None:
-        """Drop what is remembered of all other nodes."""
-        self._memory = {key: kept for key, kept in self._memory.items() if key[0] in nodes}
+        """Forget all other nodes."""
+        self._attempts.prune(nodes)
         self._restarts.prune(nodes)
 
     def loops(self) -> list[Loop]:
@@ -100,125 +101,133 @@ class CheckWorker:
             node = await self._queue.get()
             try:
                 await self._run_due(node, worker)
-                wait = self._next(node)
+                wait = self._seconds_to_next_run(node)
             except Exception:
-                # Whatever it was, it concerns this node; the others must go on.
-                _log.exception("the checks of a node stumbled", node=node)
-                wait = _STUMBLED
+                # The error concerns this node; the other nodes must go on.
+                _log.exception("failed to run the checks of a node; retrying", node=node)
+                wait = _ERROR_PAUSE
             finally:
                 self._queue.done(node)
             if wait is not None:
                 self._queue.add(node, wait)
 
-    def _next(self, node: str) -> float | None:
-        """Seconds until a check of the node is due; None: not before something happens."""
-        times = [at for job in self._results.jobs(node) if (at := self._due(job, node)) is not None]
-        return (min(times) - self._clock()).total_seconds() if times else None
-
-    def _due(self, job: CheckJob, node: str) -> datetime | None:
-        pod = self._pods.pod(job, node)
-        if pod is None:
-            return None
-        memory = self._memory.get((node, job.name))
-        asked = None if memory is None else memory.container == pod.container_id
-        at = check_due(
-            self._results.check(node, job.name),
-            digest=job.digest,
-            pod=f"{pod.namespace}/{pod.name}",
-            started=pod.started_at,
-            asked=asked,
-            interval=job.interval,
-            node=node,
-            now=self._clock(),
-        )
-        if memory is None or not asked:
-            return at
-        if memory.again is not None:
-            at = memory.again if at is None else min(at, memory.again)
-        if memory.not_before is not None and at is not None:
-            at = max(at, memory.not_before)
-        return at
-
     async def _run_due(self, node: str, worker: int) -> None:
         for job in self._results.jobs(node):
-            pod, at = self._pods.pod(job, node), self._due(job, node)
-            if pod is None or at is None or at > self._clock():
-                continue
-            task = asyncio.create_task(self._run(job, node, pod, worker))
-            self._running[node] = job, task
-            try:
-                await asyncio.wait([task])
-            finally:
-                task.cancel()
-                del self._running[node]
-            if not task.cancelled():
-                task.result()
+            # Looked up for each check: a run takes time, and may end with a suspension.
+            run = self._next_run(job, node) if job in self._results.jobs(node) else None
+            if run is not None and run.at <= self._clock():
+                await self._run_cancellable(job, run.pod, worker)
 
-    async def _run(self, job: CheckJob, node: str, pod: TargetPod, worker: int) -> None:
-        memory = self._memory.get((node, job.name))
-        if memory is None or memory.container != pod.container_id:
-            memory = self._memory[node, job.name] = _Memory(pod.container_id)
-        lasting = False
+    def _seconds_to_next_run(self, node: str) -> float | None:
+        """Seconds until a check of the node is due; None: not before an event."""
+        runs = [self._next_run(job, node) for job in self._results.jobs(node)]
+        times = [run.at for run in runs if run is not None]
+        return (min(times) - self._clock()).total_seconds() if times else None
+
+    def _next_run(self, job: CheckJob, node: str) -> _NextRun | None:
+        """When a check runs next, and in which pod; None: not before an event."""
+        pod = self._pods.find(job, node)
+        if pod is None:
+            return None
+        placement = CheckPlacement(
+            node=node,
+            digest=job.digest,
+            interval=job.interval,
+            pod=_full_name(pod),
+            container_id=pod.container_id,
+            started=pod.started_at,
+        )
+        last = self._results.check(node, job.name)
+        attempts = self._attempts.find(job, node)
+        at = next_run_at(last, placement, attempts, now=self._clock())
+        return None if at is None else _NextRun(at, pod)
+
+    async def _run_cancellable(self, job: CheckJob, pod: TargetPod, worker: int) -> None:
+        """Run a check in a task that `stop_unwanted` can cancel without ending the worker."""
+        task = asyncio.create_task(self._run(job, pod, worker))
+        self._running[pod.node] = job, task
+        try:
+            await asyncio.wait([task])
+        finally:
+            task.cancel()
+            del self._running[pod.node]
+        if not task.cancelled():
+            task.result()
+
+    async def _run(self, job: CheckJob, pod: TargetPod, worker: int) -> None:
+        inconclusive = False
         try:
             async with self._slots:
-                answer = await execute(self._client, job, pod)
+                output = await execute(self._client, job, pod)
         except CheckInconclusive as error:
-            words = "a check had no answer"
-            _log.warning(words, check=job.name, node=node, pod=pod.name, error=error.message)
-            self._trouble(memory)
-            if error.answer is None or memory.troubles < _TRIES:
+            _log.warning(
+                "failed to run check; retrying",
+                check=job.name,
+                node=pod.node,
+                pod=pod.name,
+                error=error.message,
+            )
+            failures = self._attempts.failed(job, pod)
+            if error.output is None or failures < _MAX_INCONCLUSIVE:
                 return
-            answer, lasting = error.answer, True
-        result = self._result(job, pod, answer)
-        _log_result(result, node=node, pod=pod, worker=worker)
+            output, inconclusive = error.output, True
+        result = self._result(job, pod, output)
+        _log_result(result, pod=pod, worker=worker)
         try:
-            await self._results.record(node, result)
-            if answer.hung:
-                # It may run still: no second one is to join it soon.
-                self._trouble(memory, at_once=False)
-            elif not lasting:
-                memory.troubles, memory.not_before, memory.again = 0, None, None
-            if result.passed:
-                self._restarts.passed(node, job.name)
-            elif job.restart and answer.blames_pod:
-                wait = await self._restarts.enqueue(job, node, pod)
-                memory.again = None if wait is None else self._clock() + wait
+            await self._results.record(pod.node, result)
+            if output.hung:
+                # The command may still run; a second one must not join it soon.
+                self._attempts.failed(job, pod, retry=False)
+            elif not inconclusive:
+                self._attempts.succeeded(job, pod)
+            await self._restart_if_failed(job, pod, output)
         except KubeError as error:
-            _log.warning("a check was not noted", check=job.name, node=node, error=error.message)
-            self._trouble(memory)
+            _log.warning(
+                "failed to store check result; retrying",
+                check=job.name,
+                node=pod.node,
+                error=error.message,
+            )
+            self._attempts.failed(job, pod)
 
-    def _trouble(self, memory: _Memory, *, at_once: bool = True) -> None:
-        """Back off; with `at_once`, run it again when that is over, else when it is due then."""
-        memory.troubles += 1
-        chance = random.random()  # noqa: S311 - jitter, no secret
-        memory.not_before = self._clock() + backoff(memory.troubles, chance=chance)
-        memory.again = memory.not_before if at_once else None
+    async def _restart_if_failed(self, job: CheckJob, pod: TargetPod, output: CheckOutput) -> None:
+        """Restart the pod of a failed check if the job asks for it and the guards allow it."""
+        if output.passed:
+            self._restarts.passed(pod.node, job.name)
+        elif job.restart and output.blames_pod:
+            wait = await self._restarts.restart(job, pod)
+            self._attempts.run_again_in(wait, job, pod)
 
-    def _result(self, job: CheckJob, pod: TargetPod, answer: CheckOutput) -> CheckResult:
+    def _result(self, job: CheckJob, pod: TargetPod, output: CheckOutput) -> CheckResult:
         return CheckResult(
             name=job.name,
             digest=job.digest,
-            passed=answer.passed,
-            exit_code=answer.exit_code,
-            stdout=kept_output(answer.stdout),
-            stderr=kept_output(answer.stderr),
-            pod=f"{pod.namespace}/{pod.name}",
+            passed=output.passed,
+            exit_code=output.exit_code,
+            stdout=kept_output(output.stdout),
+            stderr=kept_output(output.stderr),
+            pod=_full_name(pod),
             time=self._clock(),
             started=pod.started_at,
         )
 
 
-def _log_result(result: CheckResult, *, node: str, pod: TargetPod, worker: int) -> None:
-    write, words = (
+def _full_name(pod: TargetPod) -> str:
+    return f"{pod.namespace}/{pod.name}"
+
+
+def _log_result(result: CheckResult, *, pod: TargetPod, worker: int) -> None:
+    # Users of gpuid parse both messages.
+    write, message = (
         (_log.info, "command executed successfully")
         if result.passed
         else (_log.error, "command failed")
     )
     write(
-        words,
+        message,
         worker_id=worker,
         check=result.name,
-        node=node,
+        node=pod.node,
         pod=pod.name,
         uid=pod.uid,
         container=pod.container,

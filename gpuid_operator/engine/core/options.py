@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from gpuid_operator.api.policy import PolicySpec
+from gpuid_operator.plan.restarts import RESTART_PAUSE, UNDER_WAY_PAUSE
 from gpuid_operator.plan.target import Target
 
 
@@ -26,6 +27,10 @@ class Timings:
     """Time between two looks at the Secrets of a sink that refuses them."""
     secret_max_age: timedelta = timedelta(minutes=1)
     """Time for which the operator uses a Secret without reading it again."""
+    restart_pause: timedelta = RESTART_PAUSE
+    """Time after a restart in which the pods of the node are not restarted again."""
+    restart_retry: timedelta = UNDER_WAY_PAUSE
+    """Time until a restart that waits for another one is tried again."""
 
 
 DEFAULT_TIMINGS: Final = Timings()

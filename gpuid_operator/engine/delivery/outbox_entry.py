@@ -1,12 +1,20 @@
-"""What a channel carries, and where it comes from."""
+"""One history entry on its way to a sink, and the two ends of that way."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gpuid_operator.api.record import Record
+
+
+class Position(NamedTuple):
+    """A place in the history of one inventory."""
+
+    uid: str
+    """The inventory's uid: a later object of the same name counts its entries from 1 again."""
+    sequence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,37 +26,47 @@ class OutboxEntry:
     sequence: int
     records: tuple[Record, ...]
     is_end: bool = True
-    """Whether the entry's last record is among them: with it, the sink has the entry."""
+    """Whether it holds the entry's last record: with that, the sink has the entry."""
+
+    @property
+    def position(self) -> Position:
+        return Position(self.uid, self.sequence)
 
 
 class PendingEntries(Protocol):
-    """What a channel asks of the rest of the engine."""
+    """Where the records of one sink come from."""
 
-    def outbox_entries(self, node: str, *, after: tuple[str, int] | None) -> list[OutboxEntry]:
-        """What the node still has for this sink, oldest first. `after` is the inventory's uid and
-        the number of the last entry that was sent but may not be noted yet."""
+    def list_entries(self, node: str, *, after: Position | None) -> list[OutboxEntry]:
+        """Returns what the node still has for this sink, oldest first.
 
-    def serves(self, outbox_entry: OutboxEntry) -> bool:
-        """Whether the sink is in force for the inventory that the parcel is from."""
+        `after` is the last entry that was sent; its cursor may not be written yet.
+        """
+
+    def serves(self, entry: OutboxEntry) -> bool:
+        """Whether the sink still applies to the inventory that the entry is from."""
+
+
+class DeliveryStatus(Protocol):
+    """Where the result of deliveries to one sink goes. Its methods do not wait."""
 
     def delivered(self, node: str, *, uid: str, up_to: int) -> None:
-        """Have noted in the node's inventory of this uid that the sink has every entry up to
-        `up_to`."""
+        """The sink has every entry up to `up_to` of the inventory with this uid."""
 
     def failed(self, node: str, *, error: str) -> None:
-        """Have noted in the node's status why the sink does not take what waits."""
+        """The sink does not accept what is pending for the node."""
 
 
-def bisect(
-    batch: Sequence[OutboxEntry],
-) -> tuple[Sequence[OutboxEntry], Sequence[OutboxEntry]] | None:
-    """Two parts of a batch, to be sent one after the other; None for a single record."""
+def bisect(batch: Sequence[OutboxEntry]) -> tuple[Sequence[OutboxEntry], Sequence[OutboxEntry]]:
+    """Splits a batch of more than one record into two, to be sent one after the other."""
     middle = len(batch) // 2
     if middle:
         return batch[:middle], batch[middle:]
-    (outbox_entry,) = batch
-    middle = len(outbox_entry.records) // 2
-    if not middle:
-        return None
-    first = replace(outbox_entry, records=outbox_entry.records[:middle], is_end=False)
-    return [first], [replace(outbox_entry, records=outbox_entry.records[middle:])]
+    (entry,) = batch
+    middle = len(entry.records) // 2
+    first = replace(entry, records=entry.records[:middle], is_end=False)
+    return [first], [replace(entry, records=entry.records[middle:])]
+
+
+def records_of(batch: Sequence[OutboxEntry]) -> list[Record]:
+    """Returns the records of a batch in their order."""
+    return [record for entry in batch for record in entry.records]

@@ -1,4 +1,4 @@
-"""Remembers which secrets a sink was given, so that a refusal ends when one of them is changed."""
+"""Records which Secrets a sink was given, so that a refusal ends when one of them changes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from gpuid_operator.sinks.secrets import SecretSource
 
 
 class RecordingSecretSource:
-    """A SecretSource before another one."""
+    """A SecretSource in front of another one."""
 
     def __init__(self, source: SecretSource) -> None:
         self._source = source
         self._given: dict[tuple[SecretKeyRef | SecretRef, str | None], object] = {}
 
     async def get(self, ref: SecretKeyRef, *, host: str | None) -> str:
-        value = await self.reconcile(ref, host)
+        value = await self._record(ref, host)
         assert isinstance(value, str)  # noqa: S101 - what a key reference gives
         return value
 
     async def get_all(self, ref: SecretRef, *, host: str | None) -> dict[str, str]:
-        value = await self.reconcile(ref, host)
+        value = await self._record(ref, host)
         assert isinstance(value, dict)  # noqa: S101 - what a whole reference gives
         return value
 
@@ -28,17 +28,15 @@ class RecordingSecretSource:
         self._source.invalidate()
 
     async def changed(self) -> bool:
-        """Whether any secret reads otherwise than when the sink last asked for it.
-
-        A secret that could not be had then and can be had now has changed.
-        """
+        """Whether any Secret reads differently from when the sink last asked for it. That includes
+        a Secret that could not be read then and can be read now."""
         self._source.invalidate()
         for (ref, host), before in list(self._given.items()):
             if await self._outcome(ref, host) != before:
                 return True
         return False
 
-    async def reconcile(self, ref: SecretKeyRef | SecretRef, host: str | None) -> object:
+    async def _record(self, ref: SecretKeyRef | SecretRef, host: str | None) -> object:
         try:
             value = await self._fetch(ref, host)
         except SinkError as error:

@@ -1,7 +1,7 @@
-"""The loop of one sink: gathers what nodes have for it, sends it, and sees that it is noted.
+"""The loop of one sink: gathers a batch, sends it, and reports the result.
 
-Order holds within a node, and a node that is in trouble holds up no other. The loop waits for
-nothing but its own sink: statuses are written beside it.
+The records of one node are sent in order. A node whose record the sink refuses does not hold up
+other nodes. The loop waits for nothing but its own sink: statuses are written beside it.
 """
 
 from __future__ import annotations
@@ -12,27 +12,34 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Final
 
-from gpuid_operator.api.record import Record
 from gpuid_operator.engine.core.options import DEFAULT_TIMINGS, Timings
-from gpuid_operator.engine.delivery.outbox_entry import OutboxEntry, PendingEntries, bisect
+from gpuid_operator.engine.delivery.batch import Batch
+from gpuid_operator.engine.delivery.due_nodes import DueNodes
+from gpuid_operator.engine.delivery.error_reports import DeliveryReporter
+from gpuid_operator.engine.delivery.metered_sink import MeteredSink
+from gpuid_operator.engine.delivery.outbox_entry import (
+    DeliveryStatus,
+    OutboxEntry,
+    PendingEntries,
+    bisect,
+    records_of,
+)
 from gpuid_operator.engine.delivery.recording_secrets import RecordingSecretSource
-from gpuid_operator.engine.delivery.reporter import DeliveryReporter
-from gpuid_operator.plan.schedule import full_jitter
-from gpuid_operator.sinks.base import RecordsRefused, Refused, Sink, SinkError, Unavailable
+from gpuid_operator.plan.delivery_retry import (
+    REFUSED_ALONE,
+    is_logged,
+    is_reported,
+    refusal_pause,
+    retry_pause,
+)
+from gpuid_operator.sinks.base import RecordsRefused, Refused, Sink, SinkError
 from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
 
-FIRST_PAUSE: Final = timedelta(seconds=1)
-LONGEST_WISH: Final = timedelta(hours=6)
-"""Longest Retry-After that is honoured."""
-
-REFUSED_ALONE: Final = 8
-"""Single entries that a sink refuses, while it takes none, before it counts as refusing all."""
-
-TOLD_AFTER: Final = 3
-"""Failures in a row before an outage is written to the statuses of all nodes that wait."""
+RESTART_PAUSE: Final = timedelta(seconds=1)
+"""Pause after an error that nobody foresaw."""
 
 
 class SinkWorker:
@@ -43,7 +50,8 @@ class SinkWorker:
         name: str,
         sink: Sink,
         *,
-        outbox: PendingEntries,
+        pending: PendingEntries,
+        status: DeliveryStatus,
         secrets: RecordingSecretSource,
         max_records: int,
         max_wait: timedelta,
@@ -51,257 +59,166 @@ class SinkWorker:
         timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
         self.name = name
-        self._sink = sink
-        self._outbox = outbox
+        self._sink = MeteredSink(name, sink, metrics)
         self._secrets = secrets
-        self._max_records = max_records
-        self._max_wait = max_wait.total_seconds()
-        self._metrics = metrics
         self._timings = timings
-        self._due: dict[str, None] = {}
-        self._wake = asyncio.Event()
-        self._sent: dict[str, tuple[str, int]] = {}
-        self._blocked: dict[str, asyncio.TimerHandle] = {}
-        self._carried: list[OutboxEntry] = []
-        """The batch that is gathered, under way, or to be sent again."""
-        self._refused_alone = 0
-        self._notes = DeliveryReporter(outbox)
+        self._due = DueNodes()
+        self._batch = Batch(
+            name, pending=pending, due=self._due, max_records=max_records, max_wait=max_wait
+        )
+        self._reporter = DeliveryReporter(status)
         self._failures = 0
-        self._trouble: str | None = None
+        self._outage: str | None = None
+        """The error that was reported, until a batch is delivered."""
+        self._refused_alone = 0
         self._sending = False
         self._stopping = False
 
     def add(self, node: str) -> None:
-        """The node has something for this sink."""
-        if node in self._blocked:
+        """Enqueues a node that has something for this sink."""
+        if self._due.is_blocked(node):
             return
-        self._due[node] = None
-        self._wake.set()
-        if self._trouble is not None:
-            self._notes.failed([node], self._trouble)
+        self._due.add(node)
+        if self._outage is not None:
+            self._reporter.failed([node], self._outage)
 
-    def revise(self, node: str, kept: Collection[int]) -> None:
-        """Of the node's history only these entries are left: what gave way is not sent any more,
-        for what followed from it may have given way, too."""
-        self._carried = [p for p in self._carried if p.node != node or p.sequence in kept]
+    def retain(self, node: str, sequences: Collection[int]) -> None:
+        """Drops the node's entries except these, which are all that its history still has."""
+        self._batch.retain(node, sequences)
 
     def forget(self, node: str) -> None:
-        """The node's inventory is gone."""
-        self._due.pop(node, None)
-        self._sent.pop(node, None)
-        self._notes.forget(node)
-        self._carried = [
-            outbox_entry for outbox_entry in self._carried if outbox_entry.node != node
-        ]
-        if timer := self._blocked.pop(node, None):
-            timer.cancel()
-
-    def _slow(self) -> float:
-        """Seconds until what was refused for good is tried again: the slow end, with jitter."""
-        most = self._timings.sink_max_backoff.total_seconds()
-        return most * (0.5 + random.random() / 2)  # noqa: S311
+        """Drops a node whose inventory is gone."""
+        self._due.forget(node)
+        self._batch.forget(node)
+        self._reporter.forget(node)
 
     async def run(self) -> None:
-        """Deliver until cancelled or stopped."""
+        """Delivers until it is cancelled or stopped."""
         try:
             while not self._stopping:
                 try:
-                    await self._turn()
-                except Exception:  # one fault must not end deliveries for good
-                    _log.exception("a delivery loop stumbled", sink=self.name)
-                    await asyncio.sleep(FIRST_PAUSE.total_seconds())
+                    await self._deliver()
+                except Exception:  # one error must not end the deliveries of this sink
+                    _log.exception("sink worker failed; restarting", sink=self.name)
+                    await asyncio.sleep(RESTART_PAUSE.total_seconds())
         finally:
-            for timer in self._blocked.values():
-                timer.cancel()
+            self._due.close()
             await self._sink.close()
 
     def stop(self) -> bool:
-        """Begin nothing more; whether something is on its way to the sink, after which `run`
-        ends. Otherwise it is waiting and has to be cancelled."""
+        """Starts nothing more. Returns whether a request to the sink is under way, after which
+        `run` returns; otherwise the loop waits, and has to be cancelled."""
         self._stopping = True
         return self._sending
 
-    async def _turn(self) -> None:
-        # What failed is sent again as it was: a sink that took it, and whose answer was lost,
-        # knows the same batch by its key.
-        if not self._carried:
-            await self._wake.wait()
-            await self._gather()
-        self._carried = [
-            outbox_entry for outbox_entry in self._carried if self._outbox.serves(outbox_entry)
-        ]
-        if self._carried:
-            await self._attempt()
+    async def _deliver(self) -> None:
+        """One batch, or another attempt at one."""
+        if not self._batch:
+            await self._batch.fill()
+        self._batch.drop_unserved()
+        error = await self._attempt() if self._batch else None
+        if error is not None and not self._stopping:
+            await self._back_off(error)
 
-    async def _gather(self) -> None:
-        """A batch of at most the sink's size, over as many nodes as it takes; when it is not full,
-        it waits once for others to join."""
-        self._collect()
-        if self._carried and self._room > 0:
-            await asyncio.sleep(self._max_wait)
-            self._collect()
-
-    @property
-    def _room(self) -> int:
-        return self._max_records - sum(len(outbox_entry.records) for outbox_entry in self._carried)
-
-    def _collect(self) -> None:
-        reached = {
-            outbox_entry.node: (outbox_entry.uid, outbox_entry.sequence)
-            for outbox_entry in self._carried
-        }
-        room = self._room
-        while self._due and room > 0:
-            node = next(iter(self._due))
-            after = reached.get(node) or self._sent.get(node)
-            for outbox_entry in self._open_parcels(node, after=after):
-                if len(outbox_entry.records) > room and self._carried:
-                    return
-                self._carried.append(outbox_entry)
-                room -= len(outbox_entry.records)
-                if room <= 0:
-                    return  # the node stays due: it may have more
-            self._due.pop(node, None)
-        if not self._due:
-            self._wake.clear()
-
-    def _open_parcels(self, node: str, *, after: tuple[str, int] | None) -> list[OutboxEntry]:
-        try:
-            return self._outbox.outbox_entries(node, after=after)
-        except Exception:  # it concerns this node; the next re-sync asks again
-            _log.exception("what waits for a sink cannot be read", sink=self.name, node=node)
-            return []
-
-    async def _attempt(self) -> None:
-        """Send the batch; when that fails, wait as long as is due before the next attempt."""
+    async def _attempt(self) -> SinkError | None:
+        """Sends the batch. Returns why the sink does not accept it."""
         self._refused_alone = 0
         self._sending = True
         try:
-            await self._send(self._carried)
+            await self._send(list(self._batch))
         except SinkError as error:
-            self._sending = False
             self._failures += 1
-            self._carried = [
-                outbox_entry for outbox_entry in self._carried if self._is_open(outbox_entry)
-            ]
-            if not self._stopping:
-                await self._pause(error)
-        else:
-            self._carried = []
-            self._failures = 0
-            self._trouble = None
+            self._batch.retain_open()
+            return error
         finally:
             self._sending = False
-
-    def _is_open(self, outbox_entry: OutboxEntry) -> bool:
-        uid, sequence = self._sent.get(outbox_entry.node, ("", 0))
-        sent = outbox_entry.uid == uid and outbox_entry.sequence <= sequence
-        return not sent and outbox_entry.node not in self._blocked
+        self._batch.clear()
+        self._failures = 0
+        self._outage = None
+        return None
 
     async def _send(self, batch: Sequence[OutboxEntry]) -> set[str]:
-        """Deliver parcels, halving what the sink refuses until each refused record stands alone.
+        """Sends entries, and bisects what the sink refuses down to the refused record.
 
         Returns the nodes whose next record was refused. Raises SinkError where the sink as a whole
-        does not take anything; what it took before that is noted.
+        accepts nothing; what it accepted before is reported.
         """
-        try:
-            await self._hand_over(
-                [record for outbox_entry in batch for record in outbox_entry.records]
-            )
-        except RecordsRefused as error:
-            parts = bisect(batch)
-            if parts is None:
-                self._block(batch[0], error)
-                self._refused_alone += 1
-                if self._refused_alone == REFUSED_ALONE:
-                    raise  # not these records: whatever it is sent
-                return {batch[0].node}
-            first, second = parts
-            blocked = await self._send(first)
-            rest = [outbox_entry for outbox_entry in second if outbox_entry.node not in blocked]
-            return blocked | (await self._send(rest) if rest else set())
-        sent = {
-            outbox_entry.node: (outbox_entry.uid, outbox_entry.sequence)
-            for outbox_entry in batch
-            if outbox_entry.is_end
-        }
-        self._sent |= sent
-        for node, (uid, sequence) in sent.items():
-            self._notes.delivered(node, uid=uid, up_to=sequence)
-        return set()
-
-    async def _hand_over(self, records: Sequence[Record]) -> None:
-        """Give records to the sink. Raises SinkError, whatever goes wrong."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        records = records_of(batch)
         try:
             await self._sink.send(records)
-        except Exception as error:
-            self._metrics.delivery_failures.labels(self.name).inc()
-            self._metrics.export_failure.inc()
-            if isinstance(error, SinkError):
-                raise
-            _log.exception("a sink failed in a way that is not foreseen", sink=self.name)
-            # Not the error's own words: nobody has seen to it that they hold no secret.
-            raise Unavailable(f"{type(error).__name__}: see the operator's log") from error
-        self._metrics.delivery_seconds.labels(self.name).observe(loop.time() - started)
-        self._metrics.records_delivered.labels(self.name).inc(len(records))
-        self._metrics.export_success.inc()
+        except RecordsRefused as error:
+            if len(records) > 1:
+                return await self._send_parts(batch)
+            self._block(batch[0], error)
+            self._refused_alone += 1
+            if self._refused_alone == REFUSED_ALONE:
+                raise  # the cause is not in the records
+            return {batch[0].node}
         self._refused_alone = -len(records)
+        for node, (uid, sequence) in self._batch.mark_sent(batch).items():
+            self._reporter.delivered(node, uid=uid, up_to=sequence)
+        return set()
 
-    def _block(self, outbox_entry: OutboxEntry, error: SinkError) -> None:
-        """Set a node aside whose next entry the sink refuses; it is tried again at the slow end."""
+    async def _send_parts(self, batch: Sequence[OutboxEntry]) -> set[str]:
+        first, second = bisect(batch)
+        blocked = await self._send(first)
+        rest = [entry for entry in second if entry.node not in blocked]
+        return blocked | (await self._send(rest) if rest else set())
+
+    def _block(self, entry: OutboxEntry, error: SinkError) -> None:
+        """Sets a node aside whose next record the sink refuses."""
         _log.error(
-            "a sink refuses a record; later ones of this node wait behind it",
+            "sink refused a record; later records of the node wait",
             sink=self.name,
-            node=outbox_entry.node,
-            record=outbox_entry.records[0].id,
+            node=entry.node,
+            record=entry.records[0].id,
             error=error.message,
         )
-        timer = asyncio.get_running_loop().call_later(
-            self._slow(), self._unblock, outbox_entry.node
-        )
-        self._blocked[outbox_entry.node] = timer
-        self._due.pop(outbox_entry.node, None)
-        self._notes.failed([outbox_entry.node], f"{error.reason}: {error.message}")
+        pause = refusal_pause(chance=_chance(), longest=self._timings.sink_max_backoff)
+        self._due.block(entry.node, pause.total_seconds(), then=self.add)
+        self._reporter.failed([entry.node], _text(error))
 
-    def _unblock(self, node: str) -> None:
-        self._blocked.pop(node, None)
-        self.add(node)
-
-    async def _pause(self, error: SinkError) -> None:
-        """Wait before the next attempt: full jitter, what the sink asks for, or the slow end."""
+    async def _back_off(self, error: SinkError) -> None:
+        """Reports the error as far as is due, and waits before the next attempt."""
         refused = isinstance(error, Refused | RecordsRefused)
-        words = f"{error.reason}: {error.message}"
-        log = _log.error if refused else _log.warning
-        if self._failures == 1 or refused or self._failures % 10 == 0:
-            fields = {"detail": error.detail} if error.detail else {}
+        if is_logged(self._failures, refused=refused):
+            log = _log.error if refused else _log.warning
+            detail = {"detail": error.detail} if error.detail else {}
             log(
-                "a sink does not take records",
+                "failed to deliver records",
                 sink=self.name,
-                error=words,
+                error=_text(error),
                 failures=self._failures,
-                **fields,
+                **detail,
             )
-        if refused or self._failures >= TOLD_AFTER:
-            self._trouble = words
-            self._notes.failed({p.node for p in self._carried} | self._due.keys(), words)
-        wish = min(error.retry_after or 0.0, LONGEST_WISH.total_seconds())
+        if is_reported(self._failures, refused=refused):
+            self._outage = _text(error)
+            self._reporter.failed(self._batch.nodes | set(self._due), self._outage)
+        longest = self._timings.sink_max_backoff
         if refused:
-            await self._slow_end(max(self._slow(), wish))
-            return
-        chance = random.random()  # noqa: S311 - jitter, no secret
-        delay = full_jitter(
-            self._failures, chance=chance, first=FIRST_PAUSE, most=self._timings.sink_max_backoff
-        )
-        await asyncio.sleep(max(delay.total_seconds(), wish))
+            pause = refusal_pause(chance=_chance(), longest=longest, retry_after=error.retry_after)
+            await self._wait_for_secrets(pause)
+        else:
+            pause = retry_pause(
+                self._failures, chance=_chance(), longest=longest, retry_after=error.retry_after
+            )
+            await asyncio.sleep(pause.total_seconds())
 
-    async def _slow_end(self, delay: float) -> None:
-        """Wait, but no longer than until one of the sink's secrets is another than it was given."""
+    async def _wait_for_secrets(self, pause: timedelta) -> None:
+        """Waits, but only until one of the sink's Secrets changes."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + delay
+        until = loop.time() + pause.total_seconds()
+        period = self._timings.sink_secret_check.total_seconds()
         while not await self._secrets.changed():
             left = until - loop.time()
             if left <= 0:
                 return
-            await asyncio.sleep(min(left, self._timings.sink_secret_check.total_seconds()))
+            await asyncio.sleep(min(left, period))
+
+
+def _text(error: SinkError) -> str:
+    return f"{error.reason}: {error.message}"
+
+
+def _chance() -> float:
+    return random.random()  # noqa: S311 - jitter, no secret

@@ -30,6 +30,7 @@ from gpuid_operator.kube.nodes import NodeFacts
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.failure import FailureReason, ReadError
+from gpuid_operator.plan.removals import CONFIRMATION
 from gpuid_operator.plan.schedule import ReadState, next_read_at
 from gpuid_operator.plan.smi import Reading, parse
 from gpuid_operator.plan.status_change import PendingRemovals
@@ -135,7 +136,7 @@ class Reader:
             failed_container=failures.container if failures else None,
             retry_at=failures.retry_at if failures else None,
             hung=failures is not None and failures.hung,
-            confirm_at=removals.since + plan.CONFIRMATION if removals else None,
+            confirm_at=removals.since + CONFIRMATION if removals else None,
         )
         return next_read_at(read_state, node=view.name, now=self._clock())
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
+from gpuid_operator.engine.state.cached_inventory import CachedInventory
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import CachedInventory
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import Conflict, KubeError, NotFound
 from gpuid_operator.kube.inventories import delete_inventory

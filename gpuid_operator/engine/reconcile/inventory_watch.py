@@ -14,8 +14,9 @@ from typing import Final
 
 from gpuid_operator.engine.core.background import Loop
 from gpuid_operator.engine.reconcile.resync import Resync
-from gpuid_operator.engine.state.inventory_cache import InventoryCache, newer
+from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.engine.state.inventory_events import InventoryEvents
+from gpuid_operator.engine.state.resource_version import newer
 from gpuid_operator.engine.writing.status_writer import StatusWriter
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import Gone, KubeError, NotFound

@@ -1,1 +1,1 @@
-"""What is known of the cluster: inventories, pods, nodes, policies."""
+"""The last known state of the cluster: inventories, target pods, nodes, policies."""

@@ -1,11 +1,12 @@
-"""The cluster as last seen: inventories, target pods, nodes, policies; and what applies where."""
+"""The last known state of the cluster, and what it means for each node."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from gpuid_operator.api.policy import Policy, PolicySpec
-from gpuid_operator.engine.state.inventory_cache import NO_SPEC, CachedInventory, InventoryCache
+from gpuid_operator.engine.state.cached_inventory import NO_SPEC, CachedInventory
+from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.engine.state.node_view import NodeView, SkipReason
 from gpuid_operator.engine.state.nodes import NodeCache
 from gpuid_operator.engine.state.pods import PodCache
@@ -15,7 +16,7 @@ from gpuid_operator.plan.target import Target
 
 
 class ClusterState:
-    """The four caches, and the questions that take more than one of them. No I/O."""
+    """The caches of the cluster, and what follows from several of them. Its methods do no I/O."""
 
     def __init__(
         self,
@@ -35,7 +36,7 @@ class ClusterState:
         )
 
     def view(self, name: str) -> NodeView:
-        """All that is known of a node."""
+        """Look a node up in all caches."""
         inventory = self.inventories.get(name)
         return NodeView(
             name=name,
@@ -51,7 +52,7 @@ class ClusterState:
         return self.pods.nodes() | {cached.name for cached in self.inventories}
 
     def skip_reason(self, name: str) -> SkipReason | None:
-        """Why a node must be left alone, if it must."""
+        """Why the operator must skip a node; None where it must not."""
         if self.inventories.is_invalid(name):
             return SkipReason.INVALID_INVENTORY
         inventory = self.inventories.get(name)
@@ -60,12 +61,12 @@ class ClusterState:
         return None
 
     def matching(self, name: str) -> list[Policy]:
-        """The policies that claim a node, the effective one first."""
+        """The policies of the highest priority that match a node, the effective one first."""
         node = self.nodes.get(name)
         return self.policies.matching(node.facts.labels) if node else []
 
     def effective_policy(self, name: str, inventory: CachedInventory | None) -> EffectivePolicy:
-        """What is in force for a node. One that is gone stays under the policy it had last."""
+        """Resolve what is in force for a node. A node that is gone keeps its last policy."""
         if name in self.nodes:
             policy = next(iter(self.matching(name)), None)
         else:
@@ -78,6 +79,6 @@ class ClusterState:
         return name in self.pods or (known is not None and bool(known.facts.gpu_capacity))
 
     def forget_node(self, name: str) -> None:
-        """Drop a node that is gone."""
+        """Drop a node that does not exist any more."""
         self.nodes.remove(name)
         self.pods.forget(name)

@@ -1,4 +1,4 @@
-"""Who is told what other clients do to inventories."""
+"""The callbacks about inventories that other clients changed or deleted."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 
 class InventoryEvents(Protocol):
-    """Receives each inventory that a list, a watch or a write finds. Its methods do not wait."""
+    """Receives what lists, watches and writes find. Its methods do not wait for anything."""
 
     def inventory_changed(self, body: dict[str, Any]) -> None:
-        """An inventory as the API server has it; no news where it is known like that."""
+        """The API server returned this inventory, which may be known already."""
 
     def inventory_deleted(self, name: str, uid: str) -> None:
-        """This very object is gone."""
+        """The inventory with this name and uid does not exist any more."""

@@ -1,42 +1,44 @@
-"""All that is known of one node, looked up once."""
+"""One node, looked up once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gpuid_operator.engine.state.inventory_cache import CachedInventory
+from gpuid_operator.engine.state.cached_inventory import CachedInventory
 from gpuid_operator.engine.state.nodes import KnownNode
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan.policy import EffectivePolicy
+from gpuid_operator.plan.status_change import StatusContext
 from gpuid_operator.plan.target import Target
 
 
 class SkipReason(StrEnum):
-    """Why a node is left alone: nothing is read, written or delivered."""
+    """Why the operator skips a node: it reads, writes and delivers nothing."""
 
-    INVALID_INVENTORY = "its GPUInventory cannot be understood"
-    """Such as one that a later version of the operator wrote."""
-    UNREADABLE_POLICY = "its policy cannot be understood"
-    """Nobody knows what is in force, and the built-in policy would be a guess."""
+    INVALID_INVENTORY = "its GPUInventory cannot be parsed"
+    """For example, a later version of the operator wrote it."""
+    UNREADABLE_POLICY = "its policy cannot be parsed"
+    """The operator cannot tell what is in force; the built-in policy would be a guess."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """A node at one moment. Take a new one after each await that may have changed it."""
+    """A node at one moment. Take another view after each await."""
 
     name: str
     inventory: CachedInventory | None
     node: KnownNode | None
-    """None where the Node was not fetched yet, or is gone."""
+    """None where the Node was not fetched yet, or does not exist any more."""
     target: tuple[Target, TargetPod] | None
-    """Where to read it; None where no target container runs."""
+    """The container to read the node in; None where no target container runs."""
     policy: EffectivePolicy
     skip: SkipReason | None
-    """Why it is left alone, if it is."""
+    """Why the operator skips the node; None where it does not."""
 
     @property
     def suspended(self) -> bool:
+        """Whether reads, checks and label writes of the node are suspended."""
         return self.policy.suspended
 
     @property
@@ -55,3 +57,10 @@ class NodeView:
     def foreign_checks(self) -> frozenset[str]:
         """The names of the checks whose results another instance writes."""
         return self.inventory.foreign_checks if self.inventory else frozenset()
+
+    @property
+    def status_context(self) -> StatusContext:
+        """The input of a decision on the next status, besides the status itself."""
+        # The API server gives a new object generation 1.
+        generation = self.inventory.generation if self.inventory else 1
+        return self.policy.status_context(generation, foreign=self.foreign_checks)

@@ -1,4 +1,4 @@
-"""The facts of Node objects, each with the time at which it was fetched."""
+"""Nodes: their facts, and when the operator fetched them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from gpuid_operator.kube.nodes import NodeFacts
 
 @dataclass(frozen=True, slots=True)
 class KnownNode:
-    """A node's facts and when they were fetched, in seconds of the loop's clock."""
+    """The facts of a Node."""
 
     facts: NodeFacts
     fetched: float
+    """When they were fetched, in seconds of the event loop's clock."""
 
 
 class NodeCache:
-    """Nodes as last seen. Its methods do no I/O."""
+    """The facts of all nodes by name. Its methods do no I/O."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, KnownNode] = {}
@@ -43,7 +44,7 @@ class NodeCache:
         return self._nodes.items()
 
     def put(self, facts: NodeFacts) -> None:
-        """Store facts that were fetched just now."""
+        """Store facts that were fetched at this moment."""
         self._nodes[facts.name] = KnownNode(facts, asyncio.get_running_loop().time())
 
     def remove(self, name: str) -> None:
@@ -52,7 +53,7 @@ class NodeCache:
 
 
 def node_info(facts: NodeFacts) -> NodeInfo:
-    """The facts of a Node in the form that the status keeps."""
+    """The facts of a Node in the form of `status.node`."""
     provider = facts.provider_id
     return NodeInfo(
         name=facts.name,

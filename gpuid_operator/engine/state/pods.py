@@ -1,4 +1,4 @@
-"""The target pods of the cluster, by node."""
+"""Target pods: which container to read a node in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpuid_operator.plan.target import Target
 
 
 class PodCache:
-    """Target pods as last seen. Its methods do no I/O."""
+    """All target pods by node. Its methods do no I/O."""
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self.targets = tuple(targets)
@@ -25,28 +25,31 @@ class PodCache:
         return node in self._pods
 
     def put(self, target: int, uid: str, pod: TargetPod | None) -> set[str]:
-        """Store the state of a pod, None if it is gone. Returns the nodes that it concerns."""
+        """Store a pod of a target, None if it does not exist any more.
+
+        Returns the nodes whose pods changed by that.
+        """
         key = (target, uid)
-        news = set()
+        changed = set()
         before = self._node_of.get(key)
         if before is not None and (pod is None or pod.node != before):
             del self._pods[before][key], self._node_of[key]
             if not self._pods[before]:
                 del self._pods[before]
-            news.add(before)
+            changed.add(before)
         if pod is not None:
             on_node = self._pods.setdefault(pod.node, {})
             if on_node.get(key) != pod:
                 on_node[key] = pod
                 self._node_of[key] = pod.node
-                news.add(pod.node)
+                changed.add(pod.node)
         now = asyncio.get_running_loop().time()
-        self._changed.update(dict.fromkeys(news, now))
-        return news
+        self._changed.update(dict.fromkeys(changed, now))
+        return changed
 
     @property
     def selectors(self) -> frozenset[PodSelector]:
-        """The pods of all targets."""
+        """The selectors of all targets."""
         return frozenset(PodSelector(target.namespace, target.selector) for target in self.targets)
 
     def targets_of(self, selector: PodSelector) -> list[int]:
@@ -66,8 +69,11 @@ class PodCache:
         return set(self._pods)
 
     def find(self, node: str) -> tuple[Target, TargetPod] | None:
-        """Where to read a node: the first target that has a running pod there, and of its pods
-        the ready one that started last."""
+        """The first target with a running pod on a node, and that pod.
+
+        Where the target has several running pods on the node, a ready one is preferred, and among
+        these the one that started last.
+        """
         running = [
             (number, pod)
             for (number, _), pod in self._pods.get(node, {}).items()
@@ -83,14 +89,15 @@ class PodCache:
         return self.targets[first], pod
 
     def waiting(self, node: str) -> TargetPod | None:
-        """A target pod of a node where `find` finds none: its container does not run."""
+        """A target pod of a node for which `find` returns None: its container does not run."""
         return next(iter(self._pods.get(node, {}).values()), None)
 
     def changed(self, node: str) -> float:
-        """When the node's pods last changed, in seconds of the loop's clock; 0.0 for never."""
+        """When the pods of a node last changed, in seconds of the event loop's clock; 0.0 if they
+        never did."""
         return self._changed.get(node, 0.0)
 
     def forget(self, node: str) -> None:
-        """Drop what is remembered of a node that has no pod any more."""
+        """Drop what is known of a node, unless it has a pod."""
         if node not in self._pods:
             self._changed.pop(node, None)

@@ -1,4 +1,4 @@
-"""The policies of the cluster, and the effective policy of a set of labels."""
+"""Policies: which of them match a node, and what is in force there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from gpuid_operator.api.inventory import InventorySpec
 from gpuid_operator.api.policy import Policy, PolicySpec, PolicyStatus
 from gpuid_operator.api.values import first_fault
-from gpuid_operator.engine.state.inventory_cache import NO_SPEC, newer
+from gpuid_operator.engine.state.cached_inventory import NO_SPEC
+from gpuid_operator.engine.state.resource_version import newer
 from gpuid_operator.plan.policy import EffectivePolicy, by_precedence, matching, resolve_policy
 from gpuid_operator.telemetry.log import get_logger
 
@@ -18,7 +19,7 @@ _log = get_logger(__name__)
 
 
 class PolicyCache:
-    """Policies as last seen, with those that cannot be read. Its methods do no I/O."""
+    """All policies, and the names of those that cannot be parsed. Its methods do no I/O."""
 
     def __init__(
         self, *, builtin: PolicySpec, suspended: bool = False, checks_allowed: bool = False
@@ -45,12 +46,12 @@ class PolicyCache:
         return self._policies.get(name)
 
     def is_unreadable(self, name: str) -> bool:
-        """Whether there is a policy of this name that cannot be understood, such as after a
-        rollback of the operator."""
+        """Whether the policy of this name cannot be parsed, for example after a rollback of the
+        operator."""
         return name in self._unreadable
 
     def take_all(self, bodies: Sequence[Mapping[str, Any]]) -> bool:
-        """Store all policies of a list. Returns whether that changes what is in force."""
+        """Store the policies of a complete list. Returns whether that changes what is in force."""
         found = {body["metadata"]["name"]: read_policy(body) for body in bodies}
         return self.put_all(
             (policy for policy in found.values() if policy is not None),
@@ -58,15 +59,15 @@ class PolicyCache:
         )
 
     def take(self, body: Mapping[str, Any], *, deleted: bool) -> bool:
-        """Store what an event tells of a policy. Returns whether that changes what is in force."""
+        """Store the policy of a watch event. Returns whether that changes what is in force."""
         name = body["metadata"]["name"]
         return self.remove(name) if deleted else self.put(name, read_policy(body))
 
     def put_all(self, policies: Iterable[Policy], *, unreadable: Iterable[str] = ()) -> bool:
-        """Store all policies there are, with the names of those that cannot be understood.
+        """Replace all policies, and the names of those that cannot be parsed.
 
-        Returns whether that changes what is in force. A later version that an event brought
-        already stays.
+        Keeps a later version of a policy that is known already. Returns whether that changes what
+        is in force.
         """
         before = self._specs()
         self._policies = {policy.name: self._latest(policy) for policy in policies}
@@ -75,33 +76,35 @@ class PolicyCache:
         return before != self._specs()
 
     def put(self, name: str, policy: Policy | None) -> bool:
-        """Store one policy, None if it cannot be understood. Returns False when its spec is known
-        already."""
+        """Store one policy, None if it cannot be parsed. Returns whether that changes what is in
+        force."""
         others = [other for other in self._policies.values() if other.name != name]
         if policy is None:
             return self.put_all(others, unreadable=self._unreadable | {name})
         return self.put_all([*others, policy], unreadable=self._unreadable - {name})
 
     def put_status(self, policy: Policy, status: PolicyStatus, *, version: str) -> None:
-        """Store a status that was just written of this version of a policy, unless an event has
-        brought a later one, or its deletion, already."""
+        """Store the status that was just written to this version of a policy, unless the policy
+        changed or was deleted meanwhile."""
         if self._policies.get(policy.name) is policy:
             written = {"status": status, "resource_version": version}
             self.put(policy.name, policy.model_copy(update=written))
 
     def remove(self, name: str) -> bool:
-        """Forget a policy that is gone. Returns whether that changes what is in force."""
+        """Drop a policy that was deleted. Returns whether that changes what is in force."""
         others = [other for other in self._policies.values() if other.name != name]
         return self.put_all(others, unreadable=self._unreadable - {name})
 
     def matching(self, labels: Mapping[str, str]) -> list[Policy]:
-        """The policies of the highest priority that match a node's labels, the effective one
+        """The policies of the highest priority that match these node labels, the effective one
         first."""
         return matching(self._ordered, labels)
 
     def effective(self, policy: Policy | None, spec: InventorySpec) -> EffectivePolicy:
-        """Policy, built-in policy and the inventory's own spec as one. Resolved once per policy
-        where the spec is empty, as it is for nearly every node."""
+        """Resolve a policy, the built-in policy and an inventory's own spec to what is in force.
+
+        Nearly all inventories have no spec of their own; they share the result of their policy.
+        """
         if spec is not NO_SPEC:
             return self._resolve(policy, spec)
         key = policy.name if policy else ""
@@ -131,14 +134,17 @@ class PolicyCache:
 
 
 def read_policy(body: Mapping[str, Any]) -> Policy | None:
-    """A policy from its API object; None, and a line in the log, for one that cannot be understood.
+    """Parse the API object of a policy. Logs an error and returns None where that fails.
 
-    The API server refuses such specs; one can be there from a later version of the operator, or
-    from before the CRD was tightened.
+    The CRD rejects invalid specs. Such a policy was written under the CRD of another version of the
+    operator.
     """
     try:
         return Policy.from_object(dict(body))
     except ValidationError as error:
-        words = "a policy cannot be understood; the nodes that it ruled are left alone"
-        _log.error(words, policy=body["metadata"]["name"], error=first_fault(error))
+        _log.error(
+            "failed to parse GPUInventoryPolicy; skipping its nodes",
+            policy=body["metadata"]["name"],
+            error=first_fault(error),
+        )
         return None

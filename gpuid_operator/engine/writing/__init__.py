@@ -1,1 +1,1 @@
-"""What is written to the cluster: statuses, labels, policy statuses, Events."""
+"""Everything that the engine writes to the API server: statuses, labels, Events."""

@@ -1,4 +1,4 @@
-"""Kubernetes Events of inventories, posted beside the work that gave rise to them."""
+"""Kubernetes Events about inventories, posted in the background."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.events import EventType, Involved, post_event
 
 _POSTERS: Final = 4
-"""Events under way at a time: writes share the rate limit with them, and go first."""
+"""Events posted at a time. Writes share the client's rate limit with them, and matter more."""
 _MAX_WAITING: Final = 10_000
-"""Events that may wait; further ones are dropped. What they say is in the log, too."""
+"""Events that wait at a time. The recorder drops further ones; the log has what they say."""
 
 
 class EventRecorder:
-    """Posts Events that nobody waits for."""
+    """Posts Events without letting the caller wait."""
 
     def __init__(self, client: KubeClient) -> None:
         self._client = client
@@ -37,7 +37,7 @@ class EventRecorder:
         message: str,
         type: EventType,  # noqa: A002 - the API's own name
     ) -> None:
-        """Have an Event posted about the inventory of a node, which has this uid."""
+        """Post an Event about the inventory of a node; `uid` is that of the inventory."""
         if len(self._waiting) >= _MAX_WAITING:
             return
         involved = Involved(API_VERSION, INVENTORY_KIND, node, uid)
@@ -48,7 +48,8 @@ class EventRecorder:
             self._posters.start(self._work())
 
     async def finish(self, *, within: float) -> bool:
-        """Wait for so many seconds at most until all are posted, and give up the others."""
+        """Post the waiting Events, and abandon those left after this many seconds. Returns whether
+        all were posted."""
         return await self._posters.finish(within=within)
 
     async def _work(self) -> None:

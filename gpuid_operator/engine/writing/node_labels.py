@@ -1,17 +1,21 @@
-"""gpuid's labels on Node objects, kept in line with what was read."""
+"""gpuid's labels on Node objects."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
 
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import Conflict, KubeError, NotFound
-from gpuid_operator.kube.nodes import NodeFacts, get_node, patch_node_labels
+from gpuid_operator.kube.nodes import get_node, patch_node_labels
 from gpuid_operator.plan.labels import node_label_changes
+from gpuid_operator.plan.merge_patch import merge_patch
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
 
-_ATTEMPTS = 4
+_ATTEMPTS: Final = 4
 
 
 class NodeLabeller:
@@ -20,54 +24,46 @@ class NodeLabeller:
     def __init__(self, client: KubeClient, *, state: ClusterState) -> None:
         self._client = client
         self._state = state
-        self._inventories = state.inventories
-
-    def changes(self, name: str) -> dict[str, str | None]:
-        """What is to be merged into the node's labels, as far as is known now."""
-        known = self._state.nodes.get(name)
-        cached = self._inventories.get(name)
-        if known is None or cached is None or cached.pairs is None or cached.departed:
-            return {}
-        if self._state.skip_reason(name) is not None:
-            return {}
-        effective = self._state.effective_policy(name, cached)
-        if effective.suspended:
-            return {}
-        return node_label_changes(known.facts.labels, cached.pairs, enabled=effective.node_labels)
 
     async def sync(self, name: str) -> None:
-        """Write what is due. A failure is logged; the next read or re-sync mends it."""
+        """Write the labels that a node needs. Logs a failure; the next reconcile of the node tries
+        again."""
         try:
             for _ in range(_ATTEMPTS):
-                changes = self.changes(name)
-                if not changes:
+                if await self._write(name):
                     return
-                facts = self._state.nodes[name].facts
-                try:
-                    version = await patch_node_labels(self._client, facts, changes)
-                except Conflict:
-                    # A node's status moves all the time, and its resourceVersion with it.
-                    self._state.nodes.put(await get_node(self._client, name))
-                    continue
-                self._state.nodes.put(_with_labels(facts, changes, version))
-                return
-            _log.warning("node labels were not written: the node kept changing", node=name)
+            failure = "the Node keeps changing"
         except NotFound:
             self._state.forget_node(name)
+            return
         except KubeError as error:
-            _log.warning("node labels were not written", node=name, error=error.message)
+            failure = error.message
+        _log.warning("failed to write node labels", node=name, error=failure)
 
+    async def _write(self, name: str) -> bool:
+        """Make one attempt. Returns whether the labels are up to date."""
+        changes = self._changes(name)
+        if not changes:
+            return True
+        facts = self._state.nodes[name].facts
+        try:
+            version = await patch_node_labels(self._client, facts, changes)
+        except Conflict:
+            # The kubelet writes the Node's status often, which changes its resourceVersion.
+            self._state.nodes.put(await get_node(self._client, name))
+            return False
+        labels = merge_patch(facts.labels, changes)
+        self._state.nodes.put(replace(facts, labels=labels, resource_version=version))
+        return True
 
-def _with_labels(
-    facts: NodeFacts, changes: dict[str, str | None], resource_version: str
-) -> NodeFacts:
-    merged = {**facts.labels, **changes}
-    return NodeFacts(
-        name=facts.name,
-        uid=facts.uid,
-        provider_id=facts.provider_id,
-        boot_id=facts.boot_id,
-        resource_version=resource_version,
-        labels={key: value for key, value in merged.items() if value is not None},
-        gpu_capacity=facts.gpu_capacity,
-    )
+    def _changes(self, name: str) -> dict[str, str | None]:
+        """The changes that the labels of a node need, as far as node and GPUs are known."""
+        view = self._state.view(name)
+        node, inventory = view.node, view.inventory
+        if node is None or inventory is None or inventory.pairs is None:
+            return {}
+        if view.skip is not None or view.suspended or view.departed:
+            return {}
+        return node_label_changes(
+            node.facts.labels, inventory.pairs, enabled=view.policy.node_labels
+        )

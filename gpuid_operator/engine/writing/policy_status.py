@@ -1,9 +1,8 @@
-"""The statuses of policies: how many nodes each rules, and who contends with whom."""
+"""The statuses of policies: how many nodes each applies to, and which of them conflict."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final
@@ -15,12 +14,13 @@ from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import KubeError
 from gpuid_operator.kube.policies import apply_policy_status
 from gpuid_operator.plan.policy import policy_status
+from gpuid_operator.plan.policy_claims import PolicyClaims, count_claims
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
 
 QUIET: Final = 2.0
-"""Seconds between two rounds: a fleet that comes up changes the counts a thousand times."""
+"""Seconds between two rounds. While a cluster starts, the counts change with every node."""
 
 
 class PolicyStatuses:
@@ -34,50 +34,50 @@ class PolicyStatuses:
         clock: Callable[[], datetime],
         checks_allowed: bool = False,
     ) -> None:
+        """`checks_allowed` is POLICY_CHECKS."""
         self._client = client
         self._state = state
-        self._inventories = state.inventories
         self._clock = clock
         self._checks_allowed = checks_allowed
         self._touched = asyncio.Event()
         self._touched.set()
 
     def touch(self) -> None:
-        """Something that the statuses tell of may have changed."""
+        """Ask for a round: a policy, or the policy of a node, changed."""
         self._touched.set()
 
     async def run(self) -> None:
-        """Write until cancelled."""
+        """Write until cancelled. Each round writes what changed since the last one."""
         while True:
             await self._touched.wait()
             self._touched.clear()
             try:
                 await self._round()
             except KubeError as error:
-                _log.warning("the status of a policy was not written", error=error.message)
+                _log.warning("failed to write policy status", error=error.message)
                 self._touched.set()
             await asyncio.sleep(QUIET)
 
     async def _round(self) -> None:
-        matched: Counter[str] = Counter()
-        contenders: dict[str, set[str]] = defaultdict(set)
-        for cached in self._inventories:
-            if cached.departed or self._state.skip_reason(cached.name) is not None:
-                continue
-            claims = [policy.name for policy in self._state.matching(cached.name)]
-            matched.update(claims[:1])
-            for name in claims:
-                contenders[name] |= set(claims) - {name}
+        claims = self._claims()
         for policy in self._state.policies:
             status = policy_status(
                 policy,
-                matched=matched[policy.name],
-                contenders=contenders[policy.name],
+                matched=claims.nodes.get(policy.name, 0),
+                contenders=claims.rivals.get(policy.name, frozenset()),
                 checks_allowed=self._checks_allowed,
                 now=self._clock(),
             )
             if status != policy.status:
                 await self._write(policy, status)
+
+    def _claims(self) -> PolicyClaims:
+        """The claims on all nodes that are there and not left alone."""
+        return count_claims(
+            [policy.name for policy in self._state.matching(inventory.name)]
+            for inventory in self._state.inventories
+            if not inventory.departed and self._state.skip_reason(inventory.name) is None
+        )
 
     async def _write(self, policy: Policy, status: PolicyStatus) -> None:
         version = await apply_policy_status(

@@ -1,41 +1,34 @@
-"""The one writer of inventories: changes of one node become one status write at a time.
+"""Writes the statuses of inventories, one write per node at a time.
 
-Every change is a pure function of the status. Changes that come while a write of their node is
-under way share the next one. Each write carries the resourceVersion that it was decided on; where
-the object is another by now, it is read again and the changes are decided anew.
+Callers hand over decisions: pure functions from a status to the next one. Decisions that arrive
+during a write of their node share the next write. Each write carries the resourceVersion of the
+status that it was decided on; on a conflict the writer reads the inventory again and repeats the
+decisions.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any, Final, Protocol
+from datetime import timedelta
+from typing import Final, Protocol
 
 from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.engine.core.background import Background
+from gpuid_operator.engine.state.cached_inventory import CachedInventory
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import CachedInventory
+from gpuid_operator.engine.state.inventory_events import InventoryEvents
+from gpuid_operator.engine.state.node_view import NodeView
+from gpuid_operator.engine.writing.inventory_refresh import TRANSIENT, InventoryRefresher
+from gpuid_operator.engine.writing.lookup_labels import LookupLabels
 from gpuid_operator.kube.client import KubeClient
-from gpuid_operator.kube.errors import (
-    AlreadyExists,
-    ApiUnreachable,
-    Conflict,
-    KubeError,
-    NotFound,
-    ServerError,
-    TooManyRequests,
-)
-from gpuid_operator.kube.inventories import (
-    apply_status,
-    create_inventory,
-    get_inventory,
-    patch_inventory_labels,
-)
-from gpuid_operator.plan.labels import lookup_changes, lookup_labels
+from gpuid_operator.kube.errors import Conflict, KubeError, NotFound
+from gpuid_operator.kube.inventories import apply_status, create_inventory
+from gpuid_operator.plan.labels import lookup_labels
+from gpuid_operator.plan.ownership import owned_fields
 from gpuid_operator.plan.schedule import backoff
 from gpuid_operator.plan.status_change import StatusChange, StatusContext
 from gpuid_operator.telemetry.log import get_logger
@@ -55,7 +48,7 @@ _LONGEST_PAUSE: Final = timedelta(seconds=10)
 
 @dataclass(frozen=True, slots=True)
 class StatusWritten:
-    """What one write changed, for those who want to know."""
+    """A write that is done, with the changes that it made."""
 
     name: str
     uid: str
@@ -65,19 +58,43 @@ class StatusWritten:
 
 
 class StatusListener(Protocol):
-    """Is told of each write after it is done; must not wait for anything."""
+    """Receives each write after it is done. Does not wait for anything."""
 
     def __call__(self, written: StatusWritten, /) -> None: ...
 
 
 @dataclass(slots=True)
 class _Job:
+    """A decision, and the caller who waits until it is written."""
+
     decide: Decision
     create: bool
     uid: str | None
     result: asyncio.Future[StatusChange | None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+
+    def applies_to(self, inventory: CachedInventory | None) -> bool:
+        return self.uid is None or (inventory is not None and inventory.uid == self.uid)
+
+    def finish(self, outcome: StatusChange | Exception | None) -> None:
+        """Answer the caller, unless it was cancelled meanwhile."""
+        if self.result.done():
+            return
+        if isinstance(outcome, Exception):
+            self.result.set_exception(outcome)
+        else:
+            self.result.set_result(outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """The result of all decisions of one write."""
+
+    before: InventoryStatus
+    after: InventoryStatus
+    changes: list[StatusChange | None]
+    """The change of each job; None where it does not apply."""
 
 
 class StatusWriter:
@@ -88,209 +105,149 @@ class StatusWriter:
         client: KubeClient,
         *,
         state: ClusterState,
-        clock: Callable[[], datetime],
-        found: Callable[[dict[str, Any]], None],
-        gone: Callable[[str, str], None],
+        events: InventoryEvents,
         listeners: Sequence[StatusListener] = (),
     ) -> None:
-        """`found` gets an inventory as the API gives it, to be taken over where it is news; `gone`
-        the name and uid of one that is not there any more."""
+        """`events` receives what the writer finds out about the writes of other clients."""
         self._client = client
-        self._inventories = state.inventories
         self._state = state
-        self._clock = clock
-        self._found = found
-        self._gone = gone
+        self._inventories = state.inventories
+        self._refresher = InventoryRefresher(client, inventories=state.inventories, events=events)
+        self._lookup_labels = LookupLabels(
+            client, inventories=state.inventories, refresher=self._refresher
+        )
         self._listeners = list(listeners)
         self._jobs: dict[str, list[_Job]] = {}
         self._writing: set[str] = set()
-        self._writers = Background()
-        self._unlabelled: set[str] = set()
+        self._workers = Background()
 
     def add_listener(self, listener: StatusListener) -> None:
-        """Tell this one, too, of each write."""
+        """Report each write to another listener."""
         self._listeners.append(listener)
 
     async def write(
         self, name: str, decide: Decision, *, create: bool = False, uid: str | None = None
     ) -> StatusChange | None:
-        """Bring a change into the node's inventory and wait until it is written.
+        """Decide on the next status of a node's inventory, write it, and return what changed.
 
-        With `create`, an inventory that is missing is created; without, None comes back for it.
-        With `uid`, the change is for that very object: None comes back for a later one of the name.
-        Raises KubeError when it could not be written; then the caller has to come again.
+        Returns None where the decision does not apply: the inventory does not exist, and `create`
+        is off; it has another uid than `uid`; or the node is to be left alone
+        (`NodeView.skip`). Raises KubeError when the write failed; the caller has to try again.
         """
         job = _Job(decide, create, uid)
         self._jobs.setdefault(name, []).append(job)
         if name not in self._writing:
             self._writing.add(name)
-            self._writers.start(self._work(name))
+            self._workers.start(self._work(name))
         return await job.result
 
+    async def repair_labels(self, name: str) -> None:
+        """Write the look-up labels of an inventory where its status asks for others."""
+        await self._lookup_labels.sync(name)
+
+    async def retry_labels(self, name: str) -> None:
+        """Write the look-up labels of an inventory if the last attempt failed."""
+        await self._lookup_labels.retry(name)
+
     def is_writing(self, name: str) -> bool:
-        """Whether a write of the node's inventory is under way or waits."""
+        """Whether a decision about a node is not written yet."""
         return name in self._writing
 
     async def finish(self, *, within: float) -> bool:
-        """Wait for so many seconds at most until what was handed over is written, and give up the
-        rest; whoever waits for it has to be ended before. Whether nothing was given up."""
-        return await self._writers.finish(within=within)
+        """Write what was handed over, and abandon what is left after this many seconds.
+
+        Returns whether everything was written. Callers of `write` must have ended before: nobody
+        answers them after an abandoned write.
+        """
+        return await self._workers.finish(within=within)
 
     async def _work(self, name: str) -> None:
+        """Serve the jobs of a node until there are none."""
         try:
             while jobs := self._jobs.pop(name, None):
-                try:
-                    results = await self._persist(name, jobs)
-                except Exception as error:
-                    if not isinstance(error, KubeError):
-                        _log.exception("a status could not be written", node=name)
-                    for job in jobs:
-                        if not job.result.done():
-                            job.result.set_exception(error)
-                else:
-                    for job, result in zip(jobs, results, strict=True):
-                        if not job.result.done():
-                            job.result.set_result(result)
+                await self._serve(name, jobs)
         finally:
             self._writing.discard(name)
 
+    async def _serve(self, name: str, jobs: Sequence[_Job]) -> None:
+        outcomes: Sequence[StatusChange | Exception | None]
+        try:
+            outcomes = await self._persist(name, jobs)
+        except KubeError as error:
+            outcomes = [error] * len(jobs)
+        except Exception as error:
+            _log.exception("failed to decide on status", node=name)
+            outcomes = [error] * len(jobs)
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            job.finish(outcome)
+
     async def _persist(self, name: str, jobs: Sequence[_Job]) -> list[StatusChange | None]:
-        """Write, again where the object changed or the server did not answer."""
-        tries = 0
+        """Write, and repeat it where the object changed or the server did not answer."""
+        attempt = 0
         while True:
-            tries += 1
+            attempt += 1
             try:
                 return await self._write(name, jobs)
-            except (Conflict, ApiUnreachable, ServerError, TooManyRequests) as error:
-                if tries == _ATTEMPTS:
+            except NotFound:
+                # A user deleted the object: decisions on its status are void.
+                self._refresher.forget(name)
+                if attempt == _ATTEMPTS:
+                    raise
+            except (Conflict, *TRANSIENT) as error:
+                if attempt == _ATTEMPTS:
                     raise
                 if not isinstance(error, Conflict):
-                    pause = backoff(tries, chance=random.random(), most=_LONGEST_PAUSE)  # noqa: S311
+                    chance = random.random()  # noqa: S311 - jitter, no secret
+                    pause = backoff(attempt, chance=chance, most=_LONGEST_PAUSE)
                     await asyncio.sleep(pause.total_seconds())
-                # Whether a write without an answer was done is unknown, too: see what is there.
-                await self._refresh(name)
-            except NotFound:
-                # The user deleted it: what was decided on it is void.
-                self._forget(name)
-                if tries == _ATTEMPTS:
-                    raise
-
-    async def _refresh(self, name: str) -> None:
-        try:
-            await self._take(name)
-        except NotFound:
-            self._forget(name)
-        except (ApiUnreachable, ServerError, TooManyRequests) as error:
-            _log.debug("could not look", node=name, error=error.message)
-
-    async def _take(self, name: str) -> None:
-        """Read what another made of an inventory. Its event will bring no news then, so that this
-        is what tells of a read that is asked for, or of another spec."""
-        self._found(await get_inventory(self._client, name))
-
-    def _forget(self, name: str) -> None:
-        cached = self._inventories.get(name)
-        if cached is not None:
-            self._gone(name, cached.uid)
+                # The server may have done what it did not answer: decide on what is there.
+                await self._refresher.refresh(name)
 
     async def _write(self, name: str, jobs: Sequence[_Job]) -> list[StatusChange | None]:
-        cached = self._inventories.get(name)
-        creates = cached is not None or any(job.create for job in jobs)
-        if not creates or self._state.skip_reason(name) is not None:
+        view = self._state.view(name)
+        exists = view.inventory is not None or any(job.create for job in jobs)
+        if view.skip is not None or not exists:
             return [None] * len(jobs)
-        effective = self._state.effective_policy(name, cached)
-        context = effective.status_context(
-            cached.generation if cached else 1,
-            foreign=cached.foreign_checks if cached else frozenset(),
+        draft = _decide(jobs, view, self._inventories.status(name))
+        inventory = view.inventory or await self._create(name, draft.after)
+        if draft.after != draft.before or inventory.state is None:
+            await self._apply(inventory, draft)
+        return draft.changes
+
+    async def _create(self, name: str, status: InventoryStatus) -> CachedInventory:
+        """Create an inventory with the labels of a status that is yet to be written."""
+        labels = lookup_labels(status)
+        meta = await create_inventory(self._client, name=name, labels=labels)
+        return self._inventories.put_created(name, meta, labels=labels)
+
+    async def _apply(self, inventory: CachedInventory, draft: _Draft) -> None:
+        body = draft.after.to_json()
+        version = await apply_status(
+            self._client,
+            name=inventory.name,
+            uid=inventory.uid,
+            resource_version=inventory.resource_version,
+            status=owned_fields(body, foreign=inventory.foreign_checks),
+            manager=MANAGER,
+            force=True,
         )
-        before = status = self._inventories.status(name)
-        changes: list[StatusChange | None] = []
-        for job in jobs:
-            if job.uid is not None and (cached is None or cached.uid != job.uid):
-                changes.append(None)
-                continue
-            change = job.decide(status, context=context)
-            changes.append(change)
-            status = change.status
-        if cached is None:
-            cached = await self._create(name, lookup_labels(status))
-        if status != before or cached.state is None:
-            body = status.to_json()
-            version = await apply_status(
-                self._client,
-                name=name,
-                uid=cached.uid,
-                resource_version=cached.resource_version,
-                status=_owned(body, cached),
-                manager=MANAGER,
-                force=True,
-            )
-            self._inventories.put_status(name, status, body, resource_version=version)
-            await self._label(name)
-            done = tuple(change for change in changes if change is not None)
-            written = StatusWritten(name, cached.uid, before, status, done)
-            for listener in self._listeners:
-                listener(written)
-        return changes
-
-    async def _create(self, name: str, labels: dict[str, str]) -> CachedInventory:
-        try:
-            meta = await create_inventory(self._client, name=name, labels=labels)
-        except AlreadyExists:
-            await self._take(name)
-            raise  # decided on nothing; decide on what is there
-        self._inventories.put_created(name, meta, labels=labels)
-        cached = self._inventories.get(name)
-        assert cached is not None  # noqa: S101 - put just now, and nothing ran in between
-        return cached
-
-    async def _label(self, name: str) -> None:
-        """Bring the look-up labels in line with the status. What fails is tried again with the next
-        look at the node, at the re-sync at the latest."""
-        self._unlabelled.add(name)
-        for _ in range(_ATTEMPTS):
-            cached = self._inventories.get(name)
-            wanted = lookup_labels(self._inventories.status(name))
-            changes = lookup_changes(cached.labels, wanted) if cached else {}
-            if cached is None or not changes:
-                self._unlabelled.discard(name)
-                return
-            try:
-                version = await patch_inventory_labels(
-                    self._client,
-                    name=name,
-                    resource_version=cached.resource_version,
-                    changes=changes,
-                )
-            except Conflict:
-                await self._refresh(name)
-            except KubeError as error:
-                _log.warning("look-up labels were not written", node=name, error=error.message)
-                return
-            else:
-                merged = {**cached.labels, **changes}
-                labels = {key: value for key, value in merged.items() if value is not None}
-                self._inventories.put_labels(name, labels, resource_version=version)
-
-    async def repair_labels(self, name: str) -> None:
-        """Write the look-up labels of an inventory if they are not what its status asks for."""
-        await self._label(name)
-
-    async def retry_labels(self, name: str) -> None:
-        """Write the look-up labels of an inventory if they could not be written before."""
-        if name in self._unlabelled:
-            await self._label(name)
+        self._inventories.put_status(inventory.name, draft.after, body, resource_version=version)
+        await self._lookup_labels.sync(inventory.name)
+        changes = tuple(change for change in draft.changes if change is not None)
+        written = StatusWritten(inventory.name, inventory.uid, draft.before, draft.after, changes)
+        for listener in self._listeners:
+            listener(written)
 
 
-def _owned(body: dict[str, Any], cached: CachedInventory) -> dict[str, Any]:
-    """The fields of a status that this instance owns: all, but of a check that another instance
-    runs only how many of its transitions are in history."""
-    if not cached.foreign_checks:
-        return body
-    checks = []
-    for check in body.get("checks", ()):
-        if check["name"] not in cached.foreign_checks:
-            checks.append(check)
-        elif check.get("recorded") is not None:
-            checks.append({"name": check["name"], "recorded": check["recorded"]})
-    return body | {"checks": checks}
+def _decide(jobs: Sequence[_Job], view: NodeView, before: InventoryStatus) -> _Draft:
+    """Let each job that applies decide on what the jobs before it made of the status."""
+    context = view.status_context
+    after = before
+    changes: list[StatusChange | None] = []
+    for job in jobs:
+        change = None
+        if job.applies_to(view.inventory):
+            change = job.decide(after, context=context)
+            after = change.status
+        changes.append(change)
+    return _Draft(before, after, changes)

@@ -43,9 +43,7 @@ class ReadBench:
         self.writer = StatusWriter(
             kube,
             state=self.state,
-            clock=clock.now,
-            found=self.inventory_changed,
-            gone=self.inventory_deleted,
+            events=self,
         )
         self.reader = Reader(
             kube,

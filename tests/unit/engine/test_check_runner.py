@@ -1,4 +1,4 @@
-"""The check runner: one check of the environment, on all nodes that have a pod for it."""
+"""The check runner runs one check of the environment on all nodes that have a pod for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from gpuid_operator.api.meta import MANAGED_BY_LABEL, MANAGER
 from gpuid_operator.kube.errors import ApiUnreachable
-from tests.support.checks import deletes, in_hours, job, told
+from tests.support.checks import SOURCE, deletes, event_messages, in_hours, job
 from tests.support.engines import until
 from tests.support.fake_exec import ExecAnswer
 from tests.support.kube import FakeKube, server_error
@@ -42,6 +42,7 @@ async def test_it_creates_missing_inventories_and_applies_only_its_own_check(
     put_pod(kube, "n1")
     kube.exec.answer = ExecAnswer(stdout=b"fine")
     await bench.start()
+    assert bench.runner.sources == (SOURCE,)
     await until(lambda: bench.result("n1"))
     body = kube.objects[inventory_path("n1")]
     assert body["metadata"]["labels"] == {MANAGED_BY_LABEL: MANAGER}
@@ -51,12 +52,12 @@ async def test_it_creates_missing_inventories_and_applies_only_its_own_check(
     assert body["status"].keys() == {"checks"}
     (found,) = body["status"]["checks"]
     assert (found["passed"], found["stdout"], found["transitions"]) == (True, "fine", 0)
-    # No inventory was read by nvidia-smi, and nothing but the check is run.
+    # The runner runs the check and no nvidia-smi.
     assert [call.command[-1] for call in kube.exec.calls] == ["run-c"]
     assert 'gpuid_check_passed{check="c",node="n1"} 1.0' in bench.metrics.render("")[1].decode()
 
 
-async def test_it_runs_at_every_interval_and_counts_turns(
+async def test_it_runs_at_every_interval_and_counts_transitions(
     kube: FakeKube, bench: RunnerBench
 ) -> None:
     put_pod(kube, "n1")
@@ -68,9 +69,7 @@ async def test_it_runs_at_every_interval_and_counts_turns(
     assert found is not None and found["transitions"] == 2 and "recorded" not in found
 
 
-async def test_a_restart_repeats_nothing_that_is_not_due(
-    kube: FakeKube, bench: RunnerBench
-) -> None:
+async def test_a_restarted_runner_runs_only_what_is_due(kube: FakeKube, bench: RunnerBench) -> None:
     put_pod(kube, "n1")
     await bench.start()
     await until(lambda: bench.result("n1"))
@@ -83,7 +82,7 @@ async def test_a_restart_repeats_nothing_that_is_not_due(
     await second.stop()
 
 
-async def test_a_pod_that_an_event_brings_is_asked(kube: FakeKube, bench: RunnerBench) -> None:
+async def test_a_pod_event_runs_the_check(kube: FakeKube, bench: RunnerBench) -> None:
     await bench.start()
     bench.pod("n1", ready=False)
     await asyncio.sleep(60)
@@ -96,7 +95,7 @@ async def test_a_pod_that_an_event_brings_is_asked(kube: FakeKube, bench: Runner
     assert len(bench.asked("n1")) == 1
 
 
-async def test_the_re_sync_finds_what_no_event_told(kube: FakeKube, bench: RunnerBench) -> None:
+async def test_a_resync_finds_pods_without_events(kube: FakeKube, bench: RunnerBench) -> None:
     await bench.start()
     put_pod(kube, "n1")
     await until(lambda: bench.result("n1"), within=660)
@@ -107,7 +106,7 @@ async def test_the_re_sync_finds_what_no_event_told(kube: FakeKube, bench: Runne
     assert len(bench.asked("n1")) == asked
 
 
-async def test_a_re_sync_that_fails_is_logged_and_tried_again(
+async def test_a_failed_resync_is_logged_and_retried(
     kube: FakeKube, bench: RunnerBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     await bench.start()
@@ -121,7 +120,7 @@ async def test_a_re_sync_that_fails_is_logged_and_tried_again(
     assert first.levelname == "WARNING" and second.exc_info is not None
 
 
-async def test_a_cluster_that_cannot_be_listed_is_an_error_at_the_start(
+async def test_start_fails_if_the_cluster_cannot_be_listed(
     kube: FakeKube, bench: RunnerBench
 ) -> None:
     kube.fail("GET", "/pods$", ApiUnreachable("no answer"))
@@ -129,7 +128,7 @@ async def test_a_cluster_that_cannot_be_listed_is_an_error_at_the_start(
         await bench.start()
 
 
-async def test_the_settings_suspend_everything(kube: FakeKube) -> None:
+async def test_the_settings_suspend_all_nodes(kube: FakeKube) -> None:
     put_node(kube, "n1")
     put_pod(kube, "n1")
     bench = RunnerBench(kube, suspended=True)
@@ -140,7 +139,7 @@ async def test_the_settings_suspend_everything(kube: FakeKube) -> None:
     await bench.stop()
 
 
-async def test_a_policy_suspends_its_nodes_and_ends_what_runs_there(kube: FakeKube) -> None:
+async def test_a_policy_suspends_its_nodes_and_cancels_their_runs(kube: FakeKube) -> None:
     put_node(kube, "n1", labels={"pool": "a"})
     put_node(kube, "n2")
     put_pod(kube, "n1")
@@ -158,7 +157,7 @@ async def test_a_policy_suspends_its_nodes_and_ends_what_runs_there(kube: FakeKu
     await bench.stop()
 
 
-async def test_an_inventory_suspends_its_node_from_the_next_re_sync_on(
+async def test_an_inventory_suspends_its_node_until_a_resync_finds_it_resumed(
     kube: FakeKube, bench: RunnerBench
 ) -> None:
     put_pod(kube, "n1")
@@ -172,7 +171,9 @@ async def test_an_inventory_suspends_its_node_from_the_next_re_sync_on(
     await until(lambda: bench.result("n1"), within=660)
 
 
-async def test_the_re_sync_ends_what_an_inventory_suspends(kube: FakeKube) -> None:
+async def test_a_resync_cancels_runs_that_an_inventory_suspends(
+    kube: FakeKube,
+) -> None:
     put_node(kube, "n1")
     put_pod(kube, "n1")
     put_inventory(kube, "n1")
@@ -185,10 +186,10 @@ async def test_the_re_sync_ends_what_an_inventory_suspends(kube: FakeKube) -> No
     await bench.stop()
 
 
-async def test_labels_of_nodes_that_cannot_be_read_stop_nothing_for_ever(
+async def test_nodes_wait_while_their_labels_cannot_be_read(
     kube: FakeKube, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As long as it is unknown whether a node is suspended nothing is run there."""
+    """No check runs on a node while it is unknown whether a policy suspends it."""
     put_node(kube, "n1")
     put_pod(kube, "n1")
     bench = RunnerBench(kube)
@@ -206,7 +207,7 @@ async def test_labels_of_nodes_that_cannot_be_read_stop_nothing_for_ever(
     await bench.stop()
 
 
-async def test_a_new_node_under_a_suspension_is_asked_when_its_labels_are_known(
+async def test_a_new_node_runs_the_check_once_its_labels_are_known(
     kube: FakeKube, bench: RunnerBench
 ) -> None:
     bench.policy("p", suspend=True, nodeSelector={"matchLabels": {"pool": "a"}})
@@ -219,13 +220,13 @@ async def test_a_new_node_under_a_suspension_is_asked_when_its_labels_are_known(
     assert bench.asked("held") == []
 
 
-async def test_a_failed_check_has_its_pod_restarted_and_an_event_says_so(kube: FakeKube) -> None:
+async def test_a_failed_check_restarts_its_pod_and_posts_an_event(kube: FakeKube) -> None:
     put_node(kube, "n1")
     put_pod(kube, "n1")
     kube.exec.answer = ExecAnswer(exit_code=1)
     bench = RunnerBench(kube, job(restart=True))
     await bench.start()
-    await until(lambda: told(kube, "PodRestarted"))
+    await until(lambda: event_messages(kube, "PodRestarted"))
     found = bench.result("n1")
     assert found is not None and found["restarts"] == 1
     assert found["lastRestartTime"] == "2026-06-07T10:30:45Z"
@@ -233,7 +234,7 @@ async def test_a_failed_check_has_its_pod_restarted_and_an_event_says_so(kube: F
     await bench.stop()
 
 
-async def test_stopping_gives_up_what_runs_and_posts_what_was_to_be_said(kube: FakeKube) -> None:
+async def test_stop_cancels_runs_and_posts_waiting_events(kube: FakeKube) -> None:
     put_node(kube, "n1")
     put_pod(kube, "n1", controlled=False)
     put_node(kube, "n2")
@@ -248,9 +249,9 @@ async def test_stopping_gives_up_what_runs_and_posts_what_was_to_be_said(kube: F
     go.set()
     await bench.stop()
     await until(lambda: kube.exec.running == 0)
-    assert len(told(kube, "RestartRefused")) == 1
+    assert len(event_messages(kube, "RestartRefused")) == 1
     assert bench.result("n2") is None
 
 
-async def test_a_runner_that_never_started_can_be_stopped(bench: RunnerBench) -> None:
+async def test_a_runner_that_did_not_start_can_be_stopped(bench: RunnerBench) -> None:
     await bench.stop()

@@ -1,4 +1,4 @@
-"""Checks without an answer or whose result cannot be kept: repeated, ever more rarely."""
+"""Inconclusive checks, hangs and results that cannot be stored: retries with back-off."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def waits(bench: Bench, node: str = "n1") -> list[float]:
     return [after - before for before, after in pairwise(bench.times(node))]
 
 
-async def test_what_never_counts_is_repeated_with_back_off_and_keeps_no_result(
+async def test_an_error_that_never_counts_backs_off_and_stores_no_result(
     kube: FakeKube,
 ) -> None:
     bench = Bench(kube, job())
@@ -38,12 +38,12 @@ async def test_what_never_counts_is_repeated_with_back_off_and_keeps_no_result(
             assert bound / 2 <= wait <= bound + 0.1
         kube.exec.answer = ExecAnswer()
         await in_hours(lambda: bench.results.results, 2)
-        # The back-off is over: the interval counts again.
+        # The success ends the back-off: the interval counts again.
         await asyncio.sleep(HOUR / 2)
         assert len(bench.results.results) == 1
 
 
-async def test_no_answer_counts_as_a_failure_when_it_came_three_times(
+async def test_a_persistent_exec_error_counts_as_a_failure_after_three_runs(
     kube: FakeKube, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = Bench(kube, job(restart=True))
@@ -57,14 +57,14 @@ async def test_no_answer_counts_as_a_failure_when_it_came_three_times(
     assert len(bench.times("n1")) == 3
     ((_, result),) = bench.results.results
     assert (result.passed, result.exit_code, result.stdout) == (False, None, "half")
-    assert "broke off" in result.stderr
-    # It tells nothing of the pod, which is not restarted for it.
+    assert "was interrupted" in result.stderr
+    # Such an error does not blame the pod, so the pod is not restarted.
     assert bench.results.events == [] and not kube.asked("DELETE", "pods")
     names = [one.fields["check"] for one in caplog.records if hasattr(one, "fields")]
     assert names.count("c") == 4
 
 
-async def test_such_a_failure_is_repeated_sooner_than_the_interval(kube: FakeKube) -> None:
+async def test_a_persistent_exec_error_is_retried_before_the_interval_ends(kube: FakeKube) -> None:
     bench = Bench(kube, job(interval=timedelta(hours=24)))
     kube.exec.answer = ExecAnswer(cut=True)
     async with working(bench):
@@ -76,8 +76,8 @@ async def test_such_a_failure_is_repeated_sooner_than_the_interval(kube: FakeKub
     assert [result.passed for _, result in bench.results.results] == [False, True]
 
 
-async def test_a_run_that_hung_is_not_joined_by_another_soon(kube: FakeKube) -> None:
-    """Its command may run still; an interval of a second must not pile them up."""
+async def test_runs_that_hang_back_off(kube: FakeKube) -> None:
+    """The command may still run; an interval of a second must not start more and more of them."""
     bench = Bench(kube, job(timeout=timedelta(seconds=5), interval=timedelta(seconds=1)))
     kube.exec.answer = ExecAnswer(hang=True)
     async with working(bench):
@@ -108,7 +108,7 @@ async def test_another_container_ends_the_back_off(kube: FakeKube) -> None:
         await until(lambda: bench.results.results, within=0.5)
 
 
-async def test_a_result_that_could_not_be_kept_is_had_again(
+async def test_a_check_runs_again_if_its_result_was_not_stored(
     kube: FakeKube, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = Bench(kube, job())
@@ -122,7 +122,7 @@ async def test_a_result_that_could_not_be_kept_is_had_again(
     assert [one.fields["error"] for one in lines] == ["no answer", "refused"]  # type: ignore[attr-defined]
 
 
-async def test_a_fault_that_nobody_foresaw_concerns_one_node_and_is_retried(
+async def test_an_unexpected_error_affects_one_node_and_is_retried(
     kube: FakeKube, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = Bench(kube, job(), workers=1)
@@ -137,7 +137,7 @@ async def test_a_fault_that_nobody_foresaw_concerns_one_node_and_is_retried(
     assert line.fields == {"node": "n1"}  # type: ignore[attr-defined]
 
 
-async def test_a_fault_in_deciding_what_is_due_ends_no_worker(kube: FakeKube) -> None:
+async def test_an_error_in_the_decision_ends_no_worker(kube: FakeKube) -> None:
     bench = Bench(kube, job(), workers=1)
     jobs, faults = bench.results.jobs, [ValueError("unforeseen")]
 

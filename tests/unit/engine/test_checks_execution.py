@@ -1,4 +1,4 @@
-"""One run of a check: what is an answer, what becomes one, and what never does."""
+"""One run of a check: which errors are an outcome, at once or if they persist."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def unanswered(kube: FakeKube, answer: ExecAnswer) -> CheckInconclusive:
     return found.value
 
 
-async def test_a_script_is_run_by_the_shell_of_the_container(kube: FakeKube) -> None:
+async def test_the_shell_of_the_container_runs_the_script(kube: FakeKube) -> None:
     await ran(kube, ExecAnswer(), "echo a\necho b")
     (call,) = kube.exec.calls
     assert (call.pod, call.container) == ("plugin-n1", CONTAINER)
@@ -44,7 +44,7 @@ async def test_a_script_is_run_by_the_shell_of_the_container(kube: FakeKube) -> 
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 127, 255])
-async def test_an_exit_code_is_the_answer(kube: FakeKube, code: int) -> None:
+async def test_an_exit_code_is_the_outcome(kube: FakeKube, code: int) -> None:
     done = await ran(kube, ExecAnswer(stdout=b"out", stderr=b"err", exit_code=code))
     assert done == CheckOutput(code, b"out", b"err")
     assert done.passed is (code == 0)
@@ -57,7 +57,7 @@ async def test_a_command_that_hangs_fails_and_blames_the_pod(kube: FakeKube) -> 
     assert b"did not end within 30 s" in done.stderr
 
 
-async def test_a_flood_fails_and_blames_nobody(kube: FakeKube) -> None:
+async def test_too_much_output_fails_and_does_not_blame_the_pod(kube: FakeKube) -> None:
     done = await ran(kube, ExecAnswer(stdout=b"x" * (MAX_OUTPUT + 1)))
     assert done.exit_code is None and not done.hung and not done.passed and not done.blames_pod
     assert f"more than {MAX_OUTPUT} bytes".encode() in done.stderr
@@ -74,7 +74,7 @@ async def test_a_flood_fails_and_blames_nobody(kube: FakeKube) -> None:
         ),
     ],
 )
-async def test_a_container_without_shell_fails_and_blames_nobody(
+async def test_a_container_without_shell_fails_and_is_not_blamed(
     kube: FakeKube, answer: ExecAnswer
 ) -> None:
     done = await ran(kube, answer)
@@ -82,17 +82,17 @@ async def test_a_container_without_shell_fails_and_blames_nobody(
     assert b"no such program" in done.stderr
 
 
-async def test_an_exec_that_broke_off_counts_if_it_stays_like_this(kube: FakeKube) -> None:
+async def test_an_exec_that_breaks_off_counts_if_it_persists(kube: FakeKube) -> None:
     found = await unanswered(kube, ExecAnswer(stdout=b"half", stderr=b"so far", cut=True))
-    assert found.answer is not None
-    assert found.answer.exit_code is None and found.answer.stdout == b"half"
-    assert found.answer.stderr.endswith(b"\nso far")
-    assert not found.answer.blames_pod
+    assert found.output is not None
+    assert found.output.exit_code is None and found.output.stdout == b"half"
+    assert found.output.stderr.endswith(b"\nso far")
+    assert not found.output.blames_pod
 
 
-async def test_a_failure_of_the_runtime_counts_if_it_stays_like_this(kube: FakeKube) -> None:
+async def test_an_error_of_the_runtime_counts_if_it_persists(kube: FakeKube) -> None:
     found = await unanswered(kube, ExecAnswer(failure="cannot allocate memory"))
-    assert found.answer is not None and b"cannot allocate memory" in found.answer.stderr
+    assert found.output is not None and b"cannot allocate memory" in found.output.stderr
 
 
 @pytest.mark.parametrize(
@@ -107,27 +107,25 @@ async def test_a_failure_of_the_runtime_counts_if_it_stays_like_this(kube: FakeK
         ),
     ],
 )
-async def test_what_says_nothing_of_the_node_never_counts(
-    kube: FakeKube, answer: ExecAnswer
-) -> None:
+async def test_an_error_outside_the_node_never_counts(kube: FakeKube, answer: ExecAnswer) -> None:
     found = await unanswered(kube, answer)
-    assert found.answer is None
+    assert found.output is None
     assert found.message
 
 
-async def test_a_refusal_of_the_kubelet_counts_if_it_stays_like_this(kube: FakeKube) -> None:
+async def test_a_refusal_of_the_kubelet_counts_if_it_persists(kube: FakeKube) -> None:
     found = await unanswered(kube, ExecAnswer(refusal=server_error(500)))
-    assert found.answer is not None and found.answer.exit_code is None
+    assert found.output is not None and found.output.exit_code is None
 
 
-async def test_the_reason_comes_first_and_without_the_command(kube: FakeKube) -> None:
+async def test_stderr_starts_with_the_reason_and_omits_the_command(kube: FakeKube) -> None:
     command = "line\n" * 400
     answer = ExecAnswer(stderr=b"e" * 2 * MAX_CHECK_OUTPUT, hang=False, cut=True)
     kube.exec.answer = answer
     with pytest.raises(CheckInconclusive) as found:
         await execute(kube, job(command=command), target(kube))
-    said = found.value.answer
+    said = found.value.output
     assert said is not None
-    assert said.stderr.startswith(b"gpu-operator/plugin-n1, container nvidia-device-plugin broke")
+    assert said.stderr.startswith(b"gpu-operator/plugin-n1, container nvidia-device-plugin was ")
     assert said.stderr.endswith(b"\n" + b"e" * (MAX_CHECK_OUTPUT // 2))
     assert said.stderr.count(b"e" * 100) <= MAX_CHECK_OUTPUT // 200

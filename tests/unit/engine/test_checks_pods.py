@@ -1,4 +1,4 @@
-"""Which pod a check is run in, and which pods are followed at all."""
+"""The pod that a check runs in, and the pods that are kept."""
 
 from __future__ import annotations
 
@@ -18,40 +18,38 @@ OTHER = PodSelector(SOURCE.namespace, "app=other")
 @pytest.fixture
 def pods() -> CheckPods:
     pods = CheckPods()
-    pods.want([job()])
+    pods.follow([job()])
     return pods
 
 
-def test_a_ready_pod_is_found_and_only_once_news(pods: CheckPods, kube: FakeKube) -> None:
+def test_a_ready_pod_is_found_and_reported_once(pods: CheckPods, kube: FakeKube) -> None:
     body = put_pod(kube, "n1")
     assert pods.put(SOURCE, body, deleted=False) == {"n1"}
     assert pods.put(SOURCE, body, deleted=False) == set()
-    pod = pods.pod(job(), "n1")
+    pod = pods.find(job(), "n1")
     assert pod is not None and pod.name == "plugin-n1"
     assert pods.nodes() == {"n1"}
     assert pods.uids(SOURCE) == {body["metadata"]["uid"]}
-    assert pods.pod(job(), "n2") is None
+    assert pods.find(job(), "n2") is None
 
 
 def test_a_pod_that_is_not_ready_is_known_but_not_used(pods: CheckPods, kube: FakeKube) -> None:
     assert pods.put(SOURCE, put_pod(kube, "n1", ready=False), deleted=False) == {"n1"}
-    assert pods.pod(job(), "n1") is None
+    assert pods.find(job(), "n1") is None
     assert pods.nodes() == {"n1"}
 
 
-def test_of_several_ready_pods_the_one_that_started_last_is_used(
-    pods: CheckPods, kube: FakeKube
-) -> None:
+def test_the_ready_pod_that_started_last_is_used(pods: CheckPods, kube: FakeKube) -> None:
     times = {"old": "2026-06-07T09:00:00Z", "new": "2026-06-07T10:00:00Z"}
     for name, started in times.items():
         pods.put(SOURCE, put_pod(kube, "n1", name=name, started=started), deleted=False)
     later = put_pod(kube, "n1", name="later", started="2026-06-07T11:00:00Z", ready=False)
     pods.put(SOURCE, later, deleted=False)
-    pod = pods.pod(job(), "n1")
+    pod = pods.find(job(), "n1")
     assert pod is not None and pod.name == "new"
 
 
-def test_a_pod_that_is_deleted_or_over_is_forgotten(pods: CheckPods, kube: FakeKube) -> None:
+def test_a_deleted_or_finished_pod_is_forgotten(pods: CheckPods, kube: FakeKube) -> None:
     gone, over = put_pod(kube, "n1"), put_pod(kube, "n2")
     for body in (gone, over):
         pods.put(SOURCE, body, deleted=False)
@@ -60,56 +58,56 @@ def test_a_pod_that_is_deleted_or_over_is_forgotten(pods: CheckPods, kube: FakeK
     over["status"]["phase"] = "Failed"
     assert pods.put(SOURCE, over, deleted=False) == {"n2"}
     assert pods.nodes() == set() and pods.uids(SOURCE) == set()
-    assert pods.pod(job(), "n1") is None and pods.pod(job(), "n2") is None
+    assert pods.find(job(), "n1") is None and pods.find(job(), "n2") is None
 
 
-def test_one_of_two_pods_goes_and_the_other_is_used(pods: CheckPods, kube: FakeKube) -> None:
+def test_the_other_pod_is_used_when_one_of_two_is_deleted(pods: CheckPods, kube: FakeKube) -> None:
     first, second = put_pod(kube, "n1", name="a"), put_pod(kube, "n1", name="b")
     for body in (first, second):
         pods.put(SOURCE, body, deleted=False)
     pods.put(SOURCE, second, deleted=True)
-    pod = pods.pod(job(), "n1")
+    pod = pods.find(job(), "n1")
     assert pod is not None and pod.name == "a"
 
 
 def test_each_container_that_a_check_names_is_followed(kube: FakeKube) -> None:
     pods = CheckPods()
-    pods.want([job("a"), job("b", container="side")])
+    pods.follow([job("a"), job("b", container="side")])
     body = put_pod(kube, "n1")
     body["spec"]["containers"].append({"name": "side"})
     running = {"running": {"startedAt": "2026-06-07T10:00:00Z"}}
     side = {"name": "side", "state": running, "ready": True, "containerID": "containerd://side"}
     body["status"]["containerStatuses"].append(side)
     assert pods.put(SOURCE, body, deleted=False) == {"n1"}
-    found = pods.pod(job("b", container="side"), "n1")
+    found = pods.find(job("b", container="side"), "n1")
     assert found is not None and found.container == "side"
     assert pods.put(SOURCE, body, deleted=True) == {"n1"}
-    assert pods.pod(job("a"), "n1") is None and pods.pod(job(container="side"), "n1") is None
+    assert pods.find(job("a"), "n1") is None and pods.find(job(container="side"), "n1") is None
 
 
-def test_other_checks_need_a_list_where_their_pods_were_not_followed(kube: FakeKube) -> None:
+def test_a_new_selector_or_container_needs_a_list(kube: FakeKube) -> None:
     pods = CheckPods()
-    assert pods.want([job()])
-    assert not pods.want([job(), job("again")])
-    assert pods.want([job(), job("b", source=OTHER)])
+    assert pods.follow([job()])
+    assert not pods.follow([job(), job("again")])
+    assert pods.follow([job(), job("b", source=OTHER)])
     assert pods.sources == {SOURCE, OTHER}
-    assert pods.want([job(), job("b", source=OTHER, container="side")])
-    assert not pods.want([job()])
+    assert pods.follow([job(), job("b", source=OTHER, container="side")])
+    assert not pods.follow([job()])
 
 
-def test_pods_that_no_check_wants_are_forgotten(kube: FakeKube) -> None:
+def test_pods_that_no_check_selects_are_forgotten(kube: FakeKube) -> None:
     pods = CheckPods()
-    pods.want([job(), job("b", source=OTHER)])
+    pods.follow([job(), job("b", source=OTHER)])
     pods.put(SOURCE, put_pod(kube, "n1"), deleted=False)
     pods.put(OTHER, put_pod(kube, "n2"), deleted=False)
-    pods.want([job("b", source=OTHER)])
+    pods.follow([job("b", source=OTHER)])
     assert pods.nodes() == {"n2"}
-    assert pods.pod(job(), "n1") is None
-    # Its events may still come.
+    assert pods.find(job(), "n1") is None
+    # Events of its pods may still arrive.
     assert pods.put(SOURCE, put_pod(kube, "n1"), deleted=False) == set()
 
 
-def test_the_digest_names_what_is_run_and_where() -> None:
+def test_the_digest_identifies_the_command_and_the_place() -> None:
     one = job()
     same = replace(one, interval=one.interval * 2, timeout=one.timeout * 2, restart=True)
     assert same.digest == one.digest

@@ -1,4 +1,4 @@
-"""The guards of restarts: when the pod of a failed check is left alone, and for how long."""
+"""The guards of restarts: when the pod of a failed check is not restarted, and for how long."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from gpuid_operator.engine.core.options import Timings
 from tests.support import clock
 from tests.support.checks import Bench, Controller, deletes, in_hours, job, working
 from tests.support.engines import until
@@ -31,12 +32,12 @@ async def test_a_node_is_left_alone_for_ten_minutes(kube: FakeKube) -> None:
     first, second, third = deletes(kube)
     for wait in (second - first, third - second):
         assert 600 <= round(wait, 3) <= 640
-    # Three in a row have not helped, and more are not tried.
+    # After three restarts in a row there are no more.
     assert bench.results.reasons("n1").count("PodRestarted") == 3
     assert bench.results.reasons("n1")[-1] == "RestartsExhausted"
 
 
-async def test_a_pass_begins_the_count_of_restarts_in_a_row_again(kube: FakeKube) -> None:
+async def test_a_pass_resets_the_count_of_restarts_in_a_row(kube: FakeKube) -> None:
     kube.exec.answer = FAILED
     bench = bench_of(kube)
     bench.results.fail("n1", restarts=3)
@@ -50,7 +51,7 @@ async def test_a_pass_begins_the_count_of_restarts_in_a_row_again(kube: FakeKube
         await until(lambda: deletes(kube), within=120)
 
 
-async def test_one_pod_in_the_cluster_is_restarted_at_a_time(kube: FakeKube) -> None:
+async def test_restarts_happen_one_at_a_time_in_the_cluster(kube: FakeKube) -> None:
     kube.exec.answer = FAILED
     bench = bench_of(kube)
     for number in range(30):
@@ -60,14 +61,14 @@ async def test_one_pod_in_the_cluster_is_restarted_at_a_time(kube: FakeKube) -> 
         await in_hours(lambda: len(deletes(kube)) == 2, 1)
         controller.cancel()
     first, second = deletes(kube)
-    # Not before a run told what came of the first, and soon after it.
+    # The second follows soon after a run has shown the effect of the first.
     assert 100 <= second - first <= 200
     refused = [message for _, reason, message in bench.results.events if reason == "RestartRefused"]
     assert any("one at a time" in message for message in refused)
 
 
-async def test_what_another_instance_restarts_counts(kube: FakeKube) -> None:
-    """It is found by the look at the cluster before each restart."""
+async def test_restarts_by_other_instances_count(kube: FakeKube) -> None:
+    """Each restart refreshes the results first."""
     kube.exec.answer = FAILED
     bench = bench_of(kube)
 
@@ -83,7 +84,7 @@ async def test_what_another_instance_restarts_counts(kube: FakeKube) -> None:
     assert deletes(kube) == []
 
 
-async def test_restarts_per_hour_bound_all_nodes_and_room_is_used_when_there_is_some(
+async def test_restarts_per_hour_limit_all_nodes_together(
     kube: FakeKube,
 ) -> None:
     kube.exec.answer = FAILED
@@ -101,7 +102,7 @@ async def test_restarts_per_hour_bound_all_nodes_and_room_is_used_when_there_is_
     assert any("RESTARTS_PER_HOUR allows 2" in message for message in refused)
 
 
-async def test_no_restarts_at_all_where_none_are_allowed(kube: FakeKube) -> None:
+async def test_a_limit_of_zero_allows_no_restarts(kube: FakeKube) -> None:
     kube.exec.answer = FAILED
     bench = bench_of(kube, per_hour=0)
     async with working(bench):
@@ -111,7 +112,7 @@ async def test_no_restarts_at_all_where_none_are_allowed(kube: FakeKube) -> None
     assert set(bench.results.reasons("n1")) == {"RestartRefused"}
 
 
-async def test_a_failure_of_many_nodes_halts_restarts(kube: FakeKube) -> None:
+async def test_failures_on_many_nodes_halt_restarts(kube: FakeKube) -> None:
     kube.exec.answer = FAILED
     bench = bench_of(kube)
     for number in range(3):
@@ -120,7 +121,7 @@ async def test_a_failure_of_many_nodes_halts_restarts(kube: FakeKube) -> None:
         bench.pod("n1")
         await until(lambda: bench.results.events)
         assert bench.results.reasons("n1") == ["RestartsHalted"]
-        # Nodes that are gone do not count, and neither do those that pass.
+        # Nodes that are gone do not count.
         bench.results.absent = {"bad0", "bad1", "bad2"}
         await until(lambda: deletes(kube), within=120)
 
@@ -135,10 +136,10 @@ async def test_a_pod_without_a_controller_is_never_deleted(kube: FakeKube) -> No
     assert set(bench.results.reasons("n1")) == {"RestartRefused"}
 
 
-async def test_the_hour_of_restarts_knows_those_that_a_status_does_not_show(
+async def test_restarts_that_no_status_shows_any_more_count_for_the_hour(
     kube: FakeKube,
 ) -> None:
-    """The status of a check has only its last restart."""
+    """The status of a check contains only its last restart."""
     kube.exec.answer = FAILED
     bench = bench_of(kube, per_hour=3)
     note: Callable[..., object] = bench.results.record_restart
@@ -156,3 +157,16 @@ async def test_the_hour_of_restarts_knows_those_that_a_status_does_not_show(
         controller.cancel()
     times = deletes(kube)
     assert times[3] - times[0] >= HOUR
+
+
+async def test_the_timings_of_the_operator_set_the_pauses(kube: FakeKube) -> None:
+    kube.exec.answer = FAILED
+    pauses = Timings(restart_pause=timedelta(minutes=1), restart_retry=timedelta(seconds=5))
+    checks = job(restart=True, interval=timedelta(seconds=30))
+    bench = Bench(kube, checks, timings=pauses)
+    async with working(bench):
+        controller = asyncio.create_task(Controller(bench, "n1").run())
+        await until(lambda: len(deletes(kube)) == 2)
+        controller.cancel()
+    first, second = deletes(kube)
+    assert 59 <= second - first <= 100

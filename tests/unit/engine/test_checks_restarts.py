@@ -1,4 +1,4 @@
-"""Restarts of the pods of failed checks: one at a time, within the guards, each with an Event."""
+"""Restarts of the pods of failed checks: stored first, then done, each with an Event."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def bench_of(kube: FakeKube, per_hour: int = 20) -> Bench:
     return Bench(kube, job(restart=True, interval=timedelta(seconds=30)), per_hour=per_hour)
 
 
-async def test_the_pod_of_a_failed_check_is_deleted_and_an_event_says_so(
+async def test_a_failed_check_deletes_its_pod_and_posts_an_event(
     kube: FakeKube, caplog: pytest.LogCaptureFixture
 ) -> None:
     kube.exec.answer = FAILED
@@ -34,7 +34,7 @@ async def test_the_pod_of_a_failed_check_is_deleted_and_an_event_says_so(
         await until(lambda: bench.results.events)
     (request,) = kube.asked("DELETE", "pods")
     assert request.path == pod_path("plugin-n1")
-    # Of another pod of that name nothing is known.
+    # The precondition protects another pod of the same name.
     assert request.body["preconditions"] == {"uid": body["metadata"]["uid"]}
     assert bench.results.reasons("n1") == ["PodRestarted"]
     check = bench.results.check("n1", "c")
@@ -51,7 +51,7 @@ async def test_the_pod_of_a_failed_check_is_deleted_and_an_event_says_so(
         ({"restart": True}, ExecAnswer(stdout=b"x" * 300_000)),
     ],
 )
-async def test_no_restart_unless_it_is_asked_for_and_may_help(
+async def test_no_restart_unless_it_is_configured_and_may_help(
     kube: FakeKube, fields: dict[str, Any], answer: ExecAnswer
 ) -> None:
     kube.exec.answer = answer
@@ -63,7 +63,7 @@ async def test_no_restart_unless_it_is_asked_for_and_may_help(
     assert deletes(kube) == [] and bench.results.events == []
 
 
-async def test_a_command_that_hangs_has_its_pod_restarted(kube: FakeKube) -> None:
+async def test_a_command_that_hangs_restarts_its_pod(kube: FakeKube) -> None:
     kube.exec.answer = ExecAnswer(hang=True)
     bench = bench_of(kube)
     async with working(bench):
@@ -72,8 +72,8 @@ async def test_a_command_that_hangs_has_its_pod_restarted(kube: FakeKube) -> Non
     assert bench.results.reasons("n1") == ["PodRestarted"]
 
 
-async def test_the_restart_is_noted_before_the_pod_is_deleted(kube: FakeKube) -> None:
-    """A crash in between costs a restart, never one too many."""
+async def test_a_restart_is_stored_before_the_pod_is_deleted(kube: FakeKube) -> None:
+    """A crash in between costs a restart and never adds one."""
     kube.exec.answer = FAILED
     bench = bench_of(kube)
     cached = asyncio.Event()
@@ -84,7 +84,7 @@ async def test_the_restart_is_noted_before_the_pod_is_deleted(kube: FakeKube) ->
         check = bench.results.check("n1", "c")
         assert check is not None and check.restarts == 1
     assert pod_path("plugin-n1") in kube.objects
-    # The next process finds the note and leaves the node alone for ten minutes.
+    # The next process finds the restart and does not touch the node for ten minutes.
     second = bench_of(kube)
     second.results.checks = bench.results.checks
     async with working(second):
@@ -95,7 +95,7 @@ async def test_the_restart_is_noted_before_the_pod_is_deleted(kube: FakeKube) ->
         await until(lambda: len(deletes(kube)) == 2, within=400)
 
 
-async def test_a_restart_that_cannot_be_noted_is_none(kube: FakeKube) -> None:
+async def test_a_restart_that_is_not_stored_does_not_happen(kube: FakeKube) -> None:
     kube.exec.answer = FAILED
     bench = bench_of(kube)
     bench.results.stale = True
@@ -105,7 +105,7 @@ async def test_a_restart_that_cannot_be_noted_is_none(kube: FakeKube) -> None:
     assert deletes(kube) == [] and bench.results.events == []
 
 
-async def test_a_note_that_fails_is_tried_again_and_restarts_nothing_before(
+async def test_a_restart_waits_until_the_results_can_be_refreshed(
     kube: FakeKube,
 ) -> None:
     kube.exec.answer = FAILED
@@ -125,7 +125,7 @@ async def test_a_note_that_fails_is_tried_again_and_restarts_nothing_before(
     assert bench.results.refreshed == 2
 
 
-async def test_every_refusal_is_an_event_but_only_a_new_one_is_logged(
+async def test_every_refusal_is_an_event_and_a_new_one_is_logged(
     kube: FakeKube, caplog: pytest.LogCaptureFixture
 ) -> None:
     kube.exec.answer = FAILED
@@ -139,7 +139,7 @@ async def test_every_refusal_is_an_event_but_only_a_new_one_is_logged(
         kube.exec.answer = FAILED
         await until(lambda: len(bench.results.events) == 4, within=300)
         assert len(_refusals(caplog)) == 2
-        bench.runs.prune({"n2"})
+        bench.worker.prune({"n2"})
         await until(lambda: len(bench.results.events) == 6, within=300)
     assert len(_refusals(caplog)) == 3
     assert _refusals(caplog)[0].keys() == {"node", "pod", "check", "reason", "why"}
@@ -150,8 +150,8 @@ def _refusals(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
     return [one.fields for one in lines]  # type: ignore[attr-defined]
 
 
-async def test_another_pod_under_the_name_is_left_alone(kube: FakeKube) -> None:
-    """It was replaced between the failure and the deletion."""
+async def test_another_pod_of_the_same_name_is_not_deleted(kube: FakeKube) -> None:
+    """The controller replaced the pod between the failure and the deletion."""
     kube.exec.answer = FAILED
     bench = bench_of(kube)
 
@@ -169,7 +169,7 @@ async def test_another_pod_under_the_name_is_left_alone(kube: FakeKube) -> None:
     assert bench.results.events == []
 
 
-async def test_a_pod_that_is_gone_already_counts_as_restarted(kube: FakeKube) -> None:
+async def test_a_pod_that_is_already_gone_counts_as_restarted(kube: FakeKube) -> None:
     kube.exec.answer = FAILED
     bench = bench_of(kube)
     bench.results.on_refresh = lambda: kube.remove(pod_path("plugin-n1"))
@@ -179,7 +179,7 @@ async def test_a_pod_that_is_gone_already_counts_as_restarted(kube: FakeKube) ->
     assert bench.results.reasons("n1") == ["PodRestarted"]
 
 
-async def test_a_pod_that_cannot_be_deleted_is_said_so(
+async def test_a_deletion_that_fails_is_an_event_and_logged(
     kube: FakeKube, caplog: pytest.LogCaptureFixture
 ) -> None:
     kube.exec.answer = FAILED
@@ -194,8 +194,8 @@ async def test_a_pod_that_cannot_be_deleted_is_said_so(
     assert errors[-1].fields["error"] == "forbidden"  # type: ignore[attr-defined]
 
 
-async def test_no_restart_of_a_check_that_is_not_wanted_any_more(kube: FakeKube) -> None:
-    """Its node was suspended between its result and the decision."""
+async def test_a_suspension_before_the_decision_prevents_the_restart(kube: FakeKube) -> None:
+    """The suspension arrives after the result and before the decision."""
     kube.exec.answer = FAILED
     bench = bench_of(kube)
     record = bench.results.record

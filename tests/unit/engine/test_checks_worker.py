@@ -1,4 +1,4 @@
-"""When checks are run: as a pod becomes ready, at intervals, and one at a time on each node."""
+"""When checks run: when a pod becomes ready, at intervals, and one at a time per node."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def results(bench: Bench) -> list[tuple[str, str, bool]]:
     return [(node, result.name, result.passed) for node, result in bench.results.results]
 
 
-async def test_a_check_is_run_when_a_pod_becomes_ready_and_at_every_interval(
+async def test_a_check_runs_when_a_pod_becomes_ready_and_at_every_interval(
     kube: FakeKube,
 ) -> None:
     bench = Bench(kube, job())
@@ -38,7 +38,7 @@ async def test_a_check_is_run_when_a_pod_becomes_ready_and_at_every_interval(
     assert results(bench) == [("n1", "c", True)] * 4
 
 
-async def test_without_an_interval_only_another_container_is_asked(kube: FakeKube) -> None:
+async def test_without_an_interval_only_another_container_runs_the_check(kube: FakeKube) -> None:
     bench = Bench(kube, job(interval=timedelta(0)))
     async with working(bench):
         bench.pod("n1")
@@ -46,12 +46,12 @@ async def test_without_an_interval_only_another_container_is_asked(kube: FakeKub
         assert len(bench.times("n1")) == 1
         bench.pod("n1", number=2, started="2026-06-11T14:30:45Z")
         await until(lambda: len(bench.times("n1")) == 2)
-        bench.runs.add(["n1"])
+        bench.worker.enqueue(["n1"])
         await asyncio.sleep(HOUR)
         assert len(bench.times("n1")) == 2
 
 
-async def test_a_result_says_what_ran_where_and_when(
+async def test_a_result_contains_what_ran_where_and_when(
     kube: FakeKube, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -73,7 +73,7 @@ async def test_a_result_says_what_ran_where_and_when(
     assert (fields["exit_code"], fields["stdout"], fields["stderr"]) == (3, "said", "bad")
 
 
-async def test_the_turns_between_pass_and_fail_are_counted(kube: FakeKube) -> None:
+async def test_transitions_between_pass_and_fail_are_counted(kube: FakeKube) -> None:
     bench = Bench(kube, job())
     codes = iter([0, 1, 1, 0, 1])
     kube.exec.decide = lambda call: ExecAnswer(exit_code=next(codes, 1))
@@ -84,7 +84,7 @@ async def test_the_turns_between_pass_and_fail_are_counted(kube: FakeKube) -> No
     assert check is not None and (check.passed, check.transitions) == (False, 3)
 
 
-async def test_the_checks_of_a_node_are_run_one_after_another(kube: FakeKube) -> None:
+async def test_the_checks_of_a_node_run_one_after_another(kube: FakeKube) -> None:
     bench = Bench(kube, job("a"), job("b"), job("c"), workers=8)
     kube.exec.answer = ExecAnswer(delay=5.0)
     async with working(bench):
@@ -97,7 +97,7 @@ async def test_the_checks_of_a_node_are_run_one_after_another(kube: FakeKube) ->
 
 
 @pytest.mark.parametrize(("workers", "slots", "most"), [(2, 8, 2), (8, 3, 3)])
-async def test_workers_and_slots_bound_what_runs_at_a_time(
+async def test_workers_and_slots_limit_concurrent_runs(
     kube: FakeKube, workers: int, slots: int, most: int
 ) -> None:
     bench = Bench(kube, job(), workers=workers, slots=slots)
@@ -109,7 +109,7 @@ async def test_workers_and_slots_bound_what_runs_at_a_time(
     assert kube.exec.most == most
 
 
-async def test_a_node_that_hangs_holds_up_no_other(kube: FakeKube) -> None:
+async def test_a_node_that_hangs_does_not_delay_others(kube: FakeKube) -> None:
     bench = Bench(kube, job(timeout=timedelta(hours=1)))
 
     def decide(call: ExecCall) -> ExecAnswer:
@@ -124,18 +124,18 @@ async def test_a_node_that_hangs_holds_up_no_other(kube: FakeKube) -> None:
     assert {node for node, _ in bench.results.results} == {f"n{number}" for number in range(5)}
 
 
-async def test_another_command_is_run_at_once(kube: FakeKube) -> None:
+async def test_a_changed_command_runs_at_once(kube: FakeKube) -> None:
     bench = Bench(kube, job())
     async with working(bench):
         bench.pod("n1")
         await until(lambda: bench.results.results)
         bench.results.wanted = [job(command="other")]
-        bench.runs.add(["n1"])
+        bench.worker.enqueue(["n1"])
         await until(lambda: len(bench.results.results) == 2, within=60)
     assert bench.commands("n1") == ["run-c", "other"]
 
 
-async def test_a_container_that_is_started_anew_is_asked_at_once(kube: FakeKube) -> None:
+async def test_a_restarted_container_runs_the_check_at_once(kube: FakeKube) -> None:
     bench = Bench(kube, job())
     async with working(bench):
         bench.pod("n1")
@@ -145,7 +145,7 @@ async def test_a_container_that_is_started_anew_is_asked_at_once(kube: FakeKube)
         await until(lambda: len(bench.results.results) == 2, within=5)
 
 
-async def test_a_container_that_came_while_the_old_one_was_asked_is_asked_next(
+async def test_a_container_that_starts_during_a_run_runs_the_check_next(
     kube: FakeKube,
 ) -> None:
     bench = Bench(kube, job())
@@ -158,7 +158,7 @@ async def test_a_container_that_came_while_the_old_one_was_asked_is_asked_next(
     assert kube.exec.most == 1
 
 
-async def test_a_pod_that_is_gone_is_not_asked(kube: FakeKube) -> None:
+async def test_a_deleted_pod_runs_nothing(kube: FakeKube) -> None:
     bench = Bench(kube, job())
     async with working(bench):
         body = bench.pod("n1")
@@ -168,7 +168,7 @@ async def test_a_pod_that_is_gone_is_not_asked(kube: FakeKube) -> None:
     assert len(bench.times("n1")) == 1
 
 
-async def test_a_restart_of_the_process_repeats_nothing_that_is_not_due(kube: FakeKube) -> None:
+async def test_a_restarted_process_runs_only_what_is_due(kube: FakeKube) -> None:
     first = Bench(kube, job())
     async with working(first):
         first.pod("n1")
@@ -183,7 +183,7 @@ async def test_a_restart_of_the_process_repeats_nothing_that_is_not_due(kube: Fa
         await in_hours(lambda: second.results.results, 1)
 
 
-async def test_suspension_ends_what_runs_and_leaves_no_result(kube: FakeKube) -> None:
+async def test_a_suspension_cancels_the_run_and_stores_no_result(kube: FakeKube) -> None:
     bench = Bench(kube, job(timeout=timedelta(hours=1)))
     kube.exec.answer = ExecAnswer(delay=60.0)
     async with working(bench):
@@ -191,29 +191,29 @@ async def test_suspension_ends_what_runs_and_leaves_no_result(kube: FakeKube) ->
         bench.pod("n2")
         await until(lambda: kube.exec.running == 2)
         bench.results.suspended.add("n1")
-        bench.runs.stop_unwanted()
+        bench.worker.stop_unwanted()
         await until(lambda: kube.exec.running == 1, within=60)
         await until(lambda: bench.results.results)
         assert results(bench) == [("n2", "c", True)]
-        # When it is wanted again it is run, as it never had a result.
+        # After the suspension the check runs: it has no result yet.
         bench.results.suspended.clear()
-        bench.runs.add(["n1"])
+        bench.worker.enqueue(["n1"])
         await until(lambda: len(bench.results.results) == 2)
 
 
-async def test_a_check_that_is_removed_ends_and_the_others_go_on(kube: FakeKube) -> None:
+async def test_a_removed_check_is_cancelled_and_the_others_continue(kube: FakeKube) -> None:
     bench = Bench(kube, job("a", timeout=timedelta(hours=1)), job("b"))
     kube.exec.decide = lambda call: ExecAnswer(hang=call.command[-1] == "run-a")
     async with working(bench):
         bench.pod("n1")
         await until(lambda: kube.exec.running == 1)
         bench.results.wanted = [job("b")]
-        bench.runs.stop_unwanted()
+        bench.worker.stop_unwanted()
         await until(lambda: bench.results.results, within=60)
     assert results(bench) == [("n1", "b", True)]
 
 
-async def test_stopping_the_workers_ends_what_runs(kube: FakeKube) -> None:
+async def test_stopping_the_workers_cancels_their_runs(kube: FakeKube) -> None:
     bench = Bench(kube, job())
     kube.exec.answer = ExecAnswer(hang=True)
     async with working(bench):
@@ -223,16 +223,47 @@ async def test_stopping_the_workers_ends_what_runs(kube: FakeKube) -> None:
     assert bench.results.results == []
 
 
-async def test_nodes_that_are_gone_are_forgotten(kube: FakeKube) -> None:
-    """A node of the name of one that is gone is another one: only its times tell."""
+async def test_the_attempts_of_a_node_that_is_gone_are_forgotten(kube: FakeKube) -> None:
+    """A new node with the name of an old one starts without back-off."""
     bench = Bench(kube, job())
     kube.exec.answer = ExecAnswer(refusal=OSError("reset"))
     async with working(bench):
         body = bench.pod("n1")
         await until(lambda: len(bench.times("n1")) == 4)
         bench.gone(body)
-        bench.runs.prune(set())
+        bench.worker.prune(set())
         before = len(bench.times("n1"))
         bench.pod("n1")
-        # Without the memory of four failures it is asked at once.
+        # Without the four failures the check runs at once.
         await until(lambda: len(bench.times("n1")) > before, within=0.2)
+
+
+async def test_a_suspension_during_a_check_prevents_the_next_check(kube: FakeKube) -> None:
+    bench = Bench(kube, job("a", timeout=timedelta(hours=1)), job("b"))
+    kube.exec.answer = ExecAnswer(hang=True)
+    async with working(bench):
+        bench.pod("n1")
+        await until(lambda: kube.exec.running == 1)
+        bench.results.suspended.add("n1")
+        bench.worker.stop_unwanted()
+        await until(lambda: kube.exec.running == 0, within=60)
+        await asyncio.sleep(60)
+    assert bench.commands("n1") == ["run-a"]
+
+
+async def test_a_run_that_was_cancelled_does_not_count_for_its_container(kube: FakeKube) -> None:
+    bench = Bench(kube, job(timeout=timedelta(hours=1)))
+    async with working(bench):
+        bench.pod("n1")
+        await until(lambda: bench.results.results)
+        kube.exec.answer = ExecAnswer(hang=True)
+        bench.pod("n1", number=2, started="2026-06-07T10:31:00Z")
+        await until(lambda: kube.exec.running == 1)
+        bench.results.suspended.add("n1")
+        bench.worker.stop_unwanted()
+        await until(lambda: kube.exec.running == 0, within=60)
+        kube.exec.answer = ExecAnswer()
+        bench.results.suspended.clear()
+        await asyncio.sleep(60)
+        bench.worker.enqueue(["n1"])
+        await until(lambda: len(bench.results.results) == 2, within=60)

@@ -1,4 +1,4 @@
-"""Target pods and nodes as last seen: where a node is read, and which nodes have GPUs."""
+"""The state of the cluster: what follows from several caches, and views of nodes."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from typing import Any
 
 import pytest
 
-from gpuid_operator.engine.core.pod_selector import PodSelector
+from gpuid_operator.api.policy import Policy
 from gpuid_operator.engine.state.cluster_state import ClusterState
+from gpuid_operator.engine.state.node_view import NodeView, SkipReason
 from gpuid_operator.engine.state.nodes import node_info
 from gpuid_operator.kube.nodes import NodeFacts
 from gpuid_operator.kube.pods import TargetPod
-from gpuid_operator.plan.target import Target
-from tests.support.engines import SOURCE, TARGET, builtin
+from tests.support.engines import TARGET, builtin
 from tests.support.kube import FakeKube
-from tests.support.objects import CONTAINER, NAMESPACE, put_node, put_pod
-
-SECOND = Target(namespace="other", selector="app=second", container=None)
+from tests.support.objects import CONTAINER, put_inventory, put_node, put_pod, put_policy
 
 
 @pytest.fixture
 def state() -> ClusterState:
-    return ClusterState(targets=[TARGET, SECOND], builtin=builtin())
+    return ClusterState(targets=[TARGET], builtin=builtin())
 
 
 def pod(kube: FakeKube, node: str = "n1", **fields: Any) -> TargetPod:
@@ -35,97 +33,104 @@ def facts(kube: FakeKube, name: str = "n1", **fields: Any) -> NodeFacts:
     return NodeFacts.from_node(put_node(kube, name, **fields))
 
 
-def read_in(state: ClusterState, node: str = "n1") -> str | None:
-    found = state.pods.find(node)
-    return found[1].name if found else None
+def view(kube: FakeKube, state: ClusterState, **inventory: Any) -> NodeView:
+    """A view of n1, with this inventory."""
+    state.inventories.put_object(put_inventory(kube, "n1", **inventory))
+    return state.view("n1")
 
 
-async def test_a_node_without_a_pod_has_nowhere_to_be_read(state: ClusterState) -> None:
-    assert state.pods.find("n1") is None
-    assert state.pods.waiting("n1") is None
-    assert state.pods.changed("n1") == 0.0
+def test_a_view_of_an_unknown_node_has_only_the_built_in_policy(state: ClusterState) -> None:
+    unknown = state.view("n1")
+    assert (unknown.inventory, unknown.node, unknown.target, unknown.skip) == (None,) * 4
+    assert (unknown.suspended, unknown.departed, unknown.open_request) == (False, False, None)
+    assert unknown.foreign_checks == frozenset()
+    context = unknown.status_context
+    assert (context.policy, context.generation, context.checks) == ("", 1, frozenset())
 
 
-async def test_a_node_is_read_in_its_running_pod(kube: FakeKube, state: ClusterState) -> None:
-    running = pod(kube)
-    assert state.pods.put(0, "p1", running) == {"n1"}
-    assert state.pods.find("n1") == (TARGET, running)
+async def test_a_view_has_what_all_caches_know(kube: FakeKube, state: ClusterState) -> None:
+    state.nodes.put(facts(kube))
+    state.pods.put(0, "p1", pod(kube))
+    state.policies.put("all", Policy.from_object(put_policy(kube, "all", suspend=True)))
+    known = view(kube, state, status={"state": "Departed"})
+    assert known.inventory is state.inventories.get("n1")
+    assert known.node is state.nodes["n1"]
+    assert known.target == (TARGET, pod(kube))
+    assert (known.suspended, known.departed, known.skip) == (True, True, None)
+    assert (known.status_context.policy, known.status_context.suspended) == ("all", True)
 
 
-async def test_a_pod_whose_container_does_not_run_is_waited_for(
+def test_a_view_does_not_change(kube: FakeKube, state: ClusterState) -> None:
+    earlier = view(kube, state, status={"state": "Present"})
+    later = view(kube, state, status={"state": "Departed"})
+    assert (earlier.departed, later.departed) == (False, True)
+
+
+def test_the_context_of_a_status_has_generation_and_foreign_checks(
     kube: FakeKube, state: ClusterState
 ) -> None:
-    pulling = pod(kube, running=False)
-    state.pods.put(0, "p1", pulling)
-    assert state.pods.find("n1") is None
-    assert state.pods.waiting("n1") == pulling
+    put_inventory(kube, "n1")
+    body = put_inventory(
+        kube, "n1", spec={"suspend": True}, status={"checks": [{"name": "a", "passed": True}]}
+    )
+    fields: dict[str, Any] = {"f:status": {"f:checks": {'k:{"name":"a"}': {"f:passed": {}}}}}
+    body["metadata"]["managedFields"] = [{"manager": "runner", "fieldsV1": fields}]
+    state.inventories.put_object(body)
+    known = state.view("n1")
+    assert known.foreign_checks == {"a"}
+    context = known.status_context
+    assert (context.generation, context.suspended, context.checks) == (2, True, frozenset({"a"}))
 
 
-async def test_the_first_target_with_a_running_pod_is_read(
+@pytest.mark.parametrize(
+    ("requested", "handled", "is_open"),
+    [
+        pytest.param(None, None, None, id="no request"),
+        pytest.param("r1", None, "r1", id="first request"),
+        pytest.param("r1", "r1", None, id="request is handled"),
+        pytest.param("r2", "r1", "r2", id="next request"),
+        pytest.param(None, "r1", None, id="annotation was removed"),
+    ],
+)
+def test_a_request_is_open_until_a_read_answers_it(
+    kube: FakeKube,
+    state: ClusterState,
+    requested: str | None,
+    handled: str | None,
+    is_open: str | None,
+) -> None:
+    annotations = {"gpuid.github.com/requestedAt": requested} if requested else {}
+    status = {"lastHandledRequest": handled} if handled else {}
+    assert view(kube, state, status=status, annotations=annotations).open_request == is_open
+
+
+def test_a_node_whose_inventory_cannot_be_parsed_is_skipped(
     kube: FakeKube, state: ClusterState
 ) -> None:
-    state.pods.put(1, "p2", pod(kube, name="second", namespace="other"))
-    assert state.pods.find("n1") == (SECOND, pod(kube, name="second", namespace="other"))
-    state.pods.put(0, "p1", pod(kube, name="first", ready=False))
-    # Ready or not: the order of the targets decides first.
-    assert read_in(state) == "first"
-    state.pods.put(0, "p1", pod(kube, name="first", running=False))
-    assert read_in(state) == "second"
+    with pytest.raises(ValueError, match="state"):
+        view(kube, state, status={"state": "FromTheFuture"})
+    assert state.view("n1").skip is SkipReason.INVALID_INVENTORY
 
 
-@pytest.mark.parametrize("order", [1, -1])
-async def test_of_one_targets_pods_the_ready_one_is_read_then_the_newest(
-    kube: FakeKube, state: ClusterState, order: int
+def test_a_node_whose_policy_cannot_be_parsed_is_skipped(
+    kube: FakeKube, state: ClusterState
 ) -> None:
-    ready = [
-        pod(kube, name="older", started="2026-06-07T10:00:00Z"),
-        pod(kube, name="newer", started="2026-06-07T11:00:00Z"),
-        pod(kube, name="unready", started="2026-06-07T12:00:00Z", ready=False),
-    ]
-    for found in ready[::order]:
-        state.pods.put(0, found.name, found)
-    assert read_in(state) == "newer"
-    state.pods.put(0, "newer", None)
-    assert read_in(state) == "older"
-    state.pods.put(0, "older", None)
-    assert read_in(state) == "unready"
+    state.policies.put("later", None)
+    assert view(kube, state, status={"policy": "later"}).skip is SkipReason.UNREADABLE_POLICY
+    assert view(kube, state, status={"policy": "other"}).skip is None
 
 
-async def test_only_a_pod_that_changed_is_news(kube: FakeKube, state: ClusterState) -> None:
-    state.pods.put(0, "p1", pod(kube))
-    assert state.pods.put(0, "p1", pod(kube)) == set()
-    assert state.pods.put(0, "p1", pod(kube, number=2)) == {"n1"}
-    assert state.pods.put(0, "unknown", None) == set()
+async def test_a_gpu_node_has_a_target_pod_or_gpu_capacity(
+    kube: FakeKube, state: ClusterState
+) -> None:
+    state.pods.put(0, "p1", pod(kube, "with-pod"))
+    for name, gpus in (("with-gpus", 8), ("with-none", 0), ("plain", None)):
+        state.nodes.put(facts(kube, name, gpus=gpus))
+    names = ("with-pod", "with-gpus", "with-none", "plain", "unknown")
+    assert [name for name in names if state.is_gpu_node(name)] == ["with-pod", "with-gpus"]
 
 
-async def test_a_pod_that_moves_is_news_for_both_nodes(kube: FakeKube, state: ClusterState) -> None:
-    state.pods.put(0, "p1", pod(kube, "n1", name="p"))
-    assert state.pods.put(0, "p1", pod(kube, "n2", name="p")) == {"n1", "n2"}
-    assert state.pods.nodes() == {"n2"}
-    assert state.pods.find("n1") is None
-    assert read_in(state, "n2") == "p"
-
-
-async def test_a_node_whose_last_pod_is_gone_has_none(kube: FakeKube, state: ClusterState) -> None:
-    state.pods.put(0, "p1", pod(kube, name="a"))
-    state.pods.put(1, "p2", pod(kube, name="b"))
-    assert state.pods.put(0, "p1", None) == {"n1"}
-    assert state.pods.nodes() == {"n1"}
-    assert state.pods.put(1, "p2", None) == {"n1"}
-    assert state.pods.nodes() == set()
-
-
-async def test_when_a_nodes_pods_changed_is_known(kube: FakeKube, state: ClusterState) -> None:
-    await asyncio.sleep(10)
-    state.pods.put(0, "p1", pod(kube))
-    await asyncio.sleep(10)
-    state.pods.put(0, "p1", pod(kube))
-    assert state.pods.changed("n1") == 10.0
-    state.pods.put(0, "p1", None)
-    assert state.pods.changed("n1") == 20.0
-
-
-async def test_when_a_nodes_pods_changed_is_forgotten_with_node_and_pods(
+async def test_a_node_is_forgotten_once_it_has_no_pod_and_no_node_object(
     kube: FakeKube, state: ClusterState
 ) -> None:
     await asyncio.sleep(10)
@@ -139,39 +144,7 @@ async def test_when_a_nodes_pods_changed_is_forgotten_with_node_and_pods(
     assert state.pods.changed("n1") == 0.0
 
 
-async def test_pods_of_a_target_are_known_by_their_uids(
-    kube: FakeKube, state: ClusterState
-) -> None:
-    state.pods.put(0, "p1", pod(kube, "n1"))
-    state.pods.put(0, "p2", pod(kube, "n2"))
-    state.pods.put(1, "p3", pod(kube, "n2"))
-    assert state.pods.uids(0) == {"p1", "p2"}
-    assert state.pods.uids(1) == {"p3"}
-
-
-def test_targets_may_share_the_pods_that_they_read() -> None:
-    twin = Target(namespace=NAMESPACE, selector=TARGET.selector, container="another")
-    state = ClusterState(targets=[TARGET, SECOND, twin], builtin=builtin())
-    other = PodSelector("other", "app=second")
-    assert state.pods.selectors == {SOURCE, other}
-    assert state.pods.targets_of(SOURCE) == [0, 2]
-    assert state.pods.targets_of(other) == [1]
-    assert state.pods.targets_of(PodSelector("other", "app=third")) == []
-
-
-async def test_a_node_has_gpus_by_its_pods_or_by_its_capacity(
-    kube: FakeKube, state: ClusterState
-) -> None:
-    state.pods.put(0, "p1", pod(kube, "with-pod"))
-    for name, gpus in (("with-gpus", 8), ("with-none", 0), ("plain", None)):
-        state.nodes.put(facts(kube, name, gpus=gpus))
-    names = ("with-pod", "with-gpus", "with-none", "plain", "unknown")
-    assert [name for name in names if state.is_gpu_node(name)] == ["with-pod", "with-gpus"]
-
-
-async def test_facts_of_a_node_are_as_old_as_their_fetch(
-    kube: FakeKube, state: ClusterState
-) -> None:
+async def test_the_time_of_a_fetch_is_kept(kube: FakeKube, state: ClusterState) -> None:
     await asyncio.sleep(7)
     state.nodes.put(facts(kube))
     assert state.nodes["n1"].fetched == 7.0
@@ -195,3 +168,11 @@ def test_the_machine_is_the_last_part_of_the_provider_id(
     info = node_info(node)
     assert info.machine == machine
     assert (info.name, info.uid, info.provider_id, info.boot_id) == ("n1", "u1", provider, "b1")
+
+
+async def test_nodes_are_listed_until_they_are_removed(kube: FakeKube, state: ClusterState) -> None:
+    for name in ("n1", "n2"):
+        state.nodes.put(facts(kube, name))
+    assert (list(state.nodes), len(state.nodes)) == (["n1", "n2"], 2)
+    state.nodes.remove("n1")
+    assert [name for name, _ in state.nodes.items()] == ["n2"]

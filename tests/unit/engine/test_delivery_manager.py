@@ -1,4 +1,4 @@
-"""Which sinks get what of which nodes."""
+"""Which sinks get which records of which nodes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.support.kube import FakeKube
 from tests.support.objects import inventory_path
 
 
-async def test_what_a_node_has_is_sent_and_its_cursor_written(kube: FakeKube) -> None:
+async def test_records_are_sent_and_the_cursor_is_written(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 2)
     world.deliver("n1")
     await until(lambda: world.cursor("n1", "cmdb") == 2)
     cached = world.inventories.get("n1")
     assert cached is not None
-    assert [post.ids for post in world.http.recorder] == [
+    assert [post.ids for post in world.http.posts] == [
         tuple(f"{cached.uid}.{number}.1780826400" for number in (1, 2))
     ]
     assert world.status("n1")["sinks"][0]["lastDeliveryTime"] == "2026-06-07T10:30:46Z"
@@ -33,32 +33,7 @@ async def test_nodes_of_the_same_sink_share_a_batch(kube: FakeKube) -> None:
         world.put(node, 1)
     world.deliver("n1", "n2", "n3")
     await until(lambda: all(world.cursor(node, "cmdb") for node in ("n1", "n2", "n3")))
-    assert [len(post.ids) for post in world.http.recorder] == [3]
-
-
-async def test_sinks_with_the_same_name_and_another_spec_are_apart(kube: FakeKube) -> None:
-    world = Deliveries(kube, sink("cmdb"))
-    world.put("n1", 1)
-    other = sink("cmdb", http={"url": "https://other/in"})
-    world.put("n2", 1, spec={"sinks": [other.to_json()]})
-    world.deliver("n1", "n2")
-    await until(lambda: world.cursor("n1", "cmdb") and world.cursor("n2", "cmdb"))
-    assert sorted(world.http.hosts) == ["cmdb", "other"]
-
-
-async def test_only_a_sink_of_the_environment_gets_its_secrets(kube: FakeKube) -> None:
-    token = {"tokenSecretRef": {"name": "environment", "key": "token"}}
-    spec = sink("cmdb", http={"url": "https://cmdb/in", **token})
-    world = Deliveries(kube, spec)
-    world.put_policy("fleet", spec)
-    world.put("n1", 1)
-    world.put("n2", 1, policy="fleet")
-    world.deliver("n1", "n2")
-    await until(lambda: world.cursor("n1", "cmdb") and world.cursor("n2", "cmdb"))
-    assert {post.token for post in world.http.recorder} == {
-        "Bearer of-the-environment",
-        "Bearer of-the-cluster",
-    }
+    assert [len(post.ids) for post in world.http.posts] == [3]
 
 
 async def test_sightings_go_to_their_own_sinks(kube: FakeKube) -> None:
@@ -67,37 +42,31 @@ async def test_sightings_go_to_their_own_sinks(kube: FakeKube) -> None:
     world.put("n1", 2, status={"history": [*entries(1), seen]})
     world.deliver("n1")
     await until(lambda: world.cursor("n1", "cmdb") == 2 and world.cursor("n1", "lake") == 2)
-    assert {post.host: len(post.ids) for post in world.http.recorder} == {"cmdb": 1, "lake": 2}
+    assert {post.host: len(post.ids) for post in world.http.posts} == {"cmdb": 1, "lake": 2}
 
 
 async def test_a_node_without_anything_to_deliver_costs_nothing(kube: FakeKube) -> None:
-    """Unknown, without history, or delivered already: no sink is opened for it."""
+    """Unknown, without history, delivered already, or to be left alone: it opens no sink."""
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 0)
     cursors = [{"name": "cmdb", "type": "http", "deliveredSequence": 2, "pending": 0}]
     world.put("n2", 2, status={"sinks": cursors})
+    world.put("n3", 1, policy="fleet")
+    world.state.policies.put("fleet", None)
     tasks = asyncio.all_tasks()
-    world.deliver("n1", "n2", "n3")
+    world.deliver("n1", "n2", "n3", "n4")
     assert asyncio.all_tasks() == tasks
 
 
-async def test_what_waits_after_a_restart_is_what_the_cursor_says(kube: FakeKube) -> None:
+async def test_delivery_continues_after_the_cursor_when_the_operator_restarts(
+    kube: FakeKube,
+) -> None:
     world = Deliveries(kube, sink("cmdb"))
     cursors = [{"name": "cmdb", "type": "http", "deliveredSequence": 2, "pending": 1}]
     world.put("n1", 3, status={"sinks": cursors})
     world.deliver("n1")
     await until(lambda: world.cursor("n1", "cmdb") == 3)
-    assert [len(post.ids) for post in world.http.recorder] == [1]
-
-
-async def test_a_cursor_of_another_type_is_another_sinks(kube: FakeKube) -> None:
-    world = Deliveries(kube, sink("cmdb"))
-    cursors = [{"name": "cmdb", "type": "stdout", "deliveredSequence": 2, "pending": 0}]
-    world.put("n1", 2, status={"sinks": cursors})
-    world.deliver("n1")
-    await until(lambda: world.status("n1")["sinks"][0]["type"] == "http")
-    await until(lambda: world.cursor("n1", "cmdb") == 2)
-    assert len(world.http.recorder) == 1
+    assert [len(post.ids) for post in world.http.posts] == [1]
 
 
 async def test_a_node_under_a_policy_that_cannot_be_read_gets_nothing(kube: FakeKube) -> None:
@@ -107,7 +76,7 @@ async def test_a_node_under_a_policy_that_cannot_be_read_gets_nothing(kube: Fake
     world.state.policies.put_all([], unreadable=["fleet"])
     world.deliver("n1", "n2")
     await until(lambda: world.cursor("n2", "cmdb"))
-    assert [len(post.ids) for post in world.http.recorder] == [1]
+    assert [len(post.ids) for post in world.http.posts] == [1]
 
 
 def departs(previous: InventoryStatus, context: StatusContext) -> StatusChange:
@@ -120,44 +89,24 @@ async def test_new_entries_are_delivered_when_they_are_written(kube: FakeKube) -
     world.put("n1", 0)
     await world.status_writer.write("n1", departs)
     await until(lambda: world.cursor("n1", "cmdb") == 1)
-    assert [len(post.ids) for post in world.http.recorder] == [1]
-
-
-async def test_a_new_sink_gets_what_history_holds(kube: FakeKube) -> None:
-    world = Deliveries(kube, sink("cmdb"))
-    world.put("n1", 2)
-    world.deliver("n1")
-    await until(lambda: world.cursor("n1", "cmdb") == 2)
-    world.kube.change(
-        inventory_path("n1"), lambda body: body["spec"].update(sinks=[sink("audit").to_json()])
-    )
-    world.take("n1")
-    await world.status_writer.write(
-        "n1",
-        lambda previous, context: plan.reconsidered(previous, now=clock.now(), context=context),
-    )
-    await until(lambda: world.cursor("n1", "audit") == 2)
-    assert [(post.host, len(post.ids)) for post in world.http.recorder] == [
-        ("cmdb", 2),
-        ("audit", 2),
-    ]
+    assert [len(post.ids) for post in world.http.posts] == [1]
 
 
 async def test_dropped_entries_are_not_sent(kube: FakeKube) -> None:
-    """Where a history is full, what gave way is in no later attempt of a batch."""
+    """Entries that a full history drops are in no later attempt of a batch."""
     world = Deliveries(kube, sink("cmdb"))
-    world.http.answer = lambda _: 503 if len(world.http.recorder) == 1 else 200
+    world.http.answer = lambda _: 503 if len(world.http.posts) == 1 else 200
     world.http.until = asyncio.Event()
     world.put("n1", 500)
     world.deliver("n1")
-    await until(lambda: world.http.recorder)
+    await until(lambda: world.http.posts)
     await world.status_writer.write("n1", departs)
     kept = {entry["sequence"] for entry in world.status("n1")["history"]}
     gone = set(range(1, 501)) - kept
     assert gone
     world.http.until.set()
     await until(lambda: world.cursor("n1", "cmdb") == max(kept))
-    first, *rest = [{int(one.split(".")[1]) for one in post.ids} for post in world.http.recorder]
+    first, *rest = [{int(one.split(".")[1]) for one in post.ids} for post in world.http.posts]
     assert gone <= first
     assert not gone & set().union(*rest)
 
@@ -169,82 +118,54 @@ async def test_a_forgotten_node_gets_nothing(kube: FakeKube) -> None:
     world.deliver("n1", "n2")
     world.remove("n1")
     await until(lambda: world.cursor("n2", "cmdb") == 1)
-    assert [len(post.ids) for post in world.http.recorder] == [1]
+    assert [len(post.ids) for post in world.http.posts] == [1]
 
 
-async def test_a_sink_that_is_in_force_nowhere_ends(kube: FakeKube) -> None:
+async def test_a_recreated_inventory_starts_at_its_first_entry(kube: FakeKube) -> None:
+    """Also when its delivery fails once, and nobody reported the end of the former."""
     world = Deliveries(kube, sink("cmdb"))
-    world.put_policy("fleet", sink("audit"))
-    world.put("n1", 1, policy="fleet")
-    world.http.answer = lambda _: 503
+    world.http.answer = lambda _: 503 if len(world.http.posts) == 2 else 200
+    world.put("n1", 3)
     world.deliver("n1")
-    await until(lambda: world.error("n1", "audit"))
-    world.put_policy("fleet")
-    attempts = len(world.http.recorder)
-    world.delivery.prune()
-    assert world.count("gpuid_delivery_failures_total", "audit") is None
-    await asyncio.sleep(7200)
-    assert len(world.http.recorder) == attempts
-
-
-async def test_a_sink_whose_spec_changed_keeps_its_metrics(kube: FakeKube) -> None:
-    world = Deliveries(kube)
-    world.put_policy("fleet", sink("cmdb"))
-    world.put("n1", 1, policy="fleet")
-    world.http.answer = lambda post: 503 if post.host == "cmdb" else 200
+    await until(lambda: world.cursor("n1", "cmdb") == 3)
+    kube.remove(inventory_path("n1"))
+    world.put("n1", 2)
     world.deliver("n1")
-    await until(lambda: world.error("n1", "cmdb"))
-    world.put_policy("fleet", sink("cmdb", http={"url": "https://other/in"}))
-    world.deliver("n1")
-    world.delivery.prune()
-    await until(lambda: world.cursor("n1", "cmdb") == 1)
-    assert world.http.hosts[-1] == "other"
-    assert world.count("gpuid_records_delivered_total", "cmdb") == 1
-    assert world.count("gpuid_delivery_failures_total", "cmdb") == 3
+    await until(lambda: world.cursor("n1", "cmdb") == 2)
+    assert [len(post.ids) for post in world.http.posts] == [3, 2, 2]
 
 
-async def test_a_batch_is_not_sent_again_where_its_sink_is_out_of_force(kube: FakeKube) -> None:
-    """Before anybody prunes."""
-    world = Deliveries(kube)
-    world.put_policy("fleet", sink("cmdb"))
-    world.put("n1", 1, policy="fleet")
-    world.put("n2", 1, policy="fleet", spec={"sinks": [sink("cmdb").to_json()]})
-    world.http.answer = lambda _: 503 if len(world.http.recorder) == 1 else 200
-    world.http.until = asyncio.Event()
-    world.deliver("n1", "n2")
-    await until(lambda: world.http.recorder)
-    world.put_policy("fleet")
-    world.http.until.set()
-    await until(lambda: world.cursor("n2", "cmdb") == 1)
-    assert [len(post.ids) for post in world.http.recorder] == [2, 1]
-    assert world.cursor("n1", "cmdb") is None
-
-
-async def test_a_sink_that_is_out_of_force_gathers_nothing(kube: FakeKube) -> None:
+async def test_records_of_a_former_inventory_are_not_sent_again(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
-    world.put_policy("fleet", sink("audit"))
+    world.http.answer = lambda _: 503 if len(world.http.posts) == 1 else 200
+    world.put("n1", 3)
+    world.deliver("n1")
+    await until(lambda: world.http.posts)
+    kube.remove(inventory_path("n1"))
+    world.put("n1", 2)
+    world.deliver("n1")
+    await until(lambda: world.cursor("n1", "cmdb") == 2)
+    assert [len(post.ids) for post in world.http.posts] == [3, 2]
+
+
+async def test_a_batch_is_not_sent_again_once_its_policy_is_unreadable(kube: FakeKube) -> None:
+    world = Deliveries(kube, sink("cmdb"))
+    world.http.answer = lambda _: 503 if len(world.http.posts) == 1 else 200
     world.put("n1", 1, policy="fleet")
     world.put("n2", 1)
     world.deliver("n1", "n2")
-    world.put_policy("fleet")
+    await until(lambda: world.http.posts)
+    world.state.policies.put("fleet", None)
     await until(lambda: world.cursor("n2", "cmdb") == 1)
-    assert world.http.hosts == ["cmdb"]
+    assert [len(post.ids) for post in world.http.posts] == [2, 1]
 
 
-async def test_pending_records_are_counted_for_each_sink(kube: FakeKube) -> None:
+async def test_a_record_is_sent_once_while_its_cursor_waits(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
-    for node, pending in (("n1", 3), ("n2", 4)):
-        waits = {"name": "cmdb", "type": "http", "deliveredSequence": 0, "pending": pending}
-        done = {"name": "lake", "type": "s3", "deliveredSequence": 9, "pending": 0}
-        world.put(node, 9, status={"sinks": [waits, done]})
-    world.delivery.count_pending()
-    assert world.count("gpuid_records_pending", "cmdb") == 7
-    assert world.count("gpuid_records_pending", "lake") == 0
-
-
-async def test_a_sink_that_no_status_names_yet_counts_as_nothing_pending(kube: FakeKube) -> None:
-    world = Deliveries(kube, sink("cmdb"))
-    world.put("n1", 1)
+    world.put("n1", 2)
+    world.idle_gate.update(1)
     world.deliver("n1")
-    world.delivery.count_pending()
-    assert world.count("gpuid_records_pending", "cmdb") == 0
+    await until(lambda: world.http.posts)
+    await world.status_writer.write("n1", departs)
+    await until(lambda: len(world.http.posts) == 2)
+    assert [len(post.ids) for post in world.http.posts] == [2, 1]

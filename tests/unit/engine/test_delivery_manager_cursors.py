@@ -1,4 +1,4 @@
-"""What is written of deliveries: cursors and errors in statuses, and what is left at the end."""
+"""Cursors and errors that delivery writes into statuses, and its shutdown."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ async def test_a_cursor_is_written_only_after_the_delivery(kube: FakeKube) -> No
     world.http.until = asyncio.Event()
     world.put("n1", 1)
     world.deliver("n1")
-    await until(lambda: world.http.recorder)
+    await until(lambda: world.http.posts)
     await asyncio.sleep(25)
     assert world.writes() == 0
     world.http.until.set()
     await until(lambda: world.cursor("n1", "cmdb") == 1)
 
 
-async def test_cursors_wait_for_nodes_that_wait_to_be_read(kube: FakeKube) -> None:
+async def test_cursors_wait_until_the_work_queue_is_idle(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 1)
     world.idle_gate.update(3)
@@ -41,12 +41,12 @@ async def test_cursors_wait_for_nodes_that_wait_to_be_read(kube: FakeKube) -> No
     await until(lambda: world.cursor("n1", "cmdb") == 1)
 
 
-async def test_the_cursors_of_several_sinks_become_one_write(kube: FakeKube) -> None:
+async def test_the_cursors_of_several_sinks_share_one_write(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("a"), sink("b"), sink("c"))
     world.put("n1", 1)
     world.idle_gate.update(1)
     world.deliver("n1")
-    await until(lambda: len(world.http.recorder) == 3)
+    await until(lambda: len(world.http.posts) == 3)
     await asyncio.sleep(1)
     world.idle_gate.update(0)
     await until(lambda: world.cursor("n1", "a") == 1)
@@ -54,7 +54,7 @@ async def test_the_cursors_of_several_sinks_become_one_write(kube: FakeKube) -> 
     assert world.writes() == 1
 
 
-async def test_the_statuses_of_many_nodes_are_not_all_written_at_a_time(kube: FakeKube) -> None:
+async def test_at_most_32_statuses_are_written_at_the_same_time(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     nodes = [f"n{number:02}" for number in range(40)]
     for node in nodes:
@@ -69,8 +69,10 @@ async def test_the_statuses_of_many_nodes_are_not_all_written_at_a_time(kube: Fa
     await until(lambda: all(world.cursor(node, "cmdb") for node in nodes))
 
 
-async def test_a_cursor_is_tried_for_ever(kube: FakeKube, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever it is that fails; the records are not sent again for it."""
+async def test_a_cursor_write_is_retried_until_it_succeeds(
+    kube: FakeKube, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For every kind of error; the records are not sent again."""
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 1)
     kube.fail("PATCH", STATUS, server_error(), times=40)
@@ -78,9 +80,9 @@ async def test_a_cursor_is_tried_for_ever(kube: FakeKube, caplog: pytest.LogCapt
     world.deliver("n1")
     await until(lambda: world.cursor("n1", "cmdb") == 1)
     assert world.writes() == 43
-    assert len(world.http.recorder) == 1
-    told = [one for one in caplog.records if one.__dict__["fields"].get("node") == "n1"]
-    assert len(told) >= 8
+    assert len(world.http.posts) == 1
+    warnings = [one for one in caplog.records if one.__dict__["fields"].get("node") == "n1"]
+    assert len(warnings) >= 8
 
 
 async def test_a_cursor_whose_write_got_no_answer_is_written_once(kube: FakeKube) -> None:
@@ -92,10 +94,10 @@ async def test_a_cursor_whose_write_got_no_answer_is_written_once(kube: FakeKube
     version = kube.version
     await asyncio.sleep(300)
     assert kube.version == version
-    assert len(world.http.recorder) == 1
+    assert len(world.http.posts) == 1
 
 
-async def test_a_cursor_does_not_overwrite_what_another_wrote(kube: FakeKube) -> None:
+async def test_a_cursor_does_not_overwrite_the_change_of_another_client(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 1)
     kube.change(
@@ -106,27 +108,27 @@ async def test_a_cursor_does_not_overwrite_what_another_wrote(kube: FakeKube) ->
     assert world.status("n1")["lastHandledRequest"] == "theirs"
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["known", "not known yet"])
-async def test_an_inventory_that_is_made_anew_is_not_acknowledged(
-    kube: FakeKube, told: bool
+@pytest.mark.parametrize("known", [True, False], ids=["known", "not known yet"])
+async def test_a_recreated_inventory_gets_no_cursor_of_the_former(
+    kube: FakeKube, known: bool
 ) -> None:
-    """What was sent was the former's, and its numbers say nothing of the later one."""
+    """Sequences of the former inventory mean nothing in the later one."""
     world = Deliveries(kube, sink("cmdb"))
     world.http.until = asyncio.Event()
     world.put("n1", 3)
     world.deliver("n1")
-    await until(lambda: world.http.recorder)
-    if told:
+    await until(lambda: world.http.posts)
+    if known:
         world.remove("n1")
     else:
         kube.remove(inventory_path("n1"))
     put_inventory(kube, "n1", status={"state": "Present", "sequence": 0, "policy": ""})
-    if told:
+    if known:
         world.take("n1")
     world.http.until.set()
     await asyncio.sleep(300)
     assert kube.objects[inventory_path("n1")]["status"].get("sinks") is None
-    assert len(world.http.recorder) == 1
+    assert len(world.http.posts) == 1
 
 
 async def test_a_deleted_inventory_is_not_created_for_a_cursor(kube: FakeKube) -> None:
@@ -134,7 +136,7 @@ async def test_a_deleted_inventory_is_not_created_for_a_cursor(kube: FakeKube) -
     world.http.until = asyncio.Event()
     world.put("n1", 1)
     world.deliver("n1")
-    await until(lambda: world.http.recorder)
+    await until(lambda: world.http.posts)
     world.remove("n1")
     world.http.until.set()
     await asyncio.sleep(300)
@@ -168,7 +170,7 @@ async def test_an_outage_is_in_the_status_after_three_failures_until_it_ends(
 async def test_two_failures_are_not_in_the_status(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 1)
-    world.http.answer = lambda _: 503 if len(world.http.recorder) < 3 else 200
+    world.http.answer = lambda _: 503 if len(world.http.posts) < 3 else 200
     world.deliver("n1")
     await until(lambda: world.cursor("n1", "cmdb") == 1)
     assert world.writes() == 1
@@ -181,10 +183,22 @@ async def test_a_refusal_is_in_the_status_at_once(kube: FakeKube) -> None:
     world.deliver("n1")
     await until(lambda: world.error("n1", "cmdb"))
     assert world.error("n1", "cmdb") == "Refused: POST https://cmdb: 404 said"
-    assert len(world.http.recorder) == 1
+    assert len(world.http.posts) == 1
 
 
-async def test_one_sink_that_is_down_holds_up_no_other(kube: FakeKube) -> None:
+async def test_an_outage_is_in_the_status_of_a_recreated_inventory(
+    kube: FakeKube,
+) -> None:
+    world = Deliveries(kube, sink("cmdb"))
+    world.http.answer = lambda _: 404
+    for _ in range(2):
+        world.put("n1", 1)
+        world.deliver("n1")
+        await until(lambda: world.error("n1", "cmdb"))
+        world.remove("n1")
+
+
+async def test_a_sink_that_is_down_does_not_hold_up_others(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("a"), sink("b"))
     world.put("n1", 1)
     world.http.answer = lambda post: 503 if post.host == "a" else 200
@@ -193,21 +207,24 @@ async def test_one_sink_that_is_down_holds_up_no_other(kube: FakeKube) -> None:
     assert world.cursor("n1", "a") == 0
 
 
-async def test_what_is_under_way_at_the_end_is_finished_and_noted(kube: FakeKube) -> None:
+async def test_a_request_under_way_at_shutdown_ends_and_its_cursor_is_written(
+    kube: FakeKube,
+) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.http.until = asyncio.Event()
     world.put("n1", 1)
-    world.put("n2", 1)
+    world.put("n2", 1, spec={"sinks": [sink("late").to_json()]})
     world.idle_gate.update(1)
     world.deliver("n1")
-    await until(lambda: world.http.recorder)
+    await until(lambda: world.http.posts)
     asyncio.get_running_loop().call_later(2, world.http.until.set)
     closing = asyncio.create_task(world.delivery.close(within=10))
     await asyncio.sleep(1)
     world.deliver("n2")
     await closing
+    await asyncio.sleep(60)
     assert world.cursor("n1", "cmdb") == 1
-    assert [len(post.ids) for post in world.http.recorder] == [1]
+    assert [len(post.ids) for post in world.http.posts] == [1]
 
 
 async def test_a_send_that_does_not_end_is_abandoned_within_the_time(kube: FakeKube) -> None:
@@ -215,7 +232,7 @@ async def test_a_send_that_does_not_end_is_abandoned_within_the_time(kube: FakeK
     world.http.until = asyncio.Event()
     world.put("n1", 1)
     world.deliver("n1")
-    await until(lambda: world.http.recorder)
+    await until(lambda: world.http.posts)
     loop = asyncio.get_running_loop()
     began = loop.time()
     await world.delivery.close(within=10)
@@ -243,7 +260,7 @@ async def test_a_cursor_that_is_not_written_in_time_is_given_up(
     assert world.writes() == writes
 
 
-async def test_a_sink_that_waits_ends_at_once(kube: FakeKube) -> None:
+async def test_a_worker_that_waits_ends_at_once(kube: FakeKube) -> None:
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 1)
     world.http.answer = lambda _: 404
@@ -255,7 +272,7 @@ async def test_a_sink_that_waits_ends_at_once(kube: FakeKube) -> None:
     assert loop.time() == began
 
 
-async def test_without_a_sink_there_is_nothing_to_end(kube: FakeKube) -> None:
+async def test_shutdown_without_a_sink_takes_no_time(kube: FakeKube) -> None:
     world = Deliveries(kube)
     loop = asyncio.get_running_loop()
     began = loop.time()

@@ -1,4 +1,4 @@
-"""Events are posted beside the work, few at a time, and no more than memory bears."""
+"""Events are posted in the background, a few at a time, up to a limit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_an_event_names_the_inventory(kube: FakeKube, recorder: EventRecor
     assert (request.body["type"], request.body["reason"]) == ("Warning", "GPULost")
 
 
-async def test_few_are_under_way_at_a_time_and_all_are_posted(
+async def test_all_events_are_posted_a_few_at_a_time(
     kube: FakeKube, recorder: EventRecorder
 ) -> None:
     go = asyncio.Event()
@@ -58,7 +58,7 @@ async def test_few_are_under_way_at_a_time_and_all_are_posted(
     assert posted(kube)[-1] == "later"
 
 
-async def test_one_that_fails_does_not_stop_the_others(
+async def test_a_failed_event_does_not_stop_the_others(
     kube: FakeKube, recorder: EventRecorder
 ) -> None:
     kube.fail("POST", EVENTS, server_error(), times=5)
@@ -69,14 +69,14 @@ async def test_one_that_fails_does_not_stop_the_others(
     assert len(kube.objects) == 15
 
 
-async def test_more_than_may_wait_are_dropped(
+async def test_events_beyond_the_limit_are_dropped(
     kube: FakeKube, recorder: EventRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_posts, "_MAX_WAITING", 10)
     go = asyncio.Event()
     kube.fail("POST", EVENTS, until=go, times=POSTERS)
     post(recorder, *(f"first-{number}" for number in range(POSTERS)))
-    await asyncio.sleep(1)  # they are under way, and wait no more
+    await asyncio.sleep(1)  # their requests have started, so they do not wait any more
     post(recorder, *(f"second-{number}" for number in range(12)))
     go.set()
     assert await recorder.finish(within=10)
@@ -85,7 +85,7 @@ async def test_more_than_may_wait_are_dropped(
     assert "second-10" not in posted(kube)
 
 
-async def test_at_the_end_those_that_take_too_long_are_given_up(
+async def test_finish_abandons_events_that_take_too_long(
     kube: FakeKube, recorder: EventRecorder
 ) -> None:
     kube.fail("POST", EVENTS, until=asyncio.Event(), times=POSTERS)
@@ -93,7 +93,7 @@ async def test_at_the_end_those_that_take_too_long_are_given_up(
     assert not await recorder.finish(within=10)
     assert len(posted(kube)) == POSTERS
     assert kube.objects == {}
-    # The engine may go on, as after a lease that was lost and won again: posting does, too.
+    # The recorder can be used again.
     post(recorder, "later")
     assert await recorder.finish(within=10)
     assert "later" in posted(kube)

@@ -1,4 +1,4 @@
-"""The inventories in memory: what is newer stays, and a status comes back as it was."""
+"""The inventory cache: newer versions replace older ones, and statuses are returned unchanged."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from gpuid_operator.api.inventory import GPU, InventoryState, InventoryStatus
-from gpuid_operator.engine.state.inventory_cache import (
-    NO_SPEC,
-    UNPACKED,
-    CachedInventory,
-    InventoryCache,
-    newer,
-)
+from gpuid_operator.engine.state.cached_inventory import NO_SPEC, CachedInventory
+from gpuid_operator.engine.state.inventory_cache import UNPACKED, InventoryCache
+from gpuid_operator.engine.state.resource_version import newer
 from gpuid_operator.kube.inventories import InventoryMeta
 from gpuid_operator.plan.status import request_token
 
@@ -63,13 +59,13 @@ def cached(cache: InventoryCache, name: str = "n1") -> CachedInventory:
 
 @pytest.fixture
 def cache() -> InventoryCache:
-    """One inventory, n1, of version 5."""
+    """A cache with one inventory: n1, of version 5."""
     cache = InventoryCache()
     assert cache.put_object(inventory())
     return cache
 
 
-def test_what_the_loops_look_at_is_at_hand(cache: InventoryCache) -> None:
+def test_the_fields_that_the_loops_need_are_uncompressed(cache: InventoryCache) -> None:
     known = cached(cache)
     assert (known.name, known.uid, known.resource_version, known.generation) == ("n1", "u1", "5", 3)
     assert known.state is InventoryState.PRESENT
@@ -88,10 +84,10 @@ def test_what_the_loops_look_at_is_at_hand(cache: InventoryCache) -> None:
     assert known.cursors == (("out", "stdout", 7, 2),)
     assert known.spec is NO_SPEC
     assert known.request is None
-    assert known.checks_said is None
+    assert not known.unsettled
 
 
-def test_an_inventory_without_a_status_was_never_read() -> None:
+def test_an_inventory_without_a_status_has_the_defaults() -> None:
     cache = InventoryCache()
     cache.put_object(inventory(status=None))
     known = cached(cache)
@@ -100,7 +96,7 @@ def test_an_inventory_without_a_status_was_never_read() -> None:
     assert cache.status("n1") == InventoryStatus()
 
 
-def test_a_read_that_is_asked_for_and_a_spec_are_at_hand(cache: InventoryCache) -> None:
+def test_a_requested_read_and_a_spec_are_uncompressed(cache: InventoryCache) -> None:
     asked = {"gpuid.github.com/requestedAt": "t" * 2000}
     cache.put_object(inventory(version=6, annotations=asked, spec={"suspend": True}))
     assert cached(cache).request == request_token("t" * 2000)
@@ -115,18 +111,20 @@ def test_a_read_that_is_asked_for_and_a_spec_are_at_hand(cache: InventoryCache) 
         ({}, False),
     ],
 )
-def test_only_what_the_operator_created_is_managed(labels: dict[str, str], managed: bool) -> None:
+def test_an_inventory_is_managed_if_the_operator_created_it(
+    labels: dict[str, str], managed: bool
+) -> None:
     cache = InventoryCache()
     cache.put_object(inventory(labels=labels))
     assert cached(cache).managed is managed
 
 
-def test_a_status_comes_back_whole(cache: InventoryCache) -> None:
+def test_a_status_is_returned_whole(cache: InventoryCache) -> None:
     assert cache.status("n1") == InventoryStatus.model_validate(STATUS)
     assert cache.status("unknown") == InventoryStatus()
 
 
-def test_more_statuses_than_are_kept_unpacked_come_back_whole() -> None:
+def test_statuses_are_returned_whole_after_they_were_compressed() -> None:
     cache = InventoryCache()
     names = [f"n{number}" for number in range(UNPACKED + 5)]
     for number, name in enumerate(names):
@@ -137,7 +135,7 @@ def test_more_statuses_than_are_kept_unpacked_come_back_whole() -> None:
     assert {known.name for known in cache} == set(names)
 
 
-def test_the_most_recently_used_statuses_stay_unpacked() -> None:
+def test_the_most_recently_used_statuses_stay_uncompressed() -> None:
     cache = InventoryCache()
     names = [f"n{number}" for number in range(UNPACKED + 1)]
     for name in names:
@@ -146,25 +144,25 @@ def test_the_most_recently_used_statuses_stay_unpacked() -> None:
     for name in names[2:-1]:
         cache.status(name)
     assert cache.status(names[0]) is first
-    cache.status(names[-1])  # one too many: the second is the one that was not used for longest
+    cache.status(names[-1])  # one too many: the second one is the least recently used
     assert cache.status(names[0]) is first
     assert cache.status(names[1]) is not second
 
 
-@pytest.mark.parametrize(("version", "news"), [(4, False), (5, False), (6, True)])
-def test_only_a_later_version_replaces_what_is_held(
-    cache: InventoryCache, version: int, news: bool
+@pytest.mark.parametrize(("version", "replaces"), [(4, False), (5, False), (6, True)])
+def test_a_later_version_replaces_an_earlier_one(
+    cache: InventoryCache, version: int, replaces: bool
 ) -> None:
-    assert cache.put_object(inventory(version=version, status={"sequence": 1})) is news
-    assert cache.status("n1").sequence == (1 if news else 9)
+    assert cache.put_object(inventory(version=version, status={"sequence": 1})) is replaces
+    assert cache.status("n1").sequence == (1 if replaces else 9)
 
 
-def test_another_object_of_the_name_replaces_it_at_any_version(cache: InventoryCache) -> None:
+def test_another_uid_replaces_an_inventory_at_any_version(cache: InventoryCache) -> None:
     assert cache.put_object(inventory(version=2, uid="u2"))
     assert cached(cache).uid == "u2"
 
 
-def test_a_created_inventory_is_ours_and_empty() -> None:
+def test_a_created_inventory_is_managed_and_has_no_status() -> None:
     cache = InventoryCache()
     meta = InventoryMeta(uid="u1", resource_version="5", generation=1)
     cache.put_created("n1", meta, labels={"a": "b"})
@@ -176,23 +174,23 @@ def test_a_created_inventory_is_ours_and_empty() -> None:
     assert cache.status("n1") == InventoryStatus()
 
 
-def test_the_watch_may_bring_a_created_inventory_before_the_answer(cache: InventoryCache) -> None:
+def test_a_created_inventory_does_not_replace_what_an_event_brought(cache: InventoryCache) -> None:
     cache.put_created("n1", InventoryMeta("u1", "4", 1), labels={})
     assert cached(cache).resource_version == "5"
     assert cached(cache).state is InventoryState.PRESENT
 
 
-def test_a_written_status_is_held_as_it_was_sent(cache: InventoryCache) -> None:
+def test_a_written_status_is_returned_as_the_same_object(cache: InventoryCache) -> None:
     status = InventoryStatus(state=InventoryState.DEPARTED, gpus=[GPU(serial="s2")])
     cache.put_status("n1", status, status.to_json(), resource_version="6")
     assert cache.status("n1") is status
     assert cached(cache).departed
     assert cached(cache).pairs == ((None, "s2"),)
-    # Its echo brings nothing new.
+    # The event of this write changes nothing.
     assert not cache.put_object(inventory(version=6, status=status.to_json()))
 
 
-def test_what_the_watch_brought_stays_though_an_older_write_is_answered(
+def test_a_written_status_does_not_replace_a_later_version(
     cache: InventoryCache,
 ) -> None:
     cache.put_object(inventory(version=8, status={"sequence": 20}))
@@ -202,12 +200,12 @@ def test_what_the_watch_brought_stays_though_an_older_write_is_answered(
     assert cache.status("n1").sequence == 20
 
 
-def test_written_labels_are_held(cache: InventoryCache) -> None:
+def test_written_labels_are_stored(cache: InventoryCache) -> None:
     cache.put_labels("n1", {"a": "b"}, resource_version="6")
     assert (cached(cache).labels, cached(cache).resource_version) == ({"a": "b"}, "6")
 
 
-def test_a_write_of_an_inventory_that_is_gone_leaves_nothing() -> None:
+def test_a_write_to_a_deleted_inventory_stores_nothing() -> None:
     cache = InventoryCache()
     cache.put_status("n1", InventoryStatus(), {}, resource_version="6")
     cache.put_labels("n1", {}, resource_version="6")
@@ -216,7 +214,7 @@ def test_a_write_of_an_inventory_that_is_gone_leaves_nothing() -> None:
 
 
 @pytest.mark.parametrize(("uid", "gone"), [(None, True), ("u1", True), ("u0", False)])
-def test_an_inventory_that_is_gone_is_forgotten_but_no_later_one(
+def test_a_deleted_inventory_is_removed_but_not_one_created_since(
     cache: InventoryCache, uid: str | None, gone: bool
 ) -> None:
     cache.status("n1")
@@ -226,31 +224,33 @@ def test_an_inventory_that_is_gone_is_forgotten_but_no_later_one(
     assert not cache.remove("n2")
 
 
-ILLEGIBLE: dict[str, Any] = {"state": "FromTheFuture"}
+INVALID: dict[str, Any] = {"state": "FromTheFuture"}
 
 
-def test_what_cannot_be_understood_is_told_once_for_each_version(cache: InventoryCache) -> None:
+def test_an_inventory_that_cannot_be_parsed_is_reported_once_per_version(
+    cache: InventoryCache,
+) -> None:
     with pytest.raises(ValidationError):
-        cache.put_object(inventory(version=6, status=ILLEGIBLE))
+        cache.put_object(inventory(version=6, status=INVALID))
     assert cache.is_invalid("n1")
     assert "n1" not in cache
-    assert not cache.put_object(inventory(version=6, status=ILLEGIBLE))
+    assert not cache.put_object(inventory(version=6, status=INVALID))
     with pytest.raises(ValidationError):
-        cache.put_object(inventory(version=7, status=ILLEGIBLE))
+        cache.put_object(inventory(version=7, status=INVALID))
     assert cache.uids() == {"n1": "u1"}
 
 
-def test_what_is_corrected_is_taken_over(cache: InventoryCache) -> None:
+def test_a_corrected_inventory_is_stored(cache: InventoryCache) -> None:
     with pytest.raises(ValidationError):
-        cache.put_object(inventory(version=6, status=ILLEGIBLE))
+        cache.put_object(inventory(version=6, status=INVALID))
     assert cache.put_object(inventory(version=7))
     assert not cache.is_invalid("n1")
     assert "n1" in cache
 
 
-def test_what_cannot_be_understood_and_is_gone_is_forgotten(cache: InventoryCache) -> None:
+def test_a_deleted_inventory_that_could_not_be_parsed_is_removed(cache: InventoryCache) -> None:
     with pytest.raises(ValidationError):
-        cache.put_object(inventory(version=6, status=ILLEGIBLE))
+        cache.put_object(inventory(version=6, status=INVALID))
     assert not cache.remove("n1", uid="another")
     assert cache.remove("n1", uid="u1")
     assert not cache.is_invalid("n1")
@@ -263,13 +263,11 @@ def test_what_cannot_be_understood_and_is_gone_is_forgotten(cache: InventoryCach
         ("10", "9", True),
         ("9", "10", False),
         ("9", "9", False),
-        ("b", "a", True),  # opaque: all that is another is news
+        ("b", "a", True),  # not a number: any other version counts as later
         ("a", "b", True),
         ("a", "a", False),
         ("1", "", True),
     ],
 )
-def test_versions_are_compared_as_numbers_where_they_are_numbers(
-    version: str, than: str, later: bool
-) -> None:
+def test_resource_versions_are_compared_as_numbers(version: str, than: str, later: bool) -> None:
     assert newer(version, than=than) is later

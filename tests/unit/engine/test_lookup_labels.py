@@ -1,4 +1,4 @@
-"""The look-up labels of inventories follow their statuses."""
+"""The look-up labels of inventories follow the statuses."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ def status(*serials: str) -> dict[str, Any]:
 
 @pytest.fixture
 def writing(kube: FakeKube) -> Writing:
-    """A writer that knows of one inventory, n1, with the GPU `old`."""
+    """A writer with one inventory in its cache: n1, with the GPU `old`."""
     labels = {f"{PREFIX}old": "present", "team": "a"}
     put_inventory(kube, "n1", status=status("old"), labels=labels)
     writing = Writing(kube)
     writing.load("n1")
     return writing
+
+
+def conflict() -> Conflict:
+    return Conflict("!", status=409, reason="Conflict", server_message="!")
 
 
 def labels_of(kube: FakeKube) -> dict[str, str]:
@@ -41,7 +45,7 @@ def new_gpu(writing: Writing) -> Any:
     return setting(gpus=[gpu.model_copy(update={"serial": "new"}) for gpu in gpus])
 
 
-async def test_labels_follow_the_status_that_was_written(kube: FakeKube, writing: Writing) -> None:
+async def test_labels_follow_a_written_status(kube: FakeKube, writing: Writing) -> None:
     await writing.status_writer.write("n1", new_gpu(writing))
     assert labels_of(kube) == {f"{PREFIX}new": "present", "team": "a"}
     assert [one.path.rpartition("/")[2] for one in kube.requests] == ["status", "n1"]
@@ -53,14 +57,14 @@ async def test_labels_follow_the_status_that_was_written(kube: FakeKube, writing
     )
 
 
-async def test_a_status_whose_labels_are_right_costs_no_second_write(
+async def test_a_status_that_needs_no_other_labels_takes_one_write(
     kube: FakeKube, writing: Writing
 ) -> None:
     await writing.status_writer.write("n1", setting(gpu_count=1))
     assert len(kube.requests) == 1
 
 
-async def test_labels_are_written_on_what_another_made_of_the_object(
+async def test_labels_keep_what_another_client_wrote_meanwhile(
     kube: FakeKube, writing: Writing
 ) -> None:
     def user(body: dict[str, Any]) -> None:
@@ -78,7 +82,7 @@ async def test_labels_are_written_on_what_another_made_of_the_object(
 
 
 @pytest.mark.parametrize("error", [forbidden(), server_error()])
-async def test_a_failure_of_the_labels_leaves_the_status_written_and_is_made_up_for_later(
+async def test_labels_that_failed_are_written_by_a_retry(
     kube: FakeKube, writing: Writing, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     kube.fail("PATCH", OBJECT, error)
@@ -88,29 +92,38 @@ async def test_a_failure_of_the_labels_leaves_the_status_written_and_is_made_up_
     assert len(writing.written) == 1
     await writing.status_writer.retry_labels("n1")
     assert labels_of(kube) == {f"{PREFIX}new": "present", "team": "a"}
-    # Nothing is owed any more: what others do to labels is found by the re-sync.
+    # A retry after a successful write does nothing, even if somebody changed the labels.
     kube.change(inventory_path("n1"), lambda body: body["metadata"].update(labels={}))
     writing.load("n1")
     await writing.status_writer.retry_labels("n1")
     assert labels_of(kube) == {}
 
 
-async def test_labels_that_conflict_for_ever_are_left_for_later(
+async def test_a_refresh_that_is_forbidden_does_not_fail_the_status_write(
     kube: FakeKube, writing: Writing
 ) -> None:
-    conflict = Conflict("!", status=409, reason="Conflict", server_message="!")
-    kube.fail("PATCH", OBJECT, conflict, times=6)
+    kube.fail("PATCH", OBJECT, conflict())
+    kube.fail("GET", OBJECT, forbidden())
+    assert await writing.status_writer.write("n1", new_gpu(writing)) is not None
+    assert len(writing.written) == 1
+    await writing.status_writer.retry_labels("n1")
+    assert f"{PREFIX}new" in labels_of(kube)
+
+
+async def test_labels_that_keep_conflicting_are_written_by_a_retry(
+    kube: FakeKube, writing: Writing
+) -> None:
+    kube.fail("PATCH", OBJECT, conflict(), times=6)
     await writing.status_writer.write("n1", new_gpu(writing))
     assert len(kube.asked("PATCH", OBJECT)) == 6
     await writing.status_writer.retry_labels("n1")
     assert f"{PREFIX}new" in labels_of(kube)
 
 
-async def test_an_inventory_that_is_deleted_before_its_labels_is_forgotten(
+async def test_an_inventory_that_is_deleted_before_its_labels_is_removed_from_the_cache(
     kube: FakeKube, writing: Writing
 ) -> None:
-    conflict = Conflict("!", status=409, reason="Conflict", server_message="!")
-    fault = kube.fail("PATCH", OBJECT, conflict)
+    fault = kube.fail("PATCH", OBJECT, conflict())
     change = new_gpu(writing)
 
     async def delete() -> None:
@@ -126,25 +139,25 @@ async def test_an_inventory_that_is_deleted_before_its_labels_is_forgotten(
     assert len(kube.requests) == requests
 
 
-async def test_labels_that_somebody_altered_are_repaired(kube: FakeKube, writing: Writing) -> None:
-    def vandal(body: dict[str, Any]) -> None:
+async def test_labels_that_somebody_changed_are_repaired(kube: FakeKube, writing: Writing) -> None:
+    def edit(body: dict[str, Any]) -> None:
         body["metadata"]["labels"] = {f"{PREFIX}wrong": "present", "team": "a"}
 
-    kube.change(inventory_path("n1"), vandal)
+    kube.change(inventory_path("n1"), edit)
     writing.load("n1")
-    await writing.status_writer.retry_labels("n1")  # nothing is owed
+    await writing.status_writer.retry_labels("n1")  # no write has failed
     assert f"{PREFIX}wrong" in labels_of(kube)
     await writing.status_writer.repair_labels("n1")
     assert labels_of(kube) == {f"{PREFIX}old": "present", "team": "a"}
 
 
-async def test_labels_of_an_inventory_that_is_not_there_are_nothing_to_write(
+async def test_labels_of_an_unknown_inventory_are_not_written(
     kube: FakeKube, writing: Writing
 ) -> None:
     await writing.status_writer.repair_labels("n2")
     assert kube.requests == []
 
 
-async def test_a_departed_nodes_identifiers_are_past(kube: FakeKube, writing: Writing) -> None:
+async def test_identifiers_of_a_departed_node_are_past(kube: FakeKube, writing: Writing) -> None:
     await writing.status_writer.write("n1", setting(state=InventoryState.DEPARTED))
     assert labels_of(kube) == {f"{PREFIX}old": "past", "team": "a"}

@@ -1,15 +1,14 @@
-"""What the outside is told of a write: metrics, log lines, Events."""
+"""The report of a write: metrics, log lines, Events."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from gpuid_operator.api.inventory import HistoryEntry, HistoryType, InventoryStatus
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
-from gpuid_operator.engine.writing.observer import Observer, event_message
+from gpuid_operator.engine.writing.observer import Observer
 from gpuid_operator.engine.writing.status_writer import StatusWritten
 from gpuid_operator.plan.status_change import StatusChange
 from gpuid_operator.telemetry.metrics import Metrics
@@ -33,8 +32,8 @@ def entry(kind: HistoryType, **fields: Any) -> HistoryEntry:
     return HistoryEntry.model_validate(given | fields)
 
 
-class Told:
-    """An observer, and what became of what it was shown."""
+class Reports:
+    """An observer, and the Events and metrics that it leaves."""
 
     def __init__(self, kube: FakeKube) -> None:
         self._kube = kube
@@ -49,7 +48,7 @@ class Told:
         after: InventoryStatus = READ,
         dropped: dict[str, int] | None = None,
     ) -> list[tuple[str, str, str]]:
-        """Type, reason and message of each Event after a write that added these entries."""
+        """Report a write with these entries; type, reason and message of each Event."""
         changes = (StatusChange(after, entries, dropped=dropped or {}), StatusChange(after))
         self.observer(StatusWritten("n1", "u1", before, after, changes))
         return await self.events()
@@ -62,7 +61,7 @@ class Told:
         return [(body["type"], body["reason"], body["message"]) for body in posted]
 
     def series(self, start: str) -> list[str]:
-        """The lines of a scrape that begin so."""
+        """The lines of a scrape that start with this text."""
         return [
             line
             for line in self.metrics.render()[1].decode().splitlines()
@@ -71,36 +70,36 @@ class Told:
 
 
 @pytest.fixture
-def told(kube: FakeKube) -> Told:
-    return Told(kube)
+def reports(kube: FakeKube) -> Reports:
+    return Reports(kube)
 
 
-async def test_a_first_read_is_no_change(told: Told) -> None:
+async def test_a_first_read_posts_no_event(reports: Reports) -> None:
     added = entry(HistoryType.GPU_ADDED, uuid="GPU-1")
-    assert await told.write(added, before=NEVER_READ) == []
-    # It is history all the same.
-    assert told.series('gpuid_gpu_changes_total{type="GPUAdded"}') == [
+    assert await reports.write(added, before=NEVER_READ) == []
+    # The metric counts the entry nevertheless.
+    assert reports.series('gpuid_gpu_changes_total{type="GPUAdded"}') == [
         'gpuid_gpu_changes_total{type="GPUAdded"} 1.0'
     ]
 
 
-async def test_a_check_that_fails_before_the_first_read_is_told(told: Told) -> None:
+async def test_a_check_that_fails_before_the_first_read_posts_an_event(reports: Reports) -> None:
     failed = entry(HistoryType.CHECK_FAILED, message="check a failed")
     added = entry(HistoryType.GPU_ADDED, uuid="GPU-1")
-    assert await told.write(failed, added, before=NEVER_READ) == [
+    assert await reports.write(failed, added, before=NEVER_READ) == [
         ("Warning", "CheckFailed", "check a failed")
     ]
 
 
-async def test_a_sighting_is_no_news(told: Told) -> None:
-    assert await told.write(entry(HistoryType.SIGHTED)) == []
+async def test_a_sighting_posts_no_event(reports: Reports) -> None:
+    assert await reports.write(entry(HistoryType.SIGHTED)) == []
 
 
-async def test_changes_of_one_type_are_one_event(
-    told: Told, caplog: pytest.LogCaptureFixture
+async def test_entries_of_one_type_post_one_event(
+    reports: Reports, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    events = await told.write(
+    events = await reports.write(
         entry(HistoryType.GPU_REMOVED, serial="s1"),
         entry(HistoryType.GPU_ADDED, serial="s3"),
         entry(HistoryType.GPU_REMOVED, serial="s2"),
@@ -110,111 +109,51 @@ async def test_changes_of_one_type_are_one_event(
         ("Normal", "GPUAdded", "serial s3"),
     ]
     assert len(caplog.records) == 2
-    assert told.series('gpuid_gpu_changes_total{type="GPURemoved"}')[0].endswith(" 2.0")
+    assert reports.series('gpuid_gpu_changes_total{type="GPURemoved"}')[0].endswith(" 2.0")
 
 
-WARNINGS = {
-    HistoryType.GPU_REMOVED,
-    HistoryType.GPU_LOST,
-    HistoryType.CHECK_FAILED,
-    HistoryType.DROPPED,
-}
-
-
-@pytest.mark.parametrize("kind", sorted(set(HistoryType) - {HistoryType.SIGHTED}))
-async def test_what_is_lost_or_fails_is_a_warning(told: Told, kind: HistoryType) -> None:
-    ((severity, reason, _),) = await told.write(entry(kind, serial="s1"))
-    assert (severity, reason) == ("Warning" if kind in WARNINGS else "Normal", kind.value)
-
-
-async def test_entries_that_a_sink_never_gets_are_counted(told: Told) -> None:
-    await told.write(dropped={"out": 3})
-    await told.write(dropped={"out": 2})
-    assert told.series("gpuid_records_dropped_total") == [
+async def test_entries_that_a_sink_never_receives_are_counted(reports: Reports) -> None:
+    await reports.write(dropped={"out": 3})
+    await reports.write(dropped={"out": 2})
+    assert reports.series("gpuid_records_dropped_total") == [
         'gpuid_records_dropped_total{sink="out"} 5.0'
     ]
 
 
-async def test_metrics_show_the_gpus_of_a_node_until_it_departs(told: Told) -> None:
+async def test_metrics_show_the_gpus_of_a_node_until_it_departs(reports: Reports) -> None:
     checks = [{"name": "a", "passed": False}, {"name": "b", "passed": True}, {"name": "c"}]
     status = InventoryStatus.model_validate(READ.to_json() | {"checks": checks})
-    told.observer.show("n1", status)
-    assert told.series("gpuid_gpu_info{") == [
+    reports.observer.show("n1", status)
+    assert reports.series("gpuid_gpu_info{") == [
         'gpuid_gpu_info{node="n1",uuid="GPU-1",serial="s1",chassis="c1",pci="00000000:1B:00.0",'
         'product="H100"} 1.0'
     ]
-    assert told.series("gpuid_check_passed{") == [
+    assert reports.series("gpuid_check_passed{") == [
         'gpuid_check_passed{check="a",node="n1"} 0.0',
         'gpuid_check_passed{check="b",node="n1"} 1.0',
     ]
-    assert told.series("gpuid_last_read_timestamp_seconds{") == [
+    assert reports.series("gpuid_last_read_timestamp_seconds{") == [
         'gpuid_last_read_timestamp_seconds{node="n1"} 1780828245.0'
     ]
     departed = InventoryStatus.model_validate(status.to_json() | {"state": "Departed"})
-    told.observer.show("n1", departed)
+    reports.observer.show("n1", departed)
     for family in ("gpu_info", "check_passed", "last_read_timestamp_seconds"):
-        assert told.series(f"gpuid_{family}{{") == []
+        assert reports.series(f"gpuid_{family}{{") == []
 
 
-async def test_a_node_that_was_never_read_has_no_time_of_a_read(told: Told) -> None:
-    told.observer.show("n1", InventoryStatus.model_validate({"state": "Present", "gpus": [{}]}))
-    assert told.series("gpuid_last_read_timestamp_seconds{") == []
-    assert told.series("gpuid_gpu_info{") == [
+async def test_a_node_without_a_read_has_no_last_read_metric(reports: Reports) -> None:
+    reports.observer.show("n1", InventoryStatus.model_validate({"state": "Present", "gpus": [{}]}))
+    assert reports.series("gpuid_last_read_timestamp_seconds{") == []
+    assert reports.series("gpuid_gpu_info{") == [
         'gpuid_gpu_info{node="n1",uuid="",serial="",chassis="",pci="",product=""} 1.0'
     ]
 
 
-async def test_an_inventory_that_cannot_be_understood_is_told_of(
-    told: Told, caplog: pytest.LogCaptureFixture
+async def test_an_inventory_that_cannot_be_parsed_is_reported(
+    reports: Reports, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told.observer.invalid("n1", "u1", "status.state: Input should be 'Present' or 'Departed'")
-    ((severity, reason, message),) = await told.events()
+    reports.observer.invalid("n1", "u1", "status.state: Input should be 'Present' or 'Departed'")
+    ((severity, reason, message),) = await reports.events()
     assert (severity, reason) == ("Warning", "NotUnderstood")
     assert "status.state: Input should be" in message
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-
-
-@pytest.mark.parametrize(
-    ("entries", "words"),
-    [
-        pytest.param(
-            [
-                entry(
-                    HistoryType.GPU_MOVED,
-                    product="H100",
-                    serial="s1",
-                    uuid="GPU-1",
-                    pci_address="5D",
-                    from_="1B",
-                    to="5D",
-                )
-            ],
-            "H100 serial s1 GPU-1 at 5D: from 1B to 5D",
-            id="a GPU moved",
-        ),
-        pytest.param(
-            [entry(HistoryType.DRIVER_CHANGED, product="H100", from_="570", to="580")],
-            "from 570 to 580",
-            id="the product alone names no GPU",
-        ),
-        pytest.param(
-            [entry(HistoryType.HEALTH_CHANGED, uuid="GPU-1", to="failed")],
-            "GPU-1: from none to failed",
-            id="from nothing",
-        ),
-        pytest.param(
-            [entry(HistoryType.GPU_CHANGED, uuid="GPU-1", from_="a")],
-            "GPU-1: from a to none",
-            id="to nothing",
-        ),
-        pytest.param(
-            [entry(HistoryType.DROPPED, message="3 entries dropped", from_="1", to="3")],
-            "3 entries dropped",
-            id="a message says it all",
-        ),
-        pytest.param([entry(HistoryType.NODE_DEPARTED, machine="i-1")], "machine i-1", id="node"),
-        pytest.param([entry(HistoryType.NODE_DEPARTED)], "NodeDeparted", id="nothing is known"),
-    ],
-)
-def test_an_event_says_which_gpu_and_what(entries: Sequence[HistoryEntry], words: str) -> None:
-    assert event_message(entries) == words

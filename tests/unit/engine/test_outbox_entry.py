@@ -1,36 +1,38 @@
-"""What a batch is made of, and how it is divided."""
+"""How a batch is bisected."""
 
 from __future__ import annotations
 
-from gpuid_operator.engine.delivery.outbox_entry import OutboxEntry, bisect
+from gpuid_operator.engine.delivery.outbox_entry import OutboxEntry, bisect, records_of
 from tests.support.sink_worker import record
 
 
-def outbox_entry(node: str, records: int) -> OutboxEntry:
+def entry(node: str, records: int) -> OutboxEntry:
     return OutboxEntry(node, node, 1, tuple(record(node, 1, part) for part in range(records)))
 
 
 def test_a_batch_is_divided_between_entries() -> None:
-    batch = [outbox_entry("a", 9), outbox_entry("b", 1), outbox_entry("c", 1)]
+    batch = [entry("a", 9), entry("b", 1), entry("c", 1)]
     assert bisect(batch) == (batch[:1], batch[1:])
 
 
 def test_an_entry_is_divided_between_records_and_ends_with_its_last() -> None:
-    whole = outbox_entry("a", 3)
-    parts = bisect([whole])
-    assert parts is not None
-    (first,), (second,) = parts
+    whole = entry("a", 3)
+    (first,), (second,) = bisect([whole])
     assert first.records + second.records == whole.records
     assert (len(first.records), first.is_end) == (1, False)
     assert (len(second.records), second.is_end) == (2, True)
 
 
 def test_a_part_of_an_entry_that_is_divided_again_keeps_its_end() -> None:
-    parts = bisect([outbox_entry("a", 4)])
-    assert parts is not None
-    ends = [[one.is_end for part in bisect(half) or () for one in part] for half in parts]
+    ends = [
+        [one.is_end for part in bisect(half) for one in part] for half in bisect([entry("a", 4)])
+    ]
     assert ends == [[False, False], [False, True]]
 
 
-def test_a_single_record_is_not_divided() -> None:
-    assert bisect([outbox_entry("a", 1)]) is None
+def test_the_records_of_a_batch_keep_their_order() -> None:
+    assert records_of([entry("a", 2), entry("b", 1)]) == [
+        record("a", 1, 0),
+        record("a", 1, 1),
+        record("b", 1, 0),
+    ]

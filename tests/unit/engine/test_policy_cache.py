@@ -1,4 +1,4 @@
-"""The policies as last seen: which is in force for a node, and whether an event changes that."""
+"""The policy cache: which policy is in force for a node, and whether an event changes that."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from gpuid_operator.api.policy import Policy, PolicyStatus
+from gpuid_operator.engine.state.cached_inventory import CachedInventory
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.inventory_cache import CachedInventory, InventoryCache
+from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.kube.nodes import NodeFacts
 from tests.support.engines import TARGET, builtin
 from tests.support.kube import FakeKube
@@ -44,13 +45,15 @@ def cached(name: str, *, policy: str = "", spec: dict[str, Any] | None = None) -
     return found
 
 
-def test_without_a_policy_the_built_in_one_is_in_force(state: ClusterState) -> None:
+def test_without_a_policy_the_built_in_policy_is_in_force(state: ClusterState) -> None:
     effective = state.effective_policy("n1", None)
     assert (effective.policy, effective.suspended, effective.node_labels) == ("", False, True)
     assert effective.builtin_sinks == {"stdout"}
 
 
-def test_the_highest_priority_that_matches_rules(kube: FakeKube, state: ClusterState) -> None:
+def test_the_matching_policy_with_the_highest_priority_is_in_force(
+    kube: FakeKube, state: ClusterState
+) -> None:
     put(state, policy(kube, "all", priority=1))
     put(state, policy(kube, "gold", priority=2, nodeSelector=GOLD))
     put(state, policy(kube, "none", priority=3, nodeSelector={"matchLabels": {"tier": "tin"}}))
@@ -60,14 +63,14 @@ def test_the_highest_priority_that_matches_rules(kube: FakeKube, state: ClusterS
     assert [one.name for one in state.policies] == ["none", "gold", "all"]
 
 
-def test_of_equal_policies_the_oldest_rules(kube: FakeKube, state: ClusterState) -> None:
+def test_the_oldest_policy_wins_a_tie(kube: FakeKube, state: ClusterState) -> None:
     put(state, policy(kube, "a"))
     put(state, policy(kube, "b").model_copy(update={"created": "2020-01-01T00:00:00Z"}))
     assert [one.name for one in state.matching("n1")] == ["b", "a"]
     assert state.effective_policy("n1", None).policy == "b"
 
 
-def test_a_nodes_own_spec_comes_on_top(kube: FakeKube, state: ClusterState) -> None:
+def test_the_spec_of_an_inventory_overrides_its_policy(kube: FakeKube, state: ClusterState) -> None:
     put(state, policy(kube, "all", readInterval="1h"))
     known = cached("n1", spec={"suspend": True})
     effective = state.effective_policy("n1", known)
@@ -76,9 +79,7 @@ def test_a_nodes_own_spec_comes_on_top(kube: FakeKube, state: ClusterState) -> N
     assert not state.effective_policy("n2", cached("n2")).suspended
 
 
-def test_a_node_that_is_gone_stays_under_its_last_policy(
-    kube: FakeKube, state: ClusterState
-) -> None:
+def test_a_node_that_is_gone_keeps_its_last_policy(kube: FakeKube, state: ClusterState) -> None:
     put(state, policy(kube, "gold", nodeSelector=GOLD, retention="1h"))
     state.forget_node("n1")
     assert state.effective_policy("n1", cached("n1", policy="gold")).retention == timedelta(hours=1)
@@ -88,9 +89,7 @@ def test_a_node_that_is_gone_stays_under_its_last_policy(
     assert state.matching("n1") == []
 
 
-def test_what_is_in_force_follows_a_change_of_the_policy(
-    kube: FakeKube, state: ClusterState
-) -> None:
+def test_a_changed_policy_is_in_force_at_once(kube: FakeKube, state: ClusterState) -> None:
     put(state, policy(kube, "all", suspend=False))
     before = state.effective_policy("n1", None)
     assert state.effective_policy("n2", None) is before
@@ -100,7 +99,7 @@ def test_what_is_in_force_follows_a_change_of_the_policy(
     assert state.effective_policy("n1", None).policy == ""
 
 
-def test_the_operators_own_settings_hold_everywhere(kube: FakeKube) -> None:
+def test_settings_of_the_operator_apply_to_every_node(kube: FakeKube) -> None:
     check = {"name": "a", "podSelector": {}, "command": "true"}
     for allowed in (False, True):
         state = ClusterState(
@@ -112,7 +111,7 @@ def test_the_operators_own_settings_hold_everywhere(kube: FakeKube) -> None:
         assert len(effective.checks) == allowed
 
 
-def test_only_another_spec_changes_what_is_in_force(kube: FakeKube, state: ClusterState) -> None:
+def test_only_a_changed_spec_changes_what_is_in_force(kube: FakeKube, state: ClusterState) -> None:
     assert put(state, policy(kube, "all", priority=1))
     kube.change(policy_path("all"), lambda body: body.update(status={"matchedNodes": 3}))
     later = Policy.from_object(kube.objects[policy_path("all")])
@@ -123,15 +122,13 @@ def test_only_another_spec_changes_what_is_in_force(kube: FakeKube, state: Clust
     assert not state.policies.remove("all")
 
 
-def test_a_policy_that_was_replaced_is_another(kube: FakeKube, state: ClusterState) -> None:
+def test_a_replaced_policy_changes_what_is_in_force(kube: FakeKube, state: ClusterState) -> None:
     put(state, policy(kube, "all", priority=1))
     kube.remove(policy_path("all"))
     assert put(state, policy(kube, "all", priority=1))
 
 
-def test_a_later_version_that_an_event_brought_outlives_a_list(
-    kube: FakeKube, state: ClusterState
-) -> None:
+def test_a_list_does_not_replace_a_later_version(kube: FakeKube, state: ClusterState) -> None:
     old = policy(kube, "all", priority=1)
     put(state, policy(kube, "all", priority=2))
     assert not state.policies.put_all([old])
@@ -140,23 +137,21 @@ def test_a_later_version_that_an_event_brought_outlives_a_list(
     assert next(iter(state.policies)).spec.priority == 2
 
 
-def test_a_policy_of_another_uid_replaces_one_of_any_version(
-    kube: FakeKube, state: ClusterState
-) -> None:
+def test_another_uid_replaces_a_policy_at_any_version(kube: FakeKube, state: ClusterState) -> None:
     put(state, policy(kube, "all", priority=2))
     other = Policy(name="all", uid="another", resource_version="1")
     assert state.policies.put_all([other])
     assert list(state.policies) == [other]
 
 
-def test_a_list_forgets_what_is_not_in_it(kube: FakeKube, state: ClusterState) -> None:
+def test_a_list_removes_policies_that_it_does_not_have(kube: FakeKube, state: ClusterState) -> None:
     put(state, policy(kube, "a"))
     put(state, policy(kube, "b"))
     assert state.policies.put_all([Policy.from_object(kube.objects[policy_path("a")])])
     assert [one.name for one in state.policies] == ["a"]
 
 
-def test_under_a_policy_that_cannot_be_understood_nobody_knows_what_is_in_force(
+def test_nodes_whose_policy_cannot_be_parsed_are_skipped(
     kube: FakeKube, state: ClusterState
 ) -> None:
     put(state, policy(kube, "gold"))
@@ -166,11 +161,11 @@ def test_under_a_policy_that_cannot_be_understood_nobody_knows_what_is_in_force(
     assert list(state.policies) == []
     assert state.policies.is_unreadable(known.policy)
     assert not state.policies.is_unreadable("another")
-    assert not state.policies.put("gold", None)  # it still cannot
+    assert not state.policies.put("gold", None)  # nothing has changed
 
 
 @pytest.mark.parametrize("how", ["corrected", "deleted", "listed"])
-def test_the_doubt_ends_when_the_policy_is_corrected_or_deleted(
+def test_nodes_are_not_skipped_once_the_policy_is_corrected_or_deleted(
     kube: FakeKube, state: ClusterState, how: str
 ) -> None:
     state.policies.put_all([], unreadable=["gold"])
@@ -186,7 +181,35 @@ def test_the_doubt_ends_when_the_policy_is_corrected_or_deleted(
     assert not state.policies.is_unreadable(known.policy)
 
 
-def test_a_written_status_is_kept(kube: FakeKube, state: ClusterState) -> None:
+@pytest.fixture
+def objects(kube: FakeKube) -> list[dict[str, Any]]:
+    """Two policies as the API server returns them; `later` cannot be parsed."""
+    return [put_policy(kube, "all"), put_policy(kube, "later", nodeSelector="FromTheFuture")]
+
+
+def test_objects_that_cannot_be_parsed_are_logged_and_known_by_name(
+    state: ClusterState, objects: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert state.policies.take_all(objects)
+    assert [one.name for one in state.policies] == ["all"]
+    assert state.policies.is_unreadable("later")
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_events_store_and_remove_policies(
+    state: ClusterState, objects: list[dict[str, Any]]
+) -> None:
+    for body in objects:
+        assert state.policies.take(body, deleted=False)
+    assert len(state.policies) == 1
+    assert state.policies.is_unreadable("later")
+    for body in objects:
+        assert state.policies.take(body, deleted=True)
+    assert len(state.policies) == 0
+    assert not state.policies.is_unreadable("later")
+
+
+def test_a_written_status_is_stored(kube: FakeKube, state: ClusterState) -> None:
     known = policy(kube, "all")
     put(state, known)
     state.policies.put_status(known, PolicyStatus(matched_nodes=2), version="900")
@@ -194,7 +217,9 @@ def test_a_written_status_is_kept(kube: FakeKube, state: ClusterState) -> None:
     assert (kept.status.matched_nodes, kept.resource_version) == (2, "900")
 
 
-def test_a_later_event_wins_over_a_written_status(kube: FakeKube, state: ClusterState) -> None:
+def test_a_written_status_does_not_replace_a_later_version(
+    kube: FakeKube, state: ClusterState
+) -> None:
     known = policy(kube, "all", priority=1)
     put(state, known)
     later = policy(kube, "all", priority=2)

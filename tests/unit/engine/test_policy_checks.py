@@ -1,4 +1,4 @@
-"""The checks of policies: whose pods are watched, on which nodes they are run, and when no more."""
+"""The checks of policies: which pods are watched, and which nodes run them until when."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def bench(kube: FakeKube) -> AsyncIterator[PolicyBench]:
     await bench.stop()
 
 
-async def test_the_pods_of_a_policy_s_checks_are_listed_and_the_checks_run(
+async def test_a_policy_s_checks_run_in_the_pods_that_they_select(
     kube: FakeKube, bench: PolicyBench
 ) -> None:
     for node in ("n1", "n2"):
@@ -46,7 +46,7 @@ async def test_the_pods_of_a_policy_s_checks_are_listed_and_the_checks_run(
     assert found["pod"] == "gpu-operator/plugin-n1"
 
 
-async def test_each_selector_is_listed_and_a_selector_that_fails_harms_no_other(
+async def test_a_selector_that_cannot_be_listed_is_retried_and_affects_no_other(
     kube: FakeKube, bench: PolicyBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     put_pod(kube, "n1")
@@ -59,15 +59,13 @@ async def test_each_selector_is_listed_and_a_selector_that_fails_harms_no_other(
     assert sorted(bench.commands()) == [("other-n1", "run-b"), ("plugin-n1", "run-a")]
     lines = [one for one in caplog.records if hasattr(one, "fields")]
     assert {one.fields.get("error") for one in lines if "error" in one.fields} == {"forbidden"}
-    # Both at first, then the one that was left; after that nothing is listed any more.
+    # The retries end when both selectors are listed.
     listed = len(kube.asked("GET", "/pods$"))
     await asyncio.sleep(60)
     assert len(kube.asked("GET", "/pods$")) == listed
 
 
-async def test_a_check_that_comes_later_has_its_pods_listed(
-    kube: FakeKube, bench: PolicyBench
-) -> None:
+async def test_the_pods_of_a_new_check_are_listed(kube: FakeKube, bench: PolicyBench) -> None:
     put_pod(kube, "n1")
     await bench.start()
     assert bench.checks.sources == frozenset() and not bench.checks.sources_changed.is_set()
@@ -77,16 +75,14 @@ async def test_a_check_that_comes_later_has_its_pods_listed(
     assert bench.checks.sources_changed.is_set()
 
 
-async def test_a_pod_that_an_event_brings_has_its_check_run(
-    kube: FakeKube, bench: PolicyBench
-) -> None:
+async def test_a_pod_event_runs_the_check(kube: FakeKube, bench: PolicyBench) -> None:
     put_policy(kube, "p", checks=[check()])
     await bench.start()
     bench.pod("n1")
     await until(lambda: bench.result("n1"))
 
 
-async def test_nodes_of_which_nothing_is_known_are_to_be_looked_at_first(
+async def test_checks_of_an_unknown_node_wait_until_it_is_known(
     kube: FakeKube, bench: PolicyBench
 ) -> None:
     put_policy(kube, "p", checks=[check()])
@@ -102,7 +98,7 @@ async def test_nodes_of_which_nothing_is_known_are_to_be_looked_at_first(
     await until(lambda: bench.result("new"))
 
 
-async def test_nothing_is_run_where_the_operator_does_not_allow_it(kube: FakeKube) -> None:
+async def test_no_check_runs_if_the_operator_does_not_allow_it(kube: FakeKube) -> None:
     put_node(kube, "n1")
     put_pod(kube, "n1")
     put_policy(kube, "p", checks=[check()])
@@ -120,7 +116,7 @@ async def test_nothing_is_run_where_the_operator_does_not_allow_it(kube: FakeKub
 
 
 @pytest.mark.parametrize("ends", ["suspended", "removed", "deselected"])
-async def test_what_runs_ends_with_its_policy(
+async def test_a_run_is_cancelled_when_its_policy_no_longer_applies(
     kube: FakeKube, bench: PolicyBench, ends: str
 ) -> None:
     put_pod(kube, "n1")
@@ -141,9 +137,7 @@ async def test_what_runs_ends_with_its_policy(
     assert len(kube.exec.calls) == 1 and bench.result("n1") is None
 
 
-async def test_the_suspension_of_an_inventory_stops_its_checks(
-    kube: FakeKube, bench: PolicyBench
-) -> None:
+async def test_a_suspended_inventory_runs_no_checks(kube: FakeKube, bench: PolicyBench) -> None:
     put_pod(kube, "n1")
     put_pod(kube, "n2")
     put_inventory(kube, "n1", spec={"suspend": True})
@@ -158,7 +152,7 @@ async def test_the_suspension_of_an_inventory_stops_its_checks(
     await until(lambda: bench.result("n1"))
 
 
-async def test_checks_that_another_instance_runs_are_not_run(
+async def test_a_check_whose_name_another_instance_uses_is_skipped(
     kube: FakeKube, bench: PolicyBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     put_pod(kube, "n1")
@@ -169,15 +163,13 @@ async def test_checks_that_another_instance_runs_are_not_run(
     await asyncio.sleep(7200)
     assert {command for _, command in bench.commands()} == {"run-mine"}
     lines = [one.fields for one in caplog.records if hasattr(one, "fields")]
-    # Said once.
+    # Logged once.
     assert [fields for fields in lines if fields.get("check") == "theirs"] == [
         {"check": "theirs", "node": "n1"}
     ]
 
 
-async def test_an_inventory_of_a_departed_node_has_no_checks(
-    kube: FakeKube, bench: PolicyBench
-) -> None:
+async def test_a_departed_node_runs_no_checks(kube: FakeKube, bench: PolicyBench) -> None:
     put_inventory(kube, "n1", status={"state": "Departed"})
     put_pod(kube, "n1")
     put_pod(kube, "n2")
@@ -187,7 +179,7 @@ async def test_an_inventory_of_a_departed_node_has_no_checks(
     assert bench.commands() == [("plugin-n2", "run-c")]
 
 
-async def test_a_node_without_gpus_has_no_checks(kube: FakeKube, bench: PolicyBench) -> None:
+async def test_a_node_without_gpus_runs_no_checks(kube: FakeKube, bench: PolicyBench) -> None:
     put_node(kube, "plain", gpus=None)
     put_pod(kube, "plain")
     put_pod(kube, "n2")
@@ -198,9 +190,19 @@ async def test_a_node_without_gpus_has_no_checks(kube: FakeKube, bench: PolicyBe
     assert inventory_path("plain") not in kube.objects
 
 
-async def test_the_relist_finds_pods_that_no_event_told_of(
+async def test_a_node_with_an_inventory_runs_checks_without_capacity(
     kube: FakeKube, bench: PolicyBench
 ) -> None:
+    """Its device plugin does not run, so the Node has no GPU capacity."""
+    put_node(kube, "plain", gpus=None)
+    put_inventory(kube, "plain", status={"state": "Present"})
+    put_pod(kube, "plain")
+    put_policy(kube, "p", checks=[check()])
+    await bench.start()
+    await until(lambda: bench.result("plain"))
+
+
+async def test_a_relist_finds_pods_without_events(kube: FakeKube, bench: PolicyBench) -> None:
     put_policy(kube, "p", checks=[check()])
     await bench.start()
     missed = bench.pod("n2", ready=False)
@@ -210,11 +212,11 @@ async def test_the_relist_finds_pods_that_no_event_told_of(
     assert kube.exec.calls == []
     await bench.checks.relist()
     await until(lambda: bench.result("n1"))
-    # The pod that went unseen is not asked, even if it was ready.
+    # The pod that was deleted without an event runs nothing.
     assert missed["metadata"]["name"] not in {pod for pod, _ in bench.commands()}
 
 
-async def test_the_relist_goes_on_where_one_selector_cannot_be_listed(
+async def test_a_relist_continues_if_one_selector_cannot_be_listed(
     kube: FakeKube, bench: PolicyBench
 ) -> None:
     put_policy(kube, "p", checks=[check("a"), check("b", app="other")])
@@ -228,7 +230,7 @@ async def test_the_relist_goes_on_where_one_selector_cannot_be_listed(
     await until(lambda: len(bench.commands()) == 2)
 
 
-async def test_hanging_checks_take_half_of_the_workers_at_most(kube: FakeKube) -> None:
+async def test_hanging_checks_occupy_at_most_half_of_the_workers(kube: FakeKube) -> None:
     for number in range(6):
         put_node(kube, f"n{number}")
         put_pod(kube, f"n{number}")

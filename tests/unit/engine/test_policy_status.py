@@ -1,4 +1,4 @@
-"""The statuses of policies: whom each rules, and with whom it contends."""
+"""The statuses of policies: how many nodes each applies to, and with which it conflicts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GOLD = {"matchLabels": {"tier": "gold"}}
 
 @pytest.fixture
 async def writing(kube: FakeKube) -> Writing:
-    """Three nodes, of which n1 and n2 are of the tier gold."""
+    """Three nodes; n1 and n2 have the label tier=gold."""
     writing = Writing(kube)
     for name, labels in (("n1", {"tier": "gold"}), ("n2", {"tier": "gold"}), ("n3", {})):
         writing.state.nodes.put(NodeFacts.from_node(put_node(kube, name, labels=labels)))
@@ -33,7 +33,7 @@ async def writing(kube: FakeKube) -> Writing:
 
 
 class Statuses(PolicyStatuses):
-    """The writer, started and stopped."""
+    """A writer that runs within `async with`."""
 
     async def __aenter__(self) -> Statuses:
         self._task = asyncio.create_task(self.run())
@@ -64,7 +64,7 @@ def condition(kube: FakeKube, name: str, kind: str) -> tuple[str, str, str]:
     return found["status"], found["reason"], found["message"]
 
 
-async def test_each_policy_counts_the_inventories_that_it_rules(
+async def test_each_policy_counts_the_nodes_that_it_applies_to(
     kube: FakeKube, writing: Writing, statuses: Statuses
 ) -> None:
     put(kube, writing, "all")
@@ -88,12 +88,12 @@ async def test_policies_of_one_priority_name_each_other(
         for name, other, matched in (("a", "b", 2), ("b", "a", 1)):
             turned, reason, message = condition(kube, name, "Conflict")
             assert (turned, reason) == ("True", "SamePriority")
-            assert f"nodes of {other};" in message
+            assert f"nodes with {other};" in message
             assert status(kube, name)["matchedNodes"] == matched
 
 
-@pytest.mark.parametrize("state", ["Departed", "in doubt"])
-async def test_inventories_that_no_policy_rules_do_not_count(
+@pytest.mark.parametrize("state", ["Departed", "skipped"])
+async def test_departed_and_skipped_nodes_do_not_count(
     kube: FakeKube, writing: Writing, statuses: Statuses, state: str
 ) -> None:
     put(kube, writing, "all")
@@ -128,7 +128,7 @@ async def test_a_status_is_written_only_when_it_changed(
         assert condition(kube, "all", "Ready") == since
 
 
-async def test_a_fleet_that_comes_up_does_not_write_a_thousand_times(
+async def test_changes_in_quick_succession_share_a_write(
     kube: FakeKube, writing: Writing, statuses: Statuses
 ) -> None:
     put(kube, writing, "all")
@@ -141,11 +141,11 @@ async def test_a_fleet_that_comes_up_does_not_write_a_thousand_times(
             statuses.touch()
             await asyncio.sleep(0.1)
         await until(lambda: status(kube, "all")["matchedNodes"] == 53)
-        # 5 seconds of news, and a round every 2.
+        # The changes take 5 seconds, and a round takes place every 2 seconds.
         assert len(kube.asked("PATCH", ANY)) <= 4
 
 
-async def test_after_a_failure_the_next_round_makes_up_for_it(
+async def test_a_failed_round_is_repeated(
     kube: FakeKube, writing: Writing, statuses: Statuses, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(kube, writing, "a", priority=1, nodeSelector=GOLD)
@@ -158,11 +158,11 @@ async def test_after_a_failure_the_next_round_makes_up_for_it(
         assert second.time - first.time >= QUIET
 
 
-async def test_a_policy_that_changed_meanwhile_is_written_once_its_event_came(
+async def test_a_conflict_is_resolved_by_the_event_of_the_changed_policy(
     kube: FakeKube, writing: Writing, statuses: Statuses
 ) -> None:
     put(kube, writing, "all", priority=1)
-    put_policy(kube, "all", priority=2)  # its event is still on the way
+    put_policy(kube, "all", priority=2)  # its event has not arrived yet
     async with statuses:
         await until(lambda: kube.asked("PATCH", ANY))
         await asyncio.sleep(QUIET)

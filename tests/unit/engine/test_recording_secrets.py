@@ -1,4 +1,4 @@
-"""The Secrets that a sink was given, and whether one of them reads otherwise now."""
+"""Whether one of the Secrets that a sink was given has changed."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ async def test_values_and_hosts_pass_through(
     assert source.hosts == {"cmdb.example.com", None}
 
 
-async def test_the_source_is_told_to_read_again(
+async def test_an_invalidation_passes_through(
     source: Secrets, secrets: RecordingSecretSource
 ) -> None:
     secrets.invalidate()
     assert source.invalidated == 1
 
 
-async def test_what_was_never_asked_for_does_not_change(
+async def test_a_secret_that_was_never_read_does_not_count(
     source: Secrets, secrets: RecordingSecretSource
 ) -> None:
     source.values["token"] = "t-2"
     assert not await secrets.changed()
 
 
-async def test_another_value_is_a_change_until_it_was_given(
+async def test_another_value_is_a_change_until_the_sink_has_it(
     source: Secrets, secrets: RecordingSecretSource
 ) -> None:
     await secrets.get(TOKEN, host=None)
@@ -68,7 +68,7 @@ async def test_another_value_of_a_whole_secret_is_a_change(
     assert await secrets.changed()
 
 
-async def test_a_secret_that_is_there_at_last_is_a_change(
+async def test_a_missing_secret_that_appears_is_a_change(
     source: Secrets, secrets: RecordingSecretSource
 ) -> None:
     del source.values["token"]
@@ -79,7 +79,7 @@ async def test_a_secret_that_is_there_at_last_is_a_change(
     assert await secrets.changed()
 
 
-async def test_a_secret_that_is_gone_is_a_change(
+async def test_a_secret_that_disappears_is_a_change(
     source: Secrets, secrets: RecordingSecretSource
 ) -> None:
     await secrets.get(TOKEN, host=None)
@@ -87,7 +87,9 @@ async def test_a_secret_that_is_gone_is_a_change(
     assert await secrets.changed()
 
 
-async def test_a_look_reads_anew(source: Secrets, secrets: RecordingSecretSource) -> None:
+async def test_the_comparison_reads_the_secrets_again(
+    source: Secrets, secrets: RecordingSecretSource
+) -> None:
     await secrets.get(TOKEN, host=None)
     await secrets.changed()
     assert source.invalidated == 1

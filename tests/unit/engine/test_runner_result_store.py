@@ -1,4 +1,4 @@
-"""Where a check runner keeps its results: one entry of each inventory, beside other writers."""
+"""The results of a check runner: one entry of each inventory, beside other writers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpuid_operator.kube.events import EventType
 from gpuid_operator.plan.checks import CheckResult
 from gpuid_operator.telemetry.metrics import Metrics
 from tests.support import clock
-from tests.support.checks import SOURCE, job, told
+from tests.support.checks import SOURCE, event_messages, job
 from tests.support.kube import FakeKube
 from tests.support.objects import inventory_path, put_inventory, put_pod
 from tests.support.policy_checks import put_foreign
@@ -41,14 +41,14 @@ class Store:
     def __init__(self, kube: FakeKube) -> None:
         self.kube = kube
         self.pods = CheckPods()
-        self.pods.want([job()])
+        self.pods.follow([job()])
         self.suspended: set[str] = set()
         self.metrics = Metrics()
         self.results = RunnerResultStore(
             kube,
             job(),
             pods=self.pods,
-            suspended=self.suspended.__contains__,
+            is_suspended=self.suspended.__contains__,
             metrics=self.metrics,
         )
 
@@ -68,7 +68,7 @@ def store(kube: FakeKube) -> Store:
     return Store(kube)
 
 
-async def test_a_result_creates_the_inventory_and_the_next_one_needs_no_read(
+async def test_a_first_result_creates_the_inventory_and_the_next_needs_no_read(
     kube: FakeKube, store: Store
 ) -> None:
     await store.results.record("n1", PASSED)
@@ -85,8 +85,8 @@ async def test_a_result_creates_the_inventory_and_the_next_one_needs_no_read(
     assert 'gpuid_check_passed{check="c",node="n1"} 0.0' in store.shown()
 
 
-async def test_two_that_create_an_inventory_at_once_share_one(kube: FakeKube, store: Store) -> None:
-    """The other's creation came between the look and the own one."""
+async def test_two_runners_that_create_an_inventory_share_one(kube: FakeKube, store: Store) -> None:
+    """The other runner creates it between the read and the creation."""
     gone = NotFound("not found", status=404, reason="NotFound", server_message="not found")
     await Store(kube).results.record("n1", FAILED)
     kube.fail("GET", "gpuinventories", gone)
@@ -96,7 +96,7 @@ async def test_two_that_create_an_inventory_at_once_share_one(kube: FakeKube, st
     assert found is not None and (found["passed"], found["transitions"]) == (True, 2)
 
 
-async def test_what_others_write_is_left_alone(kube: FakeKube, store: Store) -> None:
+async def test_fields_of_other_managers_are_left_alone(kube: FakeKube, store: Store) -> None:
     put_inventory(kube, "n1", labels={"a": "b"})
     await apply_as(kube, MANAGER, "n1", state="Present", gpuCount=8)
     await store.results.record("n1", PASSED)
@@ -106,9 +106,12 @@ async def test_what_others_write_is_left_alone(kube: FakeKube, store: Store) -> 
     assert body["metadata"]["labels"] == {"a": "b"}
     assert (body["status"]["state"], body["status"]["gpuCount"]) == ("Present", 7)
     assert store.entry() is not None
+    patches = kube.asked("PATCH", "gpuinventories")
+    # The second result takes one conflict and one retry.
+    assert [one.params["fieldManager"] for one in patches].count(RUNNER) == 3
 
 
-async def test_how_many_turns_are_in_history_is_the_inventory_s_to_say(
+async def test_the_runner_does_not_own_how_many_transitions_are_in_history(
     kube: FakeKube, store: Store
 ) -> None:
     await store.results.record("n1", FAILED)
@@ -121,7 +124,7 @@ async def test_how_many_turns_are_in_history_is_the_inventory_s_to_say(
             assert "recorded" not in request.body["status"]["checks"][0]
 
 
-async def test_a_check_of_this_name_that_another_runs_is_an_error_that_says_so(
+async def test_a_check_name_that_another_instance_uses_is_an_error(
     kube: FakeKube, store: Store
 ) -> None:
     put_foreign(kube, "n1", "c")
@@ -135,7 +138,7 @@ async def test_a_check_of_this_name_that_another_runs_is_an_error_that_says_so(
 async def test_a_field_that_another_manager_owns_is_a_conflict(
     kube: FakeKube, store: Store
 ) -> None:
-    """It is not forced, however often it is tried."""
+    """The runner retries and does not force its entry."""
     put_inventory(kube, "n1")
     await apply_as(kube, "someone", "n1", checks=[{"name": "c", "passed": False}])
     with pytest.raises(Conflict):
@@ -146,19 +149,17 @@ async def test_a_field_that_another_manager_owns_is_a_conflict(
     assert len(kube.asked("PATCH", "gpuinventories")) == 7
 
 
-async def test_an_inventory_that_is_deleted_meanwhile_is_created_again(
-    kube: FakeKube, store: Store
-) -> None:
+async def test_a_deleted_inventory_is_created_again(kube: FakeKube, store: Store) -> None:
     await store.results.record("n1", FAILED)
     kube.remove(inventory_path("n1"))
     await store.results.record("n1", FAILED)
     found = store.entry()
-    # Of the first run nothing is known any more: it is a first failure again.
+    # The first run is forgotten: this is a first failure again.
     assert found is not None and found["transitions"] == 1
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_a_turn_is_counted_once_whatever_became_of_its_write(
+async def test_a_transition_is_counted_once_whether_or_not_the_failed_write_took_effect(
     kube: FakeKube, store: Store, after: bool
 ) -> None:
     await store.results.record("n1", PASSED)
@@ -170,7 +171,7 @@ async def test_a_turn_is_counted_once_whatever_became_of_its_write(
     assert found is not None and found["transitions"] == 1
 
 
-async def test_a_restart_is_noted_and_keeps_the_output(kube: FakeKube, store: Store) -> None:
+async def test_a_stored_restart_keeps_the_output(kube: FakeKube, store: Store) -> None:
     await store.results.record("n1", FAILED)
     assert await store.results.record_restart("n1", "c", now=clock.now())
     found = store.entry()
@@ -179,10 +180,10 @@ async def test_a_restart_is_noted_and_keeps_the_output(kube: FakeKube, store: St
     assert found["lastRestartTime"] == "2026-06-07T10:30:45Z"
 
 
-async def test_a_restart_is_not_noted_where_another_was_noted_meanwhile(
+async def test_a_restart_is_refused_if_another_was_stored_meanwhile(
     kube: FakeKube, store: Store
 ) -> None:
-    """By another process of this runner, before the lease moved."""
+    """By another process of the same runner, before the lease moved."""
     await store.results.record("n1", FAILED)
     other = Store(kube)
     await other.results.refresh()
@@ -192,13 +193,13 @@ async def test_a_restart_is_not_noted_where_another_was_noted_meanwhile(
     assert found is not None and found["restarts"] == 1
 
 
-async def test_a_restart_of_a_check_without_a_result_is_not_noted(
+async def test_a_restart_of_a_check_without_a_result_is_refused(
     kube: FakeKube, store: Store
 ) -> None:
     assert not await store.results.record_restart("n1", "c", now=clock.now())
 
 
-async def test_a_refresh_takes_over_what_is_there_and_forgets_what_went(
+async def test_a_refresh_stores_all_inventories_and_forgets_deleted_ones(
     kube: FakeKube, store: Store
 ) -> None:
     other = Store(kube)
@@ -214,10 +215,8 @@ async def test_a_refresh_takes_over_what_is_there_and_forgets_what_went(
 
 
 @pytest.mark.parametrize("listed", [False, True])
-async def test_what_is_written_while_a_list_is_read_stays(
-    kube: FakeKube, store: Store, listed: bool
-) -> None:
-    """The list is from before it."""
+async def test_a_write_during_a_list_is_kept(kube: FakeKube, store: Store, listed: bool) -> None:
+    """The list shows the state before the write."""
     await store.results.record("n1", PASSED)
     if not listed:
         kube.remove(inventory_path("n1"))
@@ -234,7 +233,7 @@ async def test_what_is_written_while_a_list_is_read_stays(
     assert known is not None and known.passed is False
 
 
-async def test_only_nodes_with_a_pod_that_have_not_left_are_present(
+async def test_a_node_is_present_if_it_has_a_pod_and_has_not_departed(
     kube: FakeKube, store: Store
 ) -> None:
     checks = [{"name": "c", "passed": False}]
@@ -248,7 +247,7 @@ async def test_only_nodes_with_a_pod_that_have_not_left_are_present(
     assert present == {"n1": True, "n2": False, "n3": False}
 
 
-async def test_a_suspended_node_has_no_checks(kube: FakeKube, store: Store) -> None:
+async def test_a_suspended_node_runs_no_checks(kube: FakeKube, store: Store) -> None:
     put_inventory(kube, "n1", spec={"suspend": True})
     put_inventory(kube, "n2")
     await store.results.refresh()
@@ -261,14 +260,12 @@ async def test_a_suspended_node_has_no_checks(kube: FakeKube, store: Store) -> N
     ]
 
 
-async def test_events_are_about_an_inventory_and_there_is_none_without_it(
-    kube: FakeKube, store: Store
-) -> None:
+async def test_an_event_needs_an_inventory(kube: FakeKube, store: Store) -> None:
     store.results.record_event(
         "n1", reason="RestartRefused", message="none", type=EventType.WARNING
     )
     await store.results.record("n1", FAILED)
     store.results.record_event("n1", reason="RestartRefused", message="one", type=EventType.WARNING)
-    await store.results.finish(within=5)
-    assert told(kube, "RestartRefused") == ["one"]
+    await store.results.close(within=5)
+    assert event_messages(kube, "RestartRefused") == ["one"]
     assert RUNNER == "gpuid-operator-check-c"

@@ -1,4 +1,4 @@
-"""The loop of one sink when the sink as a whole takes nothing: pauses, and what is told of it."""
+"""The loop of one sink when the sink accepts nothing: pauses, reports and log lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from gpuid_operator.api.sinks import SecretKeyRef
 from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
-from gpuid_operator.engine.delivery import sink_worker as workers
+from gpuid_operator.plan.delivery_retry import REPORTED_AFTER
 from gpuid_operator.sinks.base import Refused, SinkError, Unavailable
 from tests.support.sink_worker import Harness, failing
 
@@ -20,8 +20,8 @@ def half(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("random.random", lambda: 0.5)
 
 
-async def test_what_failed_is_sent_again_as_it_was() -> None:
-    """A sink that took it, and whose answer was lost, knows the same batch by its key."""
+async def test_a_batch_that_failed_is_sent_again_unchanged() -> None:
+    """A sink that accepted it, and whose answer was lost, recognizes it by its key."""
     harness = Harness({"a": [1]})
     harness.answer = failing([Unavailable("down")] * 12)
     first = harness.ids("a")
@@ -40,7 +40,7 @@ async def test_the_back_off_doubles_to_ten_minutes_with_full_jitter() -> None:
 
 
 @pytest.mark.usefixtures("half")
-async def test_a_delivery_begins_the_back_off_again() -> None:
+async def test_a_delivery_resets_the_back_off() -> None:
     harness = Harness({"a": [1], "b": [1]}, max_records=1)
     harness.answer = failing([*[Unavailable("down")] * 4, None, Unavailable("down")])
     await harness.until(harness.is_done)
@@ -88,33 +88,35 @@ async def test_a_changed_secret_ends_the_wait(after: float) -> None:
     assert second - first <= most
 
 
-async def test_a_fault_of_the_sink_is_temporary(caplog: pytest.LogCaptureFixture) -> None:
-    """Its own words are not repeated: they may hold a secret."""
+async def test_an_unexpected_error_of_the_sink_is_temporary(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its text is not repeated: it may hold a secret."""
     harness = Harness({"a": [1]})
-    harness.answer = failing([KeyError("dsn=secret")] * workers.TOLD_AFTER)
+    harness.answer = failing([KeyError("dsn=secret")] * REPORTED_AFTER)
     await harness.until(harness.is_done)
     assert harness.errors == [("a", "Unavailable: KeyError: see the operator's log")]
-    assert len([one for one in caplog.records if one.exc_info]) == workers.TOLD_AFTER
+    assert len([one for one in caplog.records if one.exc_info]) == REPORTED_AFTER
 
 
-async def test_an_outage_is_told_once_and_again_when_it_is_another() -> None:
-    """Ids and times in an answer do not make it another: a fleet is not written for them."""
+async def test_an_outage_is_reported_once_and_again_when_its_error_changes() -> None:
+    """Ids and times in an answer do not count as a change."""
     harness = Harness({"a": [1], "b": [1]})
     words = [f"503 busy, request {number:08x}-77" for number in range(20)]
     harness.answer = failing([*map(Unavailable, words), *[Unavailable("504 gone")] * 2])
     await harness.until(harness.is_done, step=10)
-    told = [error for node, error in harness.errors if node == "a"]
-    assert told == [f"Unavailable: {words[2]}", "Unavailable: 504 gone"]
+    reported = [error for node, error in harness.errors if node == "a"]
+    assert reported == [f"Unavailable: {words[2]}", "Unavailable: 504 gone"]
 
 
-async def test_two_failures_in_a_row_are_not_told() -> None:
+async def test_two_failures_in_a_row_are_not_reported() -> None:
     harness = Harness({"a": [1]})
-    harness.answer = failing([Unavailable("down")] * (workers.TOLD_AFTER - 1))
+    harness.answer = failing([Unavailable("down")] * (REPORTED_AFTER - 1))
     await harness.until(harness.is_done)
     assert harness.errors == []
 
 
-async def test_a_node_that_joins_an_outage_is_told_of_it_at_once() -> None:
+async def test_a_node_that_joins_an_outage_gets_its_error_at_once() -> None:
     harness = Harness({"a": [1]})
     harness.answer = failing([Refused("401")])
 
@@ -126,6 +128,21 @@ async def test_a_node_that_joins_an_outage_is_told_of_it_at_once() -> None:
 
     await harness.until(joins)
     assert [node for node, _ in harness.errors] == ["a", "b"]
+
+
+async def test_nodes_that_wait_for_the_next_batch_get_the_error() -> None:
+    harness = Harness({"a": [1], "b": [1]}, max_records=1)
+    harness.answer = failing([Refused("401")])
+    await harness.until(harness.is_done)
+    assert sorted(harness.errors) == [("a", "Refused: 401"), ("b", "Refused: 401")]
+
+
+async def test_a_node_that_joins_after_an_outage_gets_no_error() -> None:
+    harness = Harness({"a": [1]})
+    harness.answer = failing([Refused("401")])
+    await harness.until(harness.is_done)
+    harness.join("b", [1])
+    assert harness.errors == [("a", "Refused: 401")]
 
 
 async def test_a_refusal_is_logged_each_time_and_an_outage_each_tenth_time(

@@ -1,4 +1,4 @@
-"""The writer of inventories: what it writes, how often, and for whom."""
+"""The status writer: what it writes, how often, and whom it answers."""
 
 from __future__ import annotations
 
@@ -46,16 +46,18 @@ async def test_a_missing_inventory_is_created_with_its_status(
     cached = writing.inventories.get("n1")
     assert cached is not None
     assert cached.resource_version == body["metadata"]["resourceVersion"]
-    # The labels went with the creation: one write each, and no read.
+    # The creation sets the labels; so there is one write each, and no read.
     assert [one.method for one in kube.requests] == ["POST", "PATCH"]
 
 
-async def test_a_missing_inventory_is_not_created_unasked(kube: FakeKube, writing: Writing) -> None:
+async def test_a_missing_inventory_is_created_only_on_request(
+    kube: FakeKube, writing: Writing
+) -> None:
     assert await writing.status_writer.write("n1", setting(gpu_count=1)) is None
     assert kube.requests == []
 
 
-async def test_an_empty_status_is_written_even_if_the_change_is_none(
+async def test_an_inventory_without_a_status_gets_one_even_if_nothing_changes(
     kube: FakeKube, writing: Writing
 ) -> None:
     put_inventory(kube, "n1")
@@ -64,7 +66,7 @@ async def test_an_empty_status_is_written_even_if_the_change_is_none(
     assert len(kube.asked("PATCH", STATUS)) == 1
 
 
-async def test_a_change_that_changes_nothing_is_not_written(
+async def test_a_status_that_does_not_change_is_not_written(
     kube: FakeKube, writing: Writing
 ) -> None:
     put_inventory(kube, "n1", status={"state": "Present", "gpuCount": 4})
@@ -76,7 +78,7 @@ async def test_a_change_that_changes_nothing_is_not_written(
     assert writing.written == []
 
 
-async def test_a_change_is_decided_under_what_is_in_force(kube: FakeKube, writing: Writing) -> None:
+async def test_a_decision_gets_what_is_in_force(kube: FakeKube, writing: Writing) -> None:
     put_policy(kube, "all", suspend=True)
     writing.state.policies.put("all", Policy.from_object(kube.objects[policy_path("all")]))
     writing.state.nodes.put(NodeFacts.from_node(put_node(kube, "n1")))
@@ -96,12 +98,14 @@ async def test_a_change_is_decided_under_what_is_in_force(kube: FakeKube, writin
     ]
 
 
-async def test_changes_that_come_together_share_one_write(kube: FakeKube, writing: Writing) -> None:
+async def test_decisions_that_arrive_together_share_one_write(
+    kube: FakeKube, writing: Writing
+) -> None:
     put_inventory(kube, "n1", status={"state": "Present"})
     writing.load("n1")
     change, _ = counting()
     changes = await asyncio.gather(*(writing.status_writer.write("n1", change) for _ in range(3)))
-    # Each is decided on what the one before it made.
+    # Each decision builds on the one before it.
     assert [change.status.gpu_count for change in changes if change] == [1, 2, 3]
     assert len(kube.asked("PATCH", STATUS)) == 1
     assert writing.status("n1")["gpuCount"] == 3
@@ -110,7 +114,7 @@ async def test_changes_that_come_together_share_one_write(kube: FakeKube, writin
     assert (written.before.gpu_count, written.after.gpu_count) == (None, 3)
 
 
-async def test_changes_that_come_during_a_write_share_the_next_one(
+async def test_decisions_that_arrive_during_a_write_share_the_next_write(
     kube: FakeKube, writing: Writing
 ) -> None:
     put_inventory(kube, "n1", status={"state": "Present"})
@@ -145,7 +149,7 @@ async def test_nodes_do_not_wait_for_each_other(kube: FakeKube, writing: Writing
     assert not writing.status_writer.is_writing("n1")
 
 
-async def test_a_change_for_an_object_that_was_replaced_is_void(
+async def test_a_decision_on_a_replaced_inventory_does_not_apply(
     kube: FakeKube, writing: Writing
 ) -> None:
     put_inventory(kube, "n1", status={"state": "Present"})
@@ -162,7 +166,7 @@ async def test_a_change_for_an_object_that_was_replaced_is_void(
     assert writing.written[0].changes == (new,)
 
 
-async def test_a_change_for_an_object_that_is_gone_is_void_though_another_creates_it(
+async def test_a_decision_on_a_deleted_inventory_does_not_apply_to_the_next_one(
     kube: FakeKube, writing: Writing
 ) -> None:
     change, decisions = counting()
@@ -175,7 +179,7 @@ async def test_a_change_for_an_object_that_is_gone_is_void_though_another_create
     assert decisions() == 0
 
 
-async def test_an_inventory_that_cannot_be_understood_is_left_alone(
+async def test_an_inventory_that_cannot_be_parsed_is_not_written(
     kube: FakeKube, writing: Writing
 ) -> None:
     put_inventory(kube, "n1", status={"state": "FromTheFuture"})
@@ -184,7 +188,7 @@ async def test_an_inventory_that_cannot_be_understood_is_left_alone(
     assert kube.requests == []
 
 
-async def test_an_inventory_under_a_policy_that_cannot_be_understood_is_left_alone(
+async def test_an_inventory_whose_policy_cannot_be_parsed_is_not_written(
     kube: FakeKube, writing: Writing
 ) -> None:
     put_inventory(kube, "n1", status={"state": "Present", "policy": "newer"})
@@ -195,18 +199,16 @@ async def test_an_inventory_under_a_policy_that_cannot_be_understood_is_left_alo
     assert kube.requests == []
 
 
-async def test_everybody_who_watches_is_told_of_a_write(kube: FakeKube, writing: Writing) -> None:
-    told: list[StatusWritten] = []
-    writing.status_writer.add_listener(told.append)
+async def test_every_listener_receives_a_write(kube: FakeKube, writing: Writing) -> None:
+    received: list[StatusWritten] = []
+    writing.status_writer.add_listener(received.append)
     await writing.status_writer.write("n1", setting(gpu_count=1), create=True)
-    assert told == writing.written
-    assert told[0].uid == kube.objects[inventory_path("n1")]["metadata"]["uid"]
-    assert told[0].after.state is InventoryState.PRESENT
+    assert received == writing.written
+    assert received[0].uid == kube.objects[inventory_path("n1")]["metadata"]["uid"]
+    assert received[0].after.state is InventoryState.PRESENT
 
 
-async def test_results_of_checks_that_another_instance_writes_are_not_applied(
-    kube: FakeKube, writing: Writing
-) -> None:
+async def test_results_of_foreign_checks_are_not_applied(kube: FakeKube, writing: Writing) -> None:
     checks = [
         {"name": "mine", "passed": True, "transitions": 0},
         {"name": "theirs", "passed": False, "transitions": 3},
@@ -231,19 +233,19 @@ async def test_results_of_checks_that_another_instance_writes_are_not_applied(
         return setting(checks=recorded)(status, context)
 
     await writing.status_writer.write("n1", change)
-    # No policy asks for any of these checks; those of others are kept all the same.
+    # No policy has any of these checks; the foreign ones are kept nevertheless.
     assert [context.checks for context in decided] == [frozenset({"theirs", "untold"})]
     (sent,) = kube.asked("PATCH", STATUS)
     assert sent.body["status"]["checks"] == [
         {"name": "mine", "passed": True, "transitions": 0},
         {"name": "theirs", "recorded": 3},
     ]
-    # Nothing of theirs is lost by that.
+    # The other instance loses none of its fields.
     theirs = writing.status("n1")["checks"][1]
     assert theirs == {"name": "theirs", "passed": False, "transitions": 3, "recorded": 3}
 
 
-async def test_at_the_end_what_was_handed_over_is_written(kube: FakeKube, writing: Writing) -> None:
+async def test_finish_waits_for_a_write(kube: FakeKube, writing: Writing) -> None:
     go = asyncio.Event()
     held_up = kube.fail("POST", "/gpuinventories$", until=go)
     task = asyncio.create_task(writing.status_writer.write("n1", setting(gpu_count=1), create=True))
@@ -254,7 +256,7 @@ async def test_at_the_end_what_was_handed_over_is_written(kube: FakeKube, writin
     assert writing.status("n1")["gpuCount"] == 1
 
 
-async def test_at_the_end_a_write_that_takes_too_long_is_given_up(
+async def test_finish_abandons_a_write_that_takes_too_long(
     kube: FakeKube, writing: Writing
 ) -> None:
     held_up = kube.fail("POST", "/gpuinventories$", until=asyncio.Event())
@@ -268,7 +270,7 @@ async def test_at_the_end_a_write_that_takes_too_long_is_given_up(
         await task
 
 
-async def test_a_change_is_written_though_nobody_waits_for_it_any_more(
+async def test_a_decision_whose_caller_was_cancelled_is_written(
     kube: FakeKube, writing: Writing
 ) -> None:
     go = asyncio.Event()

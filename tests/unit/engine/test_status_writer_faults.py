@@ -1,4 +1,4 @@
-"""The writer of inventories: conflicts, faults of the server, objects that vanish, mistakes."""
+"""The status writer: conflicts, errors of the server, deleted objects, failed decisions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CREATE = r"/gpuinventories$"
 
 @pytest.fixture
 def writing(kube: FakeKube) -> Writing:
-    """A writer that knows of one inventory, n1, with 10 GPUs."""
+    """A writer with one inventory in its cache: n1, with 10 GPUs."""
     put_inventory(kube, "n1", status={"state": "Present", "gpuCount": 10})
     writing = Writing(kube)
     writing.load("n1")
@@ -41,7 +41,7 @@ def conflict() -> Conflict:
     return Conflict("!", status=409, reason="Conflict", server_message="!")
 
 
-async def test_after_a_conflict_it_is_decided_anew_on_what_is_there(
+async def test_after_a_conflict_the_decision_is_repeated_on_the_current_status(
     kube: FakeKube, writing: Writing
 ) -> None:
     kube.change(inventory_path("n1"), lambda body: body["status"].update(gpuCount=20))
@@ -51,14 +51,14 @@ async def test_after_a_conflict_it_is_decided_anew_on_what_is_there(
     assert change.status.gpu_count == 21
     assert decisions() == 2
     assert writing.status("n1")["gpuCount"] == 21
-    # Another writer is no reason to wait.
+    # A conflict is retried at once.
     assert {one.time for one in kube.requests} == {0.0}
-    # What a watcher is told was before is what the other writer made of it.
+    # Listeners receive the status of the other writer as the one before.
     (written,) = writing.written
     assert written.before.gpu_count == 20
 
 
-async def test_after_a_conflict_only_what_is_still_news_is_written(
+async def test_after_a_conflict_a_status_that_is_there_already_is_not_written(
     kube: FakeKube, writing: Writing
 ) -> None:
     kube.change(inventory_path("n1"), lambda body: body["status"].update(gpuCount=20))
@@ -67,24 +67,26 @@ async def test_after_a_conflict_only_what_is_still_news_is_written(
     assert writing.written == []
 
 
-async def test_a_conflict_that_never_ends_is_given_up(kube: FakeKube, writing: Writing) -> None:
+async def test_a_conflict_is_raised_after_the_last_attempt(
+    kube: FakeKube, writing: Writing
+) -> None:
     kube.fail("PATCH", STATUS, conflict(), times=100)
     with pytest.raises(Conflict):
         await writing.status_writer.write("n1", setting(gpu_count=1))
     assert len(kube.asked("PATCH", STATUS)) == ATTEMPTS
 
 
-async def test_an_inventory_that_another_created_is_taken_over(kube: FakeKube) -> None:
+async def test_an_inventory_that_another_client_created_is_used(kube: FakeKube) -> None:
     writing = Writing(kube)
     put_inventory(kube, "n1", status={"state": "Present", "gpuCount": 10})
     decide, _ = counting()
     change = await writing.status_writer.write("n1", decide, create=True)
     assert change is not None
     assert writing.status("n1")["gpuCount"] == 11
-    assert len(kube.asked("POST", CREATE)) == 1
+    assert [one.method for one in kube.requests] == ["POST", "GET", "PATCH"]
 
 
-async def test_a_creation_without_an_answer_is_not_done_twice(kube: FakeKube) -> None:
+async def test_a_creation_without_an_answer_is_not_repeated(kube: FakeKube) -> None:
     writing = Writing(kube)
     kube.fail("POST", CREATE, unreachable(), after=True)
     await writing.status_writer.write("n1", setting(gpu_count=1), create=True)
@@ -93,7 +95,7 @@ async def test_a_creation_without_an_answer_is_not_done_twice(kube: FakeKube) ->
     assert [written.before for written in writing.written] == [InventoryStatus()]
 
 
-async def test_a_write_without_an_answer_adds_nothing_to_the_history_twice(
+async def test_a_write_without_an_answer_adds_each_history_entry_once(
     kube: FakeKube,
 ) -> None:
     xml = machine("n1")
@@ -105,7 +107,7 @@ async def test_a_write_without_an_answer_adds_nothing_to_the_history_twice(
 
 
 @pytest.mark.parametrize("error", [unreachable(), server_error(), too_many_requests()])
-async def test_a_server_that_fails_is_asked_again_after_a_pause(
+async def test_a_server_error_is_retried_after_a_pause(
     kube: FakeKube, writing: Writing, error: KubeError
 ) -> None:
     kube.fail("PATCH", STATUS, error, times=2)
@@ -113,11 +115,13 @@ async def test_a_server_that_fails_is_asked_again_after_a_pause(
     assert writing.status("n1")["gpuCount"] == 1
     first, second, third = (one.time for one in kube.asked("PATCH", STATUS))
     assert first < second < third
-    # Before each further attempt it looks whether the one before was done after all.
+    # Before each further attempt, a read shows whether the last one was successful after all.
     assert len(kube.asked("GET", "/gpuinventories/n1$")) == 2
 
 
-async def test_a_server_that_fails_for_long_is_given_up(kube: FakeKube, writing: Writing) -> None:
+async def test_a_server_error_is_raised_after_the_last_attempt(
+    kube: FakeKube, writing: Writing
+) -> None:
     kube.fail("PATCH", STATUS, server_error(), times=ATTEMPTS)
     kube.fail("GET", "/gpuinventories/n1$", unreachable(), times=100)
     decide, _ = counting()
@@ -128,13 +132,13 @@ async def test_a_server_that_fails_for_long_is_given_up(kube: FakeKube, writing:
     )
     assert [type(result) for result in results] == [ServerError, ServerError]
     assert len(kube.asked("PATCH", STATUS)) == ATTEMPTS
-    # That was all that is lost: whoever comes again is served.
+    # The next decision is written as usual.
     change = await writing.status_writer.write("n1", decide)
     assert change is not None
     assert writing.status("n1")["gpuCount"] == 11
 
 
-async def test_pauses_between_attempts_stay_short(kube: FakeKube, writing: Writing) -> None:
+async def test_pauses_between_attempts_are_short(kube: FakeKube, writing: Writing) -> None:
     kube.fail("PATCH", STATUS, unreachable(), times=100)
     with pytest.raises(ApiUnreachable):
         await writing.status_writer.write("n1", setting(gpu_count=1))
@@ -143,30 +147,28 @@ async def test_pauses_between_attempts_stay_short(kube: FakeKube, writing: Writi
     assert all(0 < pause <= 10 for pause in pauses)
 
 
-async def test_without_the_right_to_write_it_is_not_tried_again(
-    kube: FakeKube, writing: Writing
-) -> None:
+async def test_a_forbidden_write_is_not_retried(kube: FakeKube, writing: Writing) -> None:
     kube.fail("PATCH", STATUS, forbidden())
     with pytest.raises(Forbidden):
         await writing.status_writer.write("n1", setting(gpu_count=1))
     assert len(kube.requests) == 1
 
 
-async def test_an_inventory_that_a_user_deletes_is_created_anew(
+async def test_an_inventory_that_a_user_deleted_is_created_again(
     kube: FakeKube, writing: Writing
 ) -> None:
     kube.remove(inventory_path("n1"))
     decide, decisions = counting()
     change = await writing.status_writer.write("n1", decide, create=True)
     assert change is not None
-    # What was decided on the old one is void.
+    # The decision on the deleted inventory does not count.
     assert change.status.gpu_count == 1
     assert decisions() == 2
     assert writing.gone == [("n1", "uid-1")]
     assert kube.objects[inventory_path("n1")]["metadata"]["uid"] == "uid-2"
 
 
-async def test_an_inventory_that_a_user_deletes_stays_deleted_where_nothing_creates_it(
+async def test_an_inventory_that_a_user_deleted_stays_deleted_without_a_request_to_create_it(
     kube: FakeKube, writing: Writing
 ) -> None:
     kube.remove(inventory_path("n1"))
@@ -175,7 +177,7 @@ async def test_an_inventory_that_a_user_deletes_stays_deleted_where_nothing_crea
     assert "n1" not in writing.inventories
 
 
-async def test_an_inventory_that_is_deleted_during_a_conflict_is_forgotten(
+async def test_an_inventory_that_is_deleted_during_a_conflict_is_removed_from_the_cache(
     kube: FakeKube, writing: Writing
 ) -> None:
     kube.fail("PATCH", STATUS, conflict())
@@ -184,7 +186,9 @@ async def test_an_inventory_that_is_deleted_during_a_conflict_is_forgotten(
     assert writing.gone == [("n1", "uid-1")]
 
 
-async def test_an_inventory_that_was_replaced_is_another(kube: FakeKube, writing: Writing) -> None:
+async def test_a_replaced_inventory_gets_only_decisions_about_any_object_of_the_name(
+    kube: FakeKube, writing: Writing
+) -> None:
     kube.remove(inventory_path("n1"))
     put_inventory(kube, "n1", status={"state": "Present", "gpuCount": 50})
     decide, decisions = counting()
@@ -198,7 +202,7 @@ async def test_an_inventory_that_was_replaced_is_another(kube: FakeKube, writing
     assert writing.status("n1")["gpuCount"] == 51
 
 
-async def test_where_inventories_are_not_served_it_is_given_up(kube: FakeKube) -> None:
+async def test_a_kind_that_is_not_served_is_reported_after_the_last_attempt(kube: FakeKube) -> None:
     writing = Writing(kube)
     kube.served.discard(INVENTORY_PLURAL)
     with pytest.raises(NotFound):
@@ -206,20 +210,20 @@ async def test_where_inventories_are_not_served_it_is_given_up(kube: FakeKube) -
     assert len(kube.asked("POST", CREATE)) == ATTEMPTS
 
 
-async def test_a_mistake_in_a_change_reaches_whoever_made_it_and_stops_nobody_else(
+async def test_an_error_of_a_decision_reaches_its_caller_and_stops_nothing_else(
     kube: FakeKube, writing: Writing, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(status: InventoryStatus, context: StatusContext) -> StatusChange:
-        raise ValueError("a mistake")
+        raise ValueError("a bug")
 
-    with pytest.raises(ValueError, match="a mistake"):
+    with pytest.raises(ValueError, match="a bug"):
         await writing.status_writer.write("n1", broken)
     assert any(record.exc_info for record in caplog.records)
     await writing.status_writer.write("n1", setting(gpu_count=1))
     assert writing.status("n1")["gpuCount"] == 1
 
 
-async def test_a_failure_after_nobody_waits_any_more_reaches_the_others(
+async def test_an_error_reaches_the_remaining_callers_after_one_was_cancelled(
     kube: FakeKube, writing: Writing
 ) -> None:
     go = asyncio.Event()

@@ -1,0 +1,175 @@
+"""One inventory in memory: its metadata, what the loops often need of its status, and the rest
+compressed."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from gpuid_operator.api.inventory import (
+    CheckStatus,
+    ConditionStatus,
+    ConditionType,
+    Inventory,
+    InventorySpec,
+    InventoryState,
+    InventoryStatus,
+    NodeInfo,
+)
+from gpuid_operator.api.meta import MANAGED_BY_LABEL, MANAGER, REQUESTED_AT
+from gpuid_operator.kube.inventories import InventoryMeta
+from gpuid_operator.plan.conditions import find
+from gpuid_operator.plan.labels import Pair
+from gpuid_operator.plan.ownership import foreign_checks
+from gpuid_operator.plan.status import request_token
+from gpuid_operator.plan.unrecorded import has_unrecorded_results
+
+NO_SPEC: Final = InventorySpec()
+"""The spec of nearly every inventory. All inventories without a spec share this object."""
+
+
+class SinkCursor(NamedTuple):
+    """How much of a node's history a sink has received."""
+
+    name: str
+    type: str
+    delivered: int
+    """Sequence of the newest entry that the sink has received."""
+    pending: int
+    """Number of entries that the sink has not received yet."""
+
+    @property
+    def sink(self) -> tuple[str, str]:
+        """Name and type, which together identify the sink."""
+        return self.name, self.type
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedInventory:
+    """One version of an inventory. A newer version is another CachedInventory."""
+
+    name: str
+    uid: str
+    resource_version: str
+    generation: int
+    labels: dict[str, str]
+    request: str | None = None
+    """The token of the annotation requestedAt."""
+    spec: InventorySpec = NO_SPEC
+    foreign_checks: frozenset[str] = frozenset()
+    """Names of the checks whose results another instance writes."""
+
+    # From the status
+
+    packed: bytes = b""
+    """The whole status, as compressed JSON; empty where there is none."""
+    state: InventoryState | None = None
+    """None where no status has been written yet."""
+    sequence: int = 0
+    policy: str = ""
+    handled_request: str | None = None
+    read_container: str | None = None
+    last_read: datetime | None = None
+    last_change: datetime | None = None
+    ready: bool = False
+    suspended: bool = False
+    """Whether the status says that reads are suspended."""
+    observed_generation: int = 0
+    node: NodeInfo | None = None
+    pairs: tuple[Pair, ...] | None = None
+    """(chassis, serial) of each GPU; None before the first successful read."""
+    checks: tuple[CheckStatus, ...] = ()
+    """Last results of the checks, without their output."""
+    unsettled: bool = False
+    """Whether history or conditions lack a result of a check (`has_unrecorded_results`)."""
+    cursors: tuple[SinkCursor, ...] = ()
+
+    @classmethod
+    def from_object(cls, body: Mapping[str, Any]) -> CachedInventory:
+        """Read an API object. Raises pydantic.ValidationError for one that the CRD would refuse."""
+        found = Inventory.from_object(dict(body))
+        cached = cls(
+            name=found.name,
+            uid=found.uid,
+            resource_version=found.resource_version,
+            generation=found.generation,
+            labels=found.labels,
+            request=request_token(found.annotations.get(REQUESTED_AT, "")) or None,
+            spec=NO_SPEC if found.spec == NO_SPEC else found.spec,
+            foreign_checks=foreign_checks(body["metadata"], manager=MANAGER)
+            if found.status.checks
+            else frozenset(),
+        )
+        return cached.with_status(
+            found.status, body.get("status") or {}, resource_version=found.resource_version
+        )
+
+    @classmethod
+    def created(cls, name: str, meta: InventoryMeta, labels: Mapping[str, str]) -> CachedInventory:
+        """An inventory that the operator has just created with these labels."""
+        return cls(
+            name=name,
+            uid=meta.uid,
+            resource_version=meta.resource_version,
+            generation=meta.generation,
+            labels={**labels, MANAGED_BY_LABEL: MANAGER},
+        )
+
+    def with_status(
+        self, status: InventoryStatus, body: Mapping[str, Any], *, resource_version: str
+    ) -> CachedInventory:
+        """The version that has this status, given as a model and as JSON."""
+        ready = find(status.conditions, ConditionType.READY)
+        checks = tuple(
+            check.model_copy(update={"stdout": None, "stderr": None})
+            for check in status.checks or ()
+        )
+        pairs: tuple[Pair, ...] | None = None
+        if status.gpus is not None:
+            pairs = tuple((gpu.chassis_serial, gpu.serial) for gpu in status.gpus)
+        return replace(
+            self,
+            resource_version=resource_version,
+            packed=zlib.compress(orjson.dumps(body), 1),
+            state=status.state,
+            sequence=status.sequence,
+            policy=status.policy or "",
+            handled_request=status.last_handled_request,
+            read_container=status.source.container_id if status.source else None,
+            last_read=status.last_read_time,
+            last_change=status.last_change_time,
+            ready=ready is not None and ready.status is ConditionStatus.TRUE,
+            suspended=ready is not None and ready.reason == "Suspended",
+            observed_generation=status.observed_generation or 0,
+            node=status.node,
+            pairs=pairs,
+            checks=checks,
+            unsettled=has_unrecorded_results(
+                checks, find(status.conditions, ConditionType.CHECKS_PASSED)
+            ),
+            cursors=tuple(
+                SinkCursor(sink.name, sink.type, sink.delivered_sequence, sink.pending)
+                for sink in status.sinks or ()
+            ),
+        )
+
+    def unpack(self) -> InventoryStatus:
+        """The whole status."""
+        if not self.packed:
+            return InventoryStatus()
+        return InventoryStatus.model_validate(orjson.loads(zlib.decompress(self.packed)))
+
+    @property
+    def managed(self) -> bool:
+        """Whether the operator created the object, and may therefore delete it."""
+        return self.labels.get(MANAGED_BY_LABEL) == MANAGER
+
+    @property
+    def departed(self) -> bool:
+        """Whether the status says that the node is gone."""
+        return self.state is InventoryState.DEPARTED

@@ -1,0 +1,156 @@
+"""Rights, pod security, availability and network policy in the Helm chart."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.chart_values import EVERYTHING, SINKS
+from tests.support.manifests import (
+    Manifest,
+    environment,
+    find,
+    footprint,
+    pod_specs,
+    render,
+    rights,
+)
+
+
+def test_rights_are_the_footprint() -> None:
+    assert rights(render()) == footprint("gpu-operator")
+
+
+def test_rights_follow_the_targets() -> None:
+    targets = [
+        {"namespace": "kube-system", "selector": "k8s-app=nvidia-gpu-device-plugin"},
+        {"namespace": "kube-system", "selector": "name=nvidia-device-plugin-ds"},
+        {"namespace": "other", "selector": "a=b"},
+    ]
+    objects = render(values={"targets": targets, "reader": {"enabled": True}})
+    assert rights(objects) == footprint("gpuid", "kube-system", "other")
+
+
+def test_only_restarts_may_delete_pods_and_only_in_the_first_target() -> None:
+    targets = [
+        {"namespace": "first", "selector": "a=b", "container": "c"},
+        {"namespace": "second", "selector": "a=b", "container": "c"},
+    ]
+    checks: Manifest = {"enabled": True}
+    assert rights(render(values={"targets": targets, "checks": checks})) == footprint(
+        "first", "second"
+    )
+    checks = {"enabled": True, "restarts": True}
+    objects = render(values={"targets": targets, "checks": checks})
+    assert rights(objects) == footprint("first", "second", restarts="first")
+    assert environment(objects)["RESTARTS_PER_HOUR"] == "20"
+    runner = {"command": "true", "forceRestart": True}
+    objects = render(values={"targets": targets[:1], "runner": runner})
+    assert rights(objects) == footprint("first", restarts="first")
+
+
+def test_the_lease_is_where_it_was_asked_for() -> None:
+    values = {"leaderElection": {"namespace": "leases"}}
+    moved = {item for item in rights(render(values=values)) if item[2] == "leases"}
+    assert {item[0] for item in moved} == {"leases"}
+    alone = render(values={"leaderElection": {"enabled": False}, "replicaCount": 1})
+    assert not {item for item in rights(alone) if item[2] == "leases"}
+
+
+def test_no_role_is_granted_to_anyone_else() -> None:
+    """Nor aggregated: permission to write checks is permission to run commands on GPU nodes."""
+    for item in render(values=EVERYTHING):
+        if item["kind"] in ("RoleBinding", "ClusterRoleBinding"):
+            assert item["subjects"] == [
+                {"kind": "ServiceAccount", "name": "gpuid-operator", "namespace": "gpuid"}
+            ]
+        assert "aggregationRule" not in item
+        assert not any("aggregate-to" in label for label in item["metadata"]["labels"])
+
+
+def test_without_rbac_and_service_account() -> None:
+    objects = render(
+        values={"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "mine"}}
+    )
+    kinds = {item["kind"] for item in objects}
+    assert not kinds & {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"}
+    assert "ServiceAccount" not in kinds
+    assert pod_specs(objects)["Deployment/gpuid-operator"]["serviceAccountName"] == "mine"
+
+
+def test_pods_are_of_the_restricted_level() -> None:
+    specs = pod_specs(render(values=EVERYTHING))
+    assert set(specs) == {
+        "Deployment/gpuid-operator",
+        "DaemonSet/gpuid-operator-reader",
+        "Pod/gpuid-operator-test",
+    }
+    for spec in specs.values():
+        assert spec["securityContext"] == {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        assert "hostNetwork" not in spec
+        assert all("hostPath" not in volume for volume in spec.get("volumes", []))
+        for container in spec["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["limits"]["memory"]
+
+
+def test_only_the_operator_gets_a_token() -> None:
+    tokens = {
+        name: spec["automountServiceAccountToken"]
+        for name, spec in pod_specs(render(values=EVERYTHING)).items()
+    }
+    assert [name for name, mounted in tokens.items() if mounted] == ["Deployment/gpuid-operator"]
+
+
+@pytest.mark.parametrize(("replicas", "budgets"), [(0, 0), (1, 0), (2, 1), (3, 1)])
+def test_a_disruption_budget_needs_more_than_one_replica(replicas: int, budgets: int) -> None:
+    """With one pod it would hold up every drain."""
+    kinds = [item["kind"] for item in render(values={"replicaCount": replicas})]
+    assert kinds.count("PodDisruptionBudget") == budgets
+
+
+def test_selectors_choose_the_operators_pods_only() -> None:
+    objects = render(values=EVERYTHING)
+    template = find(objects, "Deployment")["spec"]["template"]
+    reader = find(objects, "DaemonSet")["spec"]["template"]["metadata"]["labels"]
+    spread = template["spec"]["topologySpreadConstraints"]
+    selectors = [
+        find(objects, "Deployment")["spec"]["selector"]["matchLabels"],
+        find(objects, "Service")["spec"]["selector"],
+        find(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        find(objects, "NetworkPolicy", "gpuid-operator")["spec"]["podSelector"]["matchLabels"],
+        *(item["labelSelector"]["matchLabels"] for item in spread),
+    ]
+    assert len(selectors) == 6
+    for selector in selectors:
+        assert selector.items() <= template["metadata"]["labels"].items()
+        assert not selector.items() <= reader.items()
+
+
+def test_network_policy_lets_the_api_server_and_dns_through() -> None:
+    values = {
+        "networkPolicy": {"enabled": True, "ingressFrom": [{"namespaceSelector": {}}]},
+        "exporter": SINKS[2],
+        "reader": {"enabled": True},
+    }
+    objects = render(values=values)
+    rules = find(objects, "NetworkPolicy", "gpuid-operator")["spec"]
+    ports = {(item["port"], item["protocol"]) for rule in rules["egress"] for item in rule["ports"]}
+    assert ports == {(53, "UDP"), (53, "TCP"), (443, "TCP"), (6443, "TCP"), (5432, "TCP")}
+    (ingress,) = rules["ingress"]
+    test_pod = find(objects, "Pod")["metadata"]["labels"]
+    peers = [
+        peer["podSelector"]["matchLabels"] for peer in ingress["from"] if "podSelector" in peer
+    ]
+    assert any(peer.items() <= test_pod.items() for peer in peers)
+    silent = find(objects, "NetworkPolicy", "gpuid-operator-reader")["spec"]
+    assert silent["policyTypes"] == ["Ingress", "Egress"]
+    assert not silent.keys() & {"ingress", "egress"}

@@ -1,0 +1,204 @@
+"""What the Helm chart renders for which values, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gpuid_operator import __version__
+from gpuid_operator.cli.crds import crd_files
+from gpuid_operator.operator.settings import Settings
+from tests.support.chart_values import EVERYTHING, SINKS, load
+from tests.support.manifests import (
+    EXAMPLES,
+    ROOT,
+    Manifest,
+    RenderError,
+    environment,
+    find,
+    pod_specs,
+    render,
+    rights,
+)
+
+
+@pytest.mark.parametrize("helm", ["helm3", "helm4"])
+def test_both_helms_render_the_same(helm: str) -> None:
+    objects = render(values=EVERYTHING, helm=helm)
+    assert objects == render(values=EVERYTHING)
+    assert len(objects) == len(
+        {(o["kind"], o["metadata"].get("namespace"), o["metadata"]["name"]) for o in objects}
+    )
+
+
+def test_defaults_are_the_operators_own() -> None:
+    """But for what two replicas need, and for restarts, which the chart does not allow."""
+    settings, bare = load(render()), Settings.load({"POD_NAME": "from-elsewhere"})
+    differing = {
+        field for field in Settings.model_fields if getattr(settings, field) != getattr(bare, field)
+    }
+    replicas = {"leader_election", "lease_namespace", "pod_namespace"}
+    assert differing == replicas | {"restarts_per_hour"}
+
+
+@pytest.mark.parametrize("sink", SINKS, ids=lambda sink: str(sink["type"]))
+def test_the_operator_takes_every_exporter(sink: Manifest) -> None:
+    assert load(render(values={"exporter": sink})).exporter_type.value == sink["type"]
+
+
+def test_every_setting_is_a_value() -> None:
+    """Some variable of each field appears under some values."""
+    renders: list[Manifest] = [{"exporter": sink} for sink in SINKS]
+    runner = {"command": "true", "forceRestart": True}
+    others: list[Manifest] = [{"clusterName": "prod"}, {"runner": runner}]
+    seen = {name for values in [*renders, *others] for name in environment(render(values=values))}
+    absent = {field.upper() for field in Settings.model_fields} - seen
+    assert absent == {"AWS_ENDPOINT_URL"}  # AWS_ENDPOINT_URL_S3 says the same
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"replicas": 2}, "replicas"),
+        ({"image": {"name": "x"}}, "name"),
+        ({"replicaCount": "2"}, "replicaCount"),
+        ({"workers": 0}, "workers"),
+        ({"workers": 501}, "workers"),
+        ({"timeout": "30"}, "timeout"),
+        ({"log": {"level": "loud"}}, "level"),
+        ({"image": {"digest": "sha256:12"}}, "digest"),
+        ({"targets": [{"namespace": "a"}]}, "selector"),
+        ({"targets": [{"namespace": "A", "selector": "a=b"}]}, "namespace"),
+        ({"exporter": {"type": "kafka"}}, "type"),
+        ({"exporter": {"type": "http"}}, "exporter.http.endpoint"),
+        ({"exporter": {"http": {"endpoint": "https://u:p@host/"}}}, "endpoint"),
+        ({"exporter": {"type": "postgres"}}, "exporter.postgres.host"),
+        (
+            {"exporter": {"type": "postgres", "postgres": {"host": "h", "database": "d"}}},
+            "exporter.postgres.userSecretRef",
+        ),
+        ({"exporter": {"type": "s3"}}, "exporter.s3.bucket"),
+        ({"leaderElection": {"enabled": False}}, "leaderElection.enabled"),
+        ({"targets": []}, "nowhere to read from"),
+        ({"checks": {"restarts": True}}, "checks.enabled"),
+        ({"runner": {"forceRestart": True}}, "runner.command"),
+        ({"runner": {"command": "true"}, "reader": {"enabled": True}}, "one target"),
+        (
+            {
+                "runner": {"command": "true"},
+                "targets": [{"namespace": "gpu-operator", "selector": "app=x"}],
+            },
+            "targets[0].container",
+        ),
+        ({"checks": {"admission": {"enabled": True, "groups": []}}}, "users or groups"),
+    ],
+    ids=str,
+)
+def test_refusals_name_the_value(values: Manifest, said: str) -> None:
+    with pytest.raises(RenderError) as refusal:
+        render(values=values)
+    assert said in str(refusal.value)
+
+
+def test_parents_may_pass_global_and_enabled() -> None:
+    assert render(values={"global": {"imageRegistry": "x"}, "enabled": True}) == render()
+
+
+def test_the_reader_comes_first_and_takes_no_gpu() -> None:
+    objects = render(values={"reader": {"enabled": True}})
+    reader = find(objects, "DaemonSet")["spec"]["template"]
+    first, second = load(objects).targets
+    assert (first.namespace, first.container) == ("gpuid", "reader")
+    wanted = dict(part.split("=") for part in first.selector.split(","))
+    assert wanted.items() <= reader["metadata"]["labels"].items()
+    assert second.namespace == "gpu-operator"
+    (container,) = reader["spec"]["containers"]
+    assert "nvidia.com/gpu" not in json.dumps(container["resources"])
+    assert reader["spec"]["runtimeClassName"] == "nvidia"
+    assert {item["name"]: item["value"] for item in container["env"]} == {
+        "NVIDIA_VISIBLE_DEVICES": "all",
+        "NVIDIA_DRIVER_CAPABILITIES": "utility",
+    }
+
+
+def test_the_reader_by_volume_mounts() -> None:
+    """As the NVIDIA container runtime has them: the device's name as a path, /dev/null behind."""
+    objects = render(values={"reader": {"enabled": True, "deviceList": "volume-mounts"}})
+    spec = pod_specs(objects)["DaemonSet/gpuid-operator-reader"]
+    (volume,) = spec["volumes"]
+    (mount,) = spec["containers"][0]["volumeMounts"]
+    assert volume == {"name": mount["name"], "hostPath": {"path": "/dev/null"}}
+    assert mount["mountPath"] == "/var/run/nvidia-container-devices/all"
+
+
+def test_a_check_runner_has_its_target_in_the_plain_variables() -> None:
+    command = "echo $$ $(date)\nexit 1\n"
+    settings = load(render(values={"runner": {"command": command, "checkName": "mine"}}))
+    assert settings.command == command
+    assert (settings.check_name, settings.force_restart) == ("mine", False)
+    assert settings.namespace == "gpu-operator"
+    assert settings.restarts_per_hour == 0
+
+
+def test_crds_are_kept_and_can_be_left_out() -> None:
+    crds = [item for item in render() if item["kind"] == "CustomResourceDefinition"]
+    assert [item["spec"] for item in crds] == [
+        yaml.safe_load(text)["spec"] for text in crd_files().values()
+    ]
+    for item in crds:
+        assert item["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    without = render(values={"crds": {"install": False}})
+    assert not [item for item in without if item["kind"] == "CustomResourceDefinition"]
+
+
+def test_braces_in_a_crd_survive_helm() -> None:
+    """A description may hold what Helm takes for a template."""
+    template = runpy.run_path(str(ROOT / "scripts" / "chart.py"))["_template"]
+    text = template("kind: X\nmetadata:\n  name: a\nspec: 'a {{ b }} c'\n")
+    assert """'a {{ "{{" }} b {{ "}}" }} c'""" in text
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_render(example: Path) -> None:
+    objects = render("--values", str(example))
+    settings = load(objects)
+    places = {item[0] for item in rights(objects) if item[2] == "pods/exec"}
+    assert places == {target.namespace for target in settings.targets}
+
+
+def test_extra_objects_are_templates() -> None:
+    text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: '{{ .Release.Name }}-text'}"
+    mapping = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "{{ .Release.Namespace }}-mapping"},
+    }
+    objects = render(values={"extraObjects": [text, mapping]})
+    names = {item["metadata"]["name"] for item in objects if item["kind"] == "ConfigMap"}
+    assert names == {"gpuid-operator-text", "gpuid-mapping"}
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ({}, f"gpuid-operator:{__version__}"),
+        ({"registry": "r.example.com/team/", "tag": "1"}, "r.example.com/team/gpuid-operator:1"),
+        ({"digest": f"sha256:{'a' * 64}"}, f"gpuid-operator@sha256:{'a' * 64}"),
+    ],
+    ids=["default", "registry", "digest"],
+)
+def test_image(image: dict[str, Any], expected: str) -> None:
+    for spec in pod_specs(render(values={"image": image, "reader": {"enabled": True}})).values():
+        assert [container["image"] for container in spec["containers"]] == [expected]
+
+
+def test_long_names_stay_within_bounds() -> None:
+    values: Manifest = {**EVERYTHING, "fullnameOverride": "n" * 63}
+    for item in render(values=values):
+        if item["kind"] != "CustomResourceDefinition":
+            assert len(item["metadata"]["name"]) <= 63

@@ -1,0 +1,230 @@
+"""A proxy in front of the API server, which counts an operator's writes and injects faults.
+
+It speaks plain HTTP to the operator and TLS to the server. It passes bytes through as they arrive,
+but holds a request back until it is complete, and reads its head.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+from gpuid_operator.localcluster import LocalCluster
+
+_READS = ("GET", "HEAD", "OPTIONS")
+
+
+class Position(Enum):
+    """When a trap runs its action."""
+
+    BEFORE = auto()
+    """Before the server receives the write; the proxy then drops it."""
+    AFTER = auto()
+    """After the server handled the write; the proxy then drops the answer."""
+    MEANWHILE = auto()
+    """Before the server receives the write; the proxy then passes on write and answer."""
+
+
+@dataclass
+class WriteTrap:
+    """What to do at a future write, after `skip` others."""
+
+    skip: int
+    position: Position
+    action: Callable[[], None]
+    triggered: threading.Event = field(default_factory=threading.Event)
+    request: str = ""
+    """Method and path of the write, once it arrived."""
+
+
+@dataclass(eq=False)
+class _Connection:
+    writer: asyncio.StreamWriter
+    upstream: asyncio.StreamWriter
+    request: str = ""
+    """The request in progress; empty between two requests."""
+    trap: WriteTrap | None = None
+
+
+class ApiFaultProxy:
+    """Use it as a context; an operator that uses `kubeconfig` connects through the proxy."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self._cluster = cluster
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="api-fault-proxy")
+        self._server: asyncio.Server | None = None
+        self._connections: set[_Connection] = set()
+        self._trap: WriteTrap | None = None
+        self._writes: list[str] = []
+        self.refuses: Callable[[str], str | None] = lambda _: None
+        """Decides by the head of a request: None passes it on, a status line is the answer, and an
+        empty string breaks the connection."""
+        self.refused = 0
+        """How many requests were refused."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def kubeconfig(self) -> Path:
+        assert self._server is not None
+        port = self._server.sockets[0].getsockname()[1]
+        config = json.loads(self._cluster.kubeconfig.read_text())
+        config["clusters"][0]["cluster"] = {"server": f"http://127.0.0.1:{port}"}
+        file = self._cluster.directory / f"proxy-{port}.kubeconfig"
+        file.write_text(json.dumps(config))
+        return file
+
+    @property
+    def writes(self) -> list[str]:
+        """Method and path of each write so far, oldest first."""
+        return list(self._writes)
+
+    @property
+    def is_quiet(self) -> bool:
+        """True if no write is in progress."""
+        return not any(
+            one.request and not one.request.startswith(_READS) for one in self._snapshot()
+        )
+
+    @property
+    def watches(self) -> int:
+        """How many watches are open."""
+        return sum("watch=true" in one.request for one in self._snapshot())
+
+    def set_trap(self, skip: int, position: Position, action: Callable[[], None]) -> WriteTrap:
+        """Run `action` at a future write, after `skip` others."""
+        self._trap = WriteTrap(skip, position, action)
+        return self._trap
+
+    def clear_trap(self) -> None:
+        """Remove the trap, unless it was triggered already."""
+        self._trap = None
+
+    def cut(self, wanted: Callable[[str], bool] = lambda _: True) -> int:
+        """Break the connections whose request is `wanted`, and return their number."""
+        hit = [one for one in self._snapshot() if one.request and wanted(one.request)]
+        for one in hit:
+            self._loop.call_soon_threadsafe(one.writer.transport.abort)
+            self._loop.call_soon_threadsafe(one.upstream.transport.abort)
+        return len(hit)
+
+    def _snapshot(self) -> list[_Connection]:
+        return list(self._connections)
+
+    async def _open(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
+
+    async def _close(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for one in self._snapshot():
+            one.writer.transport.abort()
+            one.upstream.transport.abort()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*others, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tls = ssl.create_default_context(cafile=str(self._cluster.ca_file))
+        address = urlsplit(self._cluster.server)
+        try:
+            answers, upstream = await asyncio.open_connection(
+                address.hostname, address.port, ssl=tls
+            )
+        except OSError:
+            writer.transport.abort()
+            return
+        connection = _Connection(writer, upstream)
+        self._connections.add(connection)
+        answering = asyncio.create_task(self._answer(answers, connection))
+        with suppress(OSError, asyncio.IncompleteReadError):
+            await self._ask(reader, connection)
+        upstream.transport.abort()
+        await answering
+        for one in (writer, upstream):
+            with suppress(OSError):
+                await one.wait_closed()
+        self._connections.discard(connection)
+
+    async def _ask(self, reader: asyncio.StreamReader, connection: _Connection) -> None:
+        """Pass requests on, one after the other."""
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            first, *lines = head.decode("latin-1").split("\r\n")
+            headers = {
+                name.lower(): value.strip() for name, _, value in (s.partition(":") for s in lines)
+            }
+            body = await reader.readexactly(int(headers.get("content-length", "0")))
+            connection.request = first.rpartition(" ")[0]
+            refusal = self.refuses(head.decode("latin-1"))
+            if refusal is not None:
+                self.refused += 1
+                if refusal:
+                    answer = (f"HTTP/1.1 {refusal}", "Connection: close", "Content-Length: 0")
+                    connection.writer.write("\r\n".join((*answer, "", "")).encode())
+                    await connection.writer.drain()
+                    connection.writer.close()
+                return
+            if not first.startswith(_READS):
+                self._writes.append(connection.request)
+                trap = self._due(connection.request)
+                if trap and trap.position is Position.AFTER:
+                    connection.trap = trap
+                elif trap:
+                    await self._trigger(trap)
+                    if trap.position is Position.BEFORE:
+                        return
+            connection.upstream.write(head + body)
+            if "upgrade" in headers:
+                while data := await reader.read(65_536):
+                    connection.upstream.write(data)
+                return
+
+    def _due(self, request: str) -> WriteTrap | None:
+        trap = self._trap
+        if trap is None:
+            return None
+        if trap.skip:
+            trap.skip -= 1
+            return None
+        self._trap, trap.request = None, request
+        return trap
+
+    async def _trigger(self, trap: WriteTrap) -> None:
+        await asyncio.to_thread(trap.action)
+        trap.triggered.set()
+
+    async def _answer(self, answers: asyncio.StreamReader, connection: _Connection) -> None:
+        with suppress(OSError):
+            while data := await answers.read(65_536):
+                if connection.trap is not None:
+                    await self._trigger(connection.trap)
+                    break
+                if "watch=true" not in connection.request:
+                    connection.request = ""
+                connection.writer.write(data)
+        connection.writer.transport.abort()

@@ -1,0 +1,145 @@
+"""Sinks that share a name, and sinks that come, change and go."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gpuid_operator.plan import status as plan
+from tests.support import clock
+from tests.support.deliveries import Deliveries, sink
+from tests.support.engines import until
+from tests.support.kube import FakeKube
+from tests.support.objects import inventory_path
+
+
+async def test_sinks_with_the_same_name_and_different_specs_are_separate(kube: FakeKube) -> None:
+    world = Deliveries(kube, sink("cmdb"))
+    world.put("n1", 1)
+    other = sink("cmdb", http={"url": "https://other/in"})
+    world.put("n2", 1, spec={"sinks": [other.to_json()]})
+    world.deliver("n1", "n2")
+    await until(lambda: world.cursor("n1", "cmdb") and world.cursor("n2", "cmdb"))
+    assert sorted(world.http.hosts) == ["cmdb", "other"]
+
+
+async def test_only_a_sink_of_the_environment_gets_its_secrets(kube: FakeKube) -> None:
+    token = {"tokenSecretRef": {"name": "environment", "key": "token"}}
+    spec = sink("cmdb", http={"url": "https://cmdb/in", **token})
+    world = Deliveries(kube, spec)
+    world.put_policy("fleet", spec)
+    world.put("n1", 1)
+    world.put("n2", 1, policy="fleet")
+    world.deliver("n1", "n2")
+    await until(lambda: world.cursor("n1", "cmdb") and world.cursor("n2", "cmdb"))
+    assert {post.token for post in world.http.posts} == {
+        "Bearer of-the-environment",
+        "Bearer of-the-cluster",
+    }
+
+
+async def test_a_cursor_of_another_type_belongs_to_another_sink(kube: FakeKube) -> None:
+    world = Deliveries(kube, sink("cmdb"))
+    cursors = [{"name": "cmdb", "type": "stdout", "deliveredSequence": 2, "pending": 0}]
+    world.put("n1", 2, status={"sinks": cursors})
+    world.deliver("n1")
+    await until(lambda: world.status("n1")["sinks"][0]["type"] == "http")
+    await until(lambda: world.cursor("n1", "cmdb") == 2)
+    assert len(world.http.posts) == 1
+
+
+async def test_a_new_sink_gets_the_whole_history(kube: FakeKube) -> None:
+    world = Deliveries(kube, sink("cmdb"))
+    world.put("n1", 2)
+    world.deliver("n1")
+    await until(lambda: world.cursor("n1", "cmdb") == 2)
+    world.kube.change(
+        inventory_path("n1"), lambda body: body["spec"].update(sinks=[sink("audit").to_json()])
+    )
+    world.take("n1")
+    await world.status_writer.write(
+        "n1",
+        lambda previous, context: plan.reconsidered(previous, now=clock.now(), context=context),
+    )
+    await until(lambda: world.cursor("n1", "audit") == 2)
+    assert [(post.host, len(post.ids)) for post in world.http.posts] == [
+        ("cmdb", 2),
+        ("audit", 2),
+    ]
+
+
+async def test_the_worker_of_a_sink_that_applies_nowhere_ends(kube: FakeKube) -> None:
+    world = Deliveries(kube, sink("cmdb"))
+    world.put_policy("fleet", sink("audit"))
+    world.put("n1", 1, policy="fleet")
+    world.http.answer = lambda _: 503
+    world.deliver("n1")
+    await until(lambda: world.error("n1", "audit"))
+    world.put_policy("fleet")
+    attempts = len(world.http.posts)
+    world.delivery.prune()
+    assert world.count("gpuid_delivery_failures_total", "audit") is None
+    await asyncio.sleep(7200)
+    assert len(world.http.posts) == attempts
+
+
+async def test_a_sink_whose_spec_changed_keeps_its_metrics(kube: FakeKube) -> None:
+    world = Deliveries(kube)
+    world.put_policy("fleet", sink("cmdb"))
+    world.put("n1", 1, policy="fleet")
+    world.http.answer = lambda post: 503 if post.host == "cmdb" else 200
+    world.deliver("n1")
+    await until(lambda: world.error("n1", "cmdb"))
+    world.put_policy("fleet", sink("cmdb", http={"url": "https://other/in"}))
+    world.deliver("n1")
+    world.delivery.prune()
+    await until(lambda: world.cursor("n1", "cmdb") == 1)
+    assert world.http.hosts[-1] == "other"
+    assert world.count("gpuid_records_delivered_total", "cmdb") == 1
+    assert world.count("gpuid_delivery_failures_total", "cmdb") == 3
+
+
+async def test_a_batch_is_not_sent_again_to_a_sink_that_no_longer_applies(kube: FakeKube) -> None:
+    """Even before its worker is pruned."""
+    world = Deliveries(kube)
+    world.put_policy("fleet", sink("cmdb"))
+    world.put("n1", 1, policy="fleet")
+    world.put("n2", 1, policy="fleet", spec={"sinks": [sink("cmdb").to_json()]})
+    world.http.answer = lambda _: 503 if len(world.http.posts) == 1 else 200
+    world.http.until = asyncio.Event()
+    world.deliver("n1", "n2")
+    await until(lambda: world.http.posts)
+    world.put_policy("fleet")
+    world.http.until.set()
+    await until(lambda: world.cursor("n2", "cmdb") == 1)
+    assert [len(post.ids) for post in world.http.posts] == [2, 1]
+    assert world.cursor("n1", "cmdb") is None
+
+
+async def test_a_sink_that_no_longer_applies_gathers_nothing(kube: FakeKube) -> None:
+    world = Deliveries(kube, sink("cmdb"))
+    world.put_policy("fleet", sink("audit"))
+    world.put("n1", 1, policy="fleet")
+    world.put("n2", 1)
+    world.deliver("n1", "n2")
+    world.put_policy("fleet")
+    await until(lambda: world.cursor("n2", "cmdb") == 1)
+    assert world.http.hosts == ["cmdb"]
+
+
+async def test_pending_records_are_counted_per_sink(kube: FakeKube) -> None:
+    world = Deliveries(kube, sink("cmdb"))
+    for node, pending in (("n1", 3), ("n2", 4)):
+        waits = {"name": "cmdb", "type": "http", "deliveredSequence": 0, "pending": pending}
+        done = {"name": "lake", "type": "s3", "deliveredSequence": 9, "pending": 0}
+        world.put(node, 9, status={"sinks": [waits, done]})
+    world.delivery.count_pending()
+    assert world.count("gpuid_records_pending", "cmdb") == 7
+    assert world.count("gpuid_records_pending", "lake") == 0
+
+
+async def test_a_sink_that_no_status_names_yet_has_zero_pending_records(kube: FakeKube) -> None:
+    world = Deliveries(kube, sink("cmdb"))
+    world.put("n1", 1)
+    world.deliver("n1")
+    world.delivery.count_pending()
+    assert world.count("gpuid_records_pending", "cmdb") == 0

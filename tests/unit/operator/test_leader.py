@@ -1,0 +1,229 @@
+"""The leader: the order of its steps, restarts of the watch, and its end with the CRDs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from gpuid_operator.api.meta import INVENTORY_PLURAL, POLICY_PLURAL
+from gpuid_operator.engine.core.pod_selector import PodSelector
+from gpuid_operator.kube.credentials import Credentials
+from gpuid_operator.operator.health import Health
+from gpuid_operator.operator.leader import STOP_WITHIN, Leader
+from tests.support.kube import FakeKube, forbidden
+
+STEPS: list[str] = []
+
+
+class Work:
+    """Work that only notes its steps; `refuses` is the number of starts that fail."""
+
+    refuses = 0
+
+    def __init__(self) -> None:
+        self.sources: tuple[PodSelector, ...] = (PodSelector("gpu-operator", "app=plugin"),)
+        self.sources_changed = asyncio.Event()
+        self.kinds_gone = asyncio.Event()
+
+    async def start(self) -> None:
+        if Work.refuses:
+            Work.refuses -= 1
+            raise forbidden()
+        STEPS.append("start")
+
+    async def stop(self, *, within: float) -> None:
+        assert within == STOP_WITHIN
+        STEPS.append("stop")
+
+    def watch_begins(self) -> None:
+        STEPS.append("watch")
+
+    def count(self) -> None:
+        pass
+
+    def pod_event(self, source: PodSelector, body: dict[str, Any], *, deleted: bool) -> None:
+        pass
+
+    def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:
+        pass
+
+
+class Watch:
+    """A watch that beats once, and ends when the test says so."""
+
+    made: list[Watch]
+
+    def __init__(self, *, sources: Any, receiver: Any, credentials: Any, beat: Any) -> None:
+        self.sources = sources
+        self.receiver = receiver
+        self.authorization = credentials().authorization
+        self.end = asyncio.Event()
+        self.cancelled = False
+        beat()
+        Watch.made.append(self)
+
+    async def run(self) -> None:
+        try:
+            await self.end.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+
+class Cluster(FakeKube):
+    async def credentials(self) -> Credentials:
+        return Credentials(server="https://kube", authorization="Bearer a")
+
+
+@pytest.fixture
+def kube() -> Iterator[Cluster]:
+    STEPS.clear()
+    Watch.made = []
+    Work.refuses = 0
+    yield Cluster()
+
+
+class Running:
+    """A leader whose steps can be awaited."""
+
+    def __init__(self, kube: Cluster) -> None:
+        self.health = Health(now=asyncio.get_running_loop().time)
+        self.leader = Leader(kube, self.health, watch=Watch)
+        self.works: list[Work] = []
+        self.task = asyncio.create_task(self.leader.run(self._make))
+
+    def _make(self) -> Work:
+        self.works.append(Work())
+        return self.works[-1]
+
+    async def watches(self, number: int) -> Watch:
+        """The watch of this number, once it runs."""
+        while len(Watch.made) < number:  # noqa: ASYNC110 - under the jumping clock
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(0)
+        assert len(Watch.made) == number
+        return Watch.made[-1]
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.task
+
+
+async def test_the_work_starts_before_the_watch_and_stops_at_the_end(kube: Cluster) -> None:
+    running = Running(kube)
+    watch = await running.watches(1)
+    [work] = running.works
+    assert watch.receiver is work and watch.sources == work.sources
+    assert watch.authorization == "Bearer a"
+    assert running.leader.work is work
+    assert running.health.ready == (True, "leading")
+    await asyncio.sleep(121)
+    assert "watch: no heartbeat" in running.health.dead()[0]
+    await running.stop()
+    assert STEPS == ["start", "watch", "stop"]
+    assert watch.cancelled
+    assert running.leader.work is None
+    assert running.health.dead() == []
+
+
+async def test_it_waits_for_the_crds_before_it_starts_anything(kube: Cluster) -> None:
+    kube.served.clear()
+    running = Running(kube)
+    await asyncio.sleep(60)
+    assert STEPS == [] and not running.health.ready[0]
+    kube.served.update({INVENTORY_PLURAL, POLICY_PLURAL})
+    await running.watches(1)
+    assert STEPS == ["start", "watch"]
+    await running.stop()
+
+
+async def test_a_start_that_fails_is_tried_again_and_the_leader_is_not_ready(kube: Cluster) -> None:
+    Work.refuses = 2
+    running = Running(kube)
+    await asyncio.sleep(0.5)
+    assert running.health.ready == (False, "failed to list the cluster: forbidden")
+    assert running.leader.work is None
+    await running.watches(1)
+    assert len(running.works) == 1 and STEPS == ["start", "watch"]
+    await running.stop()
+
+
+async def test_when_the_crds_go_the_work_is_stopped_and_another_starts_once_they_are_back(
+    kube: Cluster,
+) -> None:
+    running = Running(kube)
+    watch = await running.watches(1)
+    kube.served.clear()
+    running.works[0].kinds_gone.set()
+    await asyncio.sleep(10)
+    assert watch.cancelled
+    assert STEPS == ["start", "watch", "stop"]
+    assert running.health.ready[1].startswith("waiting for the CRDs: ")
+    kube.served.update({INVENTORY_PLURAL, POLICY_PLURAL})
+    await running.watches(2)
+    assert len(running.works) == 2
+    assert STEPS == ["start", "watch", "stop", "start", "watch"]
+    assert running.health.ready == (True, "leading")
+    await running.stop()
+
+
+async def test_a_watch_that_ends_restarts_with_growing_pauses_beside_the_same_work(
+    kube: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = Running(kube)
+    for number in range(1, 8):
+        (await running.watches(number)).end.set()
+    await running.watches(8)
+    pauses = [record.__dict__["fields"]["seconds"] for record in caplog.records]
+    assert pauses == [1, 2, 4, 8, 16, 30, 30]
+    assert {record.message for record in caplog.records} == {"watch ended; restarting"}
+    assert (STEPS[0], set(STEPS[1:]), len(STEPS)) == ("start", {"watch"}, 9)
+    await running.stop()
+
+
+async def test_a_watch_that_lasted_a_minute_starts_the_pauses_over(
+    kube: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = Running(kube)
+    for number in range(1, 4):
+        (await running.watches(number)).end.set()
+    watch = await running.watches(4)
+    await asyncio.sleep(61)
+    watch.end.set()
+    await running.watches(5)
+    pauses = [record.__dict__["fields"]["seconds"] for record in caplog.records]
+    assert pauses == [1, 2, 4, 1]
+    await running.stop()
+
+
+async def test_other_pods_are_watched_at_once(kube: Cluster) -> None:
+    running = Running(kube)
+    first = await running.watches(1)
+    [work] = running.works
+    work.sources = (*work.sources, PodSelector("checks", "app=driver"))
+    before = asyncio.get_running_loop().time()
+    work.sources_changed.set()
+    second = await running.watches(2)
+    assert first.cancelled
+    assert second.sources == work.sources
+    assert asyncio.get_running_loop().time() - before < 1
+    assert not work.sources_changed.is_set()
+    await running.stop()
+
+
+async def test_an_error_of_the_watch_ends_the_leader_and_the_work_is_stopped(
+    kube: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: Watch) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(Watch, "run", fail)
+    running = Running(kube)
+    with pytest.raises(ValueError, match="a bug"):
+        await running.task
+    assert STEPS == ["start", "watch", "stop"]

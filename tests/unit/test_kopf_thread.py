@@ -1,0 +1,145 @@
+"""Kopf in its thread: where its events arrive, how it ends, and what is logged of its loop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from gpuid_operator.api.meta import POLICY_PLURAL
+from gpuid_operator.engine.core.pod_selector import PodSelector
+from gpuid_operator.operator.kopf_thread import KopfThread, log_loop_error
+from tests.support.kopf_api import KopfApi
+
+
+async def stubborn() -> AsyncIterator[int]:
+    """As Kopf's stream of events, when it is closed while it waits."""
+    with suppress(GeneratorExit):
+        yield 1
+    yield 2
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_generator_that_is_closed_at_the_end_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    events = stubborn()
+
+    async def watch() -> None:
+        asyncio.get_running_loop().set_exception_handler(log_loop_error)
+        assert await anext(events) == 1
+
+    asyncio.run(watch())
+    assert errors(caplog) == []
+
+
+def test_other_errors_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def watch() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(log_loop_error)
+
+        def fail() -> None:
+            raise ValueError
+
+        loop.call_soon(fail)
+        await asyncio.sleep(0)
+
+    asyncio.run(watch())
+    (message,) = errors(caplog)
+    assert message.startswith("Exception in callback")
+
+
+@pytest.fixture
+def sessions_left_open() -> Iterator[None]:
+    """The end of the thread cancels Kopf in the middle of its requests, and leaves its sessions to
+    the garbage collector."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()
+
+
+class Received:
+    """Keeps the events, and the thread in which they came."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[tuple[PodSelector | None, str, bool]] = asyncio.Queue()
+        self.threads: set[str] = set()
+
+    async def next(self) -> tuple[PodSelector | None, str, bool]:
+        async with asyncio.timeout(20):
+            return await self.events.get()
+
+    def pod_event(self, source: PodSelector, body: dict[str, Any], *, deleted: bool) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.events.put_nowait((source, body["metadata"]["name"], deleted))
+
+    def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.events.put_nowait((None, body["metadata"]["name"], deleted))
+
+
+def listed(name: str) -> dict[str, Any]:
+    meta = {"name": name, "namespace": "gpu-operator", "uid": name, "resourceVersion": "1"}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta}
+
+
+@pytest.mark.usefixtures("sessions_left_open")
+async def test_events_reach_the_loop_of_the_caller_until_it_stops_the_watch() -> None:
+    sources = (PodSelector("gpu-operator", "app=plugin"), PodSelector("checks", "app=driver"))
+    received, beats = Received(), asyncio.Event()
+    api = KopfApi()
+    api.lists["pods"].append(listed("a"))
+    api.lists[POLICY_PLURAL].append(listed("fleet"))
+    async with api.serve():
+        thread = KopfThread(
+            sources=sources, receiver=received, credentials=lambda: api.credentials, beat=beats.set
+        )
+        running = asyncio.create_task(thread.run())
+        first = [await received.next() for _ in range(3)]
+        await beats.wait()
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+    # The fake server has the same pods in each namespace; only one operator watches policies.
+    assert sorted(first, key=str) == sorted(
+        [(sources[0], "a", False), (sources[1], "a", False), (None, "fleet", False)], key=str
+    )
+    assert received.threads == {threading.current_thread().name}
+    assert "kopf" not in {thread.name for thread in threading.enumerate()}
+    policies = [one for one in api.requests if one.path.endswith(POLICY_PLURAL)]
+    assert len([one for one in policies if "watch" not in one.query]) == 1
+
+
+async def test_a_watch_that_is_stopped_before_its_thread_has_begun_ends_at_once() -> None:
+    thread = KopfThread(
+        sources=(PodSelector("gpu-operator", "app=plugin"),),
+        receiver=Received(),
+        credentials=lambda: KopfApi().credentials,
+        beat=lambda: None,
+    )
+    watch, stopped = thread._watch, threading.Event()
+
+    async def late() -> None:
+        stopped.wait(20)
+        await watch()
+
+    thread._watch = late  # type: ignore[method-assign]
+    running = asyncio.create_task(thread.run())
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.sleep(0)
+    stopped.set()
+    with suppress(asyncio.CancelledError):
+        await running
+    assert "kopf" not in {one.name for one in threading.enumerate()}
