@@ -44,7 +44,7 @@ class ClusterState:
             node=self.nodes.get(name),
             target=self.pods.find(name),
             policy=self.effective_policy(name, inventory),
-            skip=self.skip_reason(name),
+            skip=self._skip_reason(name, inventory),
         )
 
     def node_names(self) -> set[str]:
@@ -53,9 +53,11 @@ class ClusterState:
 
     def skip_reason(self, name: str) -> SkipReason | None:
         """Why the operator must skip a node; None where it must not."""
+        return self._skip_reason(name, self.inventories.get(name))
+
+    def _skip_reason(self, name: str, inventory: CachedInventory | None) -> SkipReason | None:
         if self.inventories.is_invalid(name):
             return SkipReason.INVALID_INVENTORY
-        inventory = self.inventories.get(name)
         if inventory is not None and self.policies.is_unreadable(inventory.policy):
             return SkipReason.UNREADABLE_POLICY
         return None
