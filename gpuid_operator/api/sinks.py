@@ -203,6 +203,12 @@ class Sink(Model):
     """Puts objects into an S3-compatible bucket."""
 
     @property
+    def is_known(self) -> bool:
+        """Whether this version of the operator knows the type that is set. A later version may have
+        more types."""
+        return any(getattr(self, kind.value) is not None for kind in SinkType)
+
+    @property
     def type(self) -> SinkType:
         """The type that is set; the first one if a server without CEL accepted several."""
         for kind in SinkType:

@@ -37,6 +37,7 @@ from gpuid_operator.engine.writing.policy_status import PolicyStatuses
 from gpuid_operator.engine.writing.status_writer import StatusWriter, StatusWritten
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.pods import TargetPod
+from gpuid_operator.plan.policy import unknown_sinks
 from gpuid_operator.sinks.registry import SinkContext
 from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
@@ -239,6 +240,10 @@ class Engine:
             self._observer.invalid(name, body["metadata"]["uid"], first_fault(error))
             return
         cached = self._state.inventories.get(name)
+        unknown = unknown_sinks(cached.spec.sinks or ()) if cached is not None else ()
+        if unknown:
+            fault = f"spec.sinks: {', '.join(unknown)}: unknown type of sink"
+            self._observer.invalid(name, body["metadata"]["uid"], fault)
         if before is not None and cached is not None and cached.generation != before.generation:
             self._stop_unwanted()
             self._delivery.prune()

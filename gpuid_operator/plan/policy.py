@@ -41,6 +41,10 @@ class EffectivePolicy:
     node_labels: bool
     retention: timedelta
     sinks: tuple[Sink, ...]
+    """The sinks of known types."""
+    unknown_sinks: tuple[str, ...]
+    """Names of the sinks whose types this version of the operator does not know. Where there are
+    any, it skips the node: a status without their cursors would restart their deliveries."""
     builtin_sinks: frozenset[str]
     """Names of the sinks that the environment of the operator configures, with credentials."""
     checks: tuple[Check, ...]
@@ -60,6 +64,11 @@ class EffectivePolicy:
 
 def sink_filter(sink: Sink) -> SinkFilter:
     return SinkFilter(name=sink.name, type=sink.type.value, sightings=sink.sightings)
+
+
+def unknown_sinks(sinks: Iterable[Sink]) -> tuple[str, ...]:
+    """The names of the sinks whose types this version of the operator does not know."""
+    return tuple(sink.name for sink in sinks if not sink.is_known)
 
 
 def selects(selector: LabelSelector | None, labels: Mapping[str, str]) -> bool:
@@ -157,6 +166,7 @@ def resolve_policy(
     sinks = {sink.name: sink for sink in _first(own.sinks, builtin.sinks, [])}
     from_environment = frozenset() if own.sinks is not None else frozenset(sinks)
     mine = {sink.name: sink for sink in spec.sinks or ()}
+    merged = (sinks | mine).values()
     return EffectivePolicy(
         policy=policy.name if policy else "",
         suspended=bool(
@@ -168,7 +178,8 @@ def resolve_policy(
         ),
         node_labels=_first(own.node_labels, builtin.node_labels, True),
         retention=_first(own.retention, builtin.retention, timedelta(hours=720)),
-        sinks=tuple((sinks | mine).values()),
+        sinks=tuple(sink for sink in merged if sink.is_known),
+        unknown_sinks=unknown_sinks(merged),
         builtin_sinks=from_environment - mine.keys(),
         checks=runnable(own) if checks_allowed else (),
     )
@@ -206,6 +217,14 @@ def policy_status(
         ready = _condition(
             policy, "Ready", ConditionStatus.FALSE, "InvalidSelector", words, now=now
         )
+    unknown = unknown_sinks(policy.spec.sinks or ())
+    if unknown:
+        words = (
+            "not in force: this version of the operator does not know the type of sinks"
+            f" {', '.join(unknown)}, and skips the policy's nodes; set stdout, http, postgres or"
+            " s3, or install a version that knows the type"
+        )
+        ready = _condition(policy, "Ready", ConditionStatus.FALSE, "InvalidSink", words, now=now)
     if contenders:
         conflict = _condition(
             policy,

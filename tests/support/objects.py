@@ -9,6 +9,8 @@ from tests.support.kube import INVENTORIES, NODES, POLICIES, FakeKube
 NAMESPACE = "gpu-operator"
 LABEL = ("app", "nvidia-device-plugin-daemonset")
 CONTAINER = "nvidia-device-plugin"
+UNKNOWN_SINK = {"name": "bus", "kafka": {"topic": "gpus"}}
+"""A sink as a later version of the operator may have it."""
 
 
 def node_path(name: str) -> str:

@@ -93,8 +93,9 @@ class Harness:
     def serves(self, entry: OutboxEntry) -> bool:
         return entry.node in self.served
 
-    def delivered(self, node: str, *, uid: str, up_to: int) -> None:
-        self.cursors[node] = max(up_to, self.cursors.get(node, 0))
+    def delivered(self, node: str, position: Position, *, written: Callable[[], None]) -> None:
+        self.cursors[node] = max(position.sequence, self.cursors.get(node, 0))
+        written()
 
     def failed(self, node: str, *, error: str) -> None:
         self.errors.append((node, error))

@@ -36,6 +36,8 @@ class Batch:
         self._max_wait = max_wait.total_seconds()
         self._entries: list[OutboxEntry] = []
         self._sent: dict[str, Position] = {}
+        """The last entry of each node that the sink has, until its cursor is written. From then on
+        the status alone says what the sink has: a node that leaves the sink loses its cursor."""
 
     def __bool__(self) -> bool:
         return bool(self._entries)
@@ -62,14 +64,24 @@ class Batch:
         self._entries = [entry for entry in self._entries if self._pending.serves(entry)]
 
     def mark_sent(self, entries: Sequence[OutboxEntry]) -> dict[str, Position]:
-        """Remembers that the sink has these entries. Returns the last one of each node."""
+        """Drops these entries, which the sink has, and remembers the last one of each node until
+        `cursor_written`. Returns these positions."""
         last = {entry.node: entry.position for entry in entries if entry.is_end}
         self._sent |= last
+        self._entries = [
+            entry for entry in self._entries if not entry.is_covered_by(last.get(entry.node))
+        ]
         return last
 
-    def retain_open(self) -> None:
-        """Drops the entries that the sink has, and those of blocked nodes."""
-        self._entries = [entry for entry in self._entries if self._is_open(entry)]
+    def cursor_written(self, node: str, position: Position) -> None:
+        """Nothing will be written any more for this position: the cursor is in the status, or the
+        status must not have it."""
+        if self._sent.get(node) == position:
+            del self._sent[node]
+
+    def drop_blocked(self) -> None:
+        """Drops the entries of blocked nodes."""
+        self._entries = [entry for entry in self._entries if not self._due.is_blocked(entry.node)]
 
     def clear(self) -> None:
         """Drops everything: the sink has it, or its node is blocked."""
@@ -113,8 +125,3 @@ class Batch:
                 "failed to read the pending records of a node", sink=self._sink, node=node
             )
             return []
-
-    def _is_open(self, entry: OutboxEntry) -> bool:
-        uid, sequence = self._sent.get(entry.node, Position("", 0))
-        is_sent = entry.uid == uid and entry.sequence <= sequence
-        return not is_sent and not self._due.is_blocked(entry.node)

@@ -13,6 +13,7 @@ from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.api.sinks import Sink as SinkSpec
 from gpuid_operator.engine.core.background import Background
 from gpuid_operator.engine.core.idle_gate import IdleGate
+from gpuid_operator.engine.delivery.outbox_entry import Position
 from gpuid_operator.engine.writing.status_writer import Decision, StatusWriter
 from gpuid_operator.plan import delivery
 from gpuid_operator.plan.policy import sink_filter
@@ -39,16 +40,26 @@ class CursorWriter:
         self._slots = asyncio.Semaphore(PARALLEL_WRITES)
         self._turns: dict[str, asyncio.Event] = {}
 
-    def start(self, node: str, decide: Decision, *, uid: str | None = None) -> None:
-        """Begins to write a change. With `uid`, the change is for that very object."""
-        self._tasks.start(self._write(node, decide, uid=uid))
+    def start(
+        self,
+        node: str,
+        decide: Decision,
+        *,
+        uid: str | None = None,
+        done: Callable[[], None] | None = None,
+    ) -> None:
+        """Begins to write a change. With `uid`, the change is for that very object. Calls `done`
+        when it is written, or does not apply any more."""
+        self._tasks.start(self._write(node, decide, uid=uid, done=done))
 
     async def finish(self, *, within: float) -> bool:
         """Waits at most `within` seconds for the writes under way, and gives up the rest. Returns
         whether all of them were made."""
         return await self._tasks.finish(within=within)
 
-    async def _write(self, node: str, decide: Decision, *, uid: str | None) -> None:
+    async def _write(
+        self, node: str, decide: Decision, *, uid: str | None, done: Callable[[], None] | None
+    ) -> None:
         failures = 0
         while True:
             try:
@@ -60,10 +71,12 @@ class CursorWriter:
                     "failed to write delivery status; retrying", node=node, error=str(error)
                 )
             else:
-                return
+                break
             chance = random.random()  # noqa: S311 - jitter, no secret
             pause = backoff(failures, chance=chance, most=_LONGEST_PAUSE)
             await asyncio.sleep(pause.total_seconds())
+        if done is not None:
+            done()
 
     @asynccontextmanager
     async def _turn(self, node: str) -> AsyncIterator[None]:
@@ -100,16 +113,16 @@ class SinkStatusWriter:
         self._writer = writer
         self._clock = clock
 
-    def delivered(self, node: str, *, uid: str, up_to: int) -> None:
-        """Begins to write the cursor into the inventory with this uid."""
+    def delivered(self, node: str, position: Position, *, written: Callable[[], None]) -> None:
+        """Begins to write the cursor into the inventory that the position is in."""
         now = self._clock()
 
         def decide(previous: InventoryStatus, context: StatusContext) -> StatusChange:
             return delivery.after_delivery(
-                previous, self._filter, up_to=up_to, now=now, context=context
+                previous, self._filter, up_to=position.sequence, now=now, context=context
             )
 
-        self._writer.start(node, decide, uid=uid)
+        self._writer.start(node, decide, uid=position.uid, done=written)
 
     def failed(self, node: str, *, error: str) -> None:
         """Begins to write why the sink does not accept what is pending."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
-from gpuid_operator.engine.delivery.outbox_entry import DeliveryStatus
+from gpuid_operator.engine.delivery.outbox_entry import DeliveryStatus, Position
 
 _VARYING: Final = re.compile(r"(?=[\w+.:-]{6})[\w+.:-]*\d[\w+.:-]*")
 """Words that differ between answers, such as times and request ids. An error that differs in
@@ -20,10 +20,10 @@ class DeliveryReporter:
         self._status = status
         self._reported: dict[str, str] = {}
 
-    def delivered(self, node: str, *, uid: str, up_to: int) -> None:
-        """Reports that the sink has every entry up to `up_to` of the inventory with this uid."""
+    def delivered(self, node: str, position: Position, *, written: Callable[[], None]) -> None:
+        """Reports that the sink has every entry up to this position; see DeliveryStatus."""
         self._reported.pop(node, None)
-        self._status.delivered(node, uid=uid, up_to=up_to)
+        self._status.delivered(node, position, written=written)
 
     def failed(self, nodes: Collection[str], error: str) -> None:
         """Reports why the sink does not accept what is pending for these nodes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -32,6 +32,12 @@ class OutboxEntry:
     def position(self) -> Position:
         return Position(self.uid, self.sequence)
 
+    def is_covered_by(self, position: Position | None) -> bool:
+        """Whether a sink that has its node's history up to a position has this entry."""
+        if position is None:
+            return False
+        return self.uid == position.uid and self.sequence <= position.sequence
+
 
 class PendingEntries(Protocol):
     """Where the records of one sink come from."""
@@ -49,8 +55,9 @@ class PendingEntries(Protocol):
 class DeliveryStatus(Protocol):
     """Where the result of deliveries to one sink goes. Its methods do not wait."""
 
-    def delivered(self, node: str, *, uid: str, up_to: int) -> None:
-        """The sink has every entry up to `up_to` of the inventory with this uid."""
+    def delivered(self, node: str, position: Position, *, written: Callable[[], None]) -> None:
+        """The sink has every entry up to this position. Calls `written` when the cursor is in the
+        status, or the status must not have it: the inventory was replaced, or is skipped."""
 
     def failed(self, node: str, *, error: str) -> None:
         """The sink does not accept what is pending for the node."""

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from gpuid_operator.engine.core.options import DEFAULT_TIMINGS, Timings
@@ -128,7 +129,7 @@ class SinkWorker:
             await self._send(list(self._batch))
         except SinkError as error:
             self._failures += 1
-            self._batch.retain_open()
+            self._batch.drop_blocked()
             return error
         finally:
             self._sending = False
@@ -155,8 +156,9 @@ class SinkWorker:
                 raise  # the cause is not in the records
             return {batch[0].node}
         self._refused_alone = -len(records)
-        for node, (uid, sequence) in self._batch.mark_sent(batch).items():
-            self._reporter.delivered(node, uid=uid, up_to=sequence)
+        for node, position in self._batch.mark_sent(batch).items():
+            written = partial(self._batch.cursor_written, node, position)
+            self._reporter.delivered(node, position, written=written)
         return set()
 
     async def _send_parts(self, batch: Sequence[OutboxEntry]) -> set[str]:

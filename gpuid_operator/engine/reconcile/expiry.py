@@ -41,9 +41,9 @@ class InventoryExpiry:
         found = {
             cached.name: cached
             for cached in self._state.inventories
-            if cached.departed and cached.managed and self._is_gone(cached.name)
+            if cached.departed and cached.managed
         }
-        departed = map(self._departed, found.values())
+        departed = [one for one in map(self._departed, found.values()) if one is not None]
         deleted: list[str] = []
         for name in expired(departed, now=self._clock(), keep=self._keep):
             try:
@@ -59,19 +59,27 @@ class InventoryExpiry:
             _log.info("deleted inventory of departed node", node=name)
         return deleted
 
-    def _is_gone(self, name: str) -> bool:
-        view = self._state.view(name)
-        return view.node is None and view.skip is None
+    def _departed(self, cached: CachedInventory) -> DepartedInventory | None:
+        """What the decision depends on; None where the inventory must stay."""
+        try:
+            return self._describe(cached)
+        except Exception:  # one inventory must not keep all others
+            _log.exception("failed to look at inventory of departed node", node=cached.name)
+            return None
 
-    def _departed(self, cached: CachedInventory) -> DepartedInventory:
-        policy = self._state.view(cached.name).policy
+    def _describe(self, cached: CachedInventory) -> DepartedInventory | None:
+        view = self._state.view(cached.name)
+        if view.node is not None or view.skip is not None:
+            return None
         pending = {cursor.sink: cursor.pending for cursor in cached.cursors}
         return DepartedInventory(
             name=cached.name,
             last_change=cached.last_change,
-            retention=policy.retention,
+            retention=view.policy.retention,
             # A sink without a cursor has got nothing yet.
-            delivered=all(pending.get((sink.name, sink.type.value)) == 0 for sink in policy.sinks),
+            delivered=all(
+                pending.get((sink.name, sink.type.value)) == 0 for sink in view.policy.sinks
+            ),
         )
 
     async def _delete(self, cached: CachedInventory) -> None:

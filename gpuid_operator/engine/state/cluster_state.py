@@ -38,13 +38,14 @@ class ClusterState:
     def view(self, name: str) -> NodeView:
         """Look a node up in all caches."""
         inventory = self.inventories.get(name)
+        policy = self.effective_policy(name, inventory)
         return NodeView(
             name=name,
             inventory=inventory,
             node=self.nodes.get(name),
             target=self.pods.find(name),
-            policy=self.effective_policy(name, inventory),
-            skip=self._skip_reason(name, inventory),
+            policy=policy,
+            skip=self._skip_reason(name, inventory, policy),
         )
 
     def node_names(self) -> set[str]:
@@ -53,14 +54,8 @@ class ClusterState:
 
     def skip_reason(self, name: str) -> SkipReason | None:
         """Why the operator must skip a node; None where it must not."""
-        return self._skip_reason(name, self.inventories.get(name))
-
-    def _skip_reason(self, name: str, inventory: CachedInventory | None) -> SkipReason | None:
-        if self.inventories.is_invalid(name):
-            return SkipReason.INVALID_INVENTORY
-        if inventory is not None and self.policies.is_unreadable(inventory.policy):
-            return SkipReason.UNREADABLE_POLICY
-        return None
+        inventory = self.inventories.get(name)
+        return self._skip_reason(name, inventory, self.effective_policy(name, inventory))
 
     def matching(self, name: str) -> list[Policy]:
         """The policies of the highest priority that match a node, the effective one first."""
@@ -84,3 +79,14 @@ class ClusterState:
         """Drop a node that does not exist any more."""
         self.nodes.remove(name)
         self.pods.forget(name)
+
+    def _skip_reason(
+        self, name: str, inventory: CachedInventory | None, policy: EffectivePolicy
+    ) -> SkipReason | None:
+        if self.inventories.is_invalid(name):
+            return SkipReason.INVALID_INVENTORY
+        if inventory is not None and self.policies.is_unreadable(inventory.policy):
+            return SkipReason.UNREADABLE_POLICY
+        if policy.unknown_sinks:
+            return SkipReason.UNKNOWN_SINK
+        return None

@@ -20,6 +20,8 @@ class SkipReason(StrEnum):
     """For example, a later version of the operator wrote it."""
     UNREADABLE_POLICY = "its policy cannot be parsed"
     """The operator cannot tell what is in force; the built-in policy would be a guess."""
+    UNKNOWN_SINK = "a sink of its policy or GPUInventory has a type that this version does not know"
+    """For example, after a rollback of the operator."""
 
 
 @dataclass(frozen=True, slots=True)

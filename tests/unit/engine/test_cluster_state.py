@@ -15,7 +15,14 @@ from gpuid_operator.kube.nodes import NodeFacts
 from gpuid_operator.kube.pods import TargetPod
 from tests.support.engines import TARGET, builtin
 from tests.support.kube import FakeKube
-from tests.support.objects import CONTAINER, put_inventory, put_node, put_pod, put_policy
+from tests.support.objects import (
+    CONTAINER,
+    UNKNOWN_SINK,
+    put_inventory,
+    put_node,
+    put_pod,
+    put_policy,
+)
 
 
 @pytest.fixture
@@ -118,6 +125,22 @@ def test_a_node_whose_policy_cannot_be_parsed_is_skipped(
     state.policies.put("later", None)
     assert view(kube, state, status={"policy": "later"}).skip is SkipReason.UNREADABLE_POLICY
     assert view(kube, state, status={"policy": "other"}).skip is None
+
+
+async def test_a_node_with_a_sink_of_an_unknown_type_is_skipped(
+    kube: FakeKube, state: ClusterState
+) -> None:
+    """Whether the policy has it or the inventory. A sink of the inventory can replace it."""
+    state.policies.put("a", Policy.from_object(put_policy(kube, "a", sinks=[UNKNOWN_SINK])))
+    named = {"policy": "a"}
+    assert view(kube, state, status=named).skip is SkipReason.UNKNOWN_SINK
+    known = {"sinks": [{"name": UNKNOWN_SINK["name"], "stdout": {}}]}
+    assert view(kube, state, status=named, spec=known).skip is None
+    assert view(kube, state, spec={"sinks": [UNKNOWN_SINK]}).skip is SkipReason.UNKNOWN_SINK
+    assert state.skip_reason("n1") is SkipReason.UNKNOWN_SINK
+    assert view(kube, state, spec={}).skip is None
+    state.nodes.put(facts(kube))
+    assert state.view("n1").skip is SkipReason.UNKNOWN_SINK  # the policy selects its labels
 
 
 async def test_a_gpu_node_has_a_target_pod_or_gpu_capacity(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from typing import Any
 
 from gpuid_operator.plan import status as plan
 from tests.support import clock
@@ -65,6 +67,48 @@ async def test_a_new_sink_gets_the_whole_history(kube: FakeKube) -> None:
         ("cmdb", 2),
         ("audit", 2),
     ]
+
+
+async def settle(world: Deliveries, node: str, **spec: Any) -> None:
+    """Give an inventory this spec, and write the status that follows from it."""
+    world.kube.change(inventory_path(node), lambda body: body.update(spec=spec))
+    world.take(node)
+    await world.status_writer.write(node, partial(plan.reconsidered, now=clock.now()))
+    world.deliver(node)
+
+
+async def test_a_node_that_left_a_sink_and_comes_back_is_new_to_it(kube: FakeKube) -> None:
+    """Another node still uses the sink, so that its worker stays."""
+    world = Deliveries(kube)
+    spec = {"sinks": [sink("cmdb").to_json()]}
+    for node in ("n1", "n2"):
+        world.put(node, 2, spec=spec)
+    world.deliver("n1", "n2")
+    await until(lambda: world.cursor("n1", "cmdb") == world.cursor("n2", "cmdb") == 2)
+    await settle(world, "n1")
+    assert world.cursor("n1", "cmdb") is None
+    await settle(world, "n1", **spec)
+    assert world.cursor("n1", "cmdb") == 0
+    await until(lambda: world.cursor("n1", "cmdb") == 2)
+    first, second = world.http.posts
+    assert second.ids == first.ids[:2]
+    assert world.status("n1")["sinks"][0]["pending"] == 0
+
+
+async def test_records_whose_cursor_could_not_be_written_are_sent_again(kube: FakeKube) -> None:
+    world = Deliveries(kube)
+    world.put_policy("fleet", sink("cmdb"))
+    world.put("n1", 2, policy="fleet")
+    world.idle_gate.update(1)
+    world.deliver("n1")
+    await until(lambda: world.http.posts)
+    world.state.policies.put("fleet", None)
+    world.idle_gate.update(0)
+    await asyncio.sleep(60)
+    assert world.writes() == 0
+    world.put_policy("fleet", sink("cmdb"))
+    world.deliver("n1")
+    await until(lambda: world.cursor("n1", "cmdb") == 2)
 
 
 async def test_the_worker_of_a_sink_that_applies_nowhere_ends(kube: FakeKube) -> None:

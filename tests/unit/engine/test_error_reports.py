@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from gpuid_operator.engine.delivery.error_reports import DeliveryReporter
+from gpuid_operator.engine.delivery.outbox_entry import Position
 
 
 class Status:
@@ -13,8 +16,9 @@ class Status:
     def __init__(self) -> None:
         self.written: list[tuple[str, int | str]] = []
 
-    def delivered(self, node: str, *, uid: str, up_to: int) -> None:
-        self.written.append((node, up_to))
+    def delivered(self, node: str, position: Position, *, written: Callable[[], None]) -> None:
+        self.written.append((node, position.sequence))
+        written()
 
     def failed(self, node: str, *, error: str) -> None:
         self.written.append((node, error))
@@ -66,7 +70,7 @@ def test_an_error_after_a_delivery_is_written_again(
     status: Status, reporter: DeliveryReporter
 ) -> None:
     reporter.failed(["a"], "down")
-    reporter.delivered("a", uid="u", up_to=7)
+    reporter.delivered("a", Position("u", 7), written=lambda: None)
     reporter.failed(["a"], "down")
     assert status.written == [("a", "down"), ("a", 7), ("a", "down")]
 

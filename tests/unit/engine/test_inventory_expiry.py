@@ -9,14 +9,22 @@ import pytest
 
 from gpuid_operator.api.meta import MANAGED_BY_LABEL, MANAGER
 from gpuid_operator.engine.reconcile.expiry import InventoryExpiry
+from gpuid_operator.engine.state.node_view import NodeView
 from tests.support import clock
 from tests.support.clock import START
 from tests.support.kube import FakeKube, server_error
-from tests.support.objects import inventory_path, put_inventory, put_node, put_policy
+from tests.support.objects import (
+    UNKNOWN_SINK,
+    inventory_path,
+    put_inventory,
+    put_node,
+    put_policy,
+)
 from tests.unit.engine.test_resync import ResyncBench
 
 OURS = {MANAGED_BY_LABEL: MANAGER}
 RETENTION = timedelta(hours=720)
+NOTHING = {"matchLabels": {"pool": "none"}}
 
 
 @pytest.fixture
@@ -31,6 +39,7 @@ def departed(
     ago: timedelta = RETENTION,
     pending: int | None = 0,
     labels: dict[str, str] = OURS,
+    spec: dict[str, Any] | None = None,
     **status: Any,
 ) -> None:
     """The inventory of a node that left so long ago; `pending=None`: its sink has no cursor."""
@@ -42,7 +51,7 @@ def departed(
         "lastChangeTime": changed,
         "sinks": [] if pending is None else [sink],
     }
-    put_inventory(bench.kube, name, status=given | status, labels=labels)
+    put_inventory(bench.kube, name, status=given | status, labels=labels, spec=spec)
 
 
 def expiry(bench: ResyncBench, *, keep: int = 5000) -> InventoryExpiry:
@@ -96,6 +105,35 @@ async def test_one_whose_policy_cannot_be_understood_is_kept(bench: ResyncBench)
     assert inventory_path("n1") in bench.kube.objects
     await left(bench)
     assert inventory_path("n1") in bench.kube.objects
+
+
+async def test_one_with_a_sink_of_an_unknown_type_is_kept_and_stops_no_other(
+    bench: ResyncBench,
+) -> None:
+    departed(bench, "n1", spec={"sinks": [UNKNOWN_SINK]})
+    put_policy(bench.kube, "p", sinks=[UNKNOWN_SINK], priority=1, nodeSelector=NOTHING)
+    departed(bench, "n2", policy="p")
+    departed(bench, "n3")
+    assert await left(bench) == {"n1", "n2", "p"}
+
+
+async def test_an_unexpected_error_about_one_stops_no_other(
+    bench: ResyncBench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    departed(bench, "n1")
+    departed(bench, "n2")
+    view = bench.state.view
+
+    def fails(name: str) -> NodeView:
+        if name == "n1":
+            raise ZeroDivisionError
+        return view(name)
+
+    await bench.resync.run()
+    monkeypatch.setattr(bench.state, "view", fails)
+    assert await expiry(bench).run() == ["n2"]
+    (record,) = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert record.exc_info
 
 
 async def test_its_policy_says_how_long_it_is_kept(bench: ResyncBench) -> None:

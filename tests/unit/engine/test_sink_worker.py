@@ -45,7 +45,7 @@ async def test_later_entries_follow_the_last_one_sent() -> None:
     """Also while the cursor is not written yet."""
     harness = Harness({"a": [1]})
     write = harness.delivered
-    harness.delivered = lambda node, *, uid, up_to: None  # type: ignore[method-assign]
+    harness.delivered = lambda node, position, *, written: None  # type: ignore[method-assign]
 
     def grows() -> bool:
         if len(harness.sent) == 1 and len(harness.entries["a"]) == 1:
