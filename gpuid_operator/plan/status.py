@@ -149,7 +149,7 @@ def after_read(
         writer=writer,
         context=context,
         updates={
-            ConditionType.READY: _ready(context),
+            ConditionType.READY: _ready(context, unread=found.unread),
             ConditionType.HEALTHY: conditions.healthy(gpus),
         },
     )
@@ -177,10 +177,10 @@ def _sighting_due(previous: InventoryStatus, interval: timedelta, now: datetime)
     return last is None or (interval > timedelta(0) and now - last >= interval)
 
 
-def _ready(context: StatusContext) -> ConditionUpdate:
+def _ready(context: StatusContext, *, unread: Sequence[tuple[str, GPU]] = ()) -> ConditionUpdate:
     if context.suspended:
         return ConditionUpdate(ConditionStatus.TRUE, _SUSPENDED, _READS_SUSPENDED)
-    return ConditionUpdate(ConditionStatus.TRUE, "ReadOK", "")
+    return conditions.read_ok(unread)
 
 
 def _suspended(previous: InventoryStatus) -> ConditionUpdate:

@@ -12,7 +12,7 @@ from tests.support import clock
 from tests.support.fake_exec import ExecAnswer
 from tests.support.kube import FakeKube
 from tests.support.objects import inventory_path, put_node, put_pod, put_policy
-from tests.support.smi_fixtures import machine, serials, without
+from tests.support.smi_fixtures import machine, serials, uuids, without
 from tests.unit.engine.reading import ReadBench
 
 DAY = timedelta(hours=24)
@@ -89,6 +89,31 @@ async def test_a_container_that_is_not_ready_is_read_where_nothing_is_known(
     await bench.node_with_pod(ready=False)
     await bench.process("n1")
     assert bench.status()["gpuCount"] == 2
+
+
+@pytest.mark.parametrize("text", ["Unknown Error", "Insufficient Permissions", "N/A"])
+async def test_a_serial_that_cannot_be_read_for_a_moment_stays(bench: ReadBench, text: str) -> None:
+    await bench.node_with_pod()
+    await bench.process("n1")
+    history, labels = (
+        bench.history(),
+        bench.kube.objects[inventory_path("n1")]["metadata"]["labels"],
+    )
+    serial = serials(machine("n1"))[0]
+    bench.prints(machine("n1").replace(f"<serial>{serial}<", f"<serial>{text}<"))
+    request_read(bench, "token-1")
+    await bench.process("n1")
+    assert bench.history() == history
+    assert serial in bench.status()["serials"]
+    assert bench.kube.objects[inventory_path("n1")]["metadata"]["labels"] == labels
+    status, reason, message = bench.ready()
+    assert (status, reason) == ("True", "ReadOK")
+    assert message.endswith(f"serial of {uuids(machine('n1'))[0]}")
+    bench.prints(machine("n1"))
+    request_read(bench, "token-2")
+    await bench.process("n1")
+    assert bench.history() == history
+    assert bench.ready() == ("True", "ReadOK", "")
 
 
 async def test_a_requested_read_is_made_and_acknowledged(bench: ReadBench) -> None:
