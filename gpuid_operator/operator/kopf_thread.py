@@ -48,6 +48,7 @@ class KopfThread:
         self._beat = beat
         self._home = asyncio.get_running_loop()
         self._ended = asyncio.Event()
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._main, name="kopf", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -58,6 +59,7 @@ class KopfThread:
         try:
             await self._ended.wait()
         finally:
+            self._stopping.set()
             if self._loop is not None and self._task is not None:
                 with contextlib.suppress(RuntimeError):  # it has ended by itself
                     self._loop.call_soon_threadsafe(self._task.cancel)
@@ -77,6 +79,8 @@ class KopfThread:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(log_loop_error)
         self._task = asyncio.current_task()
+        if self._stopping.is_set():
+            return  # `run` was cancelled before it could see the task
         beating = asyncio.create_task(self._beat_while_complete())
         # Each source has its own selector, and a Kopf operator has one selector for all pods.
         operators = [

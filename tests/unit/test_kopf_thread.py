@@ -119,3 +119,27 @@ async def test_events_reach_the_loop_of_the_caller_until_it_stops_the_watch() ->
     assert "kopf" not in {thread.name for thread in threading.enumerate()}
     policies = [one for one in api.requests if one.path.endswith(POLICY_PLURAL)]
     assert len([one for one in policies if "watch" not in one.query]) == 1
+
+
+async def test_a_watch_that_is_stopped_before_its_thread_has_begun_ends_at_once() -> None:
+    thread = KopfThread(
+        sources=(PodSelector("gpu-operator", "app=plugin"),),
+        receiver=Received(),
+        credentials=lambda: KopfApi().credentials,
+        beat=lambda: None,
+    )
+    watch, stopped = thread._watch, threading.Event()
+
+    async def late() -> None:
+        stopped.wait(20)
+        await watch()
+
+    thread._watch = late  # type: ignore[method-assign]
+    running = asyncio.create_task(thread.run())
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.sleep(0)
+    stopped.set()
+    with suppress(asyncio.CancelledError):
+        await running
+    assert "kopf" not in {one.name for one in threading.enumerate()}

@@ -157,5 +157,5 @@ def test_an_object_of_another_version_is_no_traceback(
         serve(manifest["spec"]["versions"])
     assert result.exit_code == 1
     assert result.stderr.startswith(f"error: context {HERE}: failed to parse a GPUInventory: ")
-    assert "(state: " in result.stderr
+    assert "GPUInventory: state: " in result.stderr
     assert result.stderr.count("\n") == 1
