@@ -83,12 +83,19 @@ async def test_a_container_that_was_replaced_is_read_at_once(bench: ReadBench) -
     assert bench.status()["source"]["containerID"] == "containerd://plugin-n1-2"
 
 
-async def test_a_container_that_is_not_ready_is_read_where_nothing_is_known(
-    bench: ReadBench,
-) -> None:
-    await bench.node_with_pod(ready=False)
+async def test_a_last_read_in_the_future_holds_no_read(bench: ReadBench) -> None:
+    await bench.node_with_pod()
     await bench.process("n1")
-    assert bench.status()["gpuCount"] == 2
+
+    def be_read_in_2031(body: dict[str, dict[str, str]]) -> None:
+        body["status"]["lastReadTime"] = "2031-01-01T00:00:00Z"
+
+    bench.inventory_changed(bench.kube.change(inventory_path("n1"), be_read_in_2031))
+    wait = await bench.process("n1")
+    assert len(bench.kube.exec.calls) == 2
+    assert bench.status()["lastReadTime"] < "2031"
+    assert wait is not None
+    assert DAY - timedelta(seconds=1) < wait <= DAY * 1.1
 
 
 @pytest.mark.parametrize("text", ["Unknown Error", "Insufficient Permissions", "N/A"])
