@@ -138,5 +138,4 @@ def _is_stale(cached: CachedInventory, view: NodeView) -> bool:
         sinks=frozenset(cursor.sink for cursor in cached.cursors),
         checks=frozenset(check.name for check in cached.checks),
     )
-    context = view.policy.status_context(cached.generation, foreign=view.foreign_checks)
-    return cached.state is not None and is_stale(basis, context)
+    return cached.state is not None and is_stale(basis, view.status_context)

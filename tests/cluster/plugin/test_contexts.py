@@ -60,7 +60,7 @@ def test_a_cluster_that_is_down_does_not_hide_the_others(
     assert "context no," in other
     result = run("where", UUID_1, "--context", "down", kubeconfig=contexts)
     assert result.exit_code == 1
-    assert "not found" not in result.stderr
+    assert f"{UUID_1} not found" not in result.stderr
     assert run("where", UUID_1, kubeconfig=contexts).exit_code == 0
 
 

@@ -185,3 +185,17 @@ async def test_a_kind_that_is_no_longer_served_is_reported(bench: WatchBench) ->
     bench.kube.break_watches()
     await bench.watch.kinds_gone.wait()
     await until(lambda: bench.tasks[0].done())
+
+
+async def test_an_event_ends_the_back_off_of_the_watch(bench: WatchBench) -> None:
+    put_inventory(bench.kube, "n1")
+    await bench.start()
+    bench.kube.fail("WATCH", "gpuinventories", server_error(), times=6)
+    bench.kube.break_watches()
+    await bench.watching(8)
+    bench.ask("token-1")
+    await until(lambda: bench.request() == "token-1")
+    broken = asyncio.get_running_loop().time()
+    bench.kube.break_watches()
+    await bench.watching(9)
+    assert bench.kube.asked("WATCH", "gpuinventories")[-1].time - broken <= 1
