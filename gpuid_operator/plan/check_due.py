@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Final
 
 from gpuid_operator.api.inventory import CheckStatus
-from gpuid_operator.plan.schedule import backoff, next_interval_read
+from gpuid_operator.plan.schedule import (
+    BACKOFF_MAX,
+    backoff,
+    bounded,
+    is_ahead,
+    next_interval_read,
+)
+
+LONGEST_WAIT: Final = timedelta(hours=1)
+"""The longest time after which a refused restart runs the check again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,21 +77,23 @@ def next_run_at(
     then show whether this container has run it.
 
     the check has no result, or one of another command or place | now
+    the result is from the future: the clock was stepped back   | now
     this container has not run the check                        | now
     otherwise                                                   | after `interval`, spread by up to
                                                                 | a tenth; never if it is zero
 
     For a container that this process has asked, `run_again_at` brings the run forward, and
-    `not_before` postpones it.
+    `not_before` postpones it. Times too far in the future count as now.
     """
     asked = None if attempts is None else attempts.container_id == placement.container_id
     due = _due_by_result(last, placement, asked=asked, now=now)
     if attempts is None or not asked:
         return due
-    times = [at for at in (due, attempts.run_again_at) if at is not None]
+    again = bounded(attempts.run_again_at, LONGEST_WAIT, now=now)
+    times = [at for at in (due, again) if at is not None]
     if not times:
         return None
-    return max(min(times), attempts.not_before or min(times))
+    return max(min(times), bounded(attempts.not_before, BACKOFF_MAX, now=now) or min(times))
 
 
 def _due_by_result(
@@ -89,10 +101,12 @@ def _due_by_result(
 ) -> datetime | None:
     if last is None or last.last_run_time is None or last.command_digest != placement.digest:
         return now
+    if is_ahead(last.last_run_time, now=now):
+        return now
     if asked is None:
         started = placement.started
         restarted = started is not None and last.last_run_time <= started
         asked = last.pod == placement.pod and not restarted
     if not asked:
         return now
-    return next_interval_read(last.last_run_time, placement.interval, node=placement.node)
+    return next_interval_read(last.last_run_time, placement.interval, node=placement.node, now=now)

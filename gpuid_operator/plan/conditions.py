@@ -20,6 +20,7 @@ from gpuid_operator.api.inventory import (
     SinkStatus,
 )
 from gpuid_operator.api.values import truncate
+from gpuid_operator.plan.identity import IDENTITY_FACTS
 
 MAX_CONDITION_MESSAGE = 1024
 
@@ -64,6 +65,19 @@ def updated(
             last_transition_time=before.last_transition_time if before and same else now,
         )
     return sorted(merged.values(), key=lambda item: order.index(item.type))
+
+
+def read_ok(unread: Sequence[tuple[str, GPU]]) -> ConditionUpdate:
+    """The condition `Ready` after a successful read; `unread` are the known identity facts that
+    it does not have."""
+    gpus: dict[str, list[str]] = {}
+    for fact, gpu in unread:
+        gpus.setdefault(fact, []).append(gpu.uuid or gpu.pci_address or "")
+    kept = "; ".join(
+        f"{IDENTITY_FACTS[fact]} of {', '.join(names)}" for fact, names in gpus.items()
+    )
+    message = f"nvidia-smi did not report known facts, which stay as last read: {kept}"
+    return ConditionUpdate(ConditionStatus.TRUE, "ReadOK", message if kept else "")
 
 
 def healthy(gpus: Sequence[GPU] | None) -> ConditionUpdate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from gpuid_operator.api.inventory import (
     GPU,
@@ -18,15 +18,10 @@ from gpuid_operator.api.inventory import (
 )
 from gpuid_operator.api.meta import MAX_FROM_TO, MAX_MESSAGE
 from gpuid_operator.api.values import truncate
-from gpuid_operator.plan.identity import Match
+from gpuid_operator.plan.identity import IDENTITY_FACTS, Match
 
-# Facts whose change under one UUID is a `GPUChanged`, and their names in messages.
-_IDENTITY_FACTS = (
-    ("serial", "serial"),
-    ("vbios", "VBIOS version"),
-    ("board_part_number", "board part number"),
-    ("gpu_part_number", "GPU part number"),
-)
+_CHANGES: Final = ("serial", "vbios", "board_part_number", "gpu_part_number")
+"""The facts whose change under one UUID is a `GPUChanged`."""
 
 
 @dataclass(slots=True)
@@ -150,16 +145,16 @@ def _kept(
     if before.uuid is None and (now.uuid or (unknown and now.serial)):
         # The GPU was lost or unreadable when first seen; this is the first read of its identity.
         yield writer.entry(HistoryType.GPU_ADDED, now, message="first read of the GPU's identity")
-    for fact, words in () if unknown else _IDENTITY_FACTS:
+    for fact in () if unknown else _CHANGES:
         old, new = getattr(before, fact), getattr(now, fact)
-        if old == new or (driver_changed and (old is None or new is None)):
+        if old == new or (driver_changed and old is None):
             continue
         yield writer.entry(
             HistoryType.GPU_CHANGED,
             now,
             from_=old,
             to=new,
-            message=f"{words} changed from {old or 'none'} to {new or 'none'}",
+            message=f"{IDENTITY_FACTS[fact]} changed from {old or 'none'} to {new}",
         )
     if before.state is not now.state and GPUState.LOST in (before.state, now.state):
         if now.state is GPUState.LOST:

@@ -3,14 +3,28 @@
 The UUID identifies a GPU. Without a UUID, the serial and the PCI address do: the GPUs of one board
 share a serial. A GPU whose body nvidia-smi cannot read (because it fell off the bus, for example)
 is the one last seen at its PCI address, unless its serial or UUID contradicts.
+
+A known identity fact stays until another value is read: NVML sometimes fails to read one, and an
+older driver may not report it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from gpuid_operator.api.inventory import GPU, GPUState, HistoryEntry
+
+IDENTITY_FACTS: Final = {
+    "uuid": "UUID",
+    "serial": "serial",
+    "vbios": "VBIOS version",
+    "board_part_number": "board part number",
+    "gpu_part_number": "GPU part number",
+    "chassis_serial": "chassis serial",
+}
+"""The facts of a GPU that stay known, and their names in messages."""
 
 Key = tuple[str, ...]
 """Identity of a GPU within its node, comparable across reads."""
@@ -34,6 +48,9 @@ class Match:
     """GPUs that are new."""
     missing: tuple[GPU, ...]
     """GPUs, as last known, that the read does not list."""
+    unread: tuple[tuple[str, GPU], ...] = ()
+    """(identity fact, GPU as last known) for each known fact that the read lacks, of GPUs that
+    nvidia-smi could read otherwise."""
 
 
 def match(before: Sequence[GPU], now: Sequence[GPU]) -> Match:
@@ -57,10 +74,17 @@ def match(before: Sequence[GPU], now: Sequence[GPU]) -> Match:
         if old is not None:
             pairs[position] = old
             left.remove(old)
+    both = [(pairs[i], gpu) for i, gpu in enumerate(now) if i in pairs]
     return Match(
-        kept=tuple((pairs[i], _carried(pairs[i], gpu)) for i, gpu in enumerate(now) if i in pairs),
+        kept=tuple((old, _carried(old, gpu)) for old, gpu in both),
         added=tuple(gpu for i, gpu in enumerate(now) if i not in pairs),
         missing=tuple(left),
+        unread=tuple(
+            (fact, old)
+            for old, gpu in both
+            if gpu.state is GPUState.OK
+            for fact in _unread(old, gpu)
+        ),
     )
 
 
@@ -80,9 +104,9 @@ def _agree(one: str | None, other: str | None) -> bool:
 def _carried(before: GPU, now: GPU) -> GPU:
     """The facts of a GPU that was present before.
 
-    A GPU that nvidia-smi cannot read keeps the facts of the last read except its state. A GPU that
-    no longer reports an identity keeps the known one. An unreadable body does not prove that a
-    lost GPU is back.
+    A GPU that nvidia-smi cannot read keeps the facts of the last read except its state. Any other
+    GPU keeps the identity facts that the read does not have. An unreadable body does not prove that
+    a lost GPU is back.
     """
     if now.state is not GPUState.OK:
         read = {name: value for name, value in now if value is not None}
@@ -92,8 +116,14 @@ def _carried(before: GPU, now: GPU) -> GPU:
             known = {name: value for name, value in now.health if value is not None}
             read["health"] = before.health.model_copy(update=known)
         return before.model_copy(update=read)
-    if now.uuid is None and before.uuid is not None:
-        return now.model_copy(update={"uuid": before.uuid})
-    if now.uuid is None and now.serial is None and before.serial is not None:
-        return now.model_copy(update={"serial": before.serial})
-    return now
+    unread = _unread(before, now)
+    return now.model_copy(update=unread) if unread else now
+
+
+def _unread(before: GPU, now: GPU) -> dict[str, str]:
+    """The identity facts that were known before and that the read does not have."""
+    return {
+        fact: known
+        for fact in IDENTITY_FACTS
+        if (known := getattr(before, fact)) is not None and getattr(now, fact) is None
+    }

@@ -1,4 +1,5 @@
-"""What happens to a node on which no target container runs.
+"""What happens to a node on which no target container runs, or which was never read and whose
+container is not ready.
 
 The rows are tried from top to bottom:
 
@@ -81,15 +82,19 @@ def grace_left(node: NodeWithoutTarget, *, grace: float, now: float) -> float:
 
 
 def no_target_error(
-    targets: tuple[Target, ...], *, stopped: tuple[str, str] | None = None
+    targets: tuple[Target, ...],
+    *,
+    stopped: tuple[str, str] | None = None,
+    running: bool = False,
 ) -> ReadError:
-    """The failure of a node without a running target container.
+    """The failure of a node without a target container to read it in.
 
     `stopped` is the target pod, as namespace/name, and its container, if there is a pod whose
-    container is not running.
+    container is not running or, with `running`, not ready.
     """
     if stopped is not None:
-        found = f"container {stopped[1]} of pod {stopped[0]} is not running"
+        lacks = "ready" if running else "running"
+        found = f"container {stopped[1]} of pod {stopped[0]} is not {lacks}"
     else:
         places = "; ".join(
             f"namespace {target.namespace}, selector {target.selector}" for target in targets

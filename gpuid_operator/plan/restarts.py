@@ -11,6 +11,7 @@ from typing import Final
 from gpuid_operator.api.inventory import CheckStatus, InventoryStatus
 from gpuid_operator.api.values import whole_seconds
 from gpuid_operator.plan.checks import find, replaced, with_checks
+from gpuid_operator.plan.schedule import is_ahead
 from gpuid_operator.plan.status_change import StatusChange, StatusContext, writer_of
 
 RESTART_PAUSE: Final = timedelta(minutes=10)
@@ -77,6 +78,8 @@ def refusal(case: RestartCase, *, now: datetime) -> Refusal | None:
     this node within 10 minutes                      | RestartRefused    | after these
     another restart is in progress                   | RestartRefused    | in a minute
     RESTARTS_PER_HOUR                                | RestartRefused    | when the hour has room
+
+    A restart in the future, by a clock that was wrong or was stepped back, counts as past.
     """
     if not case.controlled:
         return _refused("the pod has no controller that would recreate it")
@@ -95,7 +98,11 @@ def refusal(case: RestartCase, *, now: datetime) -> Refusal | None:
         return Refusal("RestartsHalted", words, None)
     restarts = {(seen.node, seen.check.last_restart_time) for seen in case.known}
     restarts |= {(node, whole_seconds(at)) for node, at in case.recent}
-    times = [(node, at) for node, at in restarts if at is not None and now - at < _HOUR]
+    times = [
+        (node, at)
+        for node, at in restarts
+        if at is not None and now - at < _HOUR and not is_ahead(at, now=now)
+    ]
     last = max((at for node, at in times if node == case.node), default=None)
     if last is not None and now - last < case.pause:
         return _refused(
@@ -122,7 +129,7 @@ def _refused(words: str, again: timedelta | None = None) -> Refusal:
 def _is_under_way(check: CheckStatus, case: RestartCase, now: datetime) -> bool:
     """Whether the check has not run since its pod was restarted."""
     at = check.last_restart_time
-    if at is None or now - at >= case.pause:
+    if at is None or now - at >= case.pause or is_ahead(at, now=now):
         return False
     return check.last_run_time is None or check.last_run_time <= at
 

@@ -2,12 +2,18 @@
 
 event                                        | due
 ---------------------------------------------|---------------------------------------------
-target container has an unread containerID   | at once
+target container is ready and was not read   | at once
 requestedAt has an unhandled token           | at once; after a time-out, when the back-off ends
 the last read failed                         | when the back-off ends
 the removal of a GPU awaits a second read    | 10 s after the first
 readInterval has passed                      | then, spread by up to a tenth of the interval
 suspended, or no target pod                  | never
+
+A container that was not read yet waits until it is ready, also where the last read of the node
+failed in another container.
+
+The clock may be stepped back. A time too far in the future counts as now or as past, so that
+nothing waits for it.
 """
 
 from __future__ import annotations
@@ -17,10 +23,24 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from gpuid_operator.plan.removals import CONFIRMATION
+
 BACKOFF_FIRST: Final = timedelta(seconds=1)
 BACKOFF_MAX: Final = timedelta(minutes=5)
 JITTER: Final = 0.1
 """Fraction of the read interval over which the reads of all nodes are spread."""
+CLOCK_SKEW: Final = timedelta(minutes=1)
+"""How far the clock of another instance may be ahead before its times count as wrong."""
+
+
+def is_ahead(at: datetime, *, now: datetime, limit: timedelta = CLOCK_SKEW) -> bool:
+    """Whether a time is further ahead than `limit`: the clock was wrong or was stepped back."""
+    return at - now > limit
+
+
+def bounded(at: datetime | None, limit: timedelta, *, now: datetime) -> datetime | None:
+    """The time of something that is to happen within `limit`; now, if it is further ahead."""
+    return now if at is not None and is_ahead(at, now=now, limit=limit) else at
 
 
 def backoff(
@@ -51,17 +71,22 @@ def _doubled(failures: int, *, first: timedelta, most: timedelta) -> timedelta:
     return min(most, first * doublings)
 
 
-def next_interval_read(last: datetime, interval: timedelta, *, node: str) -> datetime | None:
-    """When the interval makes the next read due; None if only events do.
+def next_interval_read(
+    last: datetime, interval: timedelta, *, node: str, now: datetime
+) -> datetime | None:
+    """When the interval makes the next read due; None if only events do. A last read in the future
+    counts as past its interval.
 
     The spread depends on the node's name, so that a restart does not change it. It extends the
     interval, so that no read is due early.
     """
     if interval <= timedelta(0):
         return None
+    if is_ahead(last, now=now):
+        return now
     share = zlib.crc32(node.encode()) / 2**32
     try:
-        return last + interval * (1 + JITTER * share)
+        return min(last, now) + interval * (1 + JITTER * share)
     except OverflowError:  # beyond the year 9999
         return None
 
@@ -70,13 +95,14 @@ def next_interval_read(last: datetime, interval: timedelta, *, node: str) -> dat
 class ReadState:
     """The facts that decide when the next read of a node is due."""
 
-    running: bool
-    """Whether a target container is running on the node."""
-    ready_container: str | None
-    """containerID of the target container if it is ready."""
+    container: str | None
+    """containerID of the running target container; None if there is none."""
+    ready: bool
+    """Whether that container is ready."""
     read_container: str | None
-    """containerID of the last successful read."""
+    """containerID of the last successful read; None for a node that was never read or departed."""
     last_read: datetime | None
+    """None for a node that was never read or departed."""
     ok: bool
     """Whether the last attempt succeeded, according to the status."""
     interval: timedelta
@@ -92,21 +118,28 @@ class ReadState:
     confirm_at: datetime | None = None
     """When a second read can confirm the removal of a GPU."""
 
+    @property
+    def lacks_container(self) -> bool:
+        """Whether there is no container to read the node in: none is running, or the node was never
+        read and its container is not ready."""
+        return self.container is None or (self.read_container is None and not self.ready)
+
 
 def next_read_at(read_state: ReadState, *, node: str, now: datetime) -> datetime | None:
     """When to read the node next, by the table above; None for never."""
-    if read_state.suspended or not read_state.running:
+    container, last = read_state.container, read_state.last_read
+    if read_state.suspended or container is None:
         return None
-    failing = read_state.retry_at is not None
-    current = read_state.ready_container
-    if failing and current in (None, read_state.failed_container):
+    if read_state.retry_at is not None and container == read_state.failed_container:
         asked = read_state.request_open and not read_state.hung
-        return now if asked else read_state.retry_at
-    if current is not None and current != read_state.read_container:
+        return now if asked else bounded(read_state.retry_at, BACKOFF_MAX, now=now)
+    confirm_at = bounded(read_state.confirm_at, CONFIRMATION, now=now)
+    unread = container != read_state.read_container
+    if unread and read_state.ready:
         # The first read of a pending removal did not advance `source`.
-        return read_state.confirm_at or now
-    if read_state.request_open or not read_state.ok or read_state.last_read is None:
+        return confirm_at or now
+    if read_state.request_open or (not unread and (not read_state.ok or last is None)):
         return now
-    return read_state.confirm_at or next_interval_read(
-        read_state.last_read, read_state.interval, node=node
-    )
+    if confirm_at is not None or last is None:
+        return confirm_at
+    return next_interval_read(last, read_state.interval, node=node, now=now)

@@ -35,6 +35,7 @@ from gpuid_operator.plan.diff import (
 from gpuid_operator.plan.failure import FailureReason
 from gpuid_operator.plan.identity import Match, key, match
 from gpuid_operator.plan.removals import split_missing
+from gpuid_operator.plan.schedule import is_ahead
 from gpuid_operator.plan.smi import Reading
 from gpuid_operator.plan.status_change import (
     PendingRemovals,
@@ -132,14 +133,16 @@ def after_read(
         writer=writer,
         context=context,
         updates={
-            ConditionType.READY: _ready(context),
+            ConditionType.READY: _ready(context, unread=found.unread),
             ConditionType.HEALTHY: conditions.healthy(gpus),
         },
     )
     if not unconfirmed:
         return change
     keys = frozenset(map(key, unconfirmed))
-    since = pending_removals.since if pending_removals and keys <= pending_removals.keys else now
+    since = now
+    if pending_removals and keys <= pending_removals.keys:
+        since = min(pending_removals.since, now)
     return StatusChange(change.status, change.entries, PendingRemovals(keys, since), change.dropped)
 
 
@@ -176,13 +179,15 @@ def _sighting_due(previous: InventoryStatus, interval: timedelta, now: datetime)
     last = next(
         (e.time for e in reversed(previous.history or ()) if e.type is HistoryType.SIGHTED), None
     )
-    return last is None or (interval > timedelta(0) and now - last >= interval)
+    if last is None or interval <= timedelta(0):
+        return last is None
+    return now - last >= interval or is_ahead(last, now=now)
 
 
-def _ready(context: StatusContext) -> ConditionUpdate:
+def _ready(context: StatusContext, *, unread: Sequence[tuple[str, GPU]] = ()) -> ConditionUpdate:
     if context.suspended:
         return ConditionUpdate(ConditionStatus.TRUE, _SUSPENDED, _READS_SUSPENDED)
-    return ConditionUpdate(ConditionStatus.TRUE, "ReadOK", "")
+    return conditions.read_ok(unread)
 
 
 def _suspended(previous: InventoryStatus) -> ConditionUpdate:

@@ -100,8 +100,7 @@ def test_without_an_interval_only_another_container_runs_the_check() -> None:
         (5 * SECOND, 5 * SECOND, 5 * SECOND),
         (5 * SECOND, 9 * SECOND, 9 * SECOND),
         (None, 9 * SECOND, None),
-        (None, 2 * HOUR, 2 * HOUR),
-        (3 * HOUR, None, None),
+        (50 * MINUTE, None, None),
     ],
 )
 def test_attempts_bring_a_run_forward_and_a_back_off_postpones_it(
@@ -113,7 +112,29 @@ def test_attempts_bring_a_run_forward_and_a_back_off_postpones_it(
         run_again_at=None if again is None else NOW + again,
         not_before=None if not_before is None else NOW + not_before,
     )
-    assert wait(LAST, attempts) == (wait() if expected is None else expected)
+    found = wait(LAST, attempts, interval=HOUR / 2)
+    assert found == (wait(interval=HOUR / 2) if expected is None else expected)
+
+
+def test_a_back_off_postpones_a_run_that_is_due() -> None:
+    attempts = replace(ASKED, not_before=NOW + 4 * MINUTE)
+    assert wait(LAST, attempts, interval=MINUTE) == 4 * MINUTE
+
+
+@pytest.mark.parametrize("attempts", [None, ASKED])
+@pytest.mark.parametrize("interval", [timedelta(0), HOUR])
+def test_a_run_in_the_future_holds_no_run(
+    attempts: CheckAttempts | None, interval: timedelta
+) -> None:
+    future = LAST.model_copy(update={"last_run_time": NOW + 24 * HOUR})
+    assert wait(future, attempts, interval=interval) == timedelta(0)
+
+
+def test_attempts_in_the_future_hold_no_run() -> None:
+    """The clock was stepped back: nothing is tried that late."""
+    assert wait(LAST, replace(ASKED, not_before=NOW + 24 * HOUR)) == wait()
+    again = replace(ASKED, run_again_at=NOW + 24 * HOUR)
+    assert wait(LAST, again, interval=timedelta(0)) == timedelta(0)
 
 
 def test_a_retry_does_not_need_an_interval() -> None:

@@ -86,3 +86,8 @@ def test_the_report_names_every_place_where_a_pod_was_looked_for() -> None:
 def test_the_report_names_a_pod_whose_container_is_not_running() -> None:
     error = no_target_error(TARGETS, stopped=("a/plugin-n1", "plugin"))
     assert error.message.startswith("container plugin of pod a/plugin-n1 is not running; ")
+
+
+def test_the_report_names_a_pod_whose_container_is_not_ready() -> None:
+    error = no_target_error(TARGETS, stopped=("a/plugin-n1", "plugin"), running=True)
+    assert error.message.startswith("container plugin of pod a/plugin-n1 is not ready; ")

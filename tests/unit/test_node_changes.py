@@ -156,6 +156,13 @@ class TestSighted:
         node.read(A, after=3600)
         assert node.sighted() is None
 
+    def test_a_sighting_in_the_future_holds_no_other(self) -> None:
+        node = known(A)
+        node.read(A, after=-3600)
+        assert node.sighted() is not None
+        node.read(A, after=60)
+        assert node.sighted() is None
+
     def test_is_no_change(self) -> None:
         node = known(A)
         changed = node.status.last_change_time

@@ -151,6 +151,18 @@ def test_so_many_an_hour() -> None:
     assert decide(on("n"), *past, per_hour=1) is None
 
 
+def test_a_restart_in_the_future_is_no_guard() -> None:
+    """The clock was stepped back."""
+    assert decide(on("n", restarted=-24 * HOUR, ran=MINUTE)) is None
+    assert decide(on("n"), on("x", restarted=-24 * HOUR, ran=MINUTE)) is None
+    later = [on(f"x{n}", passed=True, restarted=-24 * HOUR) for n in range(5)]
+    assert decide(on("n"), *later, per_hour=1) is None
+
+
+def test_a_restart_that_is_ahead_by_a_moment_counts() -> None:
+    assert decide(on("n", restarted=-30 * SECOND)) == ("RestartRefused", 10 * MINUTE + 30 * SECOND)
+
+
 def test_what_this_process_did_counts_beside_what_statuses_hold() -> None:
     """A status has the last restart only; both together count each restart once."""
     known = on("x", passed=True, restarted=15 * MINUTE)

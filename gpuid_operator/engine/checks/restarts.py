@@ -78,6 +78,8 @@ class Restarts:
             return None
 
     def _refusal(self, job: CheckJob, pod: TargetPod, now: datetime) -> Refusal | None:
+        # After the clock was stepped back, restarts of the future count as made now.
+        self._recent = deque((node, min(at, now)) for node, at in self._recent)
         while self._recent and now - self._recent[0][1] >= _HOUR:
             self._recent.popleft()
         case = RestartCase(

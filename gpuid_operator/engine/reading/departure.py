@@ -1,4 +1,4 @@
-"""Nodes on which no target container runs: they wait, lack a pod, or have departed."""
+"""Nodes without a target container to read them in: they wait, lack a pod, or have departed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log = get_logger(__name__)
 
 
 class Departures:
-    """Writes the status of nodes without a running target container."""
+    """Writes the status of nodes without a target container to read them in."""
 
     def __init__(
         self,
@@ -81,10 +81,11 @@ class Departures:
         return next_action(node, grace=self._grace, now=_now())
 
     async def _report(self, view: NodeView) -> None:
-        pod = self._state.pods.waiting(view.name)
+        pod = view.target[1] if view.target else self._state.pods.waiting(view.name)
         error = no_target_error(
             self._state.pods.targets,
             stopped=(f"{pod.namespace}/{pod.name}", pod.container) if pod else None,
+            running=view.target is not None,
         )
         decide = partial(
             plan.after_failure,

@@ -95,12 +95,12 @@ class Reader:
 
         Raises KubeError if its inventory could not be written.
         """
-        if view.target is None:
+        due = self.due(view)
+        if view.target is None or (due is None and self._read_state(view).lacks_container):
             wait = await self._departures.process(view)
             if view.name not in self._state.nodes:
                 self.forget(view.name)
             return wait
-        due = self.due(view)
         if due is not None and due <= self._clock():
             await self._read(_Attempt(view.name, *view.target, view.open_request))
             due = self.due(self._state.view(view.name))
@@ -119,17 +119,22 @@ class Reader:
 
     def due(self, view: NodeView) -> datetime | None:
         """When the next read of a node is due, as far as is known now."""
+        return next_read_at(self._read_state(view), node=view.name, now=self._clock())
+
+    def _read_state(self, view: NodeView) -> ReadState:
         pod = view.target[1] if view.target else None
-        inventory, failures = view.inventory, self._failures.get(view.name)
+        failures = self._failures.get(view.name)
+        # A departed node that returns is read like a new one.
+        known = None if view.departed else view.inventory
         removals = self._pending_removals.get(view.name)
         # A request whose failure could not be written stays open and waits for the back-off, too.
         tried = failures is not None and failures.request == view.open_request
-        read_state = ReadState(
-            running=pod is not None,
-            ready_container=pod.container_id if pod and pod.ready else None,
-            read_container=inventory.read_container if inventory and not view.departed else None,
-            last_read=inventory.last_read if inventory else None,
-            ok=inventory is not None and inventory.ready,
+        return ReadState(
+            container=pod.container_id if pod else None,
+            ready=pod is not None and pod.ready,
+            read_container=known.read_container if known else None,
+            last_read=known.last_read if known else None,
+            ok=known is not None and known.ready,
             interval=view.policy.read_interval,
             suspended=view.suspended,
             request_open=view.open_request is not None and not tried,
@@ -138,7 +143,6 @@ class Reader:
             hung=failures is not None and failures.hung,
             confirm_at=removals.since + CONFIRMATION if removals else None,
         )
-        return next_read_at(read_state, node=view.name, now=self._clock())
 
     async def _read(self, attempt: _Attempt) -> None:
         loop = asyncio.get_running_loop()

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+import pytest
+
 from gpuid_operator.engine.core.options import Timings
 from tests.support import clock
 from tests.support.checks import Bench, Controller, deletes, in_hours, job, working
@@ -35,6 +37,22 @@ async def test_a_node_is_left_alone_for_ten_minutes(kube: FakeKube) -> None:
     # After three restarts in a row there are no more.
     assert bench.results.reasons("n1").count("PodRestarted") == 3
     assert bench.results.reasons("n1")[-1] == "RestartsExhausted"
+
+
+async def test_a_clock_that_was_stepped_back_holds_restarts_for_ten_minutes_at_most(
+    kube: FakeKube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kube.exec.answer = FAILED
+    bench = bench_of(kube)
+    async with working(bench):
+        controller = asyncio.create_task(Controller(bench, "n1").run())
+        await in_hours(lambda: len(deletes(kube)) == 1, 1)
+        await asyncio.sleep(60)
+        monkeypatch.setattr(clock, "START", clock.START - timedelta(days=1))
+        await in_hours(lambda: len(deletes(kube)) == 2, 1)
+        controller.cancel()
+    first, second = deletes(kube)
+    assert 600 <= round(second - first, 3) <= 60 + 600 + 600 + 60
 
 
 async def test_a_pass_resets_the_count_of_restarts_in_a_row(kube: FakeKube) -> None:

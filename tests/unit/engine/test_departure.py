@@ -120,6 +120,37 @@ async def test_a_node_deleted_after_its_pod_departs_at_the_end_of_the_grace_peri
     assert bench.status()["state"] == "Departed"
 
 
+async def test_a_container_that_does_not_become_ready_is_reported(bench: ReadBench) -> None:
+    await bench.node_with_pod(ready=False)
+    wait = await bench.process("n1")
+    assert wait == DEFAULT_TIMINGS.pod_grace
+    await asyncio.sleep(wait.total_seconds())
+    assert await bench.process("n1") is None
+    status, reason, message = bench.ready()
+    assert (status, reason) == ("False", "NoTargetPod")
+    assert "of pod gpu-operator/plugin-n1 is not ready; " in message
+    assert bench.kube.exec.calls == []
+    bench.see_pod(put_pod(bench.kube, "n1"))
+    await bench.process("n1")
+    assert bench.ready()[:2] == ("True", "ReadOK")
+
+
+async def test_a_node_that_returns_is_read_when_its_container_is_ready(bench: ReadBench) -> None:
+    await read(bench)
+    bench.kube.remove(node_path("n1"))
+    lose_pod(bench)
+    await bench.process("n1")
+    await asyncio.sleep(48 * 3600)
+    put_node(bench.kube, "n1")
+    bench.see_pod(put_pod(bench.kube, "n1", number=2, ready=False))
+    await bench.process("n1")
+    assert bench.status()["state"] == "Departed"
+    assert len(bench.kube.exec.calls) == 1
+    bench.see_pod(put_pod(bench.kube, "n1", number=2))
+    await bench.process("n1")
+    assert bench.status()["state"] == "Present"
+
+
 async def test_a_departure_is_written_once(bench: ReadBench) -> None:
     await read(bench)
     bench.kube.remove(node_path("n1"))

@@ -12,7 +12,7 @@ from tests.support import clock
 from tests.support.fake_exec import ExecAnswer
 from tests.support.kube import FakeKube
 from tests.support.objects import inventory_path, put_node, put_pod, put_policy
-from tests.support.smi_fixtures import machine, serials, without
+from tests.support.smi_fixtures import machine, serials, uuids, without
 from tests.unit.engine.reading import ReadBench
 
 DAY = timedelta(hours=24)
@@ -83,12 +83,44 @@ async def test_a_container_that_was_replaced_is_read_at_once(bench: ReadBench) -
     assert bench.status()["source"]["containerID"] == "containerd://plugin-n1-2"
 
 
-async def test_a_container_that_is_not_ready_is_read_where_nothing_is_known(
-    bench: ReadBench,
-) -> None:
-    await bench.node_with_pod(ready=False)
+async def test_a_last_read_in_the_future_holds_no_read(bench: ReadBench) -> None:
+    await bench.node_with_pod()
     await bench.process("n1")
-    assert bench.status()["gpuCount"] == 2
+
+    def be_read_in_2031(body: dict[str, dict[str, str]]) -> None:
+        body["status"]["lastReadTime"] = "2031-01-01T00:00:00Z"
+
+    bench.inventory_changed(bench.kube.change(inventory_path("n1"), be_read_in_2031))
+    wait = await bench.process("n1")
+    assert len(bench.kube.exec.calls) == 2
+    assert bench.status()["lastReadTime"] < "2031"
+    assert wait is not None
+    assert DAY - timedelta(seconds=1) < wait <= DAY * 1.1
+
+
+@pytest.mark.parametrize("text", ["Unknown Error", "Insufficient Permissions", "N/A"])
+async def test_a_serial_that_cannot_be_read_for_a_moment_stays(bench: ReadBench, text: str) -> None:
+    await bench.node_with_pod()
+    await bench.process("n1")
+    history, labels = (
+        bench.history(),
+        bench.kube.objects[inventory_path("n1")]["metadata"]["labels"],
+    )
+    serial = serials(machine("n1"))[0]
+    bench.prints(machine("n1").replace(f"<serial>{serial}<", f"<serial>{text}<"))
+    request_read(bench, "token-1")
+    await bench.process("n1")
+    assert bench.history() == history
+    assert serial in bench.status()["serials"]
+    assert bench.kube.objects[inventory_path("n1")]["metadata"]["labels"] == labels
+    status, reason, message = bench.ready()
+    assert (status, reason) == ("True", "ReadOK")
+    assert message.endswith(f"serial of {uuids(machine('n1'))[0]}")
+    bench.prints(machine("n1"))
+    request_read(bench, "token-2")
+    await bench.process("n1")
+    assert bench.history() == history
+    assert bench.ready() == ("True", "ReadOK", "")
 
 
 async def test_a_requested_read_is_made_and_acknowledged(bench: ReadBench) -> None:
