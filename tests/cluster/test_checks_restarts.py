@@ -101,7 +101,7 @@ def test_a_pod_that_fails_is_restarted_and_passes(cluster: LocalCluster, probe: 
         assert "restarts" not in found
         assert found["lastRestartTime"] <= found["lastRunTime"]
         (message,) = events(cluster, node, "PodRestarted")
-        assert message.startswith(f"check {probe.name} failed; pod nvidia-device-plugin-")
+        assert message.startswith(f"check {probe.name} failed; deleted pod nvidia-device-plugin-")
         assert [line["node"] for line in restarts(instance)] == [node]
     assert pod(cluster, node) != before[0]
     assert pod(cluster, other) == before[1]

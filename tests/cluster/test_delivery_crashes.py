@@ -31,7 +31,7 @@ NODES = [f"gpu-kill-{number}" for number in range(8)]
 KILLS = 30
 # A delivery that is repeated after a crash need not wait for minutes here.
 PERIODS = {"sink_max_backoff": 2.0}
-PATTERNS = {"http": b"POST /gpus", "postgres": b"ON CONFLICT DO NOTHING", "s3": b"PUT /"}
+PATTERNS = {"http": b"POST /gpus", "postgres": b"COMMIT", "s3": b"PUT /"}
 
 
 @dataclass

@@ -57,7 +57,7 @@ def test_a_cluster_that_is_down_does_not_hide_the_others(
     one, other = sorted(result.stderr.splitlines())
     assert one.startswith("error: context down: GET /apis/gpuid.github.com/")
     assert "no answer from the API server" in one
-    assert "context no," in other
+    assert "context no:" in other
     result = run("where", UUID_1, "--context", "down", kubeconfig=contexts)
     assert result.exit_code == 1
     assert f"{UUID_1} not found" not in result.stderr
