@@ -31,7 +31,9 @@ NODES = [f"gpu-kill-{number}" for number in range(8)]
 KILLS = 30
 # A delivery that is repeated after a crash need not wait for minutes here.
 PERIODS = {"sink_max_backoff": 2.0}
-PATTERNS = {"http": b"POST /gpus", "postgres": b"COMMIT", "s3": b"PUT /"}
+# The PostgreSQL pattern is the query that ends a batch, with the last byte of its length, because
+# the batch table has ON COMMIT, too.
+PATTERNS = {"http": b"POST /gpus", "postgres": b"\x0bCOMMIT", "s3": b"PUT /"}
 
 
 @dataclass
