@@ -145,6 +145,8 @@ class Reader:
         started = loop.time()
         try:
             facts = await self._facts(attempt)
+            if self._state.view(attempt.node).suspended:
+                return  # by a policy that selects the labels which were fetched just now
             result = await self._runs.run(attempt.node, attempt.target, attempt.pod)
             reading = None  # of a run that was stopped, as the node is suspended
             if result is not None:
