@@ -169,7 +169,8 @@ class Engine:
 
     @property
     def kinds_gone(self) -> asyncio.Event:
-        """Set when the API server no longer serves inventories."""
+        """Set when the API server does not serve inventories; set again while it still does not,
+        after the caller has cleared it."""
         return self._inventory_watch.kinds_gone
 
     async def start(self) -> None:

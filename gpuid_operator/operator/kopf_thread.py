@@ -48,6 +48,8 @@ class KopfThread:
         self._beat = beat
         self._home = asyncio.get_running_loop()
         self._ended = asyncio.Event()
+        self._stopped = threading.Event()
+        """Set when `run` ends. The thread may not have a task to cancel by then."""
         self._thread = threading.Thread(target=self._main, name="kopf", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -58,6 +60,7 @@ class KopfThread:
         try:
             await self._ended.wait()
         finally:
+            self._stopped.set()
             if self._loop is not None and self._task is not None:
                 with contextlib.suppress(RuntimeError):  # it has ended by itself
                     self._loop.call_soon_threadsafe(self._task.cancel)
@@ -77,6 +80,8 @@ class KopfThread:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(log_loop_error)
         self._task = asyncio.current_task()
+        if self._stopped.is_set():
+            return
         beating = asyncio.create_task(self._beat_while_complete())
         # Each source has its own selector, and a Kopf operator has one selector for all pods.
         operators = [
@@ -102,12 +107,12 @@ class KopfThread:
         )
 
     async def _beat_while_complete(self) -> None:
-        """Report that the watch is alive. Raises RuntimeError when Kopf lacks a watcher for a kind:
-        once one has failed, Kopf may wait without end for the others."""
+        """Report that the watch is alive, until it is stopped. Raises RuntimeError when Kopf lacks
+        a watcher for a kind: once one has failed, Kopf may wait without end for the others."""
         loop = asyncio.get_running_loop()
         expected = len(self._sources) + 1
         complete_by = loop.time() + _COMPLETE_WITHIN
-        while True:
+        while not self._stopped.is_set():
             missing = expected - len(watchers())
             if missing <= 0:
                 complete_by = 0.0
