@@ -83,7 +83,7 @@ class SinkStatus(Model):
     last_error: Annotated[str | None, Field(max_length=512)] = None
     """Error of the last delivery, as reported by the sink; omitted after a successful delivery."""
     since: Time | None = None
-    """Time since when deliveries fail; omitted after a successful delivery."""
+    """Time since which deliveries have failed; omitted after a successful delivery."""
 
 
 class CheckStatus(Model):

@@ -90,8 +90,8 @@ class PolicySpec(Model):
     suspend: bool | None = None
     """Whether to suspend reads, checks and label writes (default false). Deliveries continue."""
     read_interval: Duration | None = None
-    """Maximum time between two reads of a node (default: the RESYNC setting of the operator, 24h).
-    With 0s, only events trigger reads."""
+    """Time between two reads of a node if no event triggers one (default: the RESYNC setting of the
+    operator, 24h). With 0s, only events trigger reads."""
     sighting_interval: Duration | None = None
     """Maximum time between two `Sighted` entries of a node (default 24h)."""
     node_labels: bool | None = None

@@ -88,8 +88,7 @@ class Batch(Model):
 
 
 class StdoutSink(Model):
-    """Writes one JSON line per record to the log of the operator. It has no settings: `stdout:
-    {}`."""
+    """Writes one JSON line per record to the log of the operator. Has no settings: `stdout: {}`."""
 
 
 class HTTPSink(Model):

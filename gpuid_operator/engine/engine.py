@@ -253,7 +253,7 @@ class Engine:
             self._reconciler.enqueue([name])
 
     def _policies_changed(self) -> None:
-        """What is in force changed; the caller enqueues the nodes."""
+        """Apply a change of the effective policies; the caller enqueues the nodes."""
         self._stop_unwanted()
         self._checks.policies_changed()
         self._delivery.prune()

@@ -132,8 +132,8 @@ class KubeClient:
         `path` is absolute and quoted. `timeout` limits all attempts together, in seconds, and
         starts when the rate limit admits the request.
 
-        Retries after 429, after 401 with renewed credentials, and if no connection came about; a
-        GET also after 5xx or a lost connection. A write whose response is lost is not retried.
+        Retries after 429, after 401 with renewed credentials, and if no connection was established;
+        a GET also after 5xx or a lost connection. A write whose response is lost is not retried.
 
         Raises ApiError by status, ApiUnreachable.
         """

@@ -102,8 +102,7 @@ async def pod_exec(
     together. The rate limit of the client does not apply. After an error or a cancellation, the
     connection is closed, but the program may still run in the container: wait before the next one.
 
-    Raises ExecError and its subclasses; ApiUnreachable or Unauthorized if the API server rejects
-    any exec.
+    Raises ExecError and its subclasses; ApiUnreachable and Unauthorized if no exec can succeed.
     """
     run = _Exec(
         where=f"{namespace}/{pod}, container {container}",

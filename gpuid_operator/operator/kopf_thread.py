@@ -48,8 +48,7 @@ class KopfThread:
         self._beat = beat
         self._home = asyncio.get_running_loop()
         self._ended = asyncio.Event()
-        self._stopped = threading.Event()
-        """Set when `run` ends. The thread may not have a task to cancel by then."""
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._main, name="kopf", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -60,7 +59,7 @@ class KopfThread:
         try:
             await self._ended.wait()
         finally:
-            self._stopped.set()
+            self._stopping.set()
             if self._loop is not None and self._task is not None:
                 with contextlib.suppress(RuntimeError):  # it has ended by itself
                     self._loop.call_soon_threadsafe(self._task.cancel)
@@ -80,8 +79,8 @@ class KopfThread:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(log_loop_error)
         self._task = asyncio.current_task()
-        if self._stopped.is_set():
-            return
+        if self._stopping.is_set():
+            return  # `run` was cancelled before it could see the task
         beating = asyncio.create_task(self._beat_while_complete())
         # Each source has its own selector, and a Kopf operator has one selector for all pods.
         operators = [
@@ -112,7 +111,7 @@ class KopfThread:
         loop = asyncio.get_running_loop()
         expected = len(self._sources) + 1
         complete_by = loop.time() + _COMPLETE_WITHIN
-        while not self._stopped.is_set():
+        while not self._stopping.is_set():
             missing = expected - len(watchers())
             if missing <= 0:
                 complete_by = 0.0

@@ -6,7 +6,7 @@ one write commits facts and history together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -72,11 +72,9 @@ def after_read(
     `request` is the token that asked for this read. While the absence of a GPU awaits a second
     read, the status keeps the GPU as last known, and `source` and `lastReadTime` do not advance.
     """
-    first = previous.gpus is None
-    returned = previous.state is InventoryState.DEPARTED
     # A node that returns has no GPUs to compare with: its departure removed them.
-    before: Sequence[GPU] = () if returned else previous.gpus or ()
-    found = match(before, reading.gpus)
+    departed = previous.state is InventoryState.DEPARTED
+    found = match(() if departed else previous.gpus or (), reading.gpus)
     absent, unconfirmed = split_missing(
         found,
         certain=rebooted(previous.node, node),
@@ -95,31 +93,16 @@ def after_read(
         source=f"{source.namespace}/{source.pod}",
         driver=reading.driver_version,
     )
-    driver = (previous.driver_version, reading.driver_version)
-    driver_changed = driver[0] != driver[1] and not first
-    entries = []
-    if returned:
-        entries.append(_returned(writer, previous, node))
-    elif moved := machine_change(previous.node, node):
-        entries.append(
-            writer.entry(
-                HistoryType.MACHINE_CHANGED,
-                from_=moved[0],
-                to=moved[1],
-                message=f"the machine behind the node name changed from {moved[0]} to {moved[1]}",
-            )
-        )
-    if driver_changed and not returned and None not in driver:
-        entries.append(writer.entry(HistoryType.DRIVER_CHANGED, from_=driver[0], to=driver[1]))
-    certain = Match(kept=found.kept, added=found.added, missing=tuple(absent))
-    entries.extend(
-        gpu_entries(
+    first = previous.gpus is None
+    entries = [
+        *_node_entries(writer, previous, node),
+        *gpu_entries(
             writer,
-            found=certain,
-            driver_changed=driver_changed,
+            found=Match(kept=found.kept, added=found.added, missing=tuple(absent)),
+            driver_changed=not first and previous.driver_version != reading.driver_version,
             left=previous.node.machine if previous.node else None,
-        )
-    )
+        ),
+    ]
     new_container = not unconfirmed and (
         previous.source is None or previous.source.container_id != source.container_id
     )
@@ -158,6 +141,25 @@ def after_read(
     keys = frozenset(map(key, unconfirmed))
     since = pending_removals.since if pending_removals and keys <= pending_removals.keys else now
     return StatusChange(change.status, change.entries, PendingRemovals(keys, since), change.dropped)
+
+
+def _node_entries(
+    writer: HistoryWriter, previous: InventoryStatus, node: NodeInfo
+) -> Iterator[HistoryEntry]:
+    """Entries about the node as a whole, before those about its GPUs."""
+    if previous.state is InventoryState.DEPARTED:
+        yield _returned(writer, previous, node)
+        return
+    if moved := machine_change(previous.node, node):
+        yield writer.entry(
+            HistoryType.MACHINE_CHANGED,
+            from_=moved[0],
+            to=moved[1],
+            message=f"the machine behind the node name changed from {moved[0]} to {moved[1]}",
+        )
+    driver = (previous.driver_version, writer.driver)
+    if previous.gpus is not None and driver[0] != driver[1] and None not in driver:
+        yield writer.entry(HistoryType.DRIVER_CHANGED, from_=driver[0], to=driver[1])
 
 
 def _returned(writer: HistoryWriter, previous: InventoryStatus, node: NodeInfo) -> HistoryEntry:

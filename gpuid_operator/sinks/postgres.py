@@ -103,7 +103,7 @@ class PostgresSender:
             raise
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
             self._prepared = None
-            raise self._judge(error, credentials) from error
+            raise self._sink_error(error, credentials) from error
 
     async def close(self) -> None:
         """Do nothing: no connection outlives its batch."""
@@ -196,7 +196,7 @@ class PostgresSender:
     async def _secret(self, ref: SecretKeyRef | None) -> str | None:
         return None if ref is None else await self._secrets.get(ref, host=self._spec.host)
 
-    def _judge(self, error: Exception, credentials: _Credentials) -> SinkError:
+    def _sink_error(self, error: Exception, credentials: _Credentials) -> SinkError:
         """The SinkError for an error of asyncpg, by the class of its SQLSTATE."""
         said = scrub(str(error), [credentials.password])
         if isinstance(error, TimeoutError):

@@ -115,7 +115,7 @@ def split_name(table: str) -> tuple[str | None, str]:
 
 
 def quoted(*names: str | None) -> str:
-    """The names as one quoted, qualified identifier, without None."""
+    """The names as one quoted, qualified identifier; None is omitted."""
     return ".".join('"' + name.replace('"', '""') + '"' for name in names if name is not None)
 
 
@@ -131,7 +131,7 @@ def insert_statement(table: str) -> str:
 
 
 def plan_migration(state: TableState | None, *, schema: str | None, name: str) -> Migration:
-    """The migration of a table in this state; None if the table does not exist.
+    """The migration for a table in this state; `state` is None if the table does not exist.
 
     Raises Refused for a table that is not a gpuid table.
     """

@@ -80,14 +80,14 @@ class S3Sender:
         except AlreadyExistsError as error:
             # 412: the object exists. 409: another upload is in progress and may still fail.
             if _status(str(error)) == 409:
-                raise Unavailable(self._told(error, credentials)) from None
+                raise Unavailable(self._message_of(error, credentials)) from None
         except (BaseError, OSError, ValueError) as error:
-            raise self._judge(error, credentials) from None
+            raise self._sink_error(error, credentials) from None
 
-    def _judge(self, error: Exception, credentials: dict[str, str]) -> SinkError:
+    def _sink_error(self, error: Exception, credentials: dict[str, str]) -> SinkError:
         """The SinkError for an error of obstore, whose text has object keys and whole XML
         bodies."""
-        told = self._told(error, credentials)
+        told = self._message_of(error, credentials)
         status = _status(str(error))
         if status in (401, 403):
             self._secrets.invalidate()
@@ -98,7 +98,7 @@ class S3Sender:
             temporary = isinstance(error, BaseError) and "redirect" not in str(error)
         return Unavailable(told) if temporary else Refused(told)
 
-    def _told(self, error: Exception, credentials: dict[str, str]) -> str:
+    def _message_of(self, error: Exception, credentials: dict[str, str]) -> str:
         text = str(error)
         tried = f"failed to put an object into bucket {self._spec.bucket} at {self._host}"
         status, code, message = _STATUS.search(text), _CODE.search(text), _MESSAGE.search(text)

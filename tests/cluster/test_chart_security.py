@@ -57,7 +57,7 @@ def test_the_lease_is_where_it_was_asked_for() -> None:
 
 
 def test_no_role_is_granted_to_anyone_else() -> None:
-    """Nor aggregated: whoever may write checks may run commands on GPU nodes."""
+    """Nor aggregated: permission to write checks is permission to run commands on GPU nodes."""
     for item in render(values=EVERYTHING):
         if item["kind"] in ("RoleBinding", "ClusterRoleBinding"):
             assert item["subjects"] == [

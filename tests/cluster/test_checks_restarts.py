@@ -88,8 +88,8 @@ def passes(probe: Probe, node: str) -> None:
     assert probe.outcome(node)[0] is True
 
 
-def test_a_pod_that_fails_is_started_anew_and_passes(cluster: LocalCluster, probe: Probe) -> None:
-    """A failure that the restart mends: the file is the container's own."""
+def test_a_pod_that_fails_is_restarted_and_passes(cluster: LocalCluster, probe: Probe) -> None:
+    """A failure that the restart repairs: the file is the container's own."""
     node, other, *_ = NODES
     before = pod(cluster, node), pod(cluster, other)
     script = f"[ $HOSTNAME != {cluster.wait_plugin(node)['metadata']['name']} ]"

@@ -29,7 +29,7 @@ from tests.support.tcp_fault_proxy import TcpFaultProxy
 
 NODES = [f"gpu-kill-{number}" for number in range(8)]
 KILLS = 30
-# What is sent again after a crash that a server noticed need not wait for minutes here.
+# A delivery that is repeated after a crash need not wait for minutes here.
 PERIODS = {"sink_max_backoff": 2.0}
 PATTERNS = {"http": b"POST /gpus", "postgres": b"ON CONFLICT DO NOTHING", "s3": b"PUT /"}
 
@@ -41,7 +41,7 @@ class Scene:
     fleet: LocalCluster
     api_proxy: ApiFaultProxy
     sink_proxies: dict[str, TcpFaultProxy]
-    outlets: Fleetwide
+    servers: Fleetwide
     operator: Operator
     spares: Iterator[int]
 
@@ -53,11 +53,11 @@ class Scene:
 
     def has(self, sink: str, records: list[dict[str, Any]]) -> bool:
         """Whether all of these came to a sink."""
-        outlets = self.outlets
+        servers = self.servers
         came = {
-            "http": lambda: outlets.service.records,
-            "postgres": outlets.database.records,
-            "s3": outlets.bucket.records,
+            "http": lambda: servers.service.records,
+            "postgres": servers.database.records,
+            "s3": servers.bucket.records,
             "stdout": self.operator.records,
         }[sink]()
         return {record["id"] for record in records} <= {record["id"] for record in came}
@@ -77,14 +77,14 @@ class Scene:
                 assert {sink["deliveredSequence"] for sink in found["sinks"]} == {found["sequence"]}
 
         eventually(noted, within=60)
-        self.outlets.check(self.operator)
+        self.servers.check(self.operator)
 
 
 @pytest.fixture(scope="module")
 def scene(fleet: LocalCluster, postgres: Any, s3: Any) -> Iterator[Scene]:
     with ExitStack() as stack:
         service = stack.enter_context(WebService())
-        outlets = Fleetwide(
+        servers = Fleetwide(
             fleet,
             service=service,
             database=Database(postgres, "crashes"),
@@ -97,7 +97,7 @@ def scene(fleet: LocalCluster, postgres: Any, s3: Any) -> Iterator[Scene]:
         policy(
             fleet,
             "fleet",
-            outlets.sinks(**{name: proxy.port for name, proxy in sink_proxies.items()}),
+            servers.sinks(**{name: proxy.port for name, proxy in sink_proxies.items()}),
         )
         for node in NODES:
             fleet.add_node(node, xml=machine(node))
@@ -105,7 +105,7 @@ def scene(fleet: LocalCluster, postgres: Any, s3: Any) -> Iterator[Scene]:
         operator = stack.enter_context(
             Operator(fleet, kubeconfig=api_proxy.kubeconfig, periods=PERIODS, **ENVIRONMENT)
         )
-        scene = Scene(fleet, api_proxy, sink_proxies, outlets, operator, itertools.count())
+        scene = Scene(fleet, api_proxy, sink_proxies, servers, operator, itertools.count())
         scene.settle()
         yield scene
 
@@ -166,7 +166,7 @@ def test_killed_before_the_acknowledgement(scene: Scene) -> None:
     scene.api_proxy.refuses = lambda _: None
     scene.operator.restart()
     scene.settle()
-    again = [one for one in scene.outlets.service.records if one["node"] == node]
+    again = [one for one in scene.servers.service.records if one["node"] == node]
     assert len(again) == len({one["id"] for one in again}) + 2, "sent once more, and no more"
 
 
@@ -174,7 +174,7 @@ def test_killed_thirty_times_at_random_moments(scene: Scene) -> None:
     seed = time.time_ns()
     print(f"seed {seed}")
     chance = random.Random(seed)
-    before, deliveries = total(scene), len(scene.outlets.service.deliveries)
+    before, deliveries = total(scene), len(scene.servers.service.deliveries)
     # All nodes have their turn before any has another: one that is changed much more often than the
     # others outgrows its history, which the books are compared with.
     turns = itertools.chain.from_iterable(chance.sample(NODES, len(NODES)) for _ in range(KILLS))
@@ -187,7 +187,7 @@ def test_killed_thirty_times_at_random_moments(scene: Scene) -> None:
         time.sleep(chance.uniform(0.0, 0.8))
         scene.operator.kill()
         scene.operator.start()
-    during = len(scene.outlets.service.deliveries) - deliveries
+    during = len(scene.servers.service.deliveries) - deliveries
     print(f"{total(scene) - before} entries, {during} deliveries to a web service")
     assert total(scene) - before > KILLS
     assert during > KILLS / 3

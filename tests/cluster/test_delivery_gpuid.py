@@ -49,7 +49,7 @@ CREATE TABLE serials (
   UNIQUE (cluster, node, machine, source, chassis, gpu, read_time))
 """
 TOKEN = "a-token-nobody-may-see"
-# What is refused for good is tried again soon here.
+# A permanent refusal is retried soon here.
 PERIODS = {"sink_max_backoff": 1.0}
 
 

@@ -21,7 +21,7 @@ from tests.support.sink_servers import ENVIRONMENT, booked, of_inventory, policy
 from tests.support.smi_fixtures import machine, serials, swapped, uuids
 
 LABEL = "test"
-# What is refused for good is tried again soon here.
+# A permanent refusal is retried soon here.
 PERIODS = {"sink_max_backoff": 1.0}
 UNAVAILABLE: Answer = (503, {})
 CHANGES = 500
@@ -228,7 +228,7 @@ def test_a_new_sink_on_an_old_fleet_gets_every_present_gpu(
     assert present(booked(new.records).values()) == {*uuids(first), *uuids(now)}
     assert {one["gpu"] for one in new.records} >= {*serials(first), *serials(now)}
 
-    # A sink that is gone leaves no cursor; one that comes again begins anew.
+    # A removed sink leaves no cursor; a sink that returns starts from the whole history.
     taken = len(new.records)
     nodes.deliver_to(old.sink("old"))
 

@@ -129,7 +129,7 @@ def wrong_value(fleet: LocalCluster, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("breaks", "reason", "words", "mends"),
+    ("breaks", "reason", "words", "repairs"),
     [
         (None, "SecretNotFound", "Secret secret-missing is not in", create),
         (no_key, "SecretNotFound", "Secret secret-no-key has no key token", create),
@@ -153,7 +153,7 @@ def test_a_secret_holds_up_its_sink_alone(
     breaks: Callable[[LocalCluster, str], None] | None,
     reason: str,
     words: str,
-    mends: Callable[[LocalCluster, str], None],
+    repairs: Callable[[LocalCluster, str], None],
 ) -> None:
     case = request.node.callspec.id
     name, node = f"secret-{case}", f"gpu-secret-{case}"
@@ -164,7 +164,7 @@ def test_a_secret_holds_up_its_sink_alone(
     assert guarded.records == []
     if reason != "Refused":
         assert guarded.deliveries == [], "nothing may be sent without the secret"
-    mends(fleet, name)
+    repairs(fleet, name)
     eventually(lambda: has_all(fleet, node, service, guarded))
 
 

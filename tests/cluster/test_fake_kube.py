@@ -10,7 +10,8 @@ import pytest
 from gpuid_operator.kube.client import KubeClient, item
 from gpuid_operator.kube.inventories import list_inventories
 from gpuid_operator.localcluster import LocalCluster
-from tests.support.kube_cases import CASES, INVENTORIES, Case
+from tests.support.kube_cases import INVENTORIES, Case
+from tests.support.kube_list_cases import CASES
 
 
 @pytest.fixture

@@ -217,15 +217,17 @@ def test_a_driver_upgrade_is_no_swap(
         old = driver
 
 
-def test_an_inventory_that_was_deleted_by_hand_is_made_anew(fleet: LocalCluster, node: str) -> None:
+def test_an_inventory_that_was_deleted_by_hand_is_created_again(
+    fleet: LocalCluster, node: str
+) -> None:
     before = inventory(fleet, node)
     fleet.kubectl("delete", "gpuinventory", node)
 
-    def made_anew() -> None:
+    def created_again() -> None:
         after = inventory(fleet, node)
         assert after["metadata"]["uid"] != before["metadata"]["uid"]
         assert after.get("status", {}).get("gpus") == before["status"]["gpus"]
         delivered(fleet, node)
 
-    eventually(made_anew)
+    eventually(created_again)
     assert types(history(fleet, node)) == ["GPUAdded", "GPUAdded"]

@@ -225,7 +225,7 @@ def kill_at(
 
 
 def is_watched(proxy: ApiFaultProxy) -> None:
-    """Pods, inventories and policies: from then on every event is told."""
+    """Pods, inventories and policies: from then on every event arrives."""
     assert proxy.watches == 3
 
 

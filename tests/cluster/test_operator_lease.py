@@ -70,7 +70,7 @@ def is_leading(operator: Operator) -> None:
 
 
 def reads(fleet: LocalCluster, name: str) -> None:
-    """Whoever leads does the work."""
+    """The leader does the work."""
     xml = swapped(fleet.smi_file(NODE).read_text(), 0, name)
     fleet.write_smi(NODE, xml)
     fleet.restart_plugin(NODE)

@@ -140,7 +140,7 @@ def test_what_happened_while_the_operator_was_down_is_found(
 def test_another_node_object_is_another_machine(
     fleet: LocalCluster, operator: Operator, node: str
 ) -> None:
-    """A Node that is deleted and created again under its pods, as when a kubelet registers anew."""
+    """A Node that is deleted and created under its pods, as when a kubelet registers again."""
     fleet.add_node(node, xml=machine(node))
     eventually(lambda: is_present(fleet, node))
     before = status(fleet, node)

@@ -119,7 +119,7 @@ def test_an_inventory_that_a_later_version_wrote(fleet: LocalCluster) -> None:
         assert len(fleet.exec_log(LATER)) == runs
         assert inventory(fleet, LATER)["metadata"]["resourceVersion"] == version
         assert 'gpuid_reads_total{result="NotUnderstood"}' in operator.get("/metrics")[1]
-        # Mended, it is kept again.
+        # Once repaired, it is kept up to date again.
         write_history(fleet, history)
         eventually(lambda: read_well(fleet, LATER))
 
@@ -178,7 +178,7 @@ def test_a_policy_that_was_written_for_a_later_version(fleet: LocalCluster) -> N
         others = len(fleet.exec_log(NODE))
         is_left_alone(operator)
         runs = len(fleet.exec_log(LATER))
-        # Mended, it is in force again.
+        # Once repaired, it is in force again.
         put_policy(fleet, "fleet", nodeSelector=mine, nodeLabels=False, sinks=[])
         eventually(lambda: has_run(fleet, LATER, runs))
         eventually(lambda: is_under(fleet, "fleet"))

@@ -1,4 +1,4 @@
-"""Specs that users keep in git are never touched: whoever applied them, before or after."""
+"""The operator never changes specs that users keep in git, whichever tool applied them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_specs_from_git_stay_as_they_are(
             eventually(lambda: read(cluster, ""))
             apply(cluster, *objects, server_side=server_side)
         eventually(lambda: read(cluster, name))
-        eventually(lambda: in_force(cluster, name))
+        eventually(lambda: takes_effect(cluster, name))
         assert difference(cluster, *objects, server_side=server_side) == ""
         before = [found(cluster, f"{POLICIES}/{name}"), found(cluster, f"{INVENTORIES}/{NODE}")]
         for body, given in zip(before, objects, strict=True):
@@ -112,7 +112,7 @@ def test_specs_from_git_stay_as_they_are(
         changed["spec"]["readInterval"] = "6h"
         del changed["spec"]["checks"]
         apply(cluster, changed, objects[1], server_side=server_side)
-        eventually(lambda: in_force(cluster, name, generation=2))
+        eventually(lambda: takes_effect(cluster, name, generation=2))
         assert difference(cluster, changed, objects[1], server_side=server_side) == ""
         body = found(cluster, f"{POLICIES}/{name}")
         assert body["spec"] == changed["spec"]
@@ -130,7 +130,7 @@ def read(cluster: LocalCluster, policy_name: str) -> None:
     assert status(cluster, NODE).get("policy", "") == policy_name
 
 
-def in_force(cluster: LocalCluster, name: str, generation: int = 1) -> None:
+def takes_effect(cluster: LocalCluster, name: str, generation: int = 1) -> None:
     assert policy_condition(cluster, name, "Ready")[:2] == ("True", "InForce")
     found = cluster.client.get(f"{POLICIES}/{name}").get("status", {})
     assert found.get("observedGeneration") == generation
@@ -142,7 +142,7 @@ def test_nothing_of_the_operator_stays_on_what_it_watches(cluster: LocalCluster)
     apply(cluster, policy("fleet"), server_side=False)
     with Operator(cluster, POLICY_CHECKS="true"):
         eventually(lambda: read(cluster, "fleet"))
-        eventually(lambda: in_force(cluster, "fleet"))
+        eventually(lambda: takes_effect(cluster, "fleet"))
     objects = cluster.client.get("/api/v1/namespaces/gpu-operator/pods")["items"]
     objects += cluster.client.get("/api/v1/nodes")["items"]
     objects += cluster.client.get(POLICIES)["items"]

@@ -144,7 +144,7 @@ def pods(cluster: LocalCluster, app: str) -> list[str]:
     ]
 
 
-def test_a_pod_of_a_daemonset_is_started_anew(cluster: LocalCluster, tmp_path: Path) -> None:
+def test_a_pod_of_a_daemonset_is_restarted(cluster: LocalCluster, tmp_path: Path) -> None:
     """The check fails in the pod that is there, and passes in any other."""
     (item,) = cluster.client.get(PODS, labelSelector="app=with-shell")["items"]
     old = item["metadata"]["uid"]
@@ -153,12 +153,12 @@ def test_a_pod_of_a_daemonset_is_started_anew(cluster: LocalCluster, tmp_path: P
     cluster.kubectl("exec", "-n", "gpu-operator", name, "--", "touch", mark)
     with runner(cluster, "broken", f"[ ! -e {mark} ]", FORCE_RESTART="true", RESYNC="1h"):
 
-        def mended() -> None:
+        def repaired() -> None:
             found = result(cluster, "broken")
             assert found["passed"] is True
             assert found["pod"] != f"gpu-operator/{name}"
 
-        eventually(mended, within=60)
+        eventually(repaired, within=60)
         found = result(cluster, "broken")
         assert (found["transitions"], "restarts" in found) == (2, False)
         (message,) = events(cluster, cluster.real_node_name, "PodRestarted")

@@ -46,8 +46,12 @@ TOKEN = "the-token-nobody-may-see"
 UNUSED: dict[tuple[str, str, str], str] = {
     ("", "pods/exec", "create"): "a WebSocket is a GET, which newer servers authorize as create",
     ("", "pods", "get"): "part of the published footprint; this version lists and watches",
-    ("", "events", "patch"): "part of the published footprint; this version posts each Event anew",
-    (GPUID, "gpuinventories", "get"): "read anew after a conflict of versions",
+    (
+        "",
+        "events",
+        "patch",
+    ): "part of the published footprint; this version posts each Event as a new one",
+    (GPUID, "gpuinventories", "get"): "read again after a conflict of versions",
     (GPUID, "gpuinventories", "delete"): "departed nodes, after their retention",
     (GPUID, "gpuinventorypolicies", "get"): "part of the published footprint, as with pods",
 }
@@ -180,7 +184,7 @@ def uuids(smi: str) -> set[str | None]:
 def check_facts(
     status: dict[str, Any], smi: str = SMI, *, container: str = "nvidia-device-plugin"
 ) -> None:
-    """What is in the image's nvidia-smi is in the inventory."""
+    """The inventory has what the nvidia-smi of the image prints."""
     gpus = parse(smi.encode()).gpus
     assert [gpu["uuid"] for gpu in status["gpus"]] == [gpu.uuid for gpu in gpus]
     assert status["serials"] == sorted({gpu.serial for gpu in gpus if gpu.serial})
@@ -372,7 +376,7 @@ def test_the_reader(installable: LocalCluster, helm: Helm, audited: int, tmp_pat
     assert status["source"]["namespace"] == "gpuid"
     assert calls_of(cluster, "gpuid-operator", since=audited).denied == []
     helm("uninstall", "gpuid-operator", "--wait", "--timeout=60s")
-    # It ends when it is told to, not when it is killed.
+    # It ends on SIGTERM, not when it is killed.
     gone = ("wait", "-n", "gpuid", "pod", "-l", "app.kubernetes.io/component=reader")
     cluster.kubectl(*gone, "--for=delete", "--timeout=30s")
     cluster.kubectl("delete", "crd", *CRDS, "--timeout=30s")

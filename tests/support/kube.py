@@ -20,6 +20,7 @@ import orjson
 from gpuid_operator.api.meta import API_VERSION, INVENTORY_PLURAL, POLICY_PLURAL
 from gpuid_operator.kube import errors
 from gpuid_operator.kube.client import APPLY_PATCH, ONLY_METADATA, KubeClient
+from tests.support.api_objects import content, matches, merge, within
 from tests.support.apply import ConflictingManagerError, Leaf, apply
 from tests.support.fake_exec import ExecHandler, FakeWebSockets
 
@@ -35,7 +36,6 @@ _COLLECTION: Final = re.compile(
 _FIRST: Final = 100
 """The resourceVersion of the empty cluster."""
 _PARTIAL: Final = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
-_REQUIREMENT: Final = re.compile(r"\s*([^\s,!=]+)\s+(in|notin)\s+\(([^)]*)\)\s*|([^,]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class FakeKube(KubeClient):
             meta["uid"] = known["metadata"]["uid"]
             changed = made.get("spec") != known.get("spec")
             meta["generation"] = known["metadata"].get("generation", 1) + changed
-            if _content(made) == _content(known):
+            if content(made) == content(known):
                 return copy.deepcopy(known)
         return self._store(path, made, "MODIFIED" if known else "ADDED")
 
@@ -270,13 +270,13 @@ class FakeKube(KubeClient):
                 return self._delete(target, known, body or {})
             case "PUT":
                 self._same_version(known, body)
-                return self.put(target, _within(path, known, body))
+                return self.put(target, within(path, known, body))
         self._same_version(known, body)
         if content_type == APPLY_PATCH:
             return self._apply(target, known, query, body)
-        merged = _merge(known, body)
+        merged = merge(known, body)
         merged["metadata"]["resourceVersion"] = known["metadata"]["resourceVersion"]
-        return self.put(target, _within(path, known, merged))
+        return self.put(target, within(path, known, merged))
 
     def _list(self, path: str, query: dict[str, str]) -> dict[str, Any]:
         token = query.get("continue")
@@ -290,7 +290,7 @@ class FakeKube(KubeClient):
                 copy.deepcopy(body)
                 for where, body in sorted(self.objects.items())
                 if where.rpartition("/")[0] == path
-                and _matches(body["metadata"].get("labels") or {}, query.get("labelSelector", ""))
+                and matches(body["metadata"].get("labels") or {}, query.get("labelSelector", ""))
             ]
         limit = int(query.get("limit", len(left) or 1))
         meta = {"resourceVersion": str(version), "continue": ""}
@@ -352,17 +352,6 @@ class FakeKube(KubeClient):
         self._news.set()
 
 
-def _within(path: str, known: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """What a write of `wanted` to `path` makes of an object: the status is written by way of its
-    subresource only, and the subresource writes nothing else."""
-    if path.endswith("/status"):
-        whole, part = known, wanted
-    else:
-        whole, part = wanted, known
-    others = {key: value for key, value in whole.items() if key != "status"}
-    return {**others, **({"status": part["status"]} if "status" in part else {})}
-
-
 def _error(kind: type[errors.ApiError], status: int, reason: str, message: str) -> errors.ApiError:
     return kind(message, status=status, reason=reason, server_message=message)
 
@@ -392,44 +381,3 @@ def too_many_requests() -> errors.TooManyRequests:
 def unreachable() -> errors.ApiUnreachable:
     """What the client says when no answer came."""
     return errors.ApiUnreachable("no answer from the API server")
-
-
-def _content(body: Mapping[str, Any]) -> dict[str, Any]:
-    meta = {
-        key: value
-        for key, value in body["metadata"].items()
-        if key not in ("resourceVersion", "generation", "uid", "creationTimestamp") and value
-    }
-    return {**body, "metadata": meta}
-
-
-def _merge(known: Any, patch: Any) -> Any:
-    """RFC 7386."""
-    if not isinstance(patch, dict):
-        return patch
-    merged = dict(known) if isinstance(known, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = _merge(merged.get(key), value)
-    return copy.deepcopy(merged)
-
-
-def _matches(labels: Mapping[str, str], selector: str) -> bool:
-    return all(_fits(labels, one) for one in _REQUIREMENT.finditer(selector) if one[0].strip())
-
-
-def _fits(labels: Mapping[str, str], requirement: re.Match[str]) -> bool:
-    key, operator, values, plain = requirement.groups()
-    if operator:
-        found = labels.get(key) in {value.strip() for value in values.split(",")}
-        return found == (operator == "in")
-    plain = plain.strip()
-    if plain.startswith("!"):
-        return plain[1:] not in labels
-    for sign in ("!=", "==", "="):
-        name, found_sign, value = plain.partition(sign)
-        if found_sign:
-            return (labels.get(name.strip()) == value.strip()) == (sign != "!=")
-    return plain in labels

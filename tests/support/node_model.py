@@ -405,7 +405,7 @@ class NodeModel:
         types = [entry.type for entry in kept if entry.sequence in waiting]
         assert types.count(HistoryType.SIGHTED) <= history.MAX_UNDELIVERED_SIGHTED
         assert [entry.type for entry in kept].count(HistoryType.DROPPED) <= 1
-        # What is read back from the API server is what was decided, and within all bounds.
+        # The status reads back from JSON as it was decided, within all bounds.
         assert InventoryStatus.model_validate(self.status.to_json()) == self.status
         names = labels.lookup_labels(self.status)
         assert list(names.values()).count(labels.PAST) <= labels.MAX_PAST
@@ -415,7 +415,7 @@ class NodeModel:
 def replay(entries: Iterable[HistoryEntry]) -> set[Key]:
     """The GPUs that must be there after these entries.
 
-    A GPU that could not be identified when it was added is added anew once it can be.
+    A GPU that could not be identified when it was added is added again once it can be.
     """
     here: dict[Key, str | None] = {}
     for entry in entries:

@@ -7,7 +7,7 @@ from gpuid_operator.sinks.base import SecretMissing
 
 
 class Secrets:
-    """A source whose values a test can change; it counts how often it was told to read again."""
+    """A source whose values a test can change; it counts the requests to read again."""
 
     def __init__(self, **values: str) -> None:
         self.values = values

@@ -200,7 +200,7 @@ async def test_kubeconfig_token_file_is_followed(tmp_path: Path) -> None:
     assert await authorization(source) == "Bearer two"
 
 
-async def test_kubeconfig_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
+async def test_a_kubeconfig_that_changes_is_read_again(tmp_path: Path) -> None:
     config = write_config(tmp_path / "config", {"token": "one"})
     source = KubeConfig(paths=str(config), context=None)
     assert await authorization(source) == "Bearer one"

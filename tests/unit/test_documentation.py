@@ -39,7 +39,7 @@ REQUIRED = {
 
 
 def rows() -> dict[str, list[str]]:
-    """Of each variable in a table: default, allowed, meaning."""
+    """The default, the allowed values and the meaning of each variable in a table."""
     found = re.findall(r"^\| `([A-Z0-9_]+)` \| (.*) \|$", CONFIGURATION, re.MULTILINE)
     assert len(dict(found)) == len(found), "a variable is explained twice"
     return {variable: rest.split(" | ") for variable, rest in found}
@@ -92,7 +92,7 @@ def test_every_reason_of_a_condition_has_its_line() -> None:
     }
     for source in (PACKAGE / "plan").glob("*.py"):
         text = source.read_text()
-        reasons |= set(re.findall(r'Verdict\(\s*[\w.]+,\s*"(\w+)"', text))
+        reasons |= set(re.findall(r'ConditionUpdate\(\s*[\w.]+,\s*"(\w+)"', text))
         reasons |= set(re.findall(r'ConditionStatus\.\w+,\s+"(\w+)"', text))
     assert {reason for reason in reasons if not explained(reason)} == set()
     assert {"ReadOK", "Overflow", "NoSinks", "GPUUnhealthy", "ChecksDisabled"} <= reasons

@@ -1,4 +1,4 @@
-"""The bounds of a history: what stays, what gives way to `Dropped`, and how an overflow ends."""
+"""The bounds of a history: what it keeps, what `Dropped` replaces, and how an overflow ends."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_the_newest_arrival_of_each_present_gpu_stays_for_new_sinks() -> None:
     log += entries(*[HistoryType.GPU_MOVED] * 60, gpu=GPU_1, after=4)
     assert numbers(bound(log, gpus=[GPU_1, other])) >= {3, 4}
     assert 1 not in numbers(bound(log, gpus=[GPU_1, other]))
-    # The removal stays as the newest of a GPU that left once.
+    # The history keeps the removal as the newest of a GPU that left once.
     assert 2 in numbers(bound(log, gpus=[GPU_1, other]))
 
 
@@ -159,7 +159,7 @@ def test_a_further_drop_replaces_the_first_and_counts_it_in() -> None:
     assert len(second) == MAX_HISTORY
 
 
-def test_a_drop_after_every_sink_had_the_last_one_counts_anew() -> None:
+def test_a_drop_after_every_sink_had_the_last_one_starts_a_new_count() -> None:
     log = entries(*[HEALTH] * 501)
     first = bound(log, waiting=everything(log))
     log = first[-1:] + entries(*[HEALTH] * 501, after=first[-1].sequence)
@@ -209,7 +209,7 @@ def test_a_span_covers_sightings_dropped_before_older_entries() -> None:
 
 
 def test_a_dropped_removal_takes_the_arrival_with_it() -> None:
-    """What is left must not say that a GPU which is gone is there."""
+    """The rest of the history must not show a GPU that is gone as present."""
     log = entries(ADDED, REMOVED, gpu=GPU_1) + entries(*[HEALTH] * 500, gpu=GPU_1, after=2)
     kept = bound(log, waiting=everything(log) - {1})
     assert counted(kept[-1])["GPURemoved"] == 1

@@ -135,7 +135,7 @@ class TestOnNodes:
     ) -> None:
         assert node_labels(lists[0]) == node_labels(lists[1])
 
-    def test_stale_ones_go_whoever_wrote_them(self) -> None:
+    def test_stale_ones_go_no_matter_who_wrote_them(self) -> None:
         current = {
             "gpuid.github.com/chassis": "C1",
             "gpuid.github.com/chassis-count": "1",

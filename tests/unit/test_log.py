@@ -36,7 +36,7 @@ RECORD = {"node": "gpu-1", "source": "gpu-operator/pod", "time": "2026-06-07T10:
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z")
 
 
-class Written:
+class LogFile:
     """A file that the log writes to."""
 
     def __init__(self, path: Path) -> None:
@@ -47,13 +47,13 @@ class Written:
         return self.path.read_text()
 
 
-Configured = Callable[[Level, Format], Written]
+Configured = Callable[[Level, Format], LogFile]
 
 
 @pytest.fixture
 def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Configured]:
     """Configures the log to write into a file; afterwards this process is as it was."""
-    opened: list[Written] = []
+    opened: list[LogFile] = []
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     for module, name in (
@@ -68,8 +68,8 @@ def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Conf
     ):
         monkeypatch.setattr(module, name, getattr(module, name))
 
-    def start(level: Level, form: Format) -> Written:
-        opened.append(Written(tmp_path / f"{len(opened)}.log"))
+    def start(level: Level, form: Format) -> LogFile:
+        opened.append(LogFile(tmp_path / f"{len(opened)}.log"))
         configure(level, form, opened[-1].descriptor)
         return opened[-1]
 
@@ -81,11 +81,11 @@ def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Conf
     root.setLevel(level)
 
 
-def lines(stream: Written) -> list[dict[str, Any]]:
+def lines(stream: LogFile) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def only(stream: Written) -> dict[str, Any]:
+def only(stream: LogFile) -> dict[str, Any]:
     [line] = lines(stream)
     return line
 

@@ -92,6 +92,16 @@ def test_the_help_of_the_image_lists_the_commands_that_it_contains(app: Path) ->
     assert [line.split()[0] for line in listed if line.strip()] == ["crds", "run"]
 
 
+def test_the_image_has_what_run_and_the_plugin_import(app: Path) -> None:
+    done = python(command("run"), path=app, WORKERS="none")
+    assert done.returncode == 2, done.stderr
+    assert "WORKERS" in done.stdout
+    where = "import gpuid_operator; print(gpuid_operator.__file__)\n"
+    done = python(where + "import gpuid_operator.cli.plugin_where", path=app)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(app))
+
+
 @pytest.mark.parametrize("name", ["demo", "cluster"])
 def test_a_command_that_the_image_lacks_says_where_it_is(app: Path, name: str) -> None:
     done = python(command(name, "--help"), path=app)

@@ -79,7 +79,7 @@ def test_a_cursor_never_goes_back_nor_beyond_what_there_is() -> None:
     state = delivery.after_delivery(state, CHANGES, up_to=2, now=NOW, context=context).status
     state = delivery.after_delivery(state, CHANGES, up_to=1, now=NOW, context=context).status
     assert sink(state, CHANGES).delivered_sequence == 2
-    # As from a delivery that began before the object was created anew.
+    # As from a delivery that began before the object was recreated.
     state = delivery.after_delivery(state, CHANGES, up_to=400, now=NOW, context=context).status
     assert sink(state, CHANGES).delivered_sequence == 2
 

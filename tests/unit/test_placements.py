@@ -131,7 +131,7 @@ def test_each_time_that_a_gpu_was_there_is_a_placement() -> None:
             [entry(1, HistoryType.GPU_ADDED), entry(4, HistoryType.GPU_LOST)],
             [GPU_1],
             [("i-1", at(1), None, True)],
-            id="a lost GPU stays",
+            id="a lost GPU remains",
         ),
         pytest.param(
             [entry(1, HistoryType.GPU_ADDED), entry(2, HistoryType.NODE_RETURNED, None)],
@@ -378,9 +378,9 @@ def test_the_placements_are_the_truth_as_long_as_history_holds_it(steps: list[St
                 inventories[node] = after_departure(before, now=now, context=StatusContext()).status
             continue
         cards = [(address, card) for address, card in zip((A, B), slots, strict=True)]
-        for _, card in cards:
-            if card is not None:
-                there.setdefault((node, card), (machine, now))
+        for slot in slots:
+            if slot is not None:
+                there.setdefault((node, slot), (machine, now))
         reading = Reading(
             gpus=tuple(
                 GPU(uuid=f"GPU-{card}", serial=f"S{card // 2}", pci_address=address)

@@ -138,8 +138,8 @@ def test_a_restart_is_over_when_the_other_pod_was_asked_even_within_its_second()
     assert noted is not None
     again = with_result(noted, ran)
     assert decide(on("n"), CheckOnNode("x", again)) == ("RestartRefused", UNDER_WAY_PAUSE)
-    mended = with_result(noted, replace(ran, pod="ns/new"))
-    assert decide(on("n"), CheckOnNode("x", mended)) is None
+    fixed = with_result(noted, replace(ran, pod="ns/new"))
+    assert decide(on("n"), CheckOnNode("x", fixed)) is None
 
 
 def test_so_many_an_hour() -> None:

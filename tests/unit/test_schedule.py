@@ -99,17 +99,19 @@ HUNG = replace(FAILING, hung=True)
         pytest.param(replace(FAILING, ready_container="c2"), NOW, id="failing, then restarted"),
         pytest.param(HUNG, RETRY, id="hung"),
         pytest.param(replace(HUNG, request_open=True), RETRY, id="hung and asked for"),
-        pytest.param(replace(READ, confirm_at=CONFIRM), CONFIRM, id="a GPU is in doubt"),
+        pytest.param(replace(READ, confirm_at=CONFIRM), CONFIRM, id="a removal is pending"),
         pytest.param(
             replace(READ, ready_container="c2", confirm_at=CONFIRM),
             CONFIRM,
-            id="a GPU is in doubt since the restart",
+            id="a removal is pending since the restart",
         ),
         pytest.param(
-            replace(FAILING, confirm_at=CONFIRM), RETRY, id="a GPU is in doubt, reads fail"
+            replace(FAILING, confirm_at=CONFIRM), RETRY, id="a removal is pending, reads fail"
         ),
         pytest.param(
-            replace(READ, confirm_at=CONFIRM, suspended=True), None, id="in doubt, suspended"
+            replace(READ, confirm_at=CONFIRM, suspended=True),
+            None,
+            id="pending, suspended",
         ),
     ],
 )

@@ -145,7 +145,7 @@ def test_a_gpu_without_any_identity_is_incomplete() -> None:
     assert refusal(output(TWO[0], nobody)).reason is FailureReason.INCOMPLETE
 
 
-# What is no document
+# Texts that are no document
 
 
 @pytest.mark.parametrize("encoding", [b"utf-16", b"iso-8859-1", b"nonsense"])

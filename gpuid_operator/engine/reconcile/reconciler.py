@@ -95,11 +95,11 @@ class NodeReconciler:
 
     async def _update_status(self, view: NodeView) -> None:
         """Bring status and labels in line with policy, spec and checks, without a read."""
-        cached = view.inventory
-        if cached is not None and _is_stale(cached, view):
+        if view.inventory is not None and _is_stale(view.inventory, view):
             stale = partial(plan.reconsidered, now=self._clock())
             await self._status_writer.write(view.name, stale)
-        if cached is not None and cached.unsettled:
+            view = self._state.view(view.name)
+        if view.inventory is not None and view.inventory.unsettled:
             unsettled = partial(recorded, now=self._clock())
             await self._status_writer.write(view.name, unsettled)
         await self._status_writer.retry_labels(view.name)
@@ -138,5 +138,4 @@ def _is_stale(cached: CachedInventory, view: NodeView) -> bool:
         sinks=frozenset(cursor.sink for cursor in cached.cursors),
         checks=frozenset(check.name for check in cached.checks),
     )
-    context = view.policy.status_context(cached.generation, foreign=view.foreign_checks)
-    return cached.state is not None and is_stale(basis, context)
+    return cached.state is not None and is_stale(basis, view.status_context)

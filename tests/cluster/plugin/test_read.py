@@ -64,7 +64,7 @@ def test_read_waits_for_what_comes_out(
     assert by_node["bad"][0] == "False"
     assert by_node["bad"][3] == "TimedOut: no end within 30s"
     for name in "absent", "good/status":
-        assert "no GPUInventory of this name" in by_node[name][3]
+        assert "no GPUInventory with this name" in by_node[name][3]
 
 
 def test_read_is_good_when_all_nodes_are(

@@ -22,7 +22,7 @@ def ready(cluster: LocalCluster, node: str) -> None:
     assert condition(cluster, node) == ("True", "ReadOK")
 
 
-def in_force(cluster: LocalCluster) -> None:
+def takes_effect(cluster: LocalCluster) -> None:
     assert policy_condition(cluster, "fleet", "Ready")[:2] == ("True", "InForce")
 
 

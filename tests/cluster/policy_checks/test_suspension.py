@@ -53,7 +53,7 @@ def test_off_until_it_is_allowed(cluster: LocalCluster, operator: Operator, prob
     operator.restart()
 
 
-def test_suspension_ends_what_runs_and_the_end_of_it_begins_anew(
+def test_suspension_ends_a_run_and_its_end_starts_another(
     cluster: LocalCluster, operator: Operator, probe: Probe
 ) -> None:
     node, other = NODES

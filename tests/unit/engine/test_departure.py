@@ -189,7 +189,7 @@ async def test_a_node_that_returns_does_not_wait_for_an_old_back_off(bench: Read
     await bench.process_until("n1", lambda: len(bench.kube.exec.calls) == 9)
     bench.kube.remove(node_path("n1"))
     lose_pod(bench)
-    await asyncio.sleep(GRACE.total_seconds())
+    await asyncio.sleep(DEFAULT_TIMINGS.pod_grace.total_seconds())
     await bench.process()
     assert bench.status()["state"] == "Departed"
     bench.prints(machine("n1"))

@@ -228,6 +228,20 @@ class TestResync:
         await until(lambda: inventory_path("gone") not in harness.kube.objects)
 
 
+async def test_the_resync_finds_check_pods_without_an_event(kube: FakeKube) -> None:
+    kube.exec.answer = ExecAnswer(stdout=machine("n1").encode())
+    check = {"name": "c", "podSelector": {"matchLabels": {"app": "dcgm"}}, "command": "true"}
+    put_policy(kube, "p", checks=[check])
+    put_node(kube, "n1")
+    put_pod(kube, "n1")
+    harness = EngineHarness(kube, checks_allowed=True)
+    await harness.engine.start()
+    await until(lambda: kube.exec.calls)
+    put_pod(kube, "n1", name="dcgm", labels={"app": "dcgm"}, container="dcgm")
+    await until(lambda: "dcgm" in [call.pod for call in kube.exec.calls])
+    await harness.engine.stop(within=1)
+
+
 async def test_a_check_runs_once_its_node_is_known(kube: FakeKube) -> None:
     kube.exec.answer = ExecAnswer(stdout=machine("n1").encode())
     check = {"name": "c", "podSelector": {"matchLabels": {"app": "dcgm"}}, "command": "true"}

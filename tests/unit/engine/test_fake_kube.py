@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.support.kube import FakeKube
-from tests.support.kube_cases import CASES, Case
+from tests.support.kube_cases import Case
+from tests.support.kube_list_cases import CASES
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)

@@ -196,3 +196,17 @@ async def test_a_kind_that_is_not_served_for_a_moment_is_reported_and_followed_a
     await until(lambda: bench.gone == ["n2"])
     bench.ask("token-1")
     await until(lambda: bench.request() == "token-1")
+
+
+async def test_an_event_ends_the_back_off_of_the_watch(bench: WatchBench) -> None:
+    put_inventory(bench.kube, "n1")
+    await bench.start()
+    bench.kube.fail("WATCH", "gpuinventories", server_error(), times=6)
+    bench.kube.break_watches()
+    await bench.watching(8)
+    bench.ask("token-1")
+    await until(lambda: bench.request() == "token-1")
+    broken = asyncio.get_running_loop().time()
+    bench.kube.break_watches()
+    await bench.watching(9)
+    assert bench.kube.asked("WATCH", "gpuinventories")[-1].time - broken <= 1

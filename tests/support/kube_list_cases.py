@@ -1,0 +1,139 @@
+"""Answers, lists and watches, as cases that hold for the fake API server and for a real one.
+
+`CASES` also contains the cases of kube_cases: all that both servers have in common.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+import pytest
+
+from gpuid_operator.api.meta import API_VERSION, INVENTORY_KIND, MANAGER
+from gpuid_operator.kube import errors
+from gpuid_operator.kube.client import APPLY_PATCH, ONLY_METADATA, KubeClient, item
+from gpuid_operator.kube.discovery import missing_kinds
+from gpuid_operator.kube.inventories import (
+    create_inventory,
+    delete_inventory,
+    inventory_pages,
+    list_inventories,
+    watch_inventories,
+)
+from gpuid_operator.kube.watch import MetadataEvent
+from tests.support.kube_cases import INVENTORIES, LABEL, WRITES, Case, write
+
+
+async def a_list_comes_in_pages_of_one_snapshot(client: KubeClient, prefix: str) -> None:
+    names = [f"{prefix}-{index}" for index in range(5)]
+    for name in reversed(names):
+        await create_inventory(client, name=name, labels={LABEL: prefix})
+    pages = client.pages(INVENTORIES, params={"labelSelector": f"{LABEL}={prefix}"}, limit=2)
+    first = await anext(pages)
+    assert first["metadata"]["continue"]
+    await create_inventory(client, name=f"{prefix}-late", labels={LABEL: prefix})
+    rest = [page async for page in pages]
+    found = [[body["metadata"]["name"] for body in page["items"]] for page in (first, *rest)]
+    assert found == [names[:2], names[2:4], names[4:]]
+    assert {page["metadata"]["resourceVersion"] for page in (first, *rest)} == {
+        first["metadata"]["resourceVersion"]
+    }
+    assert rest[-1]["metadata"]["continue"] == ""
+
+
+async def label_selectors_select(client: KubeClient, prefix: str) -> None:
+    for name, value in (("a", "1"), ("b", "2"), ("c", "3")):
+        labels = {"example.com/of": prefix, LABEL: value}
+        await create_inventory(client, name=f"{prefix}-{name}", labels=labels)
+    await create_inventory(client, name=f"{prefix}-d", labels={"example.com/of": prefix})
+
+    async def selected(selector: str) -> str:
+        query = f"example.com/of={prefix},{selector}"
+        return "".join(
+            [
+                body["metadata"]["name"][-1]
+                async for body in list_inventories(client, selector=query)
+            ]
+        )
+
+    assert await selected(f"{LABEL}=1") == "a"
+    assert await selected(f"{LABEL}==2") == "b"
+    assert await selected(f"{LABEL}!=1") == "bcd"
+    assert await selected(f"{LABEL} in (1,3)") == "ac"
+    assert await selected(f"{LABEL} notin (1, 3)") == "bd"
+    assert await selected(LABEL) == "abc"
+    assert await selected(f"!{LABEL}") == "d"
+
+
+async def a_watch_sees_what_happens_after_the_list(client: KubeClient, prefix: str) -> None:
+    await create_inventory(client, name=f"{prefix}-before", labels={})
+    version = ""
+    async for page in inventory_pages(client):
+        version = page["metadata"]["resourceVersion"]
+    meta = await create_inventory(client, name=prefix, labels={})
+    changed = await write(client, prefix, {"sequence": 1})
+    await delete_inventory(client, name=prefix, uid=meta.uid, resource_version=changed)
+    events = await watched(watch_inventories(client, version=version), prefix, 3)
+    assert [event.type for event in events] == ["ADDED", "MODIFIED", "DELETED"]
+    assert {event.metadata["name"] for event in events} == {prefix}
+    assert {event.metadata["uid"] for event in events} == {meta.uid}
+    versions = [event.metadata["resourceVersion"] for event in events]
+    assert versions[:2] == [meta.resource_version, changed]
+    assert int(versions[2]) > int(changed)
+
+
+async def watched(
+    events: AsyncIterator[MetadataEvent], prefix: str, count: int
+) -> list[MetadataEvent]:
+    """The first events of objects whose names begin with `prefix`."""
+    found: list[MetadataEvent] = []
+    async with asyncio.timeout(30):
+        async for event in events:
+            if event.type != "BOOKMARK" and event.metadata["name"].startswith(prefix):
+                found.append(event)
+            if len(found) == count:
+                break
+    return found
+
+
+async def a_watch_from_too_old_a_version_is_gone(client: KubeClient, prefix: str) -> None:
+    with pytest.raises(errors.Gone):
+        await anext(watch_inventories(client, version="1"))
+
+
+async def both_kinds_are_discovered(client: KubeClient, prefix: str) -> None:
+    assert await missing_kinds(client) == frozenset()
+
+
+async def an_answer_is_metadata_where_only_that_is_accepted(
+    client: KubeClient, prefix: str
+) -> None:
+    await create_inventory(client, name=prefix, labels={})
+    answer = await client.request(
+        "PATCH",
+        f"{item(INVENTORIES, prefix)}/status",
+        params={"fieldManager": MANAGER, "force": "true"},
+        body={
+            "apiVersion": API_VERSION,
+            "kind": INVENTORY_KIND,
+            "metadata": {"name": prefix},
+            "status": {"sequence": 1},
+        },
+        content_type=APPLY_PATCH,
+        accept=ONLY_METADATA,
+    )
+    assert answer.keys() == {"kind", "apiVersion", "metadata"}
+    assert (answer["kind"], answer["apiVersion"]) == ("PartialObjectMetadata", "meta.k8s.io/v1")
+
+
+CASES: Final[tuple[Case, ...]] = (
+    *WRITES,
+    an_answer_is_metadata_where_only_that_is_accepted,
+    a_list_comes_in_pages_of_one_snapshot,
+    label_selectors_select,
+    a_watch_sees_what_happens_after_the_list,
+    a_watch_from_too_old_a_version_is_gone,
+    both_kinds_are_discovered,
+)
