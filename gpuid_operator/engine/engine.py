@@ -170,7 +170,8 @@ class Engine:
 
     @property
     def kinds_gone(self) -> asyncio.Event:
-        """Set when the API server no longer serves inventories."""
+        """Set when the API server does not serve inventories; set again while it still does not,
+        after the caller has cleared it."""
         return self._inventory_watch.kinds_gone
 
     async def start(self) -> None:
@@ -214,12 +215,12 @@ class Engine:
 
     def pod_event(self, source: PodSelector, body: dict[str, Any], *, deleted: bool) -> None:
         """A pod of a source was added, modified or deleted."""
-        uid = body["metadata"]["uid"]
+        uid, version = body["metadata"]["uid"], body["metadata"]["resourceVersion"]
         for number in self._state.pods.targets_of(source):
             pod = None
             if not deleted:
                 pod = TargetPod.from_pod(body, container=self._state.pods.targets[number].container)
-            self._reconciler.enqueue(self._state.pods.put(number, uid, pod))
+            self._reconciler.enqueue(self._state.pods.put(number, uid, pod, version=version))
         self._reconciler.enqueue(self._checks.pod_event(source, body, deleted=deleted))
 
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:

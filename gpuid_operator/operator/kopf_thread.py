@@ -106,12 +106,12 @@ class KopfThread:
         )
 
     async def _beat_while_complete(self) -> None:
-        """Report that the watch is alive. Raises RuntimeError when Kopf lacks a watcher for a kind:
-        once one has failed, Kopf may wait without end for the others."""
+        """Report that the watch is alive, until it is stopped. Raises RuntimeError when Kopf lacks
+        a watcher for a kind: once one has failed, Kopf may wait without end for the others."""
         loop = asyncio.get_running_loop()
         expected = len(self._sources) + 1
         complete_by = loop.time() + _COMPLETE_WITHIN
-        while True:
+        while not self._stopping.is_set():
             missing = expected - len(watchers())
             if missing <= 0:
                 complete_by = 0.0

@@ -121,6 +121,7 @@ class Leader:
             endings: list[Any] = [watch.run()]
             if isinstance(work, InventoryWork):
                 work.sources_changed.clear()
+                work.kinds_gone.clear()
                 work.watch_begins()
                 endings += [work.sources_changed.wait(), work.kinds_gone.wait()]
             await run_until_first(*endings)

@@ -93,8 +93,9 @@ class PolicyBench:
     async def look(self) -> None:
         """Store the policies, nodes and inventories of the cluster, as a resync does."""
         self.state.policies.take_all(await list_policies(self.kube))
+        requested = asyncio.get_running_loop().time()
         async for facts in list_nodes(self.kube):
-            self.state.nodes.put(facts)
+            self.state.nodes.put(facts, requested=requested)
         async for body in list_inventories(self.kube):
             self.inventories.put_object(body)
 

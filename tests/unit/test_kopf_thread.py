@@ -7,7 +7,7 @@ import gc
 import logging
 import threading
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +15,8 @@ import pytest
 
 from gpuid_operator.api.meta import POLICY_PLURAL
 from gpuid_operator.engine.core.pod_selector import PodSelector
+from gpuid_operator.operator import kopf_thread
+from gpuid_operator.operator.kopf_private import kopf
 from gpuid_operator.operator.kopf_thread import KopfThread, log_loop_error
 from tests.support.kopf_api import KopfApi
 
@@ -143,3 +145,48 @@ async def test_a_watch_that_is_stopped_before_its_thread_has_begun_ends_at_once(
     with suppress(asyncio.CancelledError):
         await running
     assert "kopf" not in {one.name for one in threading.enumerate()}
+
+
+class LateThread(KopfThread):
+    """Kopf's thread on a busy machine: it gets to run once `go` is set."""
+
+    def __init__(self, *, beat: Callable[[], None]) -> None:
+        self.go = threading.Event()
+        source = PodSelector("gpu-operator", "app=plugin")
+        credentials = KopfApi().credentials
+        super().__init__(
+            sources=(source,), receiver=Received(), credentials=lambda: credentials, beat=beat
+        )
+
+    def _main(self) -> None:
+        self.go.wait()
+        super()._main()
+
+
+async def sleep_for_ever(**_: Any) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.fixture
+def idle_kopf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kopf watches nothing, until it is cancelled."""
+    monkeypatch.setattr(kopf, "operator", sleep_for_ever)
+
+
+@pytest.mark.usefixtures("idle_kopf")
+async def test_a_thread_that_outlives_its_watch_reports_no_heartbeat_and_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kopf_thread, "_JOIN", 0.0)
+    beats: list[int] = []
+    thread = LateThread(beat=lambda: beats.append(1))
+    running = asyncio.create_task(thread.run())
+    await asyncio.sleep(0)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    [late] = [one for one in threading.enumerate() if one.name == "kopf"]
+    thread.go.set()
+    await asyncio.to_thread(late.join, 20)
+    assert not late.is_alive()
+    assert beats == []

@@ -57,19 +57,22 @@ class Suspensions:
         if self._all_labels_needed:
             await self._list_nodes()
         for name in self._nodes() - set(self._state.nodes):
+            requested = asyncio.get_running_loop().time()
             try:
-                self._state.nodes.put(await get_node(self._client, name))
+                facts = await get_node(self._client, name)
             except NotFound:
                 continue  # the node is being removed; no check runs there
+            self._state.nodes.put(facts, requested=requested)
 
     async def _list_nodes(self) -> None:
         # Cleared before the list: a policy may change while it is read.
         self._all_labels_needed = False
+        requested = asyncio.get_running_loop().time()
         unseen = set(self._state.nodes)
         try:
             async for facts in list_nodes(self._client):
                 unseen.discard(facts.name)
-                self._state.nodes.put(facts)
+                self._state.nodes.put(facts, requested=requested)
         except BaseException:
             self._all_labels_needed = True
             raise

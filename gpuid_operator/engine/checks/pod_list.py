@@ -13,9 +13,10 @@ async def list_check_pods(client: KubeClient, pods: CheckPods, source: PodSelect
 
     Raises KubeError; the pods that were listed before the error are stored.
     """
-    unseen = pods.uids(source)
-    async for body in list_pods(client, namespace=source.namespace, selector=source.selector):
-        unseen.discard(body["metadata"]["uid"])
-        pods.put(source, body, deleted=False)
-    for uid in unseen:
-        pods.remove(source, uid)
+    unseen = pods.versions(source)
+    with pods.listing():
+        async for body in list_pods(client, namespace=source.namespace, selector=source.selector):
+            unseen.pop(body["metadata"]["uid"], None)
+            pods.put(source, body, deleted=False)
+        for uid, version in unseen.items():
+            pods.remove_unlisted(source, uid, version)

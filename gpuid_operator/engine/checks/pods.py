@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from gpuid_operator.engine.checks.job import CheckJob
 from gpuid_operator.engine.core.pod_selector import PodSelector
+from gpuid_operator.engine.state.pod_versions import PodVersions
 from gpuid_operator.kube.pods import TargetPod
 
 _Place = tuple[PodSelector, str | None]
@@ -20,6 +22,7 @@ class CheckPods:
         self._containers: dict[PodSelector, set[str | None]] = {}
         self._pods: dict[tuple[_Place, str], dict[str, TargetPod]] = {}
         self._node_of: dict[tuple[PodSelector, str], str] = {}
+        self._versions: PodVersions[tuple[PodSelector, str]] = PodVersions()
 
     @property
     def sources(self) -> frozenset[PodSelector]:
@@ -43,19 +46,28 @@ class CheckPods:
             for (place, node), pods in self._pods.items()
             if place[1] in containers.get(place[0], set())
         }
-        self._node_of = {key: node for key, node in self._node_of.items() if key[0] in containers}
+        for key in [key for key in self._node_of if key[0] not in containers]:
+            del self._node_of[key]
+            self._versions.forget(key)
         return added
 
+    def listing(self) -> AbstractContextManager[None]:
+        """List pods in this context, so that no page brings back a pod that an event deleted."""
+        return self._versions.listing()
+
     def put(self, source: PodSelector, body: dict[str, Any], *, deleted: bool) -> set[str]:
-        """Store the state of a pod. Returns the nodes for which something changed."""
-        uid = body["metadata"]["uid"]
+        """Store the state of a pod, unless a later one is known. Returns the nodes for which
+        something changed."""
+        if source not in self._containers:
+            return set()
+        uid, version = body["metadata"]["uid"], body["metadata"]["resourceVersion"]
+        pods_by_container = {} if deleted else self._read(source, body)
+        if not self._versions.put((source, uid), version, exists=bool(pods_by_container)):
+            return set()
+        if not pods_by_container:
+            return self._remove(source, uid)
         changed: set[str] = set()
-        if deleted:
-            return self.remove(source, uid)
-        for container in self._containers.get(source, ()):
-            pod = TargetPod.from_pod(body, container=container)
-            if pod is None:
-                return self.remove(source, uid)
+        for container, pod in pods_by_container.items():
             pods = self._pods.setdefault(((source, container), pod.node), {})
             if pods.get(uid) != pod:
                 pods[uid] = pod
@@ -63,8 +75,22 @@ class CheckPods:
                 changed.add(pod.node)
         return changed
 
-    def remove(self, source: PodSelector, uid: str) -> set[str]:
-        """Forget a pod. Returns the node that it was on, if the pod was known."""
+    def remove_unlisted(self, source: PodSelector, uid: str, version: str) -> set[str]:
+        """Remove a pod that is missing in a complete list, unless it has changed since the list
+        began. `version` is from `versions` at that time. Returns the node that it was on."""
+        if not self._versions.remove_unlisted((source, uid), version):
+            return set()
+        return self._remove(source, uid)
+
+    def _read(self, source: PodSelector, body: dict[str, Any]) -> dict[str | None, TargetPod]:
+        """The pod by the container that a check names; empty if it is over."""
+        found = {
+            container: TargetPod.from_pod(body, container=container)
+            for container in self._containers[source]
+        }
+        return {container: pod for container, pod in found.items() if pod is not None}
+
+    def _remove(self, source: PodSelector, uid: str) -> set[str]:
         node = self._node_of.pop((source, uid), None)
         if node is None:
             return set()
@@ -76,9 +102,9 @@ class CheckPods:
                 self._pods.pop(key, None)
         return {node}
 
-    def uids(self, source: PodSelector) -> set[str]:
-        """The uids of the known pods of a selector."""
-        return {uid for known, uid in self._node_of if known == source}
+    def versions(self, source: PodSelector) -> dict[str, str]:
+        """The resourceVersions of the known pods of a selector, by uid."""
+        return {uid: self._versions[known, uid] for known, uid in self._node_of if known == source}
 
     def nodes(self) -> set[str]:
         """The names of all nodes that have a pod."""

@@ -42,10 +42,11 @@ class NodeFetcher:
 
         Raises as `KubeClient.request`.
         """
+        requested = asyncio.get_running_loop().time()
         try:
             facts = await get_node(self._client, name)
         except NotFound:
             self._state.forget_node(name)
             return None
-        self._state.nodes.put(facts)
+        self._state.nodes.put(facts, requested=requested)
         return facts

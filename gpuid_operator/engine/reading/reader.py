@@ -149,8 +149,9 @@ class Reader:
         started = loop.time()
         try:
             facts = await self._facts(attempt)
-            if self._state.view(attempt.node).skip is not None:
-                return  # for the policy that selects the labels which were fetched just now
+            view = self._state.view(attempt.node)
+            if view.skip is not None or view.suspended:
+                return  # by a policy that selects the labels which were fetched just now
             result = await self._runs.run(attempt.node, attempt.target, attempt.pod)
             reading = None  # of a run that was stopped, as the node is suspended
             if result is not None:

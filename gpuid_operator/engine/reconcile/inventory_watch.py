@@ -58,13 +58,14 @@ class InventoryWatch:
         """The newest resourceVersion of each inventory that an event named."""
         self._wake = asyncio.Event()
         self.kinds_gone = asyncio.Event()
-        """Set when the API server does not serve inventories any more."""
+        """Set by each attempt to watch that finds no inventories served. The reader of the event
+        looks whether the CRDs are gone, or were for a moment, and clears it."""
 
     def loops(self) -> list[Loop]:
         return [self._follow, self._fetch_changes]
 
     async def _follow(self) -> None:
-        """Watch until cancelled, or until the kind is gone."""
+        """Watch until cancelled."""
         version = self._resync.inventories_version
         failures = 0
         while True:
@@ -79,10 +80,10 @@ class InventoryWatch:
                     self._take(event)
             except Gone:
                 version = None
-            except NotFound:
-                self.kinds_gone.set()
-                return
             except KubeError as error:
+                if isinstance(error, NotFound):
+                    version = None  # the objects may go with their kind, without an event
+                    self.kinds_gone.set()
                 failures += 1
                 # API servers restart: a single interruption is normal.
                 log = _log.warning if failures > 1 else _log.debug

@@ -16,6 +16,7 @@ from gpuid_operator.kube.inventories import inventory_pages
 from gpuid_operator.kube.nodes import list_nodes
 from gpuid_operator.kube.pods import TargetPod, list_pods
 from gpuid_operator.kube.policies import list_policies
+from gpuid_operator.plan.target import Target
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -93,22 +94,32 @@ class Resync:
     async def _list_pods(self) -> set[str]:
         changed: set[str] = set()
         for number, target in enumerate(self._state.pods.targets):
-            unseen = self._state.pods.uids(number)
-            async for body in list_pods(
-                self._client, namespace=target.namespace, selector=target.selector
-            ):
-                uid = body["metadata"]["uid"]
-                unseen.discard(uid)
-                pod = TargetPod.from_pod(body, container=target.container)
-                changed |= self._state.pods.put(number, uid, pod)
-            for uid in unseen:
-                changed |= self._state.pods.put(number, uid, None)
+            with self._state.pods.listing():
+                changed |= await self._list_target(number, target)
+        return changed
+
+    async def _list_target(self, number: int, target: Target) -> set[str]:
+        changed: set[str] = set()
+        pods = self._state.pods
+        unseen = pods.versions(number)
+        async for body in list_pods(
+            self._client, namespace=target.namespace, selector=target.selector
+        ):
+            uid, version = body["metadata"]["uid"], body["metadata"]["resourceVersion"]
+            unseen.pop(uid, None)
+            pod = TargetPod.from_pod(body, container=target.container)
+            changed |= pods.put(number, uid, pod, version=version)
+        for uid, version in unseen.items():
+            changed |= pods.remove_unlisted(number, uid, version)
         return changed
 
     async def _list_nodes(self) -> None:
         unseen = set(self._state.nodes)
-        async for facts in list_nodes(self._client):
-            unseen.discard(facts.name)
-            self._state.nodes.put(facts)
+        with self._state.nodes.listing() as requested:
+            async for facts in list_nodes(self._client):
+                unseen.discard(facts.name)
+                self._state.nodes.put(facts, requested=requested)
         for name in unseen:
-            self._state.forget_node(name)
+            known = self._state.nodes.get(name)
+            if known is not None and known.fetched <= requested:
+                self._state.forget_node(name)

@@ -1,9 +1,10 @@
-"""Nodes: their facts, and when the operator fetched them."""
+"""Nodes: their facts, and when the operator requested them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import ItemsView, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gpuid_operator.api.inventory import NodeInfo
@@ -16,7 +17,8 @@ class KnownNode:
 
     facts: NodeFacts
     fetched: float
-    """When they were fetched, in seconds of the event loop's clock."""
+    """When they were requested, in seconds of the event loop's clock: they are not older. The facts
+    of a list were requested with its first page."""
 
 
 class NodeCache:
@@ -24,6 +26,9 @@ class NodeCache:
 
     def __init__(self) -> None:
         self._nodes: dict[str, KnownNode] = {}
+        # When Nodes were found gone while a list was under way, which may still bring them.
+        self._removed: dict[str, float] = {}
+        self._lists = 0
 
     def __contains__(self, name: str) -> bool:
         return name in self._nodes
@@ -43,13 +48,31 @@ class NodeCache:
     def items(self) -> ItemsView[str, KnownNode]:
         return self._nodes.items()
 
-    def put(self, facts: NodeFacts) -> None:
-        """Store facts that were fetched at this moment."""
-        self._nodes[facts.name] = KnownNode(facts, asyncio.get_running_loop().time())
+    @contextmanager
+    def listing(self) -> Iterator[float]:
+        """List Nodes in this context, so that no page brings back a Node that was found gone
+        meanwhile. Yields the time at which the list is requested, for `put`."""
+        self._lists += 1
+        try:
+            yield asyncio.get_running_loop().time()
+        finally:
+            self._lists -= 1
+            if not self._lists:
+                self._removed.clear()
+
+    def put(self, facts: NodeFacts, *, requested: float) -> None:
+        """Store facts that were requested at this time of the event loop's clock, unless later
+        facts are known, or that the Node was gone later."""
+        known = self._nodes.get(facts.name)
+        latest = known.fetched if known is not None else self._removed.get(facts.name, requested)
+        if latest <= requested:
+            self._nodes[facts.name] = KnownNode(facts, requested)
 
     def remove(self, name: str) -> None:
         """Forget a node that is gone."""
         self._nodes.pop(name, None)
+        if self._lists:
+            self._removed[name] = asyncio.get_running_loop().time()
 
 
 def node_info(facts: NodeFacts) -> NodeInfo:

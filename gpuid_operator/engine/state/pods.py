@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from gpuid_operator.engine.core.pod_selector import PodSelector
+from gpuid_operator.engine.state.pod_versions import PodVersions
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan.target import Target
 
@@ -18,18 +20,38 @@ class PodCache:
         # Pods by node, by (number of the target, uid).
         self._pods: dict[str, dict[tuple[int, str], TargetPod]] = {}
         self._node_of: dict[tuple[int, str], str] = {}
+        self._versions: PodVersions[tuple[int, str]] = PodVersions()
         self._changed: dict[str, float] = {}
 
     def __contains__(self, node: str) -> bool:
         """Whether the node has a target pod, running or not."""
         return node in self._pods
 
-    def put(self, target: int, uid: str, pod: TargetPod | None) -> set[str]:
-        """Store a pod of a target, None if it does not exist any more.
+    def listing(self) -> AbstractContextManager[None]:
+        """List pods in this context, so that no page brings back a pod that an event deleted."""
+        return self._versions.listing()
+
+    def put(self, target: int, uid: str, pod: TargetPod | None, *, version: str) -> set[str]:
+        """Store a pod of a target, None if it does not exist any more, unless a later state than
+        the one of `version` is known.
 
         Returns the nodes whose pods changed by that.
         """
-        key = (target, uid)
+        if not self._versions.put((target, uid), version, exists=pod is not None):
+            return set()
+        return self._store((target, uid), pod)
+
+    def remove_unlisted(self, target: int, uid: str, version: str) -> set[str]:
+        """Remove a pod that is missing in a complete list, unless it has changed since the list
+        began. `version` is from `versions` at that time.
+
+        Returns the nodes whose pods changed by that.
+        """
+        if not self._versions.remove_unlisted((target, uid), version):
+            return set()
+        return self._store((target, uid), None)
+
+    def _store(self, key: tuple[int, str], pod: TargetPod | None) -> set[str]:
         changed = set()
         before = self._node_of.get(key)
         if before is not None and (pod is None or pod.node != before):
@@ -60,9 +82,11 @@ class PodCache:
             if (target.namespace, target.selector) == (selector.namespace, selector.selector)
         ]
 
-    def uids(self, target: int) -> set[str]:
-        """The uids of the known pods of a target."""
-        return {uid for number, uid in self._node_of if number == target}
+    def versions(self, target: int) -> dict[str, str]:
+        """The resourceVersions of the known pods of a target, by uid."""
+        return {
+            uid: self._versions[number, uid] for number, uid in self._node_of if number == target
+        }
 
     def nodes(self) -> set[str]:
         """The names of all nodes that have a target pod."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Final
 
@@ -46,14 +47,18 @@ class NodeLabeller:
         if not changes:
             return True
         facts = self._state.nodes[name].facts
+        loop = asyncio.get_running_loop()
+        requested = loop.time()
         try:
             version = await patch_node_labels(self._client, facts, changes)
         except Conflict:
             # The kubelet writes the Node's status often, which changes its resourceVersion.
-            self._state.nodes.put(await get_node(self._client, name))
+            requested = loop.time()
+            self._state.nodes.put(await get_node(self._client, name), requested=requested)
             return False
         labels = merge_patch(facts.labels, changes)
-        self._state.nodes.put(replace(facts, labels=labels, resource_version=version))
+        written = replace(facts, labels=labels, resource_version=version)
+        self._state.nodes.put(written, requested=requested)
         return True
 
     def _changes(self, name: str) -> dict[str, str | None]:

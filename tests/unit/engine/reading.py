@@ -67,7 +67,8 @@ class ReadBench:
         """The watch brings a target pod."""
         container = self.state.pods.targets[target].container
         pod = None if deleted else TargetPod.from_pod(body, container=container)
-        self.state.pods.put(target, body["metadata"]["uid"], pod)
+        meta = body["metadata"]
+        self.state.pods.put(target, meta["uid"], pod, version=meta["resourceVersion"])
 
     def see_policy(self, body: dict[str, Any]) -> None:
         """The watch brings a policy."""
@@ -75,7 +76,8 @@ class ReadBench:
 
     def see_node(self, body: Mapping[str, Any]) -> None:
         """A list brings a Node."""
-        self.state.nodes.put(NodeFacts.from_node(body))
+        now = asyncio.get_running_loop().time()
+        self.state.nodes.put(NodeFacts.from_node(body), requested=now)
 
     async def node_with_pod(self, name: str = "n1", **pod: Any) -> None:
         """A GPU node whose target pod is seen, a second after the loop began."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
+from gpuid_operator.engine.checks.pod_list import list_check_pods
 from gpuid_operator.engine.checks.pods import CheckPods
 from gpuid_operator.engine.core.pod_selector import PodSelector
 from tests.support.checks import SOURCE, job
 from tests.support.kube import FakeKube
-from tests.support.objects import put_pod
+from tests.support.objects import pod_path, put_pod
 
 OTHER = PodSelector(SOURCE.namespace, "app=other")
 
@@ -29,7 +31,7 @@ def test_a_ready_pod_is_found_and_reported_once(pods: CheckPods, kube: FakeKube)
     pod = pods.find(job(), "n1")
     assert pod is not None and pod.name == "plugin-n1"
     assert pods.nodes() == {"n1"}
-    assert pods.uids(SOURCE) == {body["metadata"]["uid"]}
+    assert pods.versions(SOURCE) == {body["metadata"]["uid"]: body["metadata"]["resourceVersion"]}
     assert pods.find(job(), "n2") is None
 
 
@@ -57,7 +59,7 @@ def test_a_deleted_or_finished_pod_is_forgotten(pods: CheckPods, kube: FakeKube)
     assert pods.put(SOURCE, gone, deleted=True) == set()
     over["status"]["phase"] = "Failed"
     assert pods.put(SOURCE, over, deleted=False) == {"n2"}
-    assert pods.nodes() == set() and pods.uids(SOURCE) == set()
+    assert pods.nodes() == set() and pods.versions(SOURCE) == {}
     assert pods.find(job(), "n1") is None and pods.find(job(), "n2") is None
 
 
@@ -105,6 +107,32 @@ def test_pods_that_no_check_selects_are_forgotten(kube: FakeKube) -> None:
     assert pods.find(job(), "n1") is None
     # Events of its pods may still arrive.
     assert pods.put(SOURCE, put_pod(kube, "n1"), deleted=False) == set()
+
+
+async def test_a_late_page_of_a_list_overwrites_no_event(pods: CheckPods, kube: FakeKube) -> None:
+    bodies = [put_pod(kube, f"n{number:03}") for number in range(260)]
+    late = kube.fail("GET", "/pods$", until=asyncio.Event())
+    second = kube.fail("GET", "/pods$", until=asyncio.Event())
+    listing = asyncio.create_task(list_check_pods(kube, pods, SOURCE))
+    assert late.until is not None and second.until is not None
+    late.until.set()
+    await second.met.wait()
+    unready = put_pod(kube, "n258", ready=False)
+    pods.put(SOURCE, unready, deleted=False)
+    pods.put(SOURCE, bodies[259], deleted=False)
+    pods.put(SOURCE, bodies[259], deleted=True)
+    added = put_pod(kube, "n260")
+    pods.put(SOURCE, added, deleted=False)
+    second.until.set()
+    await listing
+    assert pods.find(job(), "n257") is not None
+    assert pods.find(job(), "n258") is None
+    assert pods.nodes() == {f"n{number:03}" for number in range(261)} - {"n259"}
+    # A later list still finds what no event reported.
+    kube.remove(pod_path("plugin-n260"))
+    kube.remove(pod_path("plugin-n259"))
+    await list_check_pods(kube, pods, SOURCE)
+    assert pods.nodes() == {f"n{number:03}" for number in range(259)}
 
 
 def test_the_digest_identifies_the_command_and_the_place() -> None:

@@ -56,8 +56,8 @@ def test_a_view_of_an_unknown_node_has_only_the_built_in_policy(state: ClusterSt
 
 
 async def test_a_view_has_what_all_caches_know(kube: FakeKube, state: ClusterState) -> None:
-    state.nodes.put(facts(kube))
-    state.pods.put(0, "p1", pod(kube))
+    state.nodes.put(facts(kube), requested=0.0)
+    state.pods.put(0, "p1", pod(kube), version="1")
     state.policies.put("all", Policy.from_object(put_policy(kube, "all", suspend=True)))
     known = view(kube, state, status={"state": "Departed"})
     assert known.inventory is state.inventories.get("n1")
@@ -146,9 +146,9 @@ async def test_a_node_with_a_sink_of_an_unknown_type_is_skipped(
 async def test_a_gpu_node_has_a_target_pod_or_gpu_capacity(
     kube: FakeKube, state: ClusterState
 ) -> None:
-    state.pods.put(0, "p1", pod(kube, "with-pod"))
+    state.pods.put(0, "p1", pod(kube, "with-pod"), version="1")
     for name, gpus in (("with-gpus", 8), ("with-none", 0), ("plain", None)):
-        state.nodes.put(facts(kube, name, gpus=gpus))
+        state.nodes.put(facts(kube, name, gpus=gpus), requested=0.0)
     names = ("with-pod", "with-gpus", "with-none", "plain", "unknown")
     assert [name for name in names if state.is_gpu_node(name)] == ["with-pod", "with-gpus"]
 
@@ -157,21 +157,26 @@ async def test_a_node_is_forgotten_once_it_has_no_pod_and_no_node_object(
     kube: FakeKube, state: ClusterState
 ) -> None:
     await asyncio.sleep(10)
-    state.nodes.put(facts(kube))
-    state.pods.put(0, "p1", pod(kube))
+    state.nodes.put(facts(kube), requested=0.0)
+    state.pods.put(0, "p1", pod(kube), version="1")
     state.forget_node("n1")
     assert "n1" not in state.nodes
     assert state.pods.changed("n1") == 10.0
-    state.pods.put(0, "p1", None)
+    state.pods.put(0, "p1", None, version="1")
     state.forget_node("n1")
     assert state.pods.changed("n1") == 0.0
 
 
-async def test_the_time_of_a_fetch_is_kept(kube: FakeKube, state: ClusterState) -> None:
-    await asyncio.sleep(7)
-    state.nodes.put(facts(kube))
+async def test_facts_are_as_old_as_their_request_and_older_ones_replace_none(
+    kube: FakeKube, state: ClusterState
+) -> None:
+    state.nodes.put(facts(kube), requested=7.0)
+    state.nodes.put(facts(kube, gpus=8), requested=6.0)
     assert state.nodes["n1"].fetched == 7.0
     assert state.nodes["n1"].facts.gpu_capacity == 2
+    state.nodes.put(facts(kube, gpus=4), requested=8.0)
+    assert state.nodes["n1"].fetched == 8.0
+    assert state.nodes["n1"].facts.gpu_capacity == 4
 
 
 @pytest.mark.parametrize(
@@ -195,7 +200,7 @@ def test_the_machine_is_the_last_part_of_the_provider_id(
 
 async def test_nodes_are_listed_until_they_are_removed(kube: FakeKube, state: ClusterState) -> None:
     for name in ("n1", "n2"):
-        state.nodes.put(facts(kube, name))
+        state.nodes.put(facts(kube, name), requested=0.0)
     assert (list(state.nodes), len(state.nodes)) == (["n1", "n2"], 2)
     state.nodes.remove("n1")
     assert [name for name, _ in state.nodes.items()] == ["n2"]

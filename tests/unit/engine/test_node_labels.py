@@ -31,7 +31,9 @@ STATUS: dict[str, Any] = {
 async def writing(kube: FakeKube) -> Writing:
     """One node with a successful read, and with a label of a user."""
     writing = Writing(kube)
-    writing.state.nodes.put(NodeFacts.from_node(put_node(kube, "n1", labels={"zone": "a"})))
+    writing.state.nodes.put(
+        NodeFacts.from_node(put_node(kube, "n1", labels={"zone": "a"})), requested=0.0
+    )
     put_inventory(kube, "n1", status=STATUS)
     writing.load("n1")
     return writing

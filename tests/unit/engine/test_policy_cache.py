@@ -24,7 +24,7 @@ async def state() -> ClusterState:
     """Two nodes: n1 of the tier gold, n2 of none."""
     state = ClusterState(targets=[TARGET], builtin=builtin())
     for name, labels in (("n1", {"tier": "gold"}), ("n2", {})):
-        state.nodes.put(NodeFacts(name, f"uid-{name}", None, None, "1", labels, 8))
+        state.nodes.put(NodeFacts(name, f"uid-{name}", None, None, "1", labels, 8), requested=0.0)
     return state
 
 

@@ -26,7 +26,9 @@ async def writing(kube: FakeKube) -> Writing:
     """Three nodes; n1 and n2 have the label tier=gold."""
     writing = Writing(kube)
     for name, labels in (("n1", {"tier": "gold"}), ("n2", {"tier": "gold"}), ("n3", {})):
-        writing.state.nodes.put(NodeFacts.from_node(put_node(kube, name, labels=labels)))
+        writing.state.nodes.put(
+            NodeFacts.from_node(put_node(kube, name, labels=labels)), requested=0.0
+        )
         put_inventory(kube, name, status={"state": "Present"})
         writing.load(name)
     return writing
@@ -135,7 +137,7 @@ async def test_changes_in_quick_succession_share_a_write(
     async with statuses:
         for number in range(50):
             name = f"m{number}"
-            writing.state.nodes.put(NodeFacts.from_node(put_node(kube, name)))
+            writing.state.nodes.put(NodeFacts.from_node(put_node(kube, name)), requested=0.0)
             put_inventory(kube, name, status={"state": "Present"})
             writing.load(name)
             statuses.touch()

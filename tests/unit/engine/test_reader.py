@@ -175,6 +175,19 @@ async def test_a_suspended_node_is_not_read(kube: FakeKube) -> None:
     assert kube.exec.calls == []
 
 
+async def test_a_new_node_that_its_policy_suspends_is_not_read(bench: ReadBench) -> None:
+    hold = {"suspend": True, "nodeSelector": {"matchLabels": {"pool": "b"}}}
+    bench.see_policy(put_policy(bench.kube, "hold", **hold))
+    put_node(bench.kube, "n1", labels={"pool": "b"})
+    bench.see_pod(put_pod(bench.kube, "n1"))
+    # The pod is the first sign of the node: until the Node is fetched, no policy matches it.
+    assert bench.due() == clock.now()
+    assert await bench.process("n1") is None
+    assert len(bench.kube.asked("GET", "/nodes/n1$")) == 1
+    assert bench.kube.exec.calls == []
+    assert inventory_path("n1") not in bench.kube.objects
+
+
 async def test_suspending_a_node_stops_its_read(bench: ReadBench) -> None:
     bench.kube.exec.answer = ExecAnswer(hang=True)
     await bench.node_with_pod()

@@ -114,6 +114,95 @@ async def test_an_inventory_that_was_made_again_is_the_new_one(bench: ResyncBenc
     assert bench.gone == []
 
 
+class TestLatePage:
+    """A page of a list can arrive after the event of a change that it does not contain."""
+
+    async def test_pods(self, bench: ResyncBench) -> None:
+        bodies = [put_pod(bench.kube, f"n{number:03}") for number in range(260)]
+        for body in bodies[257:]:
+            bench.see_pod(body)
+        run, second = await self.until_second_page(bench, "/pods$")
+        bench.see_pod(put_pod(bench.kube, "n258", number=2))
+        bench.see_pod(bodies[259], deleted=True)
+        bench.see_pod(put_pod(bench.kube, "n260"))
+        second.set()
+        await run
+        assert self.read_in(bench, "n257") == "containerd://plugin-n257-1"
+        assert self.read_in(bench, "n258") == "containerd://plugin-n258-2"
+        assert self.read_in(bench, "n259") is None
+        assert self.read_in(bench, "n260") == "containerd://plugin-n260-1"
+
+    async def test_nodes(self, bench: ResyncBench) -> None:
+        for number in range(103):
+            put_node(bench.kube, f"n{number:03}")
+        await asyncio.sleep(10)
+        bench.see_node(put_node(bench.kube, "replaced"))
+        run, second = await self.until_second_page(bench, "/nodes$")
+        await asyncio.sleep(10)
+        for name in ("n101", "replaced"):
+            bench.kube.remove(node_path(name))
+            bench.see_node(put_node(bench.kube, name, boot="later"))
+        await asyncio.sleep(10)
+        second.set()
+        await run
+        known = {name: bench.state.nodes[name] for name in ("n000", "n102", "n101", "replaced")}
+        assert known["n000"].fetched == known["n102"].fetched == 10
+        assert known["n101"].fetched == known["replaced"].fetched == 20
+        assert known["n101"].facts.boot_id == known["replaced"].facts.boot_id == "later"
+
+    async def test_a_node_that_was_fetched_after_the_list_began_stays(
+        self, bench: ResyncBench
+    ) -> None:
+        for number in range(102):
+            put_node(bench.kube, f"n{number:03}")
+        bench.see_node(put_node(bench.kube, "gone"))
+        bench.see_node(put_node(bench.kube, "replaced"))
+        for name in ("gone", "replaced"):
+            bench.kube.remove(node_path(name))
+        run, second = await self.until_second_page(bench, "/nodes$")
+        await asyncio.sleep(10)
+        bench.see_node(put_node(bench.kube, "replaced"))
+        second.set()
+        await run
+        assert "gone" not in bench.state.nodes
+        assert "replaced" in bench.state.nodes
+
+    async def test_a_node_that_was_found_gone_meanwhile_does_not_come_back(
+        self, bench: ResyncBench
+    ) -> None:
+        for number in range(103):
+            put_node(bench.kube, f"n{number:03}")
+        run, second = await self.until_second_page(bench, "/nodes$")
+        await asyncio.sleep(10)
+        for name in ("n101", "n102"):
+            bench.state.forget_node(name)
+        await asyncio.sleep(10)
+        bench.see_node(put_node(bench.kube, "n102", boot="later"))
+        second.set()
+        await run
+        assert "n101" not in bench.state.nodes
+        assert bench.state.nodes["n102"].facts.boot_id == "later"
+        # The next list finds it, if the Node is there.
+        await bench.resync.run()
+        assert "n101" in bench.state.nodes
+
+    async def until_second_page(
+        self, bench: ResyncBench, path: str
+    ) -> tuple[asyncio.Task[set[str]], asyncio.Event]:
+        """Start a resync up to the request for the second page, which waits for the event."""
+        first, second = asyncio.Event(), asyncio.Event()
+        first.set()
+        bench.kube.fail("GET", path, until=first)
+        fault = bench.kube.fail("GET", path, until=second)
+        run = asyncio.create_task(bench.resync.run())
+        await fault.met.wait()
+        return run, second
+
+    def read_in(self, bench: ResyncBench, node: str) -> str | None:
+        found = bench.state.pods.find(node)
+        return found[1].container_id if found else None
+
+
 class TestExpiredList:
     """A list starts again if the server dropped its snapshot between two pages."""
 

@@ -81,7 +81,7 @@ async def test_a_status_that_does_not_change_is_not_written(
 async def test_a_decision_gets_what_is_in_force(kube: FakeKube, writing: Writing) -> None:
     put_policy(kube, "all", suspend=True)
     writing.state.policies.put("all", Policy.from_object(kube.objects[policy_path("all")]))
-    writing.state.nodes.put(NodeFacts.from_node(put_node(kube, "n1")))
+    writing.state.nodes.put(NodeFacts.from_node(put_node(kube, "n1")), requested=0.0)
     decided: list[StatusContext] = []
 
     def change(status: InventoryStatus, context: StatusContext) -> StatusChange:

@@ -172,6 +172,21 @@ async def test_when_the_crds_go_the_work_is_stopped_and_another_starts_once_they
     await running.stop()
 
 
+async def test_crds_that_are_back_at_once_restart_the_watch_once_beside_the_same_work(
+    kube: Cluster,
+) -> None:
+    running = Running(kube)
+    first = await running.watches(1)
+    [work] = running.works
+    work.kinds_gone.set()
+    second = await running.watches(2)
+    assert first.cancelled
+    await asyncio.sleep(600)
+    assert not second.cancelled and len(Watch.made) == 2
+    assert STEPS == ["start", "watch", "watch"]
+    await running.stop()
+
+
 async def test_a_watch_that_ends_restarts_with_growing_pauses_beside_the_same_work(
     kube: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
