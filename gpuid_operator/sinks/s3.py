@@ -20,7 +20,7 @@ from gpuid_operator.sinks.base import Refused, SecretMissing, SinkError, Unavail
 from gpuid_operator.sinks.s3_endpoint import is_aws_endpoint, is_region
 from gpuid_operator.sinks.s3_objects import S3Object, objects_of
 from gpuid_operator.sinks.secrets import SecretSource
-from gpuid_operator.telemetry.log import register_secret
+from gpuid_operator.telemetry.log import SecretsInUse
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Config, S3Credential
@@ -56,6 +56,7 @@ class S3Sender:
         self._spec = spec
         self._builtin = builtin
         self._secrets = secrets
+        self._in_use = SecretsInUse()
         self._endpoint = urlsplit(spec.endpoint) if spec.endpoint else None
         self._port = self._endpoint.port if self._endpoint else None
         self._host = _host(spec, environ)
@@ -76,6 +77,7 @@ class S3Sender:
 
     async def close(self) -> None:
         self._store = None
+        self._in_use.set()
 
     def _check_receiver(self) -> None:
         """Raises Refused if a user could make the operator send its credentials to another server
@@ -145,8 +147,7 @@ class S3Sender:
         for key in (_ACCESS_KEY, _SECRET_KEY):
             if not values.get(key):
                 raise SecretMissing(f"Secret {ref.name} has no key {key}: add it")
-        for key in (_SECRET_KEY, _SESSION_TOKEN):
-            register_secret(values.get(key, ""))
+        self._in_use.set(*(values.get(key, "") for key in (_SECRET_KEY, _SESSION_TOKEN)))
         return {
             key: values[key] for key in (_ACCESS_KEY, _SECRET_KEY, _SESSION_TOKEN) if key in values
         }
