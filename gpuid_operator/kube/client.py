@@ -1,7 +1,8 @@
 """A client for the Kubernetes API: sends and receives JSON, at most QPS requests per second.
 
-One aiohttp session and one TLS context serve all requests. Objects are dicts; our own models read
-what they need. Execs use neither the rate limit (WORKERS bounds them) nor the connection pool (each
+One TLS context and one pool of connections serve all requests, except those of leader election,
+which have connections of their own. Objects are dicts; our own models read what they need. Execs
+use neither the rate limit (WORKERS bounds them) nor the connection pool (each
 consumes its connection).
 """
 
@@ -47,6 +48,10 @@ object."""
 MAX_CONNECTIONS: Final = 64
 """Maximum number of connections; a TLS handshake costs more than waiting for a free connection."""
 
+_UNLIMITED_CONNECTIONS: Final = 2
+"""Maximum number of connections for requests that the rate limit does not apply to. Leader election
+sends one at a time; a request that timed out may still hold its connection for a moment."""
+
 _RETRY_PAUSES: Final = (0.1, 0.5, 1.0)
 """Seconds before each retry if the server sends no Retry-After."""
 _LONGEST_RETRY_AFTER: Final = 10.0
@@ -69,12 +74,8 @@ class KubeClient:
             # Compressing a list of nodes costs both sides more than sending it uncompressed.
             "Accept-Encoding": "identity",
         }
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=60),
-            headers=headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(),
-        )
+        self._session = _session(headers, connections=MAX_CONNECTIONS)
+        self._unlimited = _session(headers, connections=_UNLIMITED_CONNECTIONS)
         self.websockets = WebSockets(credentials, headers=headers)
 
     @classmethod
@@ -109,6 +110,7 @@ class KubeClient:
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
+        await self._unlimited.close()
         await self.websockets.close()
 
     async def credentials(self) -> Credentials:
@@ -130,13 +132,15 @@ class KubeClient:
         """Send a request and return the parsed JSON of the response.
 
         `path` is absolute and quoted. `timeout` limits all attempts together, in seconds, and
-        starts when the rate limit admits the request.
+        starts when the rate limit admits the request. A request that is not `limited` waits neither
+        for the rate limit nor for a connection that others use.
 
         Retries after 429, after 401 with renewed credentials, and if no connection was established;
         a GET also after 5xx or a lost connection. A write whose response is lost is not retried.
 
         Raises ApiError by status, ApiUnreachable.
         """
+        session = self._session if limited else self._unlimited
         if limited:
             await self._limit.acquire()
         data = None if body is None else orjson.dumps(body)
@@ -152,7 +156,7 @@ class KubeClient:
             try:
                 async with (
                     asyncio.timeout(left),
-                    self._session.request(
+                    session.request(
                         method,
                         URL(credentials.server + target, encoded=True),
                         data=data,
@@ -260,6 +264,15 @@ class KubeClient:
             raise unreachable(
                 method="GET", path=path, credentials=credentials, error=lost
             ) from lost
+
+
+def _session(headers: Mapping[str, str], *, connections: int) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=60),
+        headers=headers,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(),
+    )
 
 
 def _retryable(error: ApiError | ApiUnreachable, method: str) -> bool:

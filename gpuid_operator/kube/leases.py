@@ -1,6 +1,7 @@
 """Leases (coordination.k8s.io/v1) for leader election.
 
-The rate limit does not apply to them: a leader that waits behind its own writes loses its lease.
+The rate limit does not apply to them, and they have their own connections: a leader that waits
+behind its own writes loses its lease.
 """
 
 from __future__ import annotations

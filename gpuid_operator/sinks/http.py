@@ -19,7 +19,7 @@ from gpuid_operator.api.sinks import HTTPFormat, HTTPSink, SecretKeyRef
 from gpuid_operator.sinks.base import RecordsRefused, Refused, SinkError, Unavailable, scrub
 from gpuid_operator.sinks.http_client import Answer, HTTPClient, describe
 from gpuid_operator.sinks.secrets import SecretSource
-from gpuid_operator.telemetry.log import register_secret
+from gpuid_operator.telemetry.log import SecretsInUse
 
 _DEFAULT_TIMEOUT: Final = 30.0
 _EVENT_TYPE: Final = "com.github.gpuid"
@@ -57,6 +57,7 @@ class HTTPSender:
     ) -> None:
         self._spec = spec
         self._secrets = secrets
+        self._in_use = SecretsInUse()
         self._client = client
         self._now = now
         self._host = urlsplit(spec.url).hostname
@@ -70,8 +71,7 @@ class HTTPSender:
         signing_key = await self._secret(self._spec.signing_secret_ref)
         authorities = await self._secret(self._spec.ca_secret_ref)
         secrets = [secret for secret in (token, signing_key) if secret]
-        for secret in secrets:
-            register_secret(secret)
+        self._in_use.set(*secrets)
         key = idempotency_key(records)
         if self._spec.format is HTTPFormat.CLOUDEVENTS:
             content_type, values = "application/cloudevents-batch+json", [*map(_event, records)]
@@ -106,7 +106,7 @@ class HTTPSender:
         )
 
     async def close(self) -> None:
-        """Do nothing: the client is shared."""
+        self._in_use.set()  # the client is shared
 
     async def _secret(self, ref: SecretKeyRef | None) -> str | None:
         return None if ref is None else await self._secrets.get(ref, host=self._host)

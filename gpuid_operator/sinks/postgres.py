@@ -27,7 +27,7 @@ from gpuid_operator.sinks.base import (
 )
 from gpuid_operator.sinks.postgres_conflicts import check_conflicts, inserted
 from gpuid_operator.sinks.secrets import SecretSource
-from gpuid_operator.telemetry.log import register_secret
+from gpuid_operator.telemetry.log import SecretsInUse
 
 _DEFAULT_PORT: Final = 5432
 _DEFAULT_TABLE: Final = "serials"
@@ -68,6 +68,7 @@ class PostgresSender:
     def __init__(self, spec: PostgresSink, *, secrets: SecretSource) -> None:
         self._spec = spec
         self._secrets = secrets
+        self._in_use = SecretsInUse()
         self._port = spec.port or _DEFAULT_PORT
         self._table = spec.table or _DEFAULT_TABLE
         self._prepared: _Prepared | None = None
@@ -106,7 +107,7 @@ class PostgresSender:
             raise self._sink_error(error, credentials) from error
 
     async def close(self) -> None:
-        """Do nothing: no connection outlives its batch."""
+        self._in_use.set()  # no connection outlives its batch
 
     @contextlib.asynccontextmanager
     async def _connected(
@@ -186,7 +187,7 @@ class PostgresSender:
         if not user:
             raise Refused("no user name: set userSecretRef")
         password = await self._secret(self._spec.password_secret_ref) or ""
-        register_secret(password)
+        self._in_use.set(password)
         return _Credentials(
             user=user,
             password=password,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from gpuid_operator.api import sinks as api
 from gpuid_operator.api.record import Record
@@ -23,16 +23,28 @@ class SinkContext:
     write_records: RecordWriter
 
 
-def open_sink(spec: api.Sink, *, secrets: SecretSource, context: SinkContext) -> Sink:
+def open_sink(
+    spec: api.Sink, *, secrets: SecretSource, context: SinkContext, builtin: bool = False
+) -> Sink:
     """Create the sink of a spec. It does no I/O before the first `send`.
 
-    `secrets` is EnvironmentSecrets for the sink of the built-in policy, KubernetesSecrets for
-    others. An invalid spec results in a sink that rejects all records, so that other sinks work.
+    `builtin`: the sink is that of the built-in policy, whose settings only an administrator of the
+    operator can write. `secrets` is EnvironmentSecrets for that sink, KubernetesSecrets for others.
+    An invalid spec results in a sink that rejects all records, so that other sinks work.
     """
     try:
-        return _OPENERS[spec.type](spec, secrets, context)
+        return _OPENERS[spec.type](_Opening(spec, secrets, context, builtin))
     except ValueError as error:
         return _Unusable(str(error))
+
+
+class _Opening(NamedTuple):
+    """The arguments of `open_sink`."""
+
+    spec: api.Sink
+    secrets: SecretSource
+    context: SinkContext
+    builtin: bool
 
 
 class _Unusable:
@@ -48,33 +60,36 @@ class _Unusable:
         """Do nothing."""
 
 
-def _stdout(_spec: api.Sink, _secrets: SecretSource, context: SinkContext) -> Sink:
-    return StdoutSender(context.write_records)
+def _stdout(opening: _Opening) -> Sink:
+    return StdoutSender(opening.context.write_records)
 
 
-def _http(spec: api.Sink, secrets: SecretSource, context: SinkContext) -> Sink:
-    assert spec.http is not None  # noqa: S101 - implied by its type
-    return HTTPSender(spec.http, secrets=secrets, client=context.http)
+def _http(opening: _Opening) -> Sink:
+    spec = opening.spec.http
+    assert spec is not None  # noqa: S101 - implied by its type
+    return HTTPSender(spec, secrets=opening.secrets, client=opening.context.http)
 
 
 # The libraries of these two cost memory and threads, so they are imported on demand.
 
 
-def _postgres(spec: api.Sink, secrets: SecretSource, _context: SinkContext) -> Sink:
+def _postgres(opening: _Opening) -> Sink:
     from gpuid_operator.sinks.postgres import PostgresSender
 
-    assert spec.postgres is not None  # noqa: S101
-    return PostgresSender(spec.postgres, secrets=secrets)
+    spec = opening.spec.postgres
+    assert spec is not None  # noqa: S101
+    return PostgresSender(spec, secrets=opening.secrets)
 
 
-def _s3(spec: api.Sink, secrets: SecretSource, _context: SinkContext) -> Sink:
+def _s3(opening: _Opening) -> Sink:
     from gpuid_operator.sinks.s3 import S3Sender
 
-    assert spec.s3 is not None  # noqa: S101
-    return S3Sender(spec.s3, secrets=secrets)
+    spec = opening.spec.s3
+    assert spec is not None  # noqa: S101
+    return S3Sender(spec, secrets=opening.secrets, builtin=opening.builtin)
 
 
-_OPENERS: Final[dict[api.SinkType, Callable[[api.Sink, SecretSource, SinkContext], Sink]]] = {
+_OPENERS: Final[dict[api.SinkType, Callable[[_Opening], Sink]]] = {
     api.SinkType.STDOUT: _stdout,
     api.SinkType.HTTP: _http,
     api.SinkType.POSTGRES: _postgres,

@@ -17,9 +17,10 @@ from gpuid_operator.api.record import Record
 from gpuid_operator.api.sinks import S3Sink
 from gpuid_operator.sinks.addresses import resolve
 from gpuid_operator.sinks.base import Refused, SecretMissing, SinkError, Unavailable, scrub
+from gpuid_operator.sinks.s3_endpoint import is_aws_endpoint, is_region
 from gpuid_operator.sinks.s3_objects import S3Object, objects_of
 from gpuid_operator.sinks.secrets import SecretSource
-from gpuid_operator.telemetry.log import register_secret
+from gpuid_operator.telemetry.log import SecretsInUse
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Config, S3Credential
@@ -43,16 +44,26 @@ class S3Sender:
     """Puts objects under immutable keys; if an object exists already, the delivery succeeded."""
 
     def __init__(
-        self, spec: S3Sink, *, secrets: SecretSource, environ: Mapping[str, str] = os.environ
+        self,
+        spec: S3Sink,
+        *,
+        secrets: SecretSource,
+        builtin: bool = False,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
+        """`builtin`: the sink is the environment's own, which may send the environment's
+        credentials to any endpoint."""
         self._spec = spec
+        self._builtin = builtin
         self._secrets = secrets
+        self._in_use = SecretsInUse()
         self._endpoint = urlsplit(spec.endpoint) if spec.endpoint else None
         self._port = self._endpoint.port if self._endpoint else None
         self._host = _host(spec, environ)
         self._store: tuple[dict[str, str], S3Store] | None = None
 
     async def send(self, records: Sequence[Record]) -> None:
+        self._check_receiver()
         if self._endpoint is not None:
             if self._endpoint.scheme == "http" and not self._spec.insecure:
                 raise Refused(
@@ -66,6 +77,20 @@ class S3Sender:
 
     async def close(self) -> None:
         self._store = None
+        self._in_use.set()
+
+    def _check_receiver(self) -> None:
+        """Raises Refused if a user could make the operator send its credentials to another server
+        than AWS."""
+        spec = self._spec
+        if spec.region and not is_region(spec.region):
+            raise Refused("region must consist of lower-case letters, digits and hyphens")
+        own = spec.credentials_secret_ref is None and not self._builtin
+        if own and spec.endpoint and not is_aws_endpoint(spec.endpoint):
+            raise Refused(
+                "the operator sends its own credentials only to S3 of AWS, not to"
+                f" {self._host}: set credentialsSecretRef"
+            )
 
     async def _put(self, item: S3Object, credentials: dict[str, str]) -> None:
         try:
@@ -122,8 +147,7 @@ class S3Sender:
         for key in (_ACCESS_KEY, _SECRET_KEY):
             if not values.get(key):
                 raise SecretMissing(f"Secret {ref.name} has no key {key}: add it")
-        for key in (_SECRET_KEY, _SESSION_TOKEN):
-            register_secret(values.get(key, ""))
+        self._in_use.set(*(values.get(key, "") for key in (_SECRET_KEY, _SESSION_TOKEN)))
         return {
             key: values[key] for key in (_ACCESS_KEY, _SECRET_KEY, _SESSION_TOKEN) if key in values
         }

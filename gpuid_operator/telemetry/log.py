@@ -20,12 +20,18 @@ from typing import Final, Literal, TextIO
 import orjson
 
 from gpuid_operator.telemetry.line import SERVICE, dump, fields_of, text
-from gpuid_operator.telemetry.redact import may_hold_secret, redact, register_secret
+from gpuid_operator.telemetry.redact import (
+    SecretsInUse,
+    may_hold_secret,
+    redact,
+    register_secret,
+)
 
 __all__ = [
     "Format",
     "Level",
     "Logger",
+    "SecretsInUse",
     "configure",
     "get_logger",
     "register_secret",

@@ -18,7 +18,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from gpuid_operator.kube import errors
-from gpuid_operator.kube.client import KubeClient
+from gpuid_operator.kube.client import MAX_CONNECTIONS, KubeClient
 from gpuid_operator.kube.credentials import Credentials, FreshCredentials
 
 if TYPE_CHECKING:
@@ -308,6 +308,32 @@ async def test_requests_wait_for_the_rate_limit_and_unlimited_ones_do_not() -> N
             assert not waiting.done()
             waiting.cancel()
     assert [path for _, path, _ in answers.asked] == ["/first", "/lease", "/lease", "/lease"]
+
+
+async def test_an_unlimited_request_does_not_wait_for_the_connections_of_others() -> None:
+    held, busy = asyncio.Event(), asyncio.Event()
+    arrived = 0
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal arrived
+        if request.path != "/lease":
+            arrived += 1
+            if arrived == MAX_CONNECTIONS:
+                busy.set()
+            await held.wait()
+        return web.json_response({})
+
+    async with serving(Answers(answer)) as client:
+        others = [
+            asyncio.create_task(client.request("GET", "/slow")) for _ in range(3 * MAX_CONNECTIONS)
+        ]
+        await busy.wait()
+        for method in ("GET", "PUT"):
+            await client.request(method, "/lease", limited=False, timeout=5)
+        assert arrived == MAX_CONNECTIONS
+        assert not any(other.done() for other in others)
+        held.set()
+        await asyncio.gather(*others)
 
 
 async def test_a_proxy_that_refuses_is_told_without_its_password() -> None:

@@ -26,6 +26,7 @@ from gpuid_operator.telemetry import redact
 from gpuid_operator.telemetry.log import (
     Format,
     Level,
+    SecretsInUse,
     configure,
     get_logger,
     register_secret,
@@ -63,10 +64,9 @@ def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Conf
         (sys, "unraisablehook"),
         (threading, "excepthook"),
         (warnings, "showwarning"),
-        (redact._Secrets, "texts"),
-        (redact._Secrets, "needles"),
     ):
         monkeypatch.setattr(module, name, getattr(module, name))
+    monkeypatch.setattr(redact, "_secrets", redact._Secrets())
 
     def start(level: Level, form: Format) -> LogFile:
         opened.append(LogFile(tmp_path / f"{len(opened)}.log"))
@@ -284,6 +284,53 @@ def test_no_secret_in_any_line(configured: Configured, form: Format, secret: str
         assert quote(part, safe="") not in written
     assert "***" in written
     assert "failed with" in written
+
+
+def test_a_secret_in_use_is_masked_until_its_user_has_another(configured: Configured) -> None:
+    stream = configured("info", "json")
+    user, other = SecretsInUse(), SecretsInUse()
+    user.set("token-0", "signing-key")
+    other.set("shared-token")
+    for number in range(1, 1001):
+        user.set(f"token-{number}", "signing-key", "shared-token")
+    user.set("token-1000", "signing-key")
+    log = get_logger(__name__)
+    for text in ("token-1000", "token-999", "signing-key", "shared-token", "token-1"):
+        log.info("sent", text=text)
+    assert [line["text"] for line in lines(stream)] == ["***", "***", "***", "***", "token-1"]
+
+
+def test_rotated_secrets_take_bounded_memory(configured: Configured) -> None:
+    configured("info", "json")
+    user = SecretsInUse()
+    for number in range(1000):
+        user.set(f"token/{number}")
+    texts = len(redact._secrets.texts)
+    for number in range(1000, 2000):
+        user.set(f"token/{number}")
+    assert len(redact._secrets.texts) == len(redact._secrets.needles) == texts
+
+
+def test_many_secrets_in_use_are_all_masked(configured: Configured) -> None:
+    stream = configured("info", "json")
+    users = [SecretsInUse() for _ in range(500)]
+    for number, user in enumerate(users):
+        user.set(f"<token-{number}>")
+    log = get_logger(__name__)
+    for number in range(500):
+        log.info("sent", text=f"<token-{number}>")
+    assert {line["text"] for line in lines(stream)} == {"***"}
+
+
+def test_a_permanent_secret_stays_masked_when_its_user_has_another(configured: Configured) -> None:
+    stream = configured("info", "json")
+    register_secret("of-the-environment")
+    user = SecretsInUse()
+    user.set("of-the-environment")
+    for number in range(1000):
+        user.set(f"token-{number}")
+    get_logger(__name__).info("sent", text="of-the-environment")
+    assert only(stream)["text"] == "***"
 
 
 def test_userinfo_of_urls_is_masked(configured: Configured) -> None:

@@ -162,7 +162,7 @@ class Delivery:
         secrets = RecordingSecretSource(source)
         return SinkWorker(
             sink.name,
-            open_sink(sink, secrets=secrets, context=self._context),
+            open_sink(sink, secrets=secrets, context=self._context, builtin=builtin),
             pending=SinkOutbox(sink, state=self._state, cluster=self._cluster),
             status=SinkStatusWriter(sink, writer=self._cursors, clock=self._clock),
             secrets=secrets,

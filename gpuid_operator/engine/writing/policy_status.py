@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
-from datetime import datetime
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
 from gpuid_operator.api.meta import MANAGER
@@ -15,6 +18,7 @@ from gpuid_operator.kube.errors import KubeError
 from gpuid_operator.kube.policies import apply_policy_status
 from gpuid_operator.plan.policy import policy_status
 from gpuid_operator.plan.policy_claims import PolicyClaims, count_claims
+from gpuid_operator.plan.schedule import backoff
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -22,9 +26,26 @@ _log = get_logger(__name__)
 QUIET: Final = 2.0
 """Seconds between two rounds. While a cluster starts, the counts change with every node."""
 
+_FIRST_PAUSE: Final = timedelta(seconds=4)
+_LONGEST_PAUSE: Final = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """The failed writes of one policy in a row."""
+
+    count: int
+    version: str
+    """The resourceVersion of the policy. A later version is written at once."""
+    retry_at: float
+    """Seconds of the loop's clock."""
+
 
 class PolicyStatuses:
-    """Writes the status of each policy when it changed."""
+    """Writes the status of each policy when it changed.
+
+    A policy whose status cannot be written is retried with back-off, and delays no other policy.
+    """
 
     def __init__(
         self,
@@ -41,6 +62,7 @@ class PolicyStatuses:
         self._checks_allowed = checks_allowed
         self._touched = asyncio.Event()
         self._touched.set()
+        self._failures: dict[str, _Failure] = {}
 
     def touch(self) -> None:
         """Ask for a round: a policy, or the policy of a node, changed."""
@@ -49,18 +71,24 @@ class PolicyStatuses:
     async def run(self) -> None:
         """Write until cancelled. Each round writes what changed since the last one."""
         while True:
-            await self._touched.wait()
+            await self._wait()
             self._touched.clear()
-            try:
-                await self._round()
-            except KubeError as error:
-                _log.warning("failed to write policy status", error=error.message)
-                self._touched.set()
+            await self._round()
             await asyncio.sleep(QUIET)
+
+    async def _wait(self) -> None:
+        """Wait until something changed or a failed write is due again."""
+        retry_at = min((failure.retry_at for failure in self._failures.values()), default=None)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(retry_at):
+                await self._touched.wait()
 
     async def _round(self) -> None:
         claims = self._claims()
-        for policy in self._state.policies:
+        policies = list(self._state.policies)
+        for name in self._failures.keys() - {policy.name for policy in policies}:
+            del self._failures[name]
+        for policy in policies:
             status = policy_status(
                 policy,
                 matched=claims.nodes.get(policy.name, 0),
@@ -68,8 +96,33 @@ class PolicyStatuses:
                 checks_allowed=self._checks_allowed,
                 now=self._clock(),
             )
-            if status != policy.status:
-                await self._write(policy, status)
+            if status == policy.status:
+                self._failures.pop(policy.name, None)
+            elif not self._backs_off(policy):
+                await self._try_write(policy, status)
+
+    def _backs_off(self, policy: Policy) -> bool:
+        failure = self._failure(policy)
+        return failure is not None and asyncio.get_running_loop().time() < failure.retry_at
+
+    def _failure(self, policy: Policy) -> _Failure | None:
+        """The failures of this version of a policy."""
+        failure = self._failures.get(policy.name)
+        return failure if failure and failure.version == policy.resource_version else None
+
+    async def _try_write(self, policy: Policy, status: PolicyStatus) -> None:
+        try:
+            await self._write(policy, status)
+        except KubeError as error:
+            known = self._failure(policy)
+            count = known.count + 1 if known else 1
+            chance = random.random()  # noqa: S311 - jitter, no secret
+            pause = backoff(count, chance=chance, first=_FIRST_PAUSE, most=_LONGEST_PAUSE)
+            retry_at = asyncio.get_running_loop().time() + pause.total_seconds()
+            self._failures[policy.name] = _Failure(count, policy.resource_version, retry_at)
+            _log.warning("failed to write policy status", policy=policy.name, error=error.message)
+        else:
+            self._failures.pop(policy.name, None)
 
     def _claims(self) -> PolicyClaims:
         """The claims on all nodes that are there and not left alone."""

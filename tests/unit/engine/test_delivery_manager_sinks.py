@@ -6,7 +6,12 @@ import asyncio
 from functools import partial
 from typing import Any
 
+import pytest
+
+from gpuid_operator.api.sinks import Sink
+from gpuid_operator.engine.delivery import manager
 from gpuid_operator.plan import status as plan
+from gpuid_operator.sinks import base, registry
 from tests.support import clock
 from tests.support.deliveries import Deliveries, sink
 from tests.support.engines import until
@@ -37,6 +42,26 @@ async def test_only_a_sink_of_the_environment_gets_its_secrets(kube: FakeKube) -
         "Bearer of-the-environment",
         "Bearer of-the-cluster",
     }
+
+
+async def test_only_a_sink_of_the_environment_counts_as_built_in(
+    kube: FakeKube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: dict[str, bool] = {}
+
+    def open_sink(spec: Sink, *, builtin: bool, **rest: Any) -> base.Sink:
+        opened[spec.name] = builtin
+        return registry.open_sink(spec, builtin=builtin, **rest)
+
+    monkeypatch.setattr(manager, "open_sink", open_sink)
+    world = Deliveries(kube, sink("cmdb"))
+    world.put_policy("fleet", sink("audit"))
+    world.put("n1", 1)
+    world.put("n2", 1, policy="fleet")
+    world.put("n3", 1, spec={"sinks": [sink("own").to_json()]})
+    world.deliver("n1", "n2", "n3")
+    await until(lambda: len(world.http.posts) == 3)
+    assert opened == {"cmdb": True, "audit": False, "own": False}
 
 
 async def test_a_cursor_of_another_type_belongs_to_another_sink(kube: FakeKube) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -147,17 +148,70 @@ async def test_changes_in_quick_succession_share_a_write(
         assert len(kube.asked("PATCH", ANY)) <= 4
 
 
-async def test_a_failed_round_is_repeated(
+async def test_a_failed_write_is_retried_and_delays_no_other_policy(
     kube: FakeKube, writing: Writing, statuses: Statuses, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(kube, writing, "a", priority=1, nodeSelector=GOLD)
     put(kube, writing, "b")
-    kube.fail("PATCH", ANY, forbidden())
+    kube.fail("PATCH", "/a/status$", forbidden())
     async with statuses:
-        await until(lambda: status(kube, "a") and status(kube, "b"))
+        await until(lambda: status(kube, "b"))
+        assert not status(kube, "a")
+        await until(lambda: status(kube, "a"))
         assert [record.levelname for record in caplog.records] == ["WARNING"]
-        first, second, *_ = kube.asked("PATCH", ANY)
+        assert caplog.records[0].__dict__["fields"]["policy"] == "a"
+        first, second = kube.asked("PATCH", "/a/status$")
         assert second.time - first.time >= QUIET
+        (other,) = kube.asked("PATCH", "/b/status$")
+        assert other.time < second.time
+
+
+async def test_a_policy_that_cannot_be_written_is_backed_off_from_while_others_change(
+    kube: FakeKube, writing: Writing, statuses: Statuses
+) -> None:
+    put(kube, writing, "a", priority=1, nodeSelector=GOLD)
+    put(kube, writing, "b")
+    kube.fail("PATCH", "/a/status$", forbidden(), times=1000)
+    async with statuses:
+        for number in range(300):
+            statuses.touch()
+            if number == 200:
+                put_inventory(kube, "n3", status={"state": "Departed"})
+                writing.load("n3")
+            await asyncio.sleep(QUIET)
+        assert status(kube, "b")["matchedNodes"] == 0
+        tries = [request.time for request in kube.asked("PATCH", "/a/status$")]
+        # 600 seconds: pauses of 2 to 4, 4 to 8, and so on up to 150 to 300 seconds.
+        assert 7 <= len(tries) <= 11
+        pauses = [after - before for before, after in pairwise(tries)]
+        assert pauses[0] < pauses[2] < pauses[4]
+
+
+async def test_a_policy_that_changed_is_written_without_waiting_for_the_back_off(
+    kube: FakeKube, writing: Writing, statuses: Statuses
+) -> None:
+    put(kube, writing, "all")
+    fault = kube.fail("PATCH", ANY, forbidden(), times=5)
+    async with statuses:
+        await until(lambda: len(kube.asked("PATCH", ANY)) == 5)
+        assert fault.met.is_set()
+        changed = asyncio.get_running_loop().time()
+        put(kube, writing, "all", priority=1)
+        statuses.touch()
+        await until(lambda: status(kube, "all"))
+        assert kube.asked("PATCH", ANY)[-1].time - changed <= QUIET
+
+
+async def test_a_deleted_policy_is_not_retried(
+    kube: FakeKube, writing: Writing, statuses: Statuses
+) -> None:
+    put(kube, writing, "all")
+    kube.fail("PATCH", ANY, forbidden(), times=1000)
+    async with statuses:
+        await until(lambda: kube.asked("PATCH", ANY))
+        writing.state.policies.remove("all")
+        await asyncio.sleep(600)
+        assert len(kube.asked("PATCH", ANY)) == 1
 
 
 async def test_a_conflict_is_resolved_by_the_event_of_the_changed_policy(
