@@ -139,7 +139,7 @@ async def test_a_node_with_a_sink_of_an_unknown_type_is_skipped(
     assert view(kube, state, spec={"sinks": [UNKNOWN_SINK]}).skip is SkipReason.UNKNOWN_SINK
     assert state.skip_reason("n1") is SkipReason.UNKNOWN_SINK
     assert view(kube, state, spec={}).skip is None
-    state.nodes.put(facts(kube))
+    state.nodes.put(facts(kube), requested=0.0)
     assert state.view("n1").skip is SkipReason.UNKNOWN_SINK  # the policy selects its labels
 
 
