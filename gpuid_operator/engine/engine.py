@@ -241,7 +241,7 @@ class Engine:
         cached = self._state.inventories.get(name)
         if before is not None and cached is not None and cached.generation != before.generation:
             self._stop_unwanted()
-            self._delivery.prune()
+            self._delivery.prune_soon()
         self._reconciler.enqueue([name])
 
     def inventory_deleted(self, name: str, uid: str) -> None:
