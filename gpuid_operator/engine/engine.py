@@ -247,7 +247,7 @@ class Engine:
             self._observer.invalid(name, body["metadata"]["uid"], fault)
         if before is not None and cached is not None and cached.generation != before.generation:
             self._stop_unwanted()
-            self._delivery.prune()
+            self._delivery.prune_soon()
         self._reconciler.enqueue([name])
 
     def inventory_deleted(self, name: str, uid: str) -> None:

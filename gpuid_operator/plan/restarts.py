@@ -3,7 +3,8 @@ recreate."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -39,6 +40,37 @@ class CheckOnNode:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterChecks:
+    """The facts about all checks of all nodes that a decision needs, so that it costs the same in
+    a cluster of any size. `summarize` makes it."""
+
+    ran: Counter[str]
+    """Number of nodes with a result, by name of the check. Nodes that are gone do not count."""
+    failing: Counter[str]
+    """Number of these nodes on which the check fails."""
+    restarted: tuple[CheckOnNode, ...]
+    """The checks whose pods were restarted not long ago."""
+
+
+def summarize(
+    known: Iterable[CheckOnNode], *, now: datetime, pause: timedelta = RESTART_PAUSE
+) -> ClusterChecks:
+    """Summarize all checks for decisions at `now` or later. `pause` is that of the RestartCase."""
+    ran: Counter[str] = Counter()
+    failing: Counter[str] = Counter()
+    restarted: list[CheckOnNode] = []
+    since = now - max(_HOUR, pause)
+    for seen in known:
+        check = seen.check
+        if seen.present and check.passed is not None:
+            ran[check.name] += 1
+            failing[check.name] += not check.passed
+        if check.last_restart_time is not None and check.last_restart_time > since:
+            restarted.append(seen)
+    return ClusterChecks(ran, failing, tuple(restarted))
+
+
+@dataclass(frozen=True, slots=True)
 class RestartCase:
     """The facts that decide whether the pod of a failed check may be restarted."""
 
@@ -47,7 +79,9 @@ class RestartCase:
     """Name of the check."""
     controlled: bool
     """Whether a controller would recreate the pod."""
-    known: Sequence[CheckOnNode]
+    mine: CheckStatus | None
+    """The last result of the check on this node."""
+    known: ClusterChecks
     """All checks of all nodes, including this one."""
     recent: Collection[tuple[str, datetime]]
     """Node and time of restarts that this process made: the status of a check holds only the last
@@ -83,20 +117,17 @@ def refusal(case: RestartCase, *, now: datetime) -> Refusal | None:
     """
     if not case.controlled:
         return _refused("the pod has no controller that would recreate it")
-    same = [seen for seen in case.known if seen.check.name == case.name]
-    mine = next((seen.check for seen in same if seen.node == case.node), None)
-    if mine is not None and (mine.restarts or 0) >= RESTARTS_IN_A_ROW:
+    if case.mine is not None and (case.mine.restarts or 0) >= RESTARTS_IN_A_ROW:
         words = f"{RESTARTS_IN_A_ROW} consecutive restarts did not help; inspect the node"
         return Refusal("RestartsExhausted", words, None)
-    failing = sum(1 for seen in same if seen.present and seen.check.passed is False)
-    nodes = sum(1 for seen in same if seen.present and seen.check.passed is not None)
+    failing, nodes = case.known.failing[case.name], case.known.ran[case.name]
     if failing > WIDE_NODES and failing > WIDE_SHARE * nodes:
         words = (
             f"the check fails on {failing} of {nodes} nodes; look for a common cause, which"
             " restarts do not fix"
         )
         return Refusal("RestartsHalted", words, None)
-    restarts = {(seen.node, seen.check.last_restart_time) for seen in case.known}
+    restarts = {(seen.node, seen.check.last_restart_time) for seen in case.known.restarted}
     restarts |= {(node, whole_seconds(at)) for node, at in case.recent}
     times = [
         (node, at)
@@ -110,7 +141,9 @@ def refusal(case: RestartCase, *, now: datetime) -> Refusal | None:
             f" {case.pause.total_seconds() / 60:g} minutes ago",
             last + case.pause - now,
         )
-    under_way = next((seen for seen in case.known if _is_under_way(seen.check, case, now)), None)
+    under_way = next(
+        (seen for seen in case.known.restarted if _is_under_way(seen.check, case, now)), None
+    )
     if under_way is not None:
         words = f"a restart on node {under_way.node} is in progress; only one at a time is allowed"
         return _refused(words, case.under_way_pause)

@@ -19,6 +19,7 @@ from gpuid_operator.plan.restarts import (
     RestartCase,
     after_restart,
     refusal,
+    summarize,
     with_restart,
 )
 from gpuid_operator.plan.status_change import StatusContext
@@ -61,7 +62,10 @@ def decide(
         node="n",
         name="c",
         controlled=controlled,
-        known=known,
+        mine=next(
+            (seen.check for seen in known if (seen.node, seen.check.name) == ("n", "c")), None
+        ),
+        known=summarize(known, now=NOW),
         recent=[(node, NOW - ago) for node, ago in recent],
         per_hour=per_hour,
     )
@@ -183,7 +187,13 @@ def test_a_fleet_that_fails_everywhere_restarts_next_to_nothing(data: st.DataObj
         at = NOW + data.draw(st.integers(0, 30)) * SECOND
         known.append(CheckOnNode(node, CheckStatus(name="c", passed=False, last_run_time=at)))
         case = RestartCase(
-            node=node, name="c", controlled=True, known=known, recent=done, per_hour=20
+            node=node,
+            name="c",
+            controlled=True,
+            mine=known[-1].check,
+            known=summarize(known, now=at),
+            recent=done,
+            per_hour=20,
         )
         if refusal(case, now=at) is None:
             check = with_restart(known[-1].check, since=None, now=at)

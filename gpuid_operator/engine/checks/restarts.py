@@ -15,12 +15,22 @@ from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import Conflict, KubeError
 from gpuid_operator.kube.events import EventType
 from gpuid_operator.kube.pods import TargetPod, delete_pod
-from gpuid_operator.plan.restarts import Refusal, RestartCase, refusal
+from gpuid_operator.plan.restarts import (
+    ClusterChecks,
+    Refusal,
+    RestartCase,
+    refusal,
+    summarize,
+)
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
 
 _HOUR: Final = timedelta(hours=1)
+
+SUMMARY_AGE: Final = timedelta(seconds=2)
+"""Age up to which a summary of all checks serves to refuse a restart. To make one takes longer the
+larger the cluster is; where a check fails on every node, each of them asks."""
 
 
 class Restarts:
@@ -43,6 +53,7 @@ class Restarts:
         self._lock = asyncio.Lock()
         self._recent: deque[tuple[str, datetime]] = deque()
         self._logged: dict[tuple[str, str], str] = {}
+        self._summary: tuple[datetime, ClusterChecks] | None = None
 
     def passed(self, node: str, name: str) -> None:
         """The check passes: log its next refusal again."""
@@ -63,21 +74,37 @@ class Restarts:
             now = self._clock()
             if job not in self._results.jobs(pod.node):
                 return None  # suspended or removed meanwhile
-            refused = self._refusal(job, pod, now)
+            refused = self._refusal(job, pod, now, known=self._recent_summary(now))
             if refused is None:
                 # Another instance may have restarted a pod.
                 await self._results.refresh()
-                refused = self._refusal(job, pod, now)
+                refused = self._refusal(job, pod, now, known=self._summarize(now))
             if refused is not None:
                 self._report_refusal(job, pod, refused)
                 return refused.again
             # Stored before the deletion: a crash in between costs a restart and never adds one.
             if await self._results.record_restart(pod.node, job.name, now=now):
                 self._recent.append((pod.node, now))
+                self._summary = None
                 await self._delete(job, pod)
             return None
 
-    def _refusal(self, job: CheckJob, pod: TargetPod, now: datetime) -> Refusal | None:
+    def _recent_summary(self, now: datetime) -> ClusterChecks:
+        """A summary that is at most SUMMARY_AGE old."""
+        if self._summary is not None:
+            made, known = self._summary
+            if timedelta(0) <= now - made < SUMMARY_AGE:
+                return known
+        return self._summarize(now)
+
+    def _summarize(self, now: datetime) -> ClusterChecks:
+        known = summarize(self._results.known(), now=now, pause=self._timings.restart_pause)
+        self._summary = (now, known)
+        return known
+
+    def _refusal(
+        self, job: CheckJob, pod: TargetPod, now: datetime, *, known: ClusterChecks
+    ) -> Refusal | None:
         # After the clock was stepped back, restarts of the future count as made now.
         self._recent = deque((node, min(at, now)) for node, at in self._recent)
         while self._recent and now - self._recent[0][1] >= _HOUR:
@@ -86,7 +113,8 @@ class Restarts:
             node=pod.node,
             name=job.name,
             controlled=pod.controlled,
-            known=self._results.known(),
+            mine=self._results.check(pod.node, job.name),
+            known=known,
             recent=self._recent,
             per_hour=self._per_hour,
             pause=self._timings.restart_pause,

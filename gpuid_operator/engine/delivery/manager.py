@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gpuid_operator.api.sinks import Sink as SinkSpec
 from gpuid_operator.engine.core.idle_gate import IdleGate
@@ -25,6 +25,9 @@ from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
+
+PRUNE_DELAY: Final = 1.0
+"""Seconds in which requests to prune are gathered, since each looks through all inventories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class Delivery:
         self._clock = clock
         self._cursors = CursorWriter(status_writer, idle_gate=idle_gate)
         self._running: dict[_SinkKey, _Running] = {}
+        self._prune_timer: asyncio.TimerHandle | None = None
         self._closed = False
         status_writer.add_listener(self._written)
 
@@ -98,12 +102,23 @@ class Delivery:
         for worker, _ in self._running.values():
             worker.forget(name)
 
+    def prune_soon(self) -> None:
+        """Prunes within PRUNE_DELAY, once for all requests until then."""
+        if self._prune_timer is None and not self._closed:
+            loop = asyncio.get_running_loop()
+            self._prune_timer = loop.call_later(PRUNE_DELAY, self.prune)
+
     def prune(self) -> None:
         """Ends the workers of sinks that apply nowhere any more."""
+        self._cancel_prune()
         wanted: set[_SinkKey] = set()
+        # Nearly all inventories share the policy of another one.
+        seen: dict[int, EffectivePolicy] = {}
         for inventory in self._state.inventories:
             policy = self._state.effective_policy(inventory.name, inventory)
-            wanted |= {_SinkKey.of(sink, policy) for sink in policy.sinks}
+            if id(policy) not in seen:
+                seen[id(policy)] = policy
+                wanted |= {_SinkKey.of(sink, policy) for sink in policy.sinks}
         for key in self._running.keys() - wanted:
             worker, task = self._running.pop(key)
             task.cancel()
@@ -125,6 +140,7 @@ class Delivery:
         loop = asyncio.get_running_loop()
         until = loop.time() + within
         self._closed = True
+        self._cancel_prune()
         self._idle_gate.disable()
         for worker, task in self._running.values():
             if not worker.stop():
@@ -137,6 +153,11 @@ class Delivery:
             await asyncio.wait(tasks, timeout=within / 4)
         if not await self._cursors.finish(within=until - loop.time()):
             _log.warning("failed to write all cursors in time; their records are sent again")
+
+    def _cancel_prune(self) -> None:
+        if self._prune_timer is not None:
+            self._prune_timer.cancel()
+            self._prune_timer = None
 
     def _names(self) -> set[str]:
         return {worker.name for worker, _ in self._running.values()}

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import pytest
 
-from gpuid_operator.engine.core.options import Timings
+from gpuid_operator.engine.checks.restarts import SUMMARY_AGE, Restarts
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS, Timings
+from gpuid_operator.kube.pods import TargetPod
+from gpuid_operator.plan.restarts import CheckOnNode
 from tests.support import clock
-from tests.support.checks import Bench, Controller, deletes, in_hours, job, working
+from tests.support.checks import (
+    Bench,
+    Controller,
+    MemoryResultStore,
+    deletes,
+    in_hours,
+    job,
+    working,
+)
 from tests.support.engines import until
 from tests.support.fake_exec import ExecAnswer
 from tests.support.kube import FakeKube
+from tests.support.objects import CONTAINER, put_pod
 
 HOUR = 3600.0
 FAILED = ExecAnswer(exit_code=1)
@@ -188,3 +200,57 @@ async def test_the_timings_of_the_operator_set_the_pauses(kube: FakeKube) -> Non
         controller.cancel()
     first, second = deletes(kube)
     assert 59 <= second - first <= 100
+
+
+class CountingStore(MemoryResultStore):
+    """Counts how often somebody looks through the checks of all nodes."""
+
+    looks = 0
+
+    def known(self) -> Sequence[CheckOnNode]:
+        self.looks += 1
+        return super().known()
+
+
+def restarts_of(kube: FakeKube, results: MemoryResultStore) -> Restarts:
+    return Restarts(kube, results=results, per_hour=20, timings=DEFAULT_TIMINGS, clock=clock.now)
+
+
+def pod_of(kube: FakeKube, node: str) -> TargetPod:
+    pod = TargetPod.from_pod(put_pod(kube, node), container=CONTAINER)
+    assert pod is not None
+    return pod
+
+
+async def test_failures_of_many_nodes_at_once_share_a_look_at_the_cluster(kube: FakeKube) -> None:
+    check = job(restart=True)
+    results = CountingStore(check)
+    nodes = [f"n{number}" for number in range(200)]
+    for node in nodes:
+        results.fail(node)
+    restarts = restarts_of(kube, results)
+    for node in nodes:
+        await restarts.restart(check, pod_of(kube, node))
+        await asyncio.sleep(0.01)
+    assert results.looks <= 2
+    assert [reason for _, reason, _ in results.events] == ["RestartsHalted"] * 200
+    # The nodes recover, and one fails alone.
+    for node in nodes[1:]:
+        results.fail(node, passed=True)
+    await asyncio.sleep(SUMMARY_AGE.total_seconds())
+    await restarts.restart(check, pod_of(kube, "n0"))
+    assert len(deletes(kube)) == 1
+
+
+async def test_no_restart_is_allowed_by_an_earlier_look_at_the_cluster(kube: FakeKube) -> None:
+    check = job(restart=True)
+    results = CountingStore(check)
+    results.fail("n0", restarts=3)
+    restarts = restarts_of(kube, results)
+    await restarts.restart(check, pod_of(kube, "n0"))
+    for number in range(1, 50):
+        results.fail(f"n{number}")
+    await restarts.restart(check, pod_of(kube, "n1"))
+    assert results.reasons("n0") == ["RestartsExhausted"]
+    assert results.reasons("n1") == ["RestartsHalted"]
+    assert deletes(kube) == []

@@ -10,6 +10,7 @@ import pytest
 
 from gpuid_operator.api.sinks import Sink
 from gpuid_operator.engine.delivery import manager
+from gpuid_operator.engine.delivery.manager import PRUNE_DELAY
 from gpuid_operator.plan import status as plan
 from gpuid_operator.sinks import base, registry
 from tests.support import clock
@@ -165,6 +166,36 @@ async def test_a_sink_whose_spec_changed_keeps_its_metrics(kube: FakeKube) -> No
     assert world.http.hosts[-1] == "other"
     assert world.count("gpuid_records_delivered_total", "cmdb") == 1
     assert world.count("gpuid_delivery_failures_total", "cmdb") == 3
+
+
+async def test_changes_of_many_inventories_share_a_prune(
+    kube: FakeKube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = Deliveries(kube, sink("cmdb"))
+    nodes = [f"n{number}" for number in range(50)]
+    for node in nodes:
+        world.put(node, 1, spec={"sinks": [sink("audit").to_json()]})
+    world.http.answer = lambda _: 503
+    world.deliver(*nodes)
+    await until(lambda: world.error("n1", "audit"))
+    prunes: list[float] = []
+    prune = world.delivery.prune
+
+    def counted() -> None:
+        prunes.append(asyncio.get_running_loop().time())
+        prune()
+
+    monkeypatch.setattr(world.delivery, "prune", counted)
+    for node in nodes:
+        world.kube.change(inventory_path(node), lambda body: body["spec"].update(sinks=[]))
+        world.take(node)
+        world.delivery.prune_soon()
+    await until(lambda: world.count("gpuid_delivery_failures_total", "audit") is None)
+    await asyncio.sleep(2 * PRUNE_DELAY)
+    assert len(prunes) == 1
+    world.delivery.prune_soon()
+    await asyncio.sleep(2 * PRUNE_DELAY)
+    assert len(prunes) == 2
 
 
 async def test_a_batch_is_not_sent_again_to_a_sink_that_no_longer_applies(kube: FakeKube) -> None:
