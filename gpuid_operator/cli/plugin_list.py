@@ -89,19 +89,24 @@ async def export(clusters: Clusters, *, output: str) -> bool:
         await nodes.put(None)
 
     asking = asyncio.create_task(ask_all())
-    first = True
-    if output == "csv":
-        click.echo(csv_lines([[column.key for column in _GPUS]]), nl=False)
-    while (rows := await nodes.get()) is not None:
+    try:
+        first = True
         if output == "csv":
-            click.echo(csv_lines(csv_row(row, _GPUS) for row in rows), nl=False)
-        else:
-            click.echo(b"[\n" if first else b",\n", nl=False)
-            click.echo(b",\n".join(map(orjson.dumps, rows)), nl=False)
-        first = False
-    if output == "json":
-        click.echo("[]" if first else "\n]")
-    await asking
+            click.echo(csv_lines([[column.key for column in _GPUS]]), nl=False)
+        while (rows := await nodes.get()) is not None:
+            if output == "csv":
+                click.echo(csv_lines(csv_row(row, _GPUS) for row in rows), nl=False)
+            else:
+                click.echo(b"[\n" if first else b",\n", nl=False)
+                click.echo(b",\n".join(map(orjson.dumps, rows)), nl=False)
+            first = False
+        if output == "json":
+            click.echo("[]" if first else "\n]")
+        await asking
+    finally:
+        # The reader of a pipe may have left in the middle: nothing of it is to outlive the clients.
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
     return True
 
 

@@ -157,7 +157,7 @@ def test_the_bound_is_reached_and_left(
     assert len(found["history"]) <= 500
     (gone,) = [entry for entry in found["history"] if entry["type"] == "Dropped"]
     assert "GPUAdded=" in gone["message"]
-    dropped = int(gone["message"].split()[0])
+    dropped = int(gone["message"].split()[1])
 
     def counted() -> None:
         assert metric(operator, "gpuid_records_dropped_total", "late") == dropped

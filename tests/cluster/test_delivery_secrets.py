@@ -131,7 +131,7 @@ def wrong_value(fleet: LocalCluster, name: str) -> None:
 @pytest.mark.parametrize(
     ("breaks", "reason", "words", "repairs"),
     [
-        (None, "SecretNotFound", "Secret secret-missing is not in", create),
+        (None, "SecretNotFound", "Secret secret-missing does not exist", create),
         (no_key, "SecretNotFound", "Secret secret-no-key has no key token", create),
         (no_label, "SecretNotAllowed", "Secret secret-no-label is not labeled for sinks", create),
         (

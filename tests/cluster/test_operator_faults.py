@@ -229,7 +229,7 @@ BAD = [
     ({"TIMEOUT": "soon"}, "TIMEOUT", "1m30s"),
     ({"LOG_LEVEL": "loud"}, "LOG_LEVEL", "debug, info, warn or error"),
     ({"TARGETS": "[{namespace: x}]"}, "TARGETS", "selector"),
-    ({"EXPORTER_TYPE": "http"}, "HTTP_ENDPOINT", "needs it"),
+    ({"EXPORTER_TYPE": "http"}, "HTTP_ENDPOINT", "requires it"),
     ({"LEASE_RENEW_DEADLINE": "20s"}, "LEASE_RENEW_DEADLINE", "shorter than"),
 ]
 
