@@ -98,6 +98,7 @@ def test_another_container_or_command_is_asked_at_once_and_nothing_twice(
     changed = probe.check(interval="24h") | {"command": probe.command + "; echo more"}
     put_policy(cluster, "fleet", checks=[changed])
     becomes(probe, other, True, 0, "fine\nmore")
+    becomes(probe, node, True, 0, "restarted\nmore")
     # The one run is that of the other command: the restart of the operator asked for none.
     assert [probe.runs(name) for name in NODES] == [4, 2]
     after = [status(cluster, name) for name in NODES]
