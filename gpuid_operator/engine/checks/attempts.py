@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Container
 from datetime import datetime, timedelta
 
 from gpuid_operator.engine.checks.job import CheckJob
+from gpuid_operator.engine.core.jitter import chance
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan.check_due import CheckAttempts
 
@@ -28,8 +28,7 @@ class AttemptCache:
 
         Returns the number of consecutive failures.
         """
-        chance = random.random()  # noqa: S311 - jitter, no secret
-        attempts = self._in(job, pod).backed_off(retry=retry, now=self._clock(), chance=chance)
+        attempts = self._in(job, pod).backed_off(retry=retry, now=self._clock(), chance=chance())
         self._put(job, pod, attempts)
         return attempts.failures
 

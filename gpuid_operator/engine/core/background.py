@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import Any, Final
 
+from gpuid_operator.engine.core.jitter import chance
 from gpuid_operator.plan.schedule import backoff
 from gpuid_operator.telemetry.log import get_logger
 
@@ -35,8 +35,7 @@ async def run_forever(loop: Loop) -> None:
             _log.exception("background task failed; restarting", loop=name)
         else:
             return
-        chance = random.random()  # noqa: S311 - jitter, no secret
-        await asyncio.sleep(backoff(failures, chance=chance, most=_MAX_BACKOFF).total_seconds())
+        await asyncio.sleep(backoff(failures, chance=chance(), most=_MAX_BACKOFF).total_seconds())
 
 
 class Background:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -13,6 +12,7 @@ from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.api.sinks import Sink as SinkSpec
 from gpuid_operator.engine.core.background import Background
 from gpuid_operator.engine.core.idle_gate import IdleGate
+from gpuid_operator.engine.core.jitter import chance
 from gpuid_operator.engine.delivery.outbox_entry import Position
 from gpuid_operator.engine.writing.status_writer import Decision, StatusWriter
 from gpuid_operator.plan import delivery
@@ -72,8 +72,7 @@ class CursorWriter:
                 )
             else:
                 break
-            chance = random.random()  # noqa: S311 - jitter, no secret
-            pause = backoff(failures, chance=chance, most=_LONGEST_PAUSE)
+            pause = backoff(failures, chance=chance(), most=_LONGEST_PAUSE)
             await asyncio.sleep(pause.total_seconds())
         if done is not None:
             done()

@@ -7,12 +7,12 @@ other nodes. The loop waits for nothing but its own sink: statuses are written b
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Final
 
+from gpuid_operator.engine.core.jitter import chance
 from gpuid_operator.engine.core.options import DEFAULT_TIMINGS, Timings
 from gpuid_operator.engine.delivery.batch import Batch
 from gpuid_operator.engine.delivery.due_nodes import DueNodes
@@ -176,7 +176,7 @@ class SinkWorker:
             record=entry.records[0].id,
             error=error.message,
         )
-        pause = refusal_pause(chance=_chance(), longest=self._timings.sink_max_backoff)
+        pause = refusal_pause(chance=chance(), longest=self._timings.sink_max_backoff)
         self._due.block(entry.node, pause.total_seconds(), then=self.add)
         self._reporter.failed([entry.node], _text(error))
 
@@ -198,11 +198,11 @@ class SinkWorker:
             self._reporter.failed(self._batch.nodes | set(self._due), self._outage)
         longest = self._timings.sink_max_backoff
         if refused:
-            pause = refusal_pause(chance=_chance(), longest=longest, retry_after=error.retry_after)
+            pause = refusal_pause(chance=chance(), longest=longest, retry_after=error.retry_after)
             await self._wait_for_secrets(pause)
         else:
             pause = retry_pause(
-                self._failures, chance=_chance(), longest=longest, retry_after=error.retry_after
+                self._failures, chance=chance(), longest=longest, retry_after=error.retry_after
             )
             await asyncio.sleep(pause.total_seconds())
 
@@ -220,7 +220,3 @@ class SinkWorker:
 
 def _text(error: SinkError) -> str:
     return f"{error.reason}: {error.message}"
-
-
-def _chance() -> float:
-    return random.random()  # noqa: S311 - jitter, no secret

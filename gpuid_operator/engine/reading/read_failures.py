@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from datetime import datetime
 
+from gpuid_operator.engine.core.jitter import chance
 from gpuid_operator.plan.schedule import backoff
 
 
@@ -39,7 +39,7 @@ class FailureLog:
         """Add a failure of this moment. Those of another container no longer count."""
         known = self._failures.get(node)
         count = known.count + 1 if known is not None and known.container == container else 1
-        pause = backoff(count, chance=random.random())  # noqa: S311 - jitter, no secret
+        pause = backoff(count, chance=chance())
         added = ReadFailures(count, container, now + pause, hung, request)
         self._failures[node] = added
         return added

@@ -8,11 +8,11 @@ the other inventories are fetched.
 from __future__ import annotations
 
 import asyncio
-import random
 from datetime import timedelta
 from typing import Final
 
 from gpuid_operator.engine.core.background import Loop
+from gpuid_operator.engine.core.jitter import chance
 from gpuid_operator.engine.reconcile.resync import Resync
 from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.engine.state.inventory_events import InventoryEvents
@@ -88,7 +88,7 @@ class InventoryWatch:
                 # API servers restart: a single interruption is normal.
                 log = _log.warning if failures > 1 else _log.debug
                 log("inventory watch disconnected", error=error.message, failures=failures)
-                pause = backoff(failures, chance=random.random(), most=_MAX_BACKOFF)  # noqa: S311
+                pause = backoff(failures, chance=chance(), most=_MAX_BACKOFF)
                 await asyncio.sleep(pause.total_seconds())
 
     def _take(self, event: MetadataEvent) -> None:

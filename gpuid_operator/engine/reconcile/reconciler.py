@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Final
 from gpuid_operator.engine.checks.policy_checks import PolicyChecks
 from gpuid_operator.engine.core.background import Loop
 from gpuid_operator.engine.core.idle_gate import IdleGate
+from gpuid_operator.engine.core.jitter import chance
 from gpuid_operator.engine.core.work_queue import WorkQueue
 from gpuid_operator.engine.delivery.manager import Delivery
 from gpuid_operator.engine.reading.reader import Reader
@@ -125,8 +125,7 @@ class NodeReconciler:
 
     def _back_off(self, name: str) -> timedelta:
         self._failures[name] = self._failures.get(name, 0) + 1
-        chance = random.random()  # noqa: S311 - jitter, no secret
-        return backoff(self._failures[name], chance=chance, most=_MAX_BACKOFF)
+        return backoff(self._failures[name], chance=chance(), most=_MAX_BACKOFF)
 
 
 def _is_stale(cached: CachedInventory, view: NodeView) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from datetime import timedelta
 
 from gpuid_operator.engine.checks.policy_checks import PolicyChecks
 from gpuid_operator.engine.core.background import Loop
+from gpuid_operator.engine.core.jitter import chance
 from gpuid_operator.engine.core.options import Timings
 from gpuid_operator.engine.delivery.manager import Delivery
 from gpuid_operator.engine.reconcile.expiry import InventoryExpiry
@@ -72,8 +72,7 @@ class ResyncLoop:
     def _pause(self, failures: int) -> timedelta:
         if not failures:
             return self._timings.resync
-        chance = random.random()  # noqa: S311 - jitter, no secret
-        return min(self._timings.resync, backoff(failures, chance=chance))
+        return min(self._timings.resync, backoff(failures, chance=chance()))
 
     async def _once(self) -> None:
         names = await self._resync.run()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Final
 
 from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.api.policy import Policy, PolicyStatus
+from gpuid_operator.engine.core.jitter import chance
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import KubeError
@@ -116,8 +116,7 @@ class PolicyStatuses:
         except KubeError as error:
             known = self._failure(policy)
             count = known.count + 1 if known else 1
-            chance = random.random()  # noqa: S311 - jitter, no secret
-            pause = backoff(count, chance=chance, first=_FIRST_PAUSE, most=_LONGEST_PAUSE)
+            pause = backoff(count, chance=chance(), first=_FIRST_PAUSE, most=_LONGEST_PAUSE)
             retry_at = asyncio.get_running_loop().time() + pause.total_seconds()
             self._failures[policy.name] = _Failure(count, policy.resource_version, retry_at)
             _log.warning("failed to write policy status", policy=policy.name, error=error.message)

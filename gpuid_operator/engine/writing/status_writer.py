@@ -9,7 +9,6 @@ decisions.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +17,7 @@ from typing import Final, Protocol
 from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.engine.core.background import Background
+from gpuid_operator.engine.core.jitter import chance
 from gpuid_operator.engine.state.cached_inventory import CachedInventory
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.state.inventory_events import InventoryEvents
@@ -197,8 +197,7 @@ class StatusWriter:
                 if attempt == _ATTEMPTS:
                     raise
                 if not isinstance(error, Conflict):
-                    chance = random.random()  # noqa: S311 - jitter, no secret
-                    pause = backoff(attempt, chance=chance, most=_LONGEST_PAUSE)
+                    pause = backoff(attempt, chance=chance(), most=_LONGEST_PAUSE)
                     await asyncio.sleep(pause.total_seconds())
                 # The server may have done what it did not answer: decide on what is there.
                 await self._refresher.refresh(name)
