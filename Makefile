@@ -10,17 +10,18 @@ SOURCE ?=
 BUILDER ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-release test-tools lint format bench bench-sinks dist release registry crds chart lock lock-base clean
+.PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-faults test-release test-tools lint format bench bench-sinks dist release registry crds chart lock lock-base clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 venv: $(BIN)/gpuid-operator ## Create .venv with the locked dependencies and the project.
 
+# --no-deps: the lock is complete, and pip's resolver would look for a newer release of what has extras.
 $(BIN)/gpuid-operator: requirements/dev.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpuid-operator needs Python 3.11 or newer: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
@@ -37,6 +38,9 @@ test-sinks: venv ## Run the tests of the sinks on a real PostgreSQL, S3 and HTTP
 
 test-cluster: venv ## Run the tests on a real API server with simulated nodes.
 	$(BIN)/pytest tests/cluster $(PYTEST_ARGS)
+
+test-faults: venv ## Run the whole fault campaign and print its figures (hours; `make test` runs a part).
+	FAULTS=all $(BIN)/pytest tests/faults $(PYTEST_ARGS)
 
 test-node: venv ## Run the tests on a real kubelet with real containers (root, containerd).
 	$(BIN)/pytest tests/node $(PYTEST_ARGS)

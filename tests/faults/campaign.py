@@ -1,0 +1,46 @@
+"""How much of the campaign runs, and the figures that it prints."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass
+
+WHOLE = os.environ.get("FAULTS") == "all"
+"""Whether the whole campaign runs (`make test-faults`), or only the part that `make test` runs."""
+SEED = int(os.environ.get("FAULTS_SEED") or random.randrange(2**32))
+"""Seed of whatever a campaign draws at random; the table prints it, FAULTS_SEED sets it."""
+
+
+@dataclass
+class Figures:
+    """One row of the table."""
+
+    campaign: str
+    injected: int = 0
+    """Faults injected."""
+    survived: int = 0
+    """Faults after which everything was as in a run without faults."""
+    expected: int = 0
+    """History entries that a run without faults has, times the sinks that receive them."""
+    delivered: int = 0
+    """Of those, the entries that the sinks hold."""
+    doubled: int = 0
+    """Entries that a sink holds under two ids."""
+
+
+def table(rows: list[Figures]) -> str:
+    """The figures of all campaigns, one line each."""
+    head = ("CAMPAIGN", "INJECTED", "SURVIVED", "EXPECTED", "DELIVERED", "DOUBLED")
+    lines = [head] + [
+        (
+            row.campaign,
+            *map(str, (row.injected, row.survived, row.expected, row.delivered, row.doubled)),
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
