@@ -62,8 +62,12 @@ class Observer:
 
     def _announce(self, written: StatusWritten, entries: list[HistoryEntry]) -> None:
         for event in announcements(entries, first_read=written.before.gpus is None):
-            done = "recorded check result" if event.about_check else "recorded hardware change"
-            _log.info(done, node=written.name, change=event.type.value, what=event.message)
+            _log.info(
+                event.log_message,
+                node=written.name,
+                change=event.type.value,
+                what=event.message,
+            )
             self._recorder.post(
                 written.name,
                 written.uid,
