@@ -17,22 +17,26 @@ another one that is still in force.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 from gpuid_operator.api.inventory import GPU
 from gpuid_operator.api.meta import MAX_QUARANTINES_PER_GPU
-from gpuid_operator.api.quarantine import Quarantine, QuarantineAction
+from gpuid_operator.api.quarantine import Part, Quarantine, QuarantineAction
 
-PartKey = tuple[str, str]
-"""(`uuid`, `serial` or `chassis`; the identifier)."""
 
-_UUID: Final = "uuid"
-_SERIAL: Final = "serial"
-_CHASSIS: Final = "chassis"
+class Identifiers(NamedTuple):
+    """What a quarantine can list a GPU by."""
+
+    uuid: str | None
+    serial: str | None
+    chassis: str | None
+
+    @classmethod
+    def of(cls, gpu: GPU) -> Self:
+        return cls(gpu.uuid, gpu.serial, gpu.chassis_serial)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +45,9 @@ class QuarantineRule:
 
     name: str
     reason: str
-    parts: frozenset[PartKey]
-    until: datetime | None
-    taint: bool
+    parts: frozenset[Identifiers]
+    until: datetime | None = None
+    taint: bool = False
     """Whether it asks for the taint."""
 
     @classmethod
@@ -52,17 +56,17 @@ class QuarantineRule:
         return cls(
             name=quarantine.name,
             reason=spec.reason,
-            parts=frozenset(
-                (kind, value)
-                for part in spec.parts
-                for kind, value in part_keys(part.uuid, part.serial, part.chassis)
-            ),
+            parts=frozenset(map(_identifiers, spec.parts)),
             until=_aware(spec.until),
             taint=spec.action is QuarantineAction.TAINT,
         )
 
     def in_force(self, now: datetime) -> bool:
         return self.until is None or now < self.until
+
+
+def _identifiers(part: Part) -> Identifiers:
+    return Identifiers(part.uuid, part.serial, part.chassis)
 
 
 def _aware(time: datetime | None) -> datetime | None:
@@ -74,13 +78,6 @@ Rules = frozenset[QuarantineRule]
 NO_RULES: Final[Rules] = frozenset()
 
 
-def part_keys(uuid: str | None, serial: str | None, chassis: str | None) -> Iterator[PartKey]:
-    """The keys by which a quarantine may list a GPU with these identifiers."""
-    for kind, value in ((_UUID, uuid), (_SERIAL, serial), (_CHASSIS, chassis)):
-        if value:
-            yield kind, value
-
-
 class QuarantineIndex:
     """All quarantines, by the parts that they list. Never changes."""
 
@@ -88,35 +85,34 @@ class QuarantineIndex:
         self, rules: Iterable[QuarantineRule] = (), *, unreadable: Iterable[str] = ()
     ) -> None:
         """`unreadable` names the quarantines that cannot be parsed."""
-        self.rules = {rule.name: rule for rule in rules}
+        self.rules: Mapping[str, QuarantineRule] = {rule.name: rule for rule in rules}
         self.unreadable = frozenset(unreadable)
-        by_part: defaultdict[PartKey, set[QuarantineRule]] = defaultdict(set)
+        # One dictionary per kind of identifier: most GPUs are in none, and a fleet has 40,000.
+        self._uuids: dict[str | None, Rules] = {}
+        self._serials: dict[str | None, Rules] = {}
+        self._chassis: dict[str | None, Rules] = {}
+        kinds = (self._uuids, self._serials, self._chassis)
         for rule in self.rules.values():
             for part in rule.parts:
-                by_part[part].add(rule)
-        self._by_part: dict[PartKey, Rules] = {
-            part: frozenset(found) for part, found in by_part.items()
-        }
+                for known, value in zip(kinds, part, strict=True):
+                    if value:
+                        known[value] = known.get(value, NO_RULES) | {rule}
 
-    def __bool__(self) -> bool:
-        """Whether there is any quarantine."""
-        return bool(self.rules or self.unreadable)
-
-    def find(self, keys: Iterable[PartKey], *, now: datetime) -> Rules:
-        """The quarantines in force that list one of these parts."""
-        by_part = self._by_part
-        found = [by_part[key] for key in keys if key in by_part]
-        if not found:
-            return NO_RULES
-        return frozenset(rule for rule in NO_RULES.union(*found) if rule.in_force(now))
-
-    def find_gpu(self, gpu: GPU, *, now: datetime) -> Rules:
+    def find(self, gpu: Identifiers, *, now: datetime) -> Rules:
         """The quarantines in force that list a GPU, its board or its chassis."""
-        return self.find(part_keys(gpu.uuid, gpu.serial, gpu.chassis_serial), now=now)
+        uuid, serial, chassis = gpu
+        if uuid in self._uuids or serial in self._serials or chassis in self._chassis:
+            found = NO_RULES.union(
+                self._uuids.get(uuid, ()),
+                self._serials.get(serial, ()),
+                self._chassis.get(chassis, ()),
+            )
+            return frozenset(rule for rule in found if rule.in_force(now))
+        return NO_RULES
 
     def names(self, gpu: GPU, *, now: datetime) -> list[str]:
         """The names that a present GPU has, by the table above, sorted."""
-        matching = {rule.name for rule in self.find_gpu(gpu, now=now)}
+        matching = {rule.name for rule in self.find(Identifiers.of(gpu), now=now)}
         kept = [
             name for name in gpu.quarantines or () if name in matching or name in self.unreadable
         ]

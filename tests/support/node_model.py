@@ -28,7 +28,7 @@ from gpuid_operator.plan.conditions import find
 from gpuid_operator.plan.failure import FailureReason
 from gpuid_operator.plan.identity import Key, key
 from gpuid_operator.plan.outbox import SinkFilter
-from gpuid_operator.plan.quarantine import QuarantineIndex, QuarantineRule, part_keys
+from gpuid_operator.plan.quarantine import Identifiers, QuarantineIndex, QuarantineRule
 from gpuid_operator.plan.smi import Reading
 from gpuid_operator.plan.status_change import PendingRemovals, StatusChange, StatusContext
 from tests.support.strategies import Event
@@ -299,13 +299,16 @@ class NodeModel:
         if not self.made:
             return
         gpu = card(1 + one % self.made, address="")
-        keys = list(part_keys(gpu.uuid, gpu.serial, gpu.chassis_serial))
+        parts = [
+            Identifiers(gpu.uuid, None, None),
+            Identifiers(None, gpu.serial, None),
+            Identifiers(None, None, gpu.chassis_serial),
+        ]
         rule = QuarantineRule(
             name=f"q{other % 4}",
             reason=f"reason {one}",
-            parts=frozenset([keys[other % len(keys)]]),
+            parts=frozenset([parts[other % 3]]),
             until=self.now + timedelta(hours=4 * one) if other % 3 == 0 else None,
-            taint=False,
         )
         self._quarantine({**self._rules(), rule.name: rule})
 
@@ -460,11 +463,11 @@ class NodeModel:
         elif self.context.quarantines is not None:
             index = self.context.quarantines
             for gpu in self.status.gpus or ():
-                keys = set(part_keys(gpu.uuid, gpu.serial, gpu.chassis_serial))
                 listed = {
                     rule.name
                     for rule in index.rules.values()
-                    if rule.parts & keys and (rule.until is None or rule.until > self.now)
+                    if any(lists(part, gpu) for part in rule.parts)
+                    and (rule.until is None or rule.until > self.now)
                 }
                 assert set(gpu.quarantines or ()) - index.unreadable == listed
         else:
@@ -501,6 +504,12 @@ def replay(entries: Iterable[HistoryEntry]) -> set[Key]:
         elif entry.type is HistoryType.GPU_REMOVED:
             here.pop(key(entry), None)
     return set(here)
+
+
+def lists(part: Identifiers, gpu: GPU) -> bool:
+    """Whether a quarantine with this part lists the GPU."""
+    pairs = zip(part, (gpu.uuid, gpu.serial, gpu.chassis_serial), strict=True)
+    return any(wanted is not None and wanted == value for wanted, value in pairs)
 
 
 def marks_of(found: InventoryStatus) -> dict[Key, set[str]]:

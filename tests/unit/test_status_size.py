@@ -33,7 +33,7 @@ from gpuid_operator.plan import delivery, history, status
 from gpuid_operator.plan.checks import kept_output
 from gpuid_operator.plan.labels import lookup_labels
 from gpuid_operator.plan.outbox import SinkFilter
-from gpuid_operator.plan.quarantine import QuarantineIndex, QuarantineRule
+from gpuid_operator.plan.quarantine import Identifiers, QuarantineIndex, QuarantineRule
 from gpuid_operator.plan.smi import Reading
 from gpuid_operator.plan.smi_values import text_of
 from gpuid_operator.plan.status_change import StatusContext, writer_of
@@ -99,14 +99,12 @@ def gpus(filler: str, generation: int) -> tuple[GPU, ...]:
 
 def quarantines(filler: str) -> QuarantineIndex:
     """As many as a GPU can be in at a time; each lists every GPU."""
-    parts = {("serial", fact(filler, number)) for number in range(12 * MAX_GPUS)}
+    serials = [fact(filler, number) for number in range(12 * MAX_GPUS)]
     rules = [
         QuarantineRule(
             name=f"{n:02d}" + "q" * 61,
             reason=filler * MAX_MESSAGE,
-            parts=frozenset(parts),
-            until=None,
-            taint=True,
+            parts=frozenset(Identifiers(None, serial, None) for serial in serials),
         )
         for n in range(MAX_QUARANTINES_PER_GPU)
     ]
