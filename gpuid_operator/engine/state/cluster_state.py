@@ -78,6 +78,11 @@ class ClusterState:
         known = self.nodes.get(name)
         return name in self.pods or (known is not None and bool(known.facts.gpu_capacity))
 
+    def gpu_node_count(self) -> int:
+        """The number of nodes that have an inventory, or will have one: a target pod runs there."""
+        departed = {cached.name for cached in self.inventories if cached.departed}
+        return len(self.node_names() - (departed - self.pods.nodes()))
+
     def forget_node(self, name: str) -> None:
         """Drop a node that does not exist any more."""
         self.nodes.remove(name)

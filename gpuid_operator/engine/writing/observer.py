@@ -35,6 +35,12 @@ class Observer:
             self._metrics.forget_node(name)
             return
         self._metrics.set_gpus(name, map(_identity, status.gpus or ()))
+        marks = [
+            (gpu.uuid or "", gpu.serial or "", quarantine)
+            for gpu in status.gpus or ()
+            for quarantine in gpu.quarantines or ()
+        ]
+        self._metrics.set_quarantined(name, marks)
         results = {check.name: check.passed for check in status.checks or ()}
         self._metrics.set_checks(
             name, {check: passed for check, passed in results.items() if passed is not None}
