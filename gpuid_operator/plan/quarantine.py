@@ -61,7 +61,7 @@ class QuarantineRule:
             taint=spec.action is QuarantineAction.TAINT,
         )
 
-    def in_force(self, now: datetime) -> bool:
+    def is_active(self, now: datetime) -> bool:
         return self.until is None or now < self.until
 
 
@@ -107,7 +107,7 @@ class QuarantineIndex:
                 self._serials.get(serial, ()),
                 self._chassis.get(chassis, ()),
             )
-            return frozenset(rule for rule in found if rule.in_force(now))
+            return frozenset(rule for rule in found if rule.is_active(now))
         return NO_RULES
 
     def names(self, gpu: GPU, *, now: datetime) -> list[str]:

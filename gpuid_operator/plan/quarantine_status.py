@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
+from typing import Final
 
 from gpuid_operator.api.conditions import Condition, ConditionStatus
 from gpuid_operator.api.meta import MAX_QUARANTINE_MATCHES
@@ -24,9 +25,7 @@ from gpuid_operator.plan import conditions
 from gpuid_operator.plan.quarantine import Identifiers, QuarantineRule
 from gpuid_operator.plan.quarantine_taints import TaintPlan
 
-EXPIRED = "Expired"
-TAINTS_DISABLED = "TaintsDisabled"
-TAINTS_HALTED = "TaintsHalted"
+TAINTS_HALTED: Final = "TaintsHalted"
 
 Found = tuple[str, Identifiers]
 """(node, GPU) of a present GPU that a quarantine lists."""
@@ -73,13 +72,13 @@ def _ready(
     quarantine: Quarantine, taints: TaintPlan | None, *, now: datetime
 ) -> tuple[ConditionStatus, str, str]:
     rule = QuarantineRule.of(quarantine)
-    if rule.until is not None and not rule.in_force(now):
+    if rule.until is not None and not rule.is_active(now):
         words = f"ended at {format_time(rule.until)}: delete it, or set a later until"
-        return ConditionStatus.FALSE, EXPIRED, words
+        return ConditionStatus.FALSE, "Expired", words
     if rule.taint and taints is None:
         return (
             ConditionStatus.FALSE,
-            TAINTS_DISABLED,
+            "TaintsDisabled",
             "GPUs are marked and reported, but nodes get no taint, because taints are disabled: set"
             " QUARANTINE_TAINTS=true (quarantine.taints.enabled in the chart), or set action to"
             " Report",

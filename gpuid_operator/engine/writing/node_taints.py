@@ -90,7 +90,7 @@ class NodeTainter:
         if inventory is not None and inventory.identifiers is not None and not inventory.departed:
             return False
         rule = index.rules.get(value)
-        return rule is not None and rule.taint and rule.in_force(now)
+        return rule is not None and rule.taint and rule.is_active(now)
 
     async def _sync(self, name: str, value: str | None) -> None:
         """Give the taint of a node this value. Raises Conflict while the Node keeps changing."""
