@@ -17,7 +17,7 @@ another one that is still in force.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, Self
@@ -77,6 +77,8 @@ def _aware(time: datetime | None) -> datetime | None:
 Rules = frozenset[QuarantineRule]
 NO_RULES: Final[Rules] = frozenset()
 
+_ByIdentifier = dict[str | None, tuple[QuarantineRule, ...]]
+
 
 class QuarantineIndex:
     """All quarantines, by the parts that they list. Never changes."""
@@ -88,27 +90,35 @@ class QuarantineIndex:
         self.rules: Mapping[str, QuarantineRule] = {rule.name: rule for rule in rules}
         self.unreadable = frozenset(unreadable)
         # One dictionary per kind of identifier: most GPUs are in none, and a fleet has 40,000.
-        self._uuids: dict[str | None, Rules] = {}
-        self._serials: dict[str | None, Rules] = {}
-        self._chassis: dict[str | None, Rules] = {}
+        self._uuids: _ByIdentifier = {}
+        self._serials: _ByIdentifier = {}
+        self._chassis: _ByIdentifier = {}
         kinds = (self._uuids, self._serials, self._chassis)
         for rule in self.rules.values():
             for part in rule.parts:
                 for known, value in zip(kinds, part, strict=True):
                     if value:
-                        known[value] = known.get(value, NO_RULES) | {rule}
+                        known[value] = (*known.get(value, ()), rule)
+
+    def find_all(
+        self, gpus: Iterable[Identifiers], *, now: datetime
+    ) -> Iterator[tuple[Identifiers, Rules]]:
+        """Those of the GPUs that a quarantine in force lists, with these quarantines."""
+        uuids, serials, all_chassis = self._uuids, self._serials, self._chassis
+        for gpu in gpus:
+            uuid, serial, chassis = gpu
+            maybe = uuid in uuids or serial in serials or chassis in all_chassis
+            if maybe and (found := self.find(gpu, now=now)):
+                yield gpu, found
 
     def find(self, gpu: Identifiers, *, now: datetime) -> Rules:
         """The quarantines in force that list a GPU, its board or its chassis."""
-        uuid, serial, chassis = gpu
-        if uuid in self._uuids or serial in self._serials or chassis in self._chassis:
-            found = NO_RULES.union(
-                self._uuids.get(uuid, ()),
-                self._serials.get(serial, ()),
-                self._chassis.get(chassis, ()),
-            )
-            return frozenset(rule for rule in found if rule.is_active(now))
-        return NO_RULES
+        listed = (
+            *self._uuids.get(gpu.uuid, ()),
+            *self._serials.get(gpu.serial, ()),
+            *self._chassis.get(gpu.chassis, ()),
+        )
+        return frozenset(rule for rule in listed if rule.is_active(now))
 
     def names(self, gpu: GPU, *, now: datetime) -> list[str]:
         """The names that a present GPU has, by the table above, sorted."""

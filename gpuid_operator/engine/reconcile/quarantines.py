@@ -150,11 +150,12 @@ class Quarantines:
         self, index: QuarantineIndex, *, now: datetime
     ) -> Iterator[tuple[str, Identifiers, Rules]]:
         """(node, GPU, quarantines in force that list it) for each such GPU that is present."""
+        if not index.rules:
+            return
         for cached in self._state.inventories:
-            if not cached.departed:
-                for gpu in cached.identifiers or ():
-                    if found := index.find(gpu, now=now):
-                        yield cached.name, gpu, found
+            if cached.identifiers and not cached.departed:
+                for gpu, found in index.find_all(cached.identifiers, now=now):
+                    yield cached.name, gpu, found
 
     def _plan(
         self, rules: defaultdict[str, Rules], index: QuarantineIndex, *, now: datetime
