@@ -19,7 +19,11 @@ from tests.support.manifests import CHART, DEPLOYMENT
 from tests.support.operators import eventually
 
 OLD = Path(__file__).parent.parent / "fixtures" / "charts" / "0.0.1"
-KINDS = "gpuinventories.gpuid.github.com", "gpuinventorypolicies.gpuid.github.com"
+KINDS = (
+    "gpuinventories.gpuid.github.com",
+    "gpuinventorypolicies.gpuid.github.com",
+    "gpuquarantines.gpuid.github.com",
+)
 INVENTORY = "/apis/gpuid.github.com/v1alpha1/gpuinventories/kept"
 HISTORY = [{"sequence": 1, "time": "2026-06-07T10:30:45Z", "type": "GPUAdded", "uuid": "GPU-1"}]
 
