@@ -277,15 +277,14 @@ class NodeModel:
         self._reconsider()
 
     def sink(self, one: int, other: int) -> None:
-        """A sink comes or goes. Names are unique: another sink of its name goes."""
+        """A sink comes, in place of another one of its name, or goes."""
         sink_filter = SINKS[one % len(SINKS)]
-        comes = sink_filter not in self.context.sink_filters
-        gone = [known for known in self.context.sink_filters if known.name == sink_filter.name]
-        sink_filters = [known for known in self.context.sink_filters if known not in gone]
-        for known in gone:
-            del self.owed[known]
-            self.got.pop(known, None)
-        if comes:
+        before = self.context.sink_filters
+        sink_filters = [known for known in before if known.name != sink_filter.name]
+        for gone in set(before) - set(sink_filters):
+            del self.owed[gone]
+            self.got.pop(gone, None)
+        if sink_filter not in before:
             sink_filters.insert(other % (len(sink_filters) + 1), sink_filter)
             # It starts from what the history holds.
             held = self.status.history or ()
