@@ -16,7 +16,7 @@ from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
 from tests.faults.campaign import WHOLE, Figures
 from tests.support.operators import INVENTORIES, Operator, eventually, read_well
-from tests.support.smi_fixtures import machine, uuids
+from tests.support.smi_fixtures import machine, serials
 
 RUNS = 200 if WHOLE else 3
 LOOPS = 4
@@ -51,7 +51,7 @@ def _read_new_nodes(cluster: LocalCluster, hardware: dict[str, str], row: Figure
     """Add nodes, start the operator, ask for reads, and remove everything."""
     for name, xml in hardware.items():
         cluster.add_node(name, xml=xml)
-    expected = {uuid for xml in hardware.values() for uuid in uuids(xml)}
+    expected = {serial for xml in hardware.values() for serial in serials(xml)}
     row.expected += len(expected)
     with Operator(cluster) as operator:
 
@@ -69,7 +69,7 @@ def _read_new_nodes(cluster: LocalCluster, hardware: dict[str, str], row: Figure
                 read_well(cluster, name)
 
         eventually(delivered_all)
-        delivered = {record["uuid"] for record in operator.records()}
+        delivered = {record["gpu"] for record in operator.records()}
     row.delivered += len(delivered & expected)
     assert delivered == expected
     for name in hardware:
