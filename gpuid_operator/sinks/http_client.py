@@ -1,4 +1,4 @@
-"""The HTTP client of all http sinks: no redirects, no cookies, bounded bodies and time."""
+"""The HTTP client of the http and s3 sinks: no redirects, no cookies, bounded bodies and time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from gpuid_operator.sinks.addresses import address_not_allowed, is_forbidden
 from gpuid_operator.sinks.base import Refused, Unavailable
@@ -32,9 +33,13 @@ class Answer:
     text: str
     truncated: bool
 
+    @property
+    def succeeded(self) -> bool:
+        return 200 <= self.status < 300
+
 
 class HTTPClient:
-    """One session for all http sinks. Can be created without a running event loop."""
+    """One session for all http and s3 sinks. Can be created without a running event loop."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
@@ -54,14 +59,53 @@ class HTTPClient:
         the system are trusted. Raises AddressNotAllowed, Refused (invalid URL, untrusted
         certificate) and Unavailable.
         """
-        tried = describe(url)
+        return await self._send(
+            "POST",
+            url,
+            body=body,
+            headers=headers,
+            timeout=timeout,
+            tls=True if tls is None else tls,
+            tried=describe(url),
+            advice="set caSecretRef, or replace the certificate",
+        )
+
+    async def put(
+        self, url: URL, *, body: bytes, headers: Mapping[str, str], timeout: float, tried: str
+    ) -> Answer:
+        """Send a PUT as `post` sends a POST. Messages begin with `tried`, without the URL, which
+        has a signature."""
+        return await self._send(
+            "PUT",
+            url,
+            body=body,
+            headers=headers,
+            timeout=timeout,
+            tls=True,
+            tried=tried,
+            advice="replace the certificate, or add its authority to those of the system",
+        )
+
+    async def _send(
+        self,
+        method: str,
+        url: str | URL,
+        *,
+        body: bytes,
+        headers: Mapping[str, str],
+        timeout: float,
+        tls: ssl.SSLContext | bool,
+        tried: str,
+        advice: str,
+    ) -> Answer:
         try:
-            async with self._open().post(
+            async with self._open().request(
+                method,
                 url,
                 data=body,
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=timeout),
-                ssl=True if tls is None else tls,
+                ssl=tls,
                 allow_redirects=False,
                 skip_auto_headers=("Accept-Encoding",),
             ) as response:
@@ -77,8 +121,7 @@ class HTTPClient:
             raise Refused("invalid url: use the form https://host/path") from error
         except aiohttp.ClientConnectorCertificateError as error:
             raise Refused(
-                f"{tried}: untrusted certificate ({error.certificate_error}):"
-                " set caSecretRef, or replace the certificate"
+                f"{tried}: untrusted certificate ({error.certificate_error}): {advice}"
             ) from error
         except aiohttp.ClientConnectorError as error:
             cause = error.os_error
@@ -87,6 +130,9 @@ class HTTPClient:
             raise Unavailable(f"{tried}: failed to connect: {cause.strerror or cause}") from error
         except TimeoutError as error:
             raise Unavailable(f"{tried}: no response within {timeout:g} s") from error
+        except aiohttp.ClientResponseError as error:
+            # Its text has the URL.
+            raise Unavailable(f"{tried}: invalid response: {error.message}") from None
         except (aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"{tried}: {error or type(error).__name__}") from error
 
