@@ -1,4 +1,5 @@
-"""The HTTP client of the http and s3 sinks: no redirects, no cookies, bounded bodies and time."""
+"""The HTTP client of the http and s3 sinks: no redirects, no cookies, bounded bodies, connections
+and time."""
 
 from __future__ import annotations
 
@@ -19,6 +20,12 @@ from gpuid_operator.sinks.base import Refused, Unavailable
 
 MAX_ANSWER: Final = 4096
 """Maximum number of bytes read from a response; a legitimate error needs no more."""
+
+MAX_RECEIVED: Final = 256 * 1024
+"""Maximum number of bytes received over a connection, with its TLS handshake. aiohttp bounds a
+response's headers, but not how many interim responses (1xx) or chunk extensions come before what
+the caller waits for."""
+_MAX_READ: Final = 64 * 1024  # what the event loop handles at a time
 
 _FORBIDDEN_ADDRESS: Final = "address is link-local"
 
@@ -134,7 +141,8 @@ class HTTPClient:
             # Its text has the URL.
             raise Unavailable(f"{tried}: invalid response: {error.message}") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"{tried}: {error or type(error).__name__}") from error
+            said = getattr(error, "strerror", None) or error or type(error).__name__
+            raise Unavailable(f"{tried}: {said}") from error
 
     async def close(self) -> None:
         """Close all connections."""
@@ -146,7 +154,10 @@ class HTTPClient:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 # No limit: a sink has one request at a time and must not wait for other sinks.
-                connector=aiohttp.TCPConnector(limit=0, socket_factory=_guarded_socket),
+                # One connection per request, so that its bound is that of one response.
+                connector=aiohttp.TCPConnector(
+                    limit=0, force_close=True, socket_factory=_guarded_socket
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,
@@ -166,7 +177,28 @@ def _guarded_socket(info: tuple[Any, ...]) -> socket.socket:
     family, kind, protocol, _, sockaddr = info
     if is_forbidden(str(sockaddr[0])):
         raise OSError(errno.EACCES, _FORBIDDEN_ADDRESS)
-    return socket.socket(family=family, type=kind, proto=protocol)
+    return _BoundedSocket(family=family, type=kind, proto=protocol)
+
+
+class _BoundedSocket(socket.socket):
+    """A socket that receives at most MAX_RECEIVED bytes, through both methods of asyncio."""
+
+    _left = MAX_RECEIVED
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        data = super().recv(self._at_most(bufsize), flags)
+        self._left -= len(data)
+        return data
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0, /) -> int:
+        received = super().recv_into(buffer, self._at_most(nbytes or len(buffer)), flags)
+        self._left -= received
+        return received
+
+    def _at_most(self, size: int) -> int:
+        if not self._left:
+            raise OSError(errno.EMSGSIZE, f"the server sent more than {MAX_RECEIVED} bytes")
+        return min(size, self._left, _MAX_READ)
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> tuple[str, bool]:
