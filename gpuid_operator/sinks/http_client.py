@@ -25,7 +25,7 @@ MAX_RECEIVED: Final = 256 * 1024
 """Maximum number of bytes received over a connection, with its TLS handshake. aiohttp bounds a
 response's headers, but not how many interim responses (1xx) or chunk extensions come before what
 the caller waits for."""
-_MAX_READ: Final = 64 * 1024  # what the event loop handles at a time
+_MAX_READ: Final = 16 * 1024  # what the event loop handles at a time
 
 _FORBIDDEN_ADDRESS: Final = "address is link-local"
 

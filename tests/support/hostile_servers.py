@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import repeat
 from types import TracebackType
 from typing import Final, Self
 
 MIB: Final = 1024 * 1024
-FLOOD: Final = 600 * MIB
+FLOOD: Final = 128 * MIB
 """What a flood sends, if the client lets it."""
 
 
@@ -48,6 +49,12 @@ class Peer:
             self._server.sent += sent
             data = data[sent:]
 
+    def start_tls(self, context: ssl.SSLContext) -> None:
+        self._connection = context.wrap_socket(self._connection, server_side=True)
+
+    def close(self) -> None:
+        self._connection.close()
+
     def flood(self, piece: bytes) -> None:
         """Repeat the piece until FLOOD bytes are sent."""
         count = max(1, MIB // len(piece))
@@ -59,23 +66,21 @@ Behaviour = Callable[[Peer], None]
 
 
 class HostileServer:
-    """Runs a behaviour for each connection and counts the bytes that it could send. Use it as a
-    context; afterwards every connection has ended."""
+    """Runs a behaviour for each connection and counts the bytes that it could send. Use it as an
+    asynchronous context; afterwards every connection has ended."""
 
-    def __init__(self, behaviour: Behaviour, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, behaviour: Behaviour) -> None:
         self.sent = 0
-        self.finished = False
-        """Whether a client read all that the behaviour had for it."""
         self._behaviour = behaviour
-        self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
         self._threads = [threading.Thread(target=self._accept)]
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         self._threads[0].start()
         return self
 
-    def __exit__(
+    async def __aexit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
@@ -83,12 +88,8 @@ class HostileServer:
     ) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for thread in self._threads:
-            thread.join()
-
-    @property
-    def port(self) -> int:
-        return int(self._listener.getsockname()[1])
+        for thread in self._threads:  # the client closes its connections in the event loop
+            await asyncio.to_thread(thread.join)
 
     def _accept(self) -> None:
         with suppress(OSError):  # closed
@@ -99,12 +100,21 @@ class HostileServer:
                 thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with suppress(OSError), connection:
-            if self._tls is not None:
-                connection = self._tls.wrap_socket(connection, server_side=True)
-            with connection:
-                self._behaviour(Peer(self, connection))
-                self.finished = True
+        with closing(Peer(self, connection)) as peer, suppress(OSError):
+            self._behaviour(peer)
+
+
+def over_tls(behaviour: Behaviour, context: ssl.SSLContext, *, request: bytes = b"") -> Behaviour:
+    """The behaviour over TLS. PostgreSQL begins with a `request` for it, and gets an S."""
+
+    def answer(peer: Peer) -> None:
+        if request:
+            peer.read_until(request)
+            peer.send(b"S")
+        peer.start_tls(context)
+        behaviour(peer)
+
+    return answer
 
 
 def http(*head: bytes, flood: bytes) -> Behaviour:
@@ -123,10 +133,12 @@ def message(kind: bytes, content: bytes = b"", *, length: int | None = None) -> 
     return kind + struct.pack("!i", 4 + (len(content) if length is None else length)) + content
 
 
+SSL_REQUEST: Final = struct.pack("!ii", 8, 80877103)
+STARTUP_END: Final = b"application_name\0gpuid-operator\0\0"
 READY: Final = message(b"Z", b"I")
 LOGIN: Final = (
     message(b"R", struct.pack("!i", 0)),
-    message(b"S", b"server_version\015.1\0"),
+    message(b"S", b"server_version\x0015.1\x00"),
     message(b"S", b"client_encoding\0UTF8\0"),
     message(b"K", struct.pack("!ii", 1, 1)),
     READY,
@@ -137,7 +149,7 @@ def postgres_before_login(*head: bytes, flood: bytes) -> Behaviour:
     """Answers the startup message with these parts, and then with the flood."""
 
     def answer(peer: Peer) -> None:
-        peer.read_until(b"application_name\0")
+        peer.read_until(STARTUP_END)
         peer.send(*head)
         peer.flood(flood)
 
@@ -150,7 +162,7 @@ def postgres_after_login(
     """Accepts the login, answers each statement as given, and the next one with the flood."""
 
     def answer(peer: Peer) -> None:
-        peer.read_until(b"application_name\0")
+        peer.read_until(STARTUP_END)
         peer.send(*LOGIN)
         for statement, reply in statements:
             peer.read_until(statement)
@@ -166,7 +178,7 @@ def postgres_scram(iterations: int) -> Behaviour:
     """Demands a password by SCRAM, with a key of this many iterations."""
 
     def answer(peer: Peer) -> None:
-        peer.read_until(b"application_name\0")
+        peer.read_until(STARTUP_END)
         peer.send(message(b"R", struct.pack("!i", 10) + b"SCRAM-SHA-256\0\0"))
         peer.read_until(b"r=")
         nonce = peer.read_rest()
