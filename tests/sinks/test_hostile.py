@@ -264,7 +264,7 @@ async def test_the_columns_of_a_table_are_not_what_a_server_makes_of_them(failur
         message(b"d", b'{"oid": "1", "columns": 1}\n') + message(b"c") + message(b"C", b"COPY 1\0")
     )
     reply = COPY_OUT + row + message(b"Z", b"T")
-    behaviour = postgres_after_login([*BEGUN, (b"STDOUT", reply)], flood=READY)
+    behaviour = postgres_after_login([*BEGUN, (b"STDOUT \0", reply)], flood=READY)
     async with HostileServer(behaviour) as server:
         error = await failure(**_postgres(server.port))
     assert type(error) is Unavailable
