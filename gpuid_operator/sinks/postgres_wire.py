@@ -30,6 +30,8 @@ _BASE: Final = 1024 * 1024
 # Enough for an error per record, and for a notice of a trigger.
 _PER_RECORD: Final = 2048
 _HEADER: Final = struct.Struct("!ci")
+# asyncpg crashes the process if these steps of SCRAM do not follow the step before them.
+_STEP_BEFORE: Final = {11: 10, 12: 11}
 _SCRAM: Final = re.compile(rb",i=(\d+)")
 
 Row = TypeVar("Row")
@@ -76,7 +78,7 @@ class Allowance:
         if self.authentications > MAX_AUTHENTICATIONS:
             raise self._exceed("the server demands authentication without end")
         for digits in _SCRAM.findall(message):
-            self.iterations += int(digits[:12])
+            self.iterations += int(digits.lstrip(b"0")[:12] or b"0")
         if self.iterations > MAX_ITERATIONS:
             raise self._exceed(f"the server demands more than {MAX_ITERATIONS} SCRAM iterations")
 
@@ -100,6 +102,7 @@ class _BoundedProtocol(asyncpg.protocol.Protocol):  # type: ignore[misc]
         super().__init__(*args)
         self._allowance = allowance.get()
         self._pending = bytearray()
+        self._step = -1
 
     def data_received(self, data: bytes) -> None:
         if self._allowance is None:
@@ -114,7 +117,7 @@ class _BoundedProtocol(asyncpg.protocol.Protocol):  # type: ignore[misc]
             if len(self._pending) - end <= length:
                 break
             if kind == b"R":
-                self._allowance.authenticate(bytes(self._pending[end : end + 1 + length]))
+                self._authenticate(bytes(self._pending[end + _HEADER.size : end + 1 + length]))
             end += 1 + length
         if end:
             complete = bytes(self._pending[:end])
@@ -123,6 +126,14 @@ class _BoundedProtocol(asyncpg.protocol.Protocol):  # type: ignore[misc]
                 super().data_received(complete)
             except Exception as error:
                 raise self._allowance.violate(error) from None
+
+    def _authenticate(self, content: bytes) -> None:
+        assert self._allowance is not None  # noqa: S101 - the caller has checked
+        self._allowance.authenticate(content)
+        step = int.from_bytes(content[:4])
+        if _STEP_BEFORE.get(step, self._step) != self._step:
+            raise self._allowance.violate(ValueError("SCRAM out of order"))
+        self._step = step
 
 
 # asyncpg has no setting for the class of its protocol.

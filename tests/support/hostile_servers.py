@@ -174,7 +174,7 @@ def postgres_after_login(
     return answer
 
 
-def postgres_scram(iterations: int) -> Behaviour:
+def postgres_scram(iterations: bytes) -> Behaviour:
     """Demands a password by SCRAM, with a key of this many iterations."""
 
     def answer(peer: Peer) -> None:
@@ -182,7 +182,7 @@ def postgres_scram(iterations: int) -> Behaviour:
         peer.send(message(b"R", struct.pack("!i", 10) + b"SCRAM-SHA-256\0\0"))
         peer.read_until(b"r=")
         nonce = peer.read_rest()
-        first = b"r=%sxyz,s=c2FsdA==,i=%d" % (nonce, iterations)
+        first = b"r=%sxyz,s=c2FsdA==,i=%s" % (nonce, iterations)
         peer.send(message(b"R", struct.pack("!i", 11) + first))
         peer.read_until(b"p=")
 

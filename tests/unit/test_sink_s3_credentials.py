@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +41,16 @@ class Server:
         self.requests: list[dict[str, str]] = []
 
     async def answer(self, request: web.Request) -> web.Response:
+        if request.path == "/v1/credentials":
+            assert request.headers["Authorization"] == "token-of-the-pod"
+            return web.json_response(
+                {
+                    "AccessKeyId": "key-of-the-pod",
+                    "SecretAccessKey": "hidden",
+                    "Token": "session-of-the-pod",
+                    "Expiration": "2999-01-01T00:00:00Z",
+                }
+            )
         self.requests.append({name.lower(): value for name, value in request.query.items()})
         return web.Response(headers={"ETag": '"e"'})
 
@@ -120,6 +131,21 @@ async def test_a_bucket_cannot_make_another_request_of_the_put(server: Server, l
         await lake(bucket="b?acl#", endpoint=server.url, builtin=True).send([RECORD])
     assert type(caught.value) is Refused
     assert server.requests == []
+
+
+async def test_pod_identity_provides_the_credentials(
+    server: Server, lake: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    token = tmp_path / "token"
+    token.write_text("token-of-the-pod")
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{server.url}/v1/credentials")
+    monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(token))
+    await lake(endpoint=server.url, builtin=True).send([RECORD])
+    (request,) = server.requests
+    assert request["x-amz-credential"].startswith("key-of-the-pod/")
+    assert request["x-amz-security-token"] == "session-of-the-pod"
 
 
 @pytest.mark.parametrize("reference", [{}, {"credentialsSecretRef": {"name": "lake"}}])
