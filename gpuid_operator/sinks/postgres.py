@@ -44,9 +44,10 @@ _RECORDS: Final = ("22", "23")
 _ERRORS: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the server violates the protocol
     OSError,
     ValueError,
+    # asyncpg, where the server violates the protocol:
+    *(asyncpg.InternalClientError, AttributeError, BufferError, LookupError, TypeError),
 )
 
 

@@ -30,6 +30,8 @@ _BASE: Final = 1024 * 1024
 # Enough for an error per record, and for a notice of a trigger.
 _PER_RECORD: Final = 2048
 _HEADER: Final = struct.Struct("!ci")
+# Types of the messages that the sink can get. asyncpg loops forever at a message of type 0.
+_KINDS: Final = frozenset(b"RSANKEZCDITGHdc")
 # asyncpg crashes the process if these steps of SCRAM do not follow the step before them.
 _STEP_BEFORE: Final = {11: 10, 12: 11}
 _SCRAM: Final = re.compile(rb",i=(\d+)")
@@ -65,7 +67,7 @@ class Allowance:
             raise self._exceed(f"the server sent more than {self.limit} bytes")
 
     def check_message(self, kind: bytes, length: int) -> None:
-        if not 4 <= length <= MAX_MESSAGE:
+        if not 4 <= length <= MAX_MESSAGE or kind[0] not in _KINDS:
             raise self._exceed(
                 f"the server sent a message of {length} bytes, more than {MAX_MESSAGE}"
                 if length > MAX_MESSAGE

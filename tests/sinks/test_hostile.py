@@ -81,6 +81,10 @@ POSTGRES = {
         postgres_before_login(message(b"R", struct.pack("!i", 12) + b"v=x"), flood=READY),
         VIOLATION,
     ),
+    "type 0": (
+        postgres_before_login(message(b"\0", b"x"), flood=READY),
+        "sent an invalid message of type b'.x00'",
+    ),
     "negative length": (
         postgres_before_login(flood=b"E\xff\xff\xff\xff"),
         "sent an invalid message of type b'E'",
@@ -238,6 +242,19 @@ async def test_a_postgres_server_cannot_send_without_end_over_tls(
     with pytest.raises(SinkError, match=reason):
         raise error
     assert server.sent < ENOUGH
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # asyncpg's __del__
+@pytest.mark.parametrize(
+    "version", [b"", message(b"S", b"server_version\x00" + b"9" * 9000 + b"\0")]
+)
+async def test_a_postgres_server_without_a_version_is_an_error(
+    version: bytes, failure: Failure
+) -> None:
+    behaviour = postgres_before_login(LOGIN[0], version, READY, flood=READY)
+    async with HostileServer(behaviour) as server:
+        error = await failure(**_postgres(server.port))
+    assert "failed to insert into serials at localhost:" in error.message
 
 
 async def test_an_error_of_postgres_is_reported_by_its_beginning(failure: Failure) -> None:
