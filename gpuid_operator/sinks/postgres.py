@@ -42,10 +42,7 @@ _SINK: Final = ("28", "3D", "3F", "42", "0L", "0P")
 _RECORDS: Final = ("22", "23")
 
 _ERRORS: Final = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    OSError,
-    ValueError,
+    *(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError),
     # asyncpg, where the server violates the protocol:
     *(asyncpg.InternalClientError, AttributeError, BufferError, LookupError, TypeError),
 )
