@@ -156,7 +156,7 @@ def _manifest(
     status: type[BaseModel],
     rules: list[dict[str, str]] | None = None,
 ) -> dict[str, Any]:
-    schema = {
+    schema: dict[str, Any] = {
         "type": "object",
         "description": description,
         "properties": {

@@ -14,10 +14,13 @@ _WARNINGS: Final = frozenset(
         HistoryType.GPU_REMOVED,
         HistoryType.GPU_LOST,
         HistoryType.CHECK_FAILED,
+        HistoryType.EXPECTATION_FAILED,
         HistoryType.DROPPED,
     }
 )
 _CHECKS: Final = frozenset({HistoryType.CHECK_FAILED, HistoryType.CHECK_PASSED})
+_ALSO_FIRST: Final = _CHECKS | {HistoryType.EXPECTATION_FAILED}
+"""Types that are news in the write of a first read, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +47,14 @@ def announcements(entries: Sequence[HistoryEntry], *, first_read: bool) -> list[
     entry                            | Event
     ---------------------------------|------
     Sighted                          | no: it reports no change
-    CheckFailed, CheckPassed         | yes
+    CheckFailed, CheckPassed,        |
+    ExpectationFailed                | yes
     another type, of a first read    | no: a first read finds GPUs, and changes nothing
     another type, of any other write | yes
     """
     by_type: dict[HistoryType, list[HistoryEntry]] = defaultdict(list)
     for entry in entries:
-        if entry.type is not HistoryType.SIGHTED and (entry.type in _CHECKS or not first_read):
+        if entry.type is not HistoryType.SIGHTED and (entry.type in _ALSO_FIRST or not first_read):
             by_type[entry.type].append(entry)
     return [Announcement(type_, event_message(group)) for type_, group in by_type.items()]
 

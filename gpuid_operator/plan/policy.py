@@ -12,6 +12,7 @@ from gpuid_operator.api.inventory import Condition, ConditionStatus, InventorySp
 from gpuid_operator.api.policy import (
     LABEL_KEY_PATTERN,
     Check,
+    Expectation,
     LabelRequirement,
     LabelSelector,
     Policy,
@@ -48,6 +49,7 @@ class EffectivePolicy:
     builtin_sinks: frozenset[str]
     """Names of the sinks that the environment of the operator configures, with credentials."""
     checks: tuple[Check, ...]
+    expect: Expectation | None
 
     def status_context(self, generation: int, *, foreign: Collection[str] = ()) -> StatusContext:
         """The settings that the status depends on; `foreign` names the checks of the check
@@ -59,6 +61,7 @@ class EffectivePolicy:
             sighting_interval=self.sighting_interval,
             suspended=self.suspended,
             checks=frozenset({check.name for check in self.checks} | set(foreign)),
+            expect=self.expect,
         )
 
 
@@ -182,6 +185,7 @@ def resolve_policy(
         unknown_sinks=unknown_sinks(merged),
         builtin_sinks=from_environment - mine.keys(),
         checks=runnable(own) if checks_allowed else (),
+        expect=own.expect,
     )
 
 

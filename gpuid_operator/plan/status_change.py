@@ -15,9 +15,11 @@ from gpuid_operator.api.inventory import (
     InventoryState,
     InventoryStatus,
 )
+from gpuid_operator.api.policy import Expectation
 from gpuid_operator.plan import conditions, history, outbox
 from gpuid_operator.plan.conditions import ConditionUpdate
 from gpuid_operator.plan.diff import HistoryWriter
+from gpuid_operator.plan.expectation import Hardware, as_expected, expectation_entry
 from gpuid_operator.plan.identity import Key
 from gpuid_operator.plan.outbox import SinkFilter
 
@@ -35,6 +37,8 @@ class StatusContext:
     suspended: bool = False
     checks: frozenset[str] | None = None
     """Names of the checks whose results the status keeps; None keeps all."""
+    expect: Expectation | None = None
+    """What the policy expects of the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +86,24 @@ def build_change(
     conditions."""
     sinks = facts.get("sinks", previous.sinks)
     entries = list(entries)
-    log = [*(previous.history or ()), *entries]
     state = facts.get("state", previous.state)
+    gpus = facts.get("gpus", previous.gpus)
+    expected_before = conditions.shown(previous.conditions, ConditionType.AS_EXPECTED)
+    expected_now = as_expected(
+        context.expect,
+        Hardware.of(gpus, facts.get("driver_version", previous.driver_version)),
+        departed=state is InventoryState.DEPARTED,
+        before=expected_before,
+    )
+    if entry := expectation_entry(writer, before=expected_before, now=expected_now):
+        entries.append(entry)
+    log = [*(previous.history or ()), *entries]
     settled = outbox.settle(sinks, log, sink_filters=context.sink_filters, sequence=writer.sequence)
     cursors = [sink.delivered_sequence for sink in settled]
     waiting = outbox.undelivered(log, context.sink_filters, cursors)
     kept = history.bounded(
         log,
-        gpus=facts.get("gpus", previous.gpus) or (),
+        gpus=gpus or (),
         present=state is not InventoryState.DEPARTED,
         waiting=waiting,
         writer=writer,
@@ -127,6 +141,7 @@ def build_change(
             | {
                 ConditionType.DELIVERED: conditions.delivered(settled, kept),
                 ConditionType.CHECKS_PASSED: conditions.checks_passed(checks),
+                ConditionType.AS_EXPECTED: expected_now,
             },
             now=now,
             generation=context.generation,

@@ -128,7 +128,17 @@ class Metrics:
             "1 when a check passed on a node at its last run, 0 when it failed.",
             ("check", "node"),
         )
-        self._node_gauges = (self._gpu_info, self._last_read, self._check_passed)
+        self._as_expected = NodeGauge(
+            "gpuid_node_as_expected",
+            "1 when a node has what its policy expects, 0 when it does not.",
+            ("node",),
+        )
+        self._node_gauges = (
+            self._gpu_info,
+            self._last_read,
+            self._check_passed,
+            self._as_expected,
+        )
 
     def set_gpus(self, node: str, gpus: Iterable[GPU]) -> None:
         """Replace what is known of the node's GPUs."""
@@ -143,11 +153,18 @@ class Metrics:
         series = [((check, node), float(result)) for check, result in passed.items()]
         self._check_passed.set(node, series)
 
+    def set_as_expected(self, node: str, met: bool | None) -> None:
+        """Note whether the node has what its policy expects; None where nothing is expected or
+        nothing is known."""
+        if met is None:
+            self._as_expected.forget(node)
+        else:
+            self._as_expected.set(node, [((node,), float(met))])
+
     def forget_node(self, node: str) -> None:
         """Drop every series of a node that is gone."""
-        self._gpu_info.forget(node)
-        self._last_read.forget(node)
-        self._check_passed.forget(node)
+        for gauge in self._node_gauges:
+            gauge.forget(node)
 
     def forget_sink(self, sink: str) -> None:
         """Drop every series of a sink that is configured nowhere any more."""

@@ -14,9 +14,11 @@ WARNINGS = {
     HistoryType.GPU_REMOVED,
     HistoryType.GPU_LOST,
     HistoryType.CHECK_FAILED,
+    HistoryType.EXPECTATION_FAILED,
     HistoryType.DROPPED,
 }
 CHECKS = {HistoryType.CHECK_FAILED, HistoryType.CHECK_PASSED}
+ALSO_FIRST = CHECKS | {HistoryType.EXPECTATION_FAILED}
 
 
 def entry(kind: HistoryType, **fields: Any) -> HistoryEntry:
@@ -28,7 +30,7 @@ def entry(kind: HistoryType, **fields: Any) -> HistoryEntry:
 @pytest.mark.parametrize("first_read", [False, True])
 def test_each_type_but_sightings_becomes_an_event(kind: HistoryType, first_read: bool) -> None:
     events = announcements([entry(kind, serial="s1")], first_read=first_read)
-    announced = kind is not HistoryType.SIGHTED and (kind in CHECKS or not first_read)
+    announced = kind is not HistoryType.SIGHTED and (kind in ALSO_FIRST or not first_read)
     assert [event.type for event in events] == [kind] * announced
     assert [event.warning for event in events] == [kind in WARNINGS] * announced
     assert [event.about_check for event in events] == [kind in CHECKS] * announced

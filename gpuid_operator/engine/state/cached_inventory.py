@@ -7,7 +7,8 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 
@@ -23,7 +24,8 @@ from gpuid_operator.api.inventory import (
 )
 from gpuid_operator.api.meta import MANAGED_BY_LABEL, MANAGER, REQUESTED_AT
 from gpuid_operator.kube.inventories import InventoryMeta
-from gpuid_operator.plan.conditions import find
+from gpuid_operator.plan.conditions import ConditionUpdate, find, shown
+from gpuid_operator.plan.expectation import Hardware
 from gpuid_operator.plan.labels import Pair
 from gpuid_operator.plan.ownership import foreign_checks
 from gpuid_operator.plan.status import request_token
@@ -31,6 +33,16 @@ from gpuid_operator.plan.unrecorded import has_unrecorded_results
 
 NO_SPEC: Final = InventorySpec()
 """The spec of nearly every inventory. All inventories without a spec share this object."""
+
+
+T = TypeVar("T")
+
+
+@lru_cache(maxsize=1024)
+def _shared(value: T) -> T:
+    """An equal value that other inventories have already, if there is one: most nodes of a fleet
+    have the same hardware and the same conditions."""
+    return value
 
 
 class SinkCursor(NamedTuple):
@@ -83,6 +95,10 @@ class CachedInventory:
     node: NodeInfo | None = None
     pairs: tuple[Pair, ...] | None = None
     """(chassis, serial) of each GPU; None before the first successful read."""
+    hardware: Hardware | None = None
+    """The facts that a policy can expect; None before the first successful read."""
+    as_expected: ConditionUpdate | None = None
+    """The condition AsExpected; None where there is none."""
     checks: tuple[CheckStatus, ...] = ()
     """Last results of the checks, without their output."""
     unsettled: bool = False
@@ -148,6 +164,8 @@ class CachedInventory:
             observed_generation=status.observed_generation or 0,
             node=status.node,
             pairs=pairs,
+            hardware=_shared(Hardware.of(status.gpus, status.driver_version)),
+            as_expected=_shared(shown(status.conditions, ConditionType.AS_EXPECTED)),
             checks=checks,
             unsettled=has_unrecorded_results(
                 checks, find(status.conditions, ConditionType.CHECKS_PASSED)

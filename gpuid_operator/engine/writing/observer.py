@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from gpuid_operator.api.inventory import GPU, HistoryEntry, InventoryState, InventoryStatus
+from typing import Final
+
+from gpuid_operator.api.inventory import (
+    GPU,
+    ConditionStatus,
+    ConditionType,
+    HistoryEntry,
+    InventoryState,
+    InventoryStatus,
+)
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
 from gpuid_operator.engine.writing.status_writer import StatusWritten
 from gpuid_operator.kube.events import EventType
 from gpuid_operator.plan.announcements import announcements
+from gpuid_operator.plan.conditions import find
 from gpuid_operator.plan.status_change import StatusChange
 from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
+
+_BOOL: Final = {ConditionStatus.TRUE: True, ConditionStatus.FALSE: False}
 
 
 class Observer:
@@ -39,6 +51,8 @@ class Observer:
         self._metrics.set_checks(
             name, {check: passed for check, passed in results.items() if passed is not None}
         )
+        expected = find(status.conditions, ConditionType.AS_EXPECTED)
+        self._metrics.set_as_expected(name, _BOOL.get(expected.status) if expected else None)
         if status.last_read_time is not None:
             self._metrics.set_last_read(name, status.last_read_time.timestamp())
 
