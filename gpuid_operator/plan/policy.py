@@ -23,6 +23,7 @@ from gpuid_operator.api.policy import (
 from gpuid_operator.api.sinks import Sink
 from gpuid_operator.api.values import truncate
 from gpuid_operator.plan.conditions import MAX_CONDITION_MESSAGE
+from gpuid_operator.plan.duplicates import Duplicate
 from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.status_change import StatusContext
 
@@ -51,7 +52,13 @@ class EffectivePolicy:
     checks: tuple[Check, ...]
     expect: Expectation | None
 
-    def status_context(self, generation: int, *, foreign: Collection[str] = ()) -> StatusContext:
+    def status_context(
+        self,
+        generation: int,
+        *,
+        foreign: Collection[str] = (),
+        duplicates: tuple[Duplicate, ...] | None = (),
+    ) -> StatusContext:
         """The settings that the status depends on; `foreign` names the checks of the check
         runner."""
         return StatusContext(
@@ -62,6 +69,7 @@ class EffectivePolicy:
             suspended=self.suspended,
             checks=frozenset({check.name for check in self.checks} | set(foreign)),
             expect=self.expect,
+            duplicates=duplicates,
         )
 
 

@@ -19,6 +19,7 @@ from gpuid_operator.api.policy import Expectation
 from gpuid_operator.plan import conditions, history, outbox
 from gpuid_operator.plan.conditions import ConditionUpdate
 from gpuid_operator.plan.diff import HistoryWriter
+from gpuid_operator.plan.duplicates import Duplicate, unique
 from gpuid_operator.plan.expectation import Hardware, as_expected, expectation_entry
 from gpuid_operator.plan.identity import Key
 from gpuid_operator.plan.outbox import SinkFilter
@@ -39,6 +40,8 @@ class StatusContext:
     """Names of the checks whose results the status keeps; None keeps all."""
     expect: Expectation | None = None
     """What the policy expects of the node."""
+    duplicates: tuple[Duplicate, ...] | None = ()
+    """The GPUs that other present inventories list, too; None where they are not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +91,12 @@ def build_change(
     entries = list(entries)
     state = facts.get("state", previous.state)
     gpus = facts.get("gpus", previous.gpus)
+    departed = state is InventoryState.DEPARTED
     expected_before = conditions.shown(previous.conditions, ConditionType.AS_EXPECTED)
     expected_now = as_expected(
         context.expect,
         Hardware.of(gpus, facts.get("driver_version", previous.driver_version)),
-        departed=state is InventoryState.DEPARTED,
+        departed=departed,
         before=expected_before,
     )
     if entry := expectation_entry(writer, before=expected_before, now=expected_now):
@@ -104,7 +108,7 @@ def build_change(
     kept = history.bounded(
         log,
         gpus=gpus or (),
-        present=state is not InventoryState.DEPARTED,
+        present=not departed,
         waiting=waiting,
         writer=writer,
     )
@@ -142,6 +146,11 @@ def build_change(
                 ConditionType.DELIVERED: conditions.delivered(settled, kept),
                 ConditionType.CHECKS_PASSED: conditions.checks_passed(checks),
                 ConditionType.AS_EXPECTED: expected_now,
+                ConditionType.UNIQUE: unique(
+                    context.duplicates,
+                    departed=departed,
+                    before=conditions.shown(previous.conditions, ConditionType.UNIQUE),
+                ),
             },
             now=now,
             generation=context.generation,

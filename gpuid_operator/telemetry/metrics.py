@@ -103,6 +103,9 @@ class Metrics:
             ["sink"],
             buckets=_DELIVERY_BUCKETS,
         )
+        self.duplicate_gpus = gauge(
+            "gpuid_duplicate_gpus", "GPUs that several present inventories list for certain."
+        )
         self.queue_depth = gauge("gpuid_queue_depth", "Nodes that wait for a worker.")
         self.leader = gauge("gpuid_leader", "1 on the instance that reads and writes, else 0.")
         self.export_success = counter(

@@ -139,5 +139,6 @@ def _is_stale(cached: CachedInventory, view: NodeView) -> bool:
         departed=cached.departed,
         hardware=cached.hardware,
         as_expected=cached.as_expected,
+        unique=cached.unique,
     )
     return cached.state is not None and is_stale(basis, view.status_context)

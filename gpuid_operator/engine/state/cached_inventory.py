@@ -97,6 +97,10 @@ class CachedInventory:
     """(chassis, serial) of each GPU; None before the first successful read."""
     hardware: Hardware | None = None
     """The facts that a policy can expect; None before the first successful read."""
+    uuids: tuple[str, ...] = ()
+    """The UUIDs of the GPUs; none of a departed node."""
+    unique: ConditionUpdate | None = None
+    """The condition Unique; None where there is none."""
     as_expected: ConditionUpdate | None = None
     """The condition AsExpected; None where there is none."""
     checks: tuple[CheckStatus, ...] = ()
@@ -148,6 +152,9 @@ class CachedInventory:
         pairs: tuple[Pair, ...] | None = None
         if status.gpus is not None:
             pairs = tuple((gpu.chassis_serial, gpu.serial) for gpu in status.gpus)
+        uuids: tuple[str, ...] = ()
+        if status.state is not InventoryState.DEPARTED:
+            uuids = tuple(gpu.uuid for gpu in status.gpus or () if gpu.uuid)
         return replace(
             self,
             resource_version=resource_version,
@@ -164,6 +171,9 @@ class CachedInventory:
             observed_generation=status.observed_generation or 0,
             node=status.node,
             pairs=pairs,
+            # The index of UUIDs has the strings of the first version.
+            uuids=self.uuids if uuids == self.uuids else uuids,
+            unique=_shared(shown(status.conditions, ConditionType.UNIQUE)),
             hardware=_shared(Hardware.of(status.gpus, status.driver_version)),
             as_expected=_shared(shown(status.conditions, ConditionType.AS_EXPECTED)),
             checks=checks,
