@@ -3,12 +3,13 @@
 A GPU that moved is in two inventories until the node that it left is read again. So the inventory
 that was read longer ago is read again at once, and only if it still lists the GPU, both claim it:
 
-the two last reads of the nodes, each of which listed the GPU            | the GPU is a duplicate
--------------------------------------------------------------------------|-----------------------
-one of them was made by an earlier process, or failed                    | not known
-both began before the second inventory listed the GPU                    | not known
-they began more than WINDOW apart: it may have moved in between          | not known
-any other                                                                | yes
+a read of one node lists the GPU, and so did the last one of the other node  | a duplicate
+-----------------------------------------------------------------------------|------------
+the other one was made by an earlier process                                 | not known
+it began before the GPU was in all inventories that list it now              | not known
+the other one began before it was in this inventory: it may have moved here  | not known
+they began more than WINDOW apart: it may have moved here and back           | not known
+any other                                                                    | yes
 
 The condition of one inventory:
 
@@ -50,15 +51,15 @@ class Duplicate(NamedTuple):
     """Whether there are further nodes."""
 
 
-def is_duplicate(one: float | None, other: float | None, *, since: float) -> bool:
+def is_duplicate(read: float, other: float | None, *, here: float, everywhere: float) -> bool:
     """Whether two reads that listed a GPU show that both nodes have it, by the first table.
 
-    `one` and `other` are the times at which the reads began, `since` the time at which the second
-    inventory listed the GPU, in seconds of one clock.
+    `read` and `other` are the times at which the reads began, `here` and `everywhere` those since
+    which this inventory and all inventories list the GPU, in seconds of one clock.
     """
-    if one is None or other is None:
+    if other is None or read < everywhere or other < here:
         return False
-    return max(one, other) >= since and abs(one - other) <= WINDOW
+    return abs(read - other) <= WINDOW
 
 
 def unique(

@@ -27,6 +27,7 @@ PROMISED = {
     ("gpuid_delivery_seconds_count", ("sink",)),
     ("gpuid_check_passed", ("check", "node")),
     ("gpuid_node_as_expected", ("node",)),
+    ("gpuid_duplicate_gpus", ()),
     ("gpuid_queue_depth", ()),
     ("gpuid_leader", ()),
     ("gpuid_export_success_total", ()),

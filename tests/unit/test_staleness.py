@@ -9,6 +9,7 @@ import pytest
 from gpuid_operator.api.inventory import ConditionStatus
 from gpuid_operator.api.policy import Expectation
 from gpuid_operator.plan.conditions import ConditionUpdate
+from gpuid_operator.plan.duplicates import Duplicate
 from gpuid_operator.plan.expectation import Hardware
 from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.staleness import StatusBasis, is_stale
@@ -58,6 +59,7 @@ def test_a_status_that_matches_is_not_stale() -> None:
         replace(CONTEXT, expect=None),
         replace(CONTEXT, expect=Expectation(gpus=7)),
         replace(CONTEXT, expect=Expectation(gpus=8, products=["H200"])),
+        replace(CONTEXT, duplicates=(Duplicate("GPU-1", ("n2",), more=False),)),
     ],
     ids=[
         "another policy",
@@ -73,6 +75,7 @@ def test_a_status_that_matches_is_not_stale() -> None:
         "nothing is expected",
         "another number of GPUs is expected",
         "another product is expected",
+        "another inventory lists its GPU",
     ],
 )
 def test_a_status_that_differs_is_stale(context: StatusContext) -> None:
@@ -85,12 +88,14 @@ def test_a_status_that_differs_is_stale(context: StatusContext) -> None:
         replace(CONTEXT, checks=frozenset({"nccl", "new"})),
         replace(CONTEXT, checks=None),
         replace(CONTEXT, expect=Expectation(gpus=8, drivers=["560", "570"])),
+        replace(CONTEXT, duplicates=None),
         replace(CONTEXT, sink_filters=(SinkFilter(name="audit", type="http", sightings=False),)),
     ],
     ids=[
         "a check without a result",
         "all checks are kept",
         "an expectation that is met, too",
+        "another inventory that may list its GPU no longer",
         "other records for a sink",
     ],
 )
@@ -98,6 +103,7 @@ def test_what_the_status_does_not_show_makes_none_stale(context: StatusContext) 
     assert not is_stale(BASIS, context)
 
 
+ELSEWHERE = ConditionUpdate(ConditionStatus.FALSE, "SeenElsewhere", "GPU-1 on n2, too")
 FAILED = ConditionUpdate(ConditionStatus.FALSE, "TooFewGPUs", "1 of 9 expected GPUs is missing")
 GONE = ConditionUpdate(ConditionStatus.UNKNOWN, "NodeDeparted", "the node is gone")
 
@@ -106,6 +112,7 @@ GONE = ConditionUpdate(ConditionStatus.UNKNOWN, "NodeDeparted", "the node is gon
     ("basis", "stale"),
     [
         (replace(BASIS, as_expected=None), True),
+        (replace(BASIS, unique=ELSEWHERE), True),
         (replace(BASIS, as_expected=FAILED), True),
         (replace(BASIS, hardware=None), True),
         (replace(BASIS, departed=True), True),
@@ -114,6 +121,7 @@ GONE = ConditionUpdate(ConditionStatus.UNKNOWN, "NodeDeparted", "the node is gon
     ],
     ids=[
         "it was not judged",
+        "its GPU is no duplicate any more",
         "it says something else",
         "not read",
         "departed since",
@@ -121,5 +129,5 @@ GONE = ConditionUpdate(ConditionStatus.UNKNOWN, "NodeDeparted", "the node is gon
         "departed before it was judged",
     ],
 )
-def test_what_a_status_says_about_an_expectation(basis: StatusBasis, stale: bool) -> None:
+def test_what_the_conditions_of_a_status_say(basis: StatusBasis, stale: bool) -> None:
     assert is_stale(basis, CONTEXT) is stale

@@ -25,11 +25,14 @@ from gpuid_operator.api.meta import (
     MAX_GPUS,
     MAX_HISTORY,
     MAX_MESSAGE,
+    MAX_PRODUCTS,
     MAX_SINKS,
 )
+from gpuid_operator.api.policy import Expectation
 from gpuid_operator.api.values import encoded_size, fitting
 from gpuid_operator.plan import delivery, history, status
 from gpuid_operator.plan.checks import kept_output
+from gpuid_operator.plan.duplicates import NAMED_NODES, Duplicate
 from gpuid_operator.plan.labels import lookup_labels
 from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.smi import Reading
@@ -102,7 +105,16 @@ def largest(filler: str, noise: bytes) -> InventoryStatus:
         SinkFilter(f"{n:02d}" + "s" * 61, "postgres", sightings=n == 0)
         for n in range(2 * MAX_SINKS)
     )
-    context = StatusContext(policy="p" * 253, generation=LONG, sink_filters=sink_filters)
+    context = StatusContext(
+        policy="p" * 253,
+        generation=LONG,
+        sink_filters=sink_filters,
+        expect=Expectation(gpus=1, products=["p" * 128] * MAX_PRODUCTS),
+        duplicates=tuple(
+            Duplicate(f"GPU-{n}" + "u" * 120, ("n" * 253,) * NAMED_NODES, more=True)
+            for n in range(MAX_GPUS)
+        ),
+    )
     checks = [
         CheckStatus(
             name=f"{n:02d}" + "c" * 61,

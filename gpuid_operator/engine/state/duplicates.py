@@ -31,11 +31,12 @@ class _Claims:
     """The inventory that was read last."""
     since: float = float("-inf")
     """When the last inventory joined the others."""
-    nodes: set[str] = field(default_factory=set)
+    nodes: dict[str, float] = field(default_factory=dict)
+    """All of them, and since when they list the GPU."""
     certain: list[str] = field(default_factory=list)
     """Those of which it is certain, sorted; it is a duplicate if there are two."""
     recheck: set[str] = field(default_factory=set)
-    """Those of which it was certain before the last one joined: the GPU may have moved there."""
+    """Those to read again although it was certain of them: the GPU may have moved to another."""
 
     def is_certain(self, name: str) -> bool:
         at = bisect_left(self.certain, name)
@@ -110,11 +111,14 @@ class DuplicateGPUs:
             rival, claims.newest = claims.newest, name
             if rival == name:
                 continue
-            if is_duplicate(began, self._reads.get(rival), since=claims.since):
+            here, everywhere = claims.nodes[name], claims.since
+            if is_duplicate(began, self._reads.get(rival), here=here, everywhere=everywhere):
                 for node in (name, rival):
                     claims.recheck.discard(node)
                     if not claims.is_certain(node):
                         insort(claims.certain, node)
+            elif not claims.is_certain(name):
+                claims.recheck.add(rival)
             self._changed(claims, before, rival, name)
 
     def forget(self, name: str) -> None:
@@ -126,8 +130,7 @@ class DuplicateGPUs:
         return {
             (name, claims.newest)
             for claims in map(self._claims.__getitem__, self._uuids.get(name, ()))
-            if claims.newest != name
-            and (name in claims.recheck or not claims.is_certain(name))
+            if claims.newest != name and (name in claims.recheck or not claims.is_certain(name))
         }
 
     def _listed(self, uuid: str, name: str, *, listed: bool) -> None:
@@ -139,18 +142,20 @@ class DuplicateGPUs:
             self._join(uuid, claims, name)
         else:
             claims = self._claims[uuid] = _Claims(newest=name)
-            for node in sorted(self._inventories.by_uuid.names(uuid)):
+            for node in self._inventories.by_uuid.names(uuid) - {name}:
                 self._join(uuid, claims, node)
+                claims.nodes[node] = float("-inf")
+            self._join(uuid, claims, name)
 
     def _join(self, uuid: str, claims: _Claims, name: str) -> None:
         before = claims.shown()
-        claims.nodes.add(name)
+        now = claims.nodes[name] = asyncio.get_running_loop().time()
         self._uuids.setdefault(name, set()).add(uuid)
         claims.newest = max(claims.newest, name, key=self._age)
         if self._was_certain(uuid, name):
             insort(claims.certain, name)
         elif len(claims.nodes) <= LARGE:
-            claims.since = asyncio.get_running_loop().time()
+            claims.since = now
             claims.recheck.update(claims.certain)
         self._changed(claims, before, name)
 
@@ -163,7 +168,7 @@ class DuplicateGPUs:
     def _leave(self, uuid: str, name: str) -> None:
         claims = self._claims[uuid]
         before = claims.shown()
-        claims.nodes.discard(name)
+        del claims.nodes[name]
         claims.recheck.discard(name)
         self._drop(uuid, name)
         if claims.is_certain(name):

@@ -81,7 +81,7 @@ async def test_several_duplicates_are_one_event(fleet: Fleet) -> None:
     await until(lambda: fleet.is_unique("n1") == fleet.is_unique("n2") == "False", within=MINUTE)
     first, second = sorted(UUIDS[:2])
     message = f"nvidia-smi lists {first}, {second} on n2, too"
-    await until(lambda: (fleet.unique("n1") or ())[2] == message, within=MINUTE)
+    await until(lambda: fleet.unique("n1") == ("False", "SeenElsewhere", message), within=MINUTE)
     assert sorted(fleet.warned()) == ["n1", "n2"]
     assert fleet.metric() == 2
     assert len(fleet.reads("n1")) == 2
@@ -250,6 +250,20 @@ async def test_one_of_two_duplicates_moves_on(fleet: Fleet) -> None:
     await until(lambda: fleet.listed("n1") == {1}, within=MINUTE)
     await until(lambda: fleet.is_unique("n1") == "True", within=MINUTE)
     await until(lambda: fleet.is_unique("n2") == fleet.is_unique("n3") == "False", within=MINUTE)
+    assert sorted(fleet.warned()) == ["n1", "n2", "n3"]
+
+
+async def test_a_node_that_was_away_while_others_became_certain(fleet: Fleet) -> None:
+    fleet.suspend("n1", True)
+    await asyncio.sleep(1)
+    fleet.has("n2", 0, 2, 3)
+    fleet.restart_container("n2")
+    fleet.add("n3", 0)
+    await until(lambda: fleet.is_unique("n2") == fleet.is_unique("n3") == "False", within=MINUTE)
+    assert fleet.unique("n1") is None
+    await asyncio.sleep(LONG)
+    fleet.suspend("n1", False)
+    await until(lambda: fleet.is_unique("n1") == "False", within=MINUTE)
     assert sorted(fleet.warned()) == ["n1", "n2", "n3"]
 
 
