@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.support.engines import until
-from tests.support.fleet import UUIDS, Fleet
+from tests.support.gpu_fleet import UUIDS, GPUFleet
 from tests.support.kube import FakeKube
 from tests.support.objects import inventory_path
 
@@ -17,9 +17,9 @@ LONG = 20 * MINUTE
 
 
 @pytest.fixture
-async def fleet(kube: FakeKube) -> AsyncIterator[Fleet]:
+async def fleet(kube: FakeKube) -> AsyncIterator[GPUFleet]:
     """Two nodes with two GPUs each, read long ago."""
-    fleet = Fleet(kube)
+    fleet = GPUFleet(kube)
     fleet.add("n1", 0, 1)
     fleet.add("n2", 2, 3)
     await fleet.start()
@@ -29,7 +29,7 @@ async def fleet(kube: FakeKube) -> AsyncIterator[Fleet]:
     await fleet.stop()
 
 
-async def clone(fleet: Fleet) -> None:
+async def clone(fleet: GPUFleet) -> None:
     """Let both nodes claim GPU 0, and wait until the operator is certain."""
     fleet.has("n2", 0, 2, 3)
     fleet.restart_container("n2")
@@ -40,7 +40,7 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def test_a_gpu_that_moved_leaves_its_node_at_once(fleet: Fleet) -> None:
+async def test_a_gpu_that_moved_leaves_its_node_at_once(fleet: GPUFleet) -> None:
     moved = now()
     fleet.has("n1", 1)
     fleet.has("n2", 0, 2, 3)
@@ -60,7 +60,7 @@ async def test_a_gpu_that_moved_leaves_its_node_at_once(fleet: Fleet) -> None:
     assert sorted(events) == ["GPUAdded", "GPURemoved"]
 
 
-async def test_a_gpu_that_both_nodes_list_is_a_duplicate(fleet: Fleet) -> None:
+async def test_a_gpu_that_both_nodes_list_is_a_duplicate(fleet: GPUFleet) -> None:
     await clone(fleet)
     for node, other in (("n1", "n2"), ("n2", "n1")):
         message = f"nvidia-smi lists {UUIDS[0]} on {other}, too"
@@ -75,7 +75,7 @@ async def test_a_gpu_that_both_nodes_list_is_a_duplicate(fleet: Fleet) -> None:
     assert fleet.metric() == 1
 
 
-async def test_several_duplicates_are_one_event(fleet: Fleet) -> None:
+async def test_several_duplicates_are_one_event(fleet: GPUFleet) -> None:
     fleet.has("n2", 0, 1, 2, 3)
     fleet.restart_container("n2")
     await until(lambda: fleet.is_unique("n1") == fleet.is_unique("n2") == "False", within=MINUTE)
@@ -87,7 +87,7 @@ async def test_several_duplicates_are_one_event(fleet: Fleet) -> None:
     assert len(fleet.reads("n1")) == 2
 
 
-async def test_a_duplicate_that_goes_makes_both_unique_again(fleet: Fleet) -> None:
+async def test_a_duplicate_that_goes_makes_both_unique_again(fleet: GPUFleet) -> None:
     await clone(fleet)
     fleet.has("n1", 1)
     fleet.restart_container("n1")
@@ -102,7 +102,7 @@ async def test_a_duplicate_that_goes_makes_both_unique_again(fleet: Fleet) -> No
     assert sorted(fleet.warned()) == ["n1", "n1", "n2", "n2"]
 
 
-async def test_a_node_that_departs_leaves_the_other_one_unique(fleet: Fleet) -> None:
+async def test_a_node_that_departs_leaves_the_other_one_unique(fleet: GPUFleet) -> None:
     await clone(fleet)
     fleet.remove("n1")
     await until(lambda: fleet.status("n1")["state"] == "Departed", within=2 * MINUTE)
@@ -110,14 +110,14 @@ async def test_a_node_that_departs_leaves_the_other_one_unique(fleet: Fleet) -> 
     assert fleet.unique("n1") == ("Unknown", "NodeDeparted", "the node is gone")
 
 
-async def test_an_inventory_that_is_deleted_is_read_and_found_again(fleet: Fleet) -> None:
+async def test_an_inventory_that_is_deleted_is_read_and_found_again(fleet: GPUFleet) -> None:
     await clone(fleet)
     fleet.kube.remove(inventory_path("n1"))
     await until(lambda: fleet.is_unique("n2") == "True", within=5)
     await until(lambda: fleet.is_unique("n1") == fleet.is_unique("n2") == "False", within=MINUTE)
 
 
-async def test_a_restart_says_nothing_again_and_reads_nothing(fleet: Fleet) -> None:
+async def test_a_restart_says_nothing_again_and_reads_nothing(fleet: GPUFleet) -> None:
     await clone(fleet)
     await fleet.settled()
     await fleet.stop()
@@ -132,7 +132,7 @@ async def test_a_restart_says_nothing_again_and_reads_nothing(fleet: Fleet) -> N
     await until(lambda: fleet.is_unique("n1") == fleet.is_unique("n2") == "True", within=MINUTE)
 
 
-async def test_after_a_restart_one_condition_is_no_proof(fleet: Fleet) -> None:
+async def test_after_a_restart_one_condition_is_no_proof(fleet: GPUFleet) -> None:
     """The operator ended between the writes of the two conditions."""
     await clone(fleet)
     await fleet.settled()
@@ -152,7 +152,7 @@ async def test_after_a_restart_one_condition_is_no_proof(fleet: Fleet) -> None:
     assert fleet.unique("n2") is None
 
 
-async def test_a_move_while_the_operator_was_away_is_no_duplicate(fleet: Fleet) -> None:
+async def test_a_move_while_the_operator_was_away_is_no_duplicate(fleet: GPUFleet) -> None:
     await fleet.stop()
     fleet.has("n1", 1)
     fleet.has("n2", 0, 2, 3)
@@ -163,7 +163,7 @@ async def test_a_move_while_the_operator_was_away_is_no_duplicate(fleet: Fleet) 
     assert fleet.warned() == []
 
 
-async def test_a_suspended_node_is_not_read(fleet: Fleet) -> None:
+async def test_a_suspended_node_is_not_read(fleet: GPUFleet) -> None:
     fleet.suspend("n1", True)
     await asyncio.sleep(1)
     fleet.has("n1", 1)
@@ -177,7 +177,7 @@ async def test_a_suspended_node_is_not_read(fleet: Fleet) -> None:
     assert fleet.warned() == []
 
 
-async def test_nothing_is_certain_while_a_node_cannot_be_read(fleet: Fleet) -> None:
+async def test_nothing_is_certain_while_a_node_cannot_be_read(fleet: GPUFleet) -> None:
     fleet.failing.add("n1")
     fleet.has("n2", 0, 2, 3)
     fleet.restart_container("n2")
@@ -191,7 +191,7 @@ async def test_nothing_is_certain_while_a_node_cannot_be_read(fleet: Fleet) -> N
 
 
 async def test_a_gpu_that_moved_to_and_fro_while_a_node_failed_is_no_duplicate(
-    fleet: Fleet,
+    fleet: GPUFleet,
 ) -> None:
     fleet.failing.add("n1")
     fleet.has("n1", 1)
@@ -207,7 +207,7 @@ async def test_a_gpu_that_moved_to_and_fro_while_a_node_failed_is_no_duplicate(
     assert (fleet.unique("n1"), fleet.unique("n2")) == (None, None)
 
 
-async def test_a_node_without_a_target_pod_is_not_accused(fleet: Fleet) -> None:
+async def test_a_node_without_a_target_pod_is_not_accused(fleet: GPUFleet) -> None:
     """Nothing says whether its last reading still holds."""
     body = fleet.kube.objects["/api/v1/namespaces/gpu-operator/pods/plugin-n1"]
     fleet.kube.remove("/api/v1/namespaces/gpu-operator/pods/plugin-n1")
@@ -220,7 +220,7 @@ async def test_a_node_without_a_target_pod_is_not_accused(fleet: Fleet) -> None:
     assert fleet.metric() == 0
 
 
-async def test_three_nodes_with_one_gpu_name_each_other(fleet: Fleet) -> None:
+async def test_three_nodes_with_one_gpu_name_each_other(fleet: GPUFleet) -> None:
     await clone(fleet)
     await asyncio.sleep(LONG)
     fleet.add("n3", 0)
@@ -242,7 +242,7 @@ async def test_three_nodes_with_one_gpu_name_each_other(fleet: Fleet) -> None:
     assert sorted(fleet.warned()) == ["n1", "n2", "n3"]
 
 
-async def test_one_of_two_duplicates_moves_on(fleet: Fleet) -> None:
+async def test_one_of_two_duplicates_moves_on(fleet: GPUFleet) -> None:
     await clone(fleet)
     await asyncio.sleep(LONG)
     fleet.has("n1", 1)
@@ -253,7 +253,7 @@ async def test_one_of_two_duplicates_moves_on(fleet: Fleet) -> None:
     assert sorted(fleet.warned()) == ["n1", "n2", "n3"]
 
 
-async def test_a_node_that_was_away_while_others_became_certain(fleet: Fleet) -> None:
+async def test_a_node_that_was_away_while_others_became_certain(fleet: GPUFleet) -> None:
     fleet.suspend("n1", True)
     await asyncio.sleep(1)
     fleet.has("n2", 0, 2, 3)
@@ -268,7 +268,7 @@ async def test_a_node_that_was_away_while_others_became_certain(fleet: Fleet) ->
 
 
 async def test_two_new_nodes_with_one_gpu(kube: FakeKube) -> None:
-    fleet = Fleet(kube)
+    fleet = GPUFleet(kube)
     fleet.add("n1", 0)
     fleet.add("n2", 0)
     await fleet.start()
@@ -279,7 +279,7 @@ async def test_two_new_nodes_with_one_gpu(kube: FakeKube) -> None:
 
 async def test_a_uuid_that_many_nodes_have_costs_few_reads(kube: FakeKube) -> None:
     """For example, one output of nvidia-smi that is copied to all simulated nodes."""
-    fleet = Fleet(kube)
+    fleet = GPUFleet(kube)
     names = [f"n{number:02d}" for number in range(60)]
     for name in names:
         fleet.add(name, 0)

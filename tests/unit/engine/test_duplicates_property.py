@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpuid_operator.plan.duplicates import WINDOW
 from tests.support import clock
-from tests.support.fleet import UUIDS, Fleet
+from tests.support.gpu_fleet import UUIDS, GPUFleet
 from tests.support.kube import FakeKube
 
 NODES = ("n0", "n1", "n2", "n3")
@@ -30,7 +30,7 @@ STEPS = st.lists(
 class Story:
     """What happens to a fleet of six GPUs, and when which of them was in several nodes."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: GPUFleet) -> None:
         self.fleet = fleet
         self.suspended: set[str] = set()
         self.moved: dict[int, float] = {}
@@ -152,6 +152,6 @@ class Story:
 @settings(max_examples=30, deadline=None, phases=set(Phase) - {Phase.shrink, Phase.explain})
 def test_only_real_duplicates_are_told(steps: list[tuple[str, int, str, float]]) -> None:
     async def story() -> None:
-        await Story(Fleet(FakeKube())).run(steps)
+        await Story(GPUFleet(FakeKube())).run(steps)
 
     clock.run(story())

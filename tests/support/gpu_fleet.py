@@ -16,7 +16,7 @@ UUIDS = uuids(POOL)
 _BODIES = bodies(POOL)
 
 
-class Fleet:
+class GPUFleet:
     """The GPUs of each node by number, whether its reads fail, and what the operator made of it."""
 
     def __init__(self, kube: FakeKube, **options: Any) -> None:
