@@ -31,7 +31,7 @@ any                     | any other                | none
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -128,21 +128,20 @@ def _unreported(expect: Expectation, hardware: Hardware) -> str:
     return " and ".join(missing)
 
 
-def expectation_entry(
+def expectation_entries(
     writer: HistoryWriter, *, before: ConditionUpdate | None, now: ConditionUpdate | None
-) -> HistoryEntry | None:
-    """The history entry about a change of AsExpected, as the second table says."""
+) -> Iterator[HistoryEntry]:
+    """The history entry about a change of AsExpected, if there is one by the second table."""
     failed = before is not None and before.status is ConditionStatus.FALSE
     was = before.reason if before is not None else None
     if now is None:
-        if not failed:
-            return None
-        message = "the policy expects nothing any more"
-        return writer.entry(HistoryType.EXPECTATION_MET, from_=was, message=message)
+        if failed:
+            message = "the policy expects nothing any more"
+            yield writer.entry(HistoryType.EXPECTATION_MET, from_=was, message=message)
+        return
     message = now.message or "the node is as expected"
     facts: dict[str, Any] = {"from_": was, "to": now.reason, "message": message}
     if now.status is ConditionStatus.FALSE and now.reason != was:
-        return writer.entry(HistoryType.EXPECTATION_FAILED, **facts)
-    if now.status is ConditionStatus.TRUE and (failed or was == NODE_DEPARTED):
-        return writer.entry(HistoryType.EXPECTATION_MET, **facts)
-    return None
+        yield writer.entry(HistoryType.EXPECTATION_FAILED, **facts)
+    elif now.status is ConditionStatus.TRUE and (failed or was == NODE_DEPARTED):
+        yield writer.entry(HistoryType.EXPECTATION_MET, **facts)

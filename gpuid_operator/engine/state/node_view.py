@@ -10,6 +10,7 @@ from gpuid_operator.engine.state.nodes import KnownNode
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan.duplicates import Duplicate
 from gpuid_operator.plan.policy import EffectivePolicy
+from gpuid_operator.plan.quarantine import QuarantineIndex
 from gpuid_operator.plan.status_change import StatusContext
 from gpuid_operator.plan.target import Target
 
@@ -40,6 +41,8 @@ class NodeView:
     """Its GPUs that other present inventories list, too; None where they are not known yet."""
     skip: SkipReason | None
     """Why the operator skips the node; None where it does not."""
+    quarantines: QuarantineIndex | None
+    """All quarantines; None while they are not known."""
 
     @property
     def suspended(self) -> bool:
@@ -69,5 +72,8 @@ class NodeView:
         # The API server gives a new object generation 1.
         generation = self.inventory.generation if self.inventory else 1
         return self.policy.status_context(
-            generation, foreign=self.foreign_checks, duplicates=self.duplicates
+            generation,
+            foreign=self.foreign_checks,
+            quarantines=self.quarantines,
+            duplicates=self.duplicates,
         )
