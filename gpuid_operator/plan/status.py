@@ -142,7 +142,7 @@ def after_read(
     keys = frozenset(map(key, unconfirmed))
     since = now
     if pending_removals and keys <= pending_removals.keys:
-        since = min(pending_removals.since, now)
+        since = pending_removals.since
     return StatusChange(change.status, change.entries, PendingRemovals(keys, since), change.dropped)
 
 

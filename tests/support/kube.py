@@ -13,6 +13,7 @@ import copy
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import orjson
@@ -22,6 +23,7 @@ from gpuid_operator.kube import errors
 from gpuid_operator.kube.client import APPLY_PATCH, ONLY_METADATA, KubeClient
 from tests.support.api_objects import content, matches, merge, within
 from tests.support.apply import ConflictingManagerError, Leaf, apply
+from tests.support.clock import START
 from tests.support.fake_exec import ExecHandler, FakeWebSockets
 
 INVENTORIES: Final = f"/apis/{API_VERSION}/{INVENTORY_PLURAL}"
@@ -158,6 +160,11 @@ class FakeKube(KubeClient):
     def asked(self, method: str, path: str) -> list[Request]:
         """The requests so far of this method whose path the regular expression finds."""
         return [one for one in self.requests if one.method == method and re.search(path, one.path)]
+
+    @property
+    def server_time(self) -> datetime:
+        """A clock of its own, which goes right whatever the client's does."""
+        return START + timedelta(seconds=asyncio.get_running_loop().time())
 
     @property
     def version(self) -> int:

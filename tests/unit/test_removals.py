@@ -105,14 +105,6 @@ class TestRemoval:
         node.node = NODE.model_copy(update={"boot_id": None, "provider_id": None, "uid": None})
         assert node.read(A) == []
 
-    def test_waits_ten_seconds_from_now_after_the_clock_was_stepped_back(self) -> None:
-        node = known(A, B)
-        assert node.read(A) == []
-        assert node.read(A, after=-3600) == []
-        assert node.pending_removals is not None
-        assert node.pending_removals.since == node.now
-        assert types(node.read(A, after=10)) == ["GPURemoved"]
-
     def test_is_certain_after_a_boot_that_only_failed_reads_saw(self) -> None:
         node = known(A, B)
         node.node = NODE.model_copy(update={"boot_id": "boot-2"})
