@@ -89,8 +89,8 @@ class FleetRun:
     injected: int = 0
     said: list[dict[str, Changes]] = field(default_factory=list)
     """By step and node: the entries of the types that `changes` knows."""
-    served: dict[str, set[str]] = field(default_factory=dict)
-    """By node: the UUIDs of every output."""
+    floods: int = 0
+    """Outputs that did not end."""
 
     def __post_init__(self) -> None:
         self.harness = EngineHarness(self.kube, builtin=builtin(sinks=SINKS))
@@ -99,6 +99,8 @@ class FleetRun:
         self._before: dict[str, Machine | None] = {}
         self._pending: dict[str, list[str]] = {}
         self._pods: dict[str, str] = {}
+        self._short: set[str] = set()
+        """The nodes whose last whole output lacked a GPU."""
         self._tokens: dict[str, str] = {}
         self._made = 0
 
@@ -156,7 +158,12 @@ class FleetRun:
         if before is not None and before.number != here.number:
             self.kube.remove(node_path(node))
             self._remove_pod(node)
-        put_node(self.kube, node, machine=f"i-{here.number}", boot=f"boot-{here.boot}")
+        boot = f"boot-{here.boot}"
+        if node_path(node) not in self.kube.objects:
+            put_node(self.kube, node, machine=f"i-{here.number}", boot=boot)
+        self.kube.change(
+            node_path(node), lambda body: body["status"]["nodeInfo"].update(bootID=boot)
+        )
         if node not in self._pods or trigger == "pod":
             self._replace_pod(node)
         elif trigger == "restart" or (before and before.boot != here.boot):
@@ -193,9 +200,9 @@ class FleetRun:
         node = next(node for node in MODELS if node in call.pod)
         here = self._fleet[node]
         assert here is not None
-        self.served.setdefault(node, set()).update(here.parts)
         pending = self._pending.get(node)
         if not pending:
+            self._short.discard(node)
             return ExecAnswer(stdout=here.xml())
         fault = pending.pop(0)
         if fault == POD_GOES:
@@ -203,8 +210,13 @@ class FleetRun:
             return ExecAnswer(stdout=here.xml()[:1000], delay=0.2, cut=True)
         if fault == SHORT:
             missing = self.rng.choice(missable(self._before.get(node), here))
+            self._short.add(node)
             return ExecAnswer(stdout=here.xml(without=missing))
-        return (FAILURES | STRAIN)[fault](here.xml(), self.rng)
+        if fault in STRAIN:
+            self._short.discard(node)
+        answer = (FAILURES | STRAIN)[fault](here.xml(), self.rng)
+        self.floods += answer.flood > 0
+        return answer
 
     def _shows(self, node: str) -> bool:
         """Whether the inventory shows the machine by a read of this step, and all is sent."""
@@ -214,6 +226,7 @@ class FleetRun:
         return (
             status.get("state") == "Present"
             and not self._pending[node]
+            and node not in self._short
             and _ready(status)
             and status["source"]["containerID"] == self._container(node)
             and status.get("lastHandledRequest") == self._tokens.get(node)
