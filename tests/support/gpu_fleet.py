@@ -29,13 +29,16 @@ JUDGED: Final = frozenset(
         "GPUMoved",
         "GPULost",
         "GPURecovered",
+        "GPUChanged",
+        "HealthChanged",
         "DriverChanged",
         "MachineChanged",
         "NodeDeparted",
         "NodeReturned",
     }
 )
-"""The types that `changes` knows."""
+"""The types that `changes` knows. No GPU of these machines is flashed or gets ill, so that each
+GPUChanged and HealthChanged is made up."""
 
 
 @dataclass(frozen=True, slots=True)

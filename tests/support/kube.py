@@ -102,7 +102,7 @@ class FakeKube(KubeClient):
     def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Create an object, or replace one as a user would; what the server made of it."""
         known = self.objects.get(path)
-        made = copy.deepcopy(dict(body))
+        made = _copy(dict(body))
         meta = made.setdefault("metadata", {})
         meta["name"] = path.rpartition("/")[2]
         if known is None:
@@ -115,12 +115,12 @@ class FakeKube(KubeClient):
             changed = made.get("spec") != known.get("spec")
             meta["generation"] = known["metadata"].get("generation", 1) + changed
             if content(made) == content(known):
-                return copy.deepcopy(known)
+                return _copy(known)
         return self._store(path, made, "MODIFIED" if known else "ADDED")
 
     def change(self, path: str, edit: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """Let `edit` change an object in place, as a user or another client would."""
-        body = copy.deepcopy(self.objects[path])
+        body = _copy(self.objects[path])
         edit(body)
         return self.put(path, body)
 
@@ -203,7 +203,7 @@ class FakeKube(KubeClient):
             raise fault.error
         if accept == ONLY_METADATA and isinstance(answer, dict):
             answer = {**_PARTIAL, "metadata": answer["metadata"]}
-        return copy.deepcopy(answer)
+        return _copy(answer)
 
     async def lines(
         self, path: str, *, params: Mapping[str, str], accept: str, silence: float
@@ -294,7 +294,7 @@ class FakeKube(KubeClient):
         else:
             version = self._version
             left = [
-                copy.deepcopy(body)
+                _copy(body)
                 for where, body in sorted(self.objects.items())
                 if where.rpartition("/")[0] == path
                 and matches(body["metadata"].get("labels") or {}, query.get("labelSelector", ""))
@@ -345,18 +345,23 @@ class FakeKube(KubeClient):
         self._owners[path] = owners
         if status == (known.get("status") or {}):
             return known
-        return self._store(path, {**copy.deepcopy(known), "status": status}, "MODIFIED")
+        return self._store(path, {**_copy(known), "status": status}, "MODIFIED")
 
     def _store(self, path: str, body: dict[str, Any], kind: str) -> dict[str, Any]:
         self._version += 1
         body["metadata"]["resourceVersion"] = str(self._version)
         self.objects[path] = body
         self._tell(kind, path, body)
-        return copy.deepcopy(body)
+        return _copy(body)
 
     def _tell(self, kind: str, path: str, body: dict[str, Any]) -> None:
-        self._events.append((self._version, kind, path, copy.deepcopy(body)))
+        self._events.append((self._version, kind, path, _copy(body)))
         self._news.set()
+
+
+def _copy(value: Any) -> Any:
+    """A deep copy of JSON values; copy.deepcopy takes ten times as long."""
+    return orjson.loads(orjson.dumps(value))
 
 
 def _error(kind: type[errors.ApiError], status: int, reason: str, message: str) -> errors.ApiError:

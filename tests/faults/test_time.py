@@ -1,0 +1,226 @@
+"""Time: clocks that are set in both directions, and 400 days of a node."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+
+import pytest
+
+from gpuid_operator.engine.core.options import Timings
+from tests.faults.campaign import SEED, WHOLE, Figures
+from tests.support import clock
+from tests.support.clock import JumpingLoop
+from tests.support.engines import EngineHarness, builtin
+from tests.support.fake_exec import ExecAnswer, ExecCall
+from tests.support.fleet_judge import history_is_sent, judge, remains, run
+from tests.support.fleet_run import MODELS, SINKS, script
+from tests.support.gpu_fleet import DRIVERS, JUDGED, Changes, Machine, Part, Seat, changes
+from tests.support.kube import FakeKube
+from tests.support.objects import (
+    inventory_path,
+    node_path,
+    pod_path,
+    put_node,
+    put_pod,
+    put_policy,
+)
+from tests.support.policy_checks import check
+
+RUNS, STEPS = (20, 60) if WHOLE else (1, 12)
+JUMPS: Final = tuple(
+    sign * timedelta(seconds=seconds)
+    for seconds in (5, 40, 600, 3600, 100_000, 400 * 86_400, 3650 * 86_400)
+    for sign in (1, -1)
+)
+DAY: Final = 86_400.0
+NODE: Final = "gpu-a"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", [SEED + number for number in range(RUNS)])
+
+
+class Adjuster:
+    """Sets the wall clock at random moments, wrong and right again."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, rng: random.Random) -> None:
+        self._patch = patch
+        self._rng = rng
+        self._right = clock.START
+
+    def __call__(self) -> int:
+        """Set it a few times within the next seconds; how often."""
+        times = self._rng.randrange(4)
+        for _ in range(times):
+            by = self._rng.choice((timedelta(0), *JUMPS))
+            asyncio.get_running_loop().call_later(self._rng.uniform(0, 15), self.set, by)
+        return times
+
+    def set(self, by: timedelta) -> None:
+        """Let the clock be wrong by so much."""
+        self._patch.setattr(clock, "START", self._right + by)
+
+
+def test_jumps_of_the_clock_change_nothing(
+    seed: int, figures: Callable[[str], Figures], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = figures("clock jumps")
+    steps = script(seed, STEPS)
+    plain = run(seed, steps, faults=False)
+    adjuster = Adjuster(monkeypatch, random.Random(seed))
+    jumping = run(seed, steps, faults=True, meanwhile=adjuster)
+    ids = [record["id"] for record in jumping.harness.records]
+    row.injected, row.expected = jumping.injected, len(plain.changes_sent())
+    row.delivered, row.doubled = len(jumping.changes_sent()), len(ids) - len(set(ids))
+
+    judge(steps, jumping)
+    assert len(set(ids)) == len(ids)
+    assert row.delivered == row.expected
+    for node in MODELS:
+        assert remains(jumping, node) == remains(plain, node)
+        assert history_is_sent(jumping, node)
+    row.survived = row.injected
+
+
+class Receiver(EngineHarness):
+    """An engine whose sink of changes has outages."""
+
+    down = False
+    batches = 0
+
+    def _write(self, records: Iterable[Mapping[str, object]]) -> None:
+        batch = list(records)
+        if self.down and batch[0]["event"] != "Sighted":
+            raise OSError("no space left on device")
+        self.batches += 1
+        super()._write(batch)
+
+
+class Life:
+    """Years of one node: what happens to it, and what its inventory says."""
+
+    def __init__(self, kube: FakeKube, rng: random.Random, **options: Any) -> None:
+        self.kube = kube
+        self.rng = rng
+        put_policy(kube, "fleet", checks=[check(interval="24h")])
+        self.receiver = Receiver(kube, builtin=builtin(sinks=SINKS), checks_allowed=True, **options)
+        kube.exec.decide = self._decide
+        self.machine: Machine | None = Machine(
+            model="h100",
+            number=1,
+            boot=1,
+            driver=DRIVERS[1],
+            seats=tuple(
+                Seat(Part("h100", "first", index), f"00000000:0{index}:00.0") for index in range(4)
+            ),
+        )
+        self.expected: Changes = changes(None, self.machine)
+        self.check_passes = True
+        self.check_turns = 0
+        self.runs: Counter[str] = Counter()
+        self.containers = 0
+        self.parts = 0
+        self.events = 0
+        self.restart()
+        put_node(kube, NODE)
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.kube.objects[inventory_path(NODE)]["status"]
+        return found
+
+    def become(self, machine: Machine | None, *, returns: bool = False) -> None:
+        """Another hardware, or none, is behind the node's name."""
+        self.expected += changes(self.machine, machine, returns=returns)
+        self.machine = machine
+        self.events += 1
+
+    def restart(self) -> None:
+        """The target container restarts."""
+        self.containers += 1
+        self.events += 1
+        self.receiver.pod_event(put_pod(self.kube, NODE, number=self.containers))
+
+    def _decide(self, call: ExecCall) -> ExecAnswer:
+        if call.command[0] == "nvidia-smi":
+            self.runs["nvidia-smi"] += 1
+            assert self.machine is not None
+            return ExecAnswer(stdout=self.machine.xml())
+        self.runs["check"] += 1
+        return ExecAnswer(exit_code=int(not self.check_passes))
+
+    async def live(self, day: int) -> None:
+        """What happens at the beginning of a day."""
+        here = self.machine
+        if here is None:
+            if day % 130 == 2:
+                put_node(self.kube, NODE)
+                self.become(
+                    Machine("h100", 1, 1, DRIVERS[1], (Seat(Part("h100", "r", 0), "0:1:0.0"),)),
+                    returns=True,
+                )
+                self.restart()
+            return
+        self.receiver.down = day % 90 in (60, 61, 62)
+        seats = list(here.seats)
+        if day % 130 == 0 and day:
+            self.become(None)
+            self.kube.remove(node_path(NODE))
+            self.receiver.pod_event(self.kube.objects[pod_path(f"plugin-{NODE}")], deleted=True)
+            self.kube.remove(pod_path(f"plugin-{NODE}"))
+        elif day % 20 == 10:
+            self.parts += 1
+            at = self.rng.randrange(len(seats))
+            seats[at] = replace(seats[at], part=Part("h100", f"spare-{self.parts}", 0), lost=False)
+            self.become(replace(here, seats=tuple(seats)))
+        elif day % 44 == 20:
+            self.become(replace(here, driver=self.rng.choice([*{*DRIVERS} - {here.driver}])))
+        elif day % 36 in (12, 16):
+            seats[0] = replace(seats[0], lost=day % 36 == 12)
+            self.become(replace(here, seats=tuple(seats)))
+        elif day % 32 == 8:
+            self.restart()
+        elif day % 30 in (4, 6):
+            self.check_passes = not self.check_passes
+            self.check_turns += 1
+            self.events += 1
+
+
+def test_a_node_lives_four_hundred_days(
+    figures: Callable[[str], Figures], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = figures("400 days")
+    rng = random.Random(SEED)
+    random.seed(SEED)
+    adjuster = Adjuster(monkeypatch, rng)
+
+    async def play() -> Life:
+        resync = timedelta(minutes=10) if WHOLE else timedelta(hours=6)
+        life = Life(FakeKube(), rng, timings=Timings(resync=resync))
+        await life.receiver.engine.start()
+        for day in range(0, int(__import__("os").environ.get("D", "400")), 2):
+            await life.live(day)
+            await asyncio.sleep(DAY * 2)
+        await life.receiver.engine.stop(within=10)
+        return life
+
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+        life = runner.run(play())
+    print(life.runs, life.events, life.receiver.batches, len(life.receiver.records))
+    print(
+        Counter(
+            (r.method, r.path.rpartition("/")[2] if "events" not in r.path else "event")
+            for r in life.kube.requests
+        )
+    )
+    print(len(life.status()["history"]))
+    sent = Counter(
+        (r["event"], r.get("uuid") or "") for r in life.receiver.records if r["event"] in JUDGED
+    )
+    assert sent == life.expected
