@@ -13,13 +13,15 @@ from typing import Any, Final
 import pytest
 
 from gpuid_operator.engine.core.options import Timings
+from gpuid_operator.plan import history
+from gpuid_operator.plan.schedule import JITTER
 from tests.faults.campaign import SEED, WHOLE, Figures
 from tests.support import clock
 from tests.support.clock import JumpingLoop
-from tests.support.engines import EngineHarness, builtin
+from tests.support.engines import EngineHarness, builtin, until
 from tests.support.fake_exec import ExecAnswer, ExecCall
 from tests.support.fleet_judge import history_is_sent, judge, remains, run
-from tests.support.fleet_run import MODELS, SINKS, script
+from tests.support.fleet_run import MODELS, SINKS, facts, is_delivered, machine_facts, script
 from tests.support.gpu_fleet import DRIVERS, JUDGED, Changes, Machine, Part, Seat, changes
 from tests.support.kube import FakeKube
 from tests.support.objects import (
@@ -38,7 +40,9 @@ JUMPS: Final = tuple(
     for seconds in (5, 40, 600, 3600, 100_000, 400 * 86_400, 3650 * 86_400)
     for sign in (1, -1)
 )
-DAY: Final = 86_400.0
+DAYS: Final = 400
+HOUR: Final = 3600.0
+DAY: Final = 24 * HOUR
 NODE: Final = "gpu-a"
 
 
@@ -199,28 +203,51 @@ def test_a_node_lives_four_hundred_days(
     rng = random.Random(SEED)
     random.seed(SEED)
     adjuster = Adjuster(monkeypatch, rng)
+    resync = timedelta(minutes=10) if WHOLE else timedelta(hours=6)
 
     async def play() -> Life:
-        resync = timedelta(minutes=10) if WHOLE else timedelta(hours=6)
         life = Life(FakeKube(), rng, timings=Timings(resync=resync))
         await life.receiver.engine.start()
-        for day in range(0, int(__import__("os").environ.get("D", "400")), 2):
+        for day in range(0, DAYS, 2):
             await life.live(day)
-            await asyncio.sleep(DAY * 2)
+            if day % 50 == 30:
+                row.injected += 2
+                adjuster.set(rng.choice(JUMPS))
+                await asyncio.sleep(HOUR)
+                adjuster.set(timedelta(0))
+            await asyncio.sleep(2 * DAY)
+        await until(lambda: is_delivered(life.status()))
         await life.receiver.engine.stop(within=10)
         return life
 
     with asyncio.Runner(loop_factory=JumpingLoop) as runner:
         life = runner.run(play())
-    print(life.runs, life.events, life.receiver.batches, len(life.receiver.records))
-    print(
-        Counter(
-            (r.method, r.path.rpartition("/")[2] if "events" not in r.path else "event")
-            for r in life.kube.requests
-        )
-    )
-    print(len(life.status()["history"]))
-    sent = Counter(
-        (r["event"], r.get("uuid") or "") for r in life.receiver.records if r["event"] in JUDGED
-    )
-    assert sent == life.expected
+    records = life.receiver.records
+    ids = [record["id"] for record in records]
+    said = Counter((r["event"], r.get("uuid") or "") for r in records if r["event"] in JUDGED)
+    checks = [r["event"] for r in records if r["event"].startswith("Check")]
+    row.expected = life.expected.total() + life.check_turns
+    row.delivered = (said & life.expected).total() + len(checks)
+    row.doubled = len(ids) - len(set(ids))
+
+    # Nothing is lost or made up.
+    assert said == life.expected
+    assert checks == [("CheckFailed", "CheckPassed")[turn % 2] for turn in range(life.check_turns)]
+    assert row.doubled == 0
+    status, machine = life.status(), life.machine
+    assert machine is not None
+    assert facts(status) == machine_facts(machine)
+    # The history is bounded.
+    entries = status["history"]
+    kept = history.KEPT_IDENTITY + history.KEPT_OTHERS + history.KEPT_SIGHTED + len(machine.seats)
+    assert len(entries) <= kept + history.KEPT_DEPARTED_UUIDS
+    sequences = [entry["sequence"] for entry in entries]
+    assert sequences == sorted(set(sequences))
+    # Nothing runs and nothing is written without a need.
+    needs = life.events + row.injected
+    due = DAYS * DAY / (DAY * (1 + JITTER))
+    for runs in life.runs.values():
+        assert due - needs <= runs <= DAYS + needs
+    writes = life.kube.asked("PATCH", f"{inventory_path(NODE)}/status$")
+    assert len(writes) <= life.runs.total() + life.receiver.batches + needs
+    row.survived = row.injected

@@ -222,7 +222,7 @@ class FleetRun:
         """Whether the inventory shows the machine by a read of this step, and all is sent."""
         here, status = self._fleet.get(node), self.status(node)
         if here is None:
-            return not status or (status["state"] == "Departed" and _is_delivered(status))
+            return not status or (status["state"] == "Departed" and is_delivered(status))
         return (
             status.get("state") == "Present"
             and not self._pending[node]
@@ -231,7 +231,7 @@ class FleetRun:
             and status["source"]["containerID"] == self._container(node)
             and status.get("lastHandledRequest") == self._tokens.get(node)
             and facts(status) == machine_facts(here)
-            and _is_delivered(status)
+            and is_delivered(status)
         )
 
     def _container(self, node: str) -> str:
@@ -243,7 +243,8 @@ def _ready(status: Mapping[str, Any]) -> bool:
     return any((one["type"], one["reason"]) == ("Ready", "ReadOK") for one in status["conditions"])
 
 
-def _is_delivered(status: Mapping[str, Any]) -> bool:
+def is_delivered(status: Mapping[str, Any]) -> bool:
+    """Whether both sinks have all of a history."""
     return [sink["pending"] for sink in status.get("sinks", ())] == [0, 0]
 
 
