@@ -165,12 +165,8 @@ class Life:
         if here is None:
             if day % 130 == 2:
                 put_node(self.kube, NODE)
-                self.become(
-                    Machine(
-                        "h100", 1, 1, DRIVERS[1], (Seat(Part("h100", "r", 0), "00000000:01:00.0"),)
-                    ),
-                    returns=True,
-                )
+                seat = Seat(Part("h100", "returned", 0), "00000000:01:00.0")
+                self.become(Machine("h100", 1, 1, DRIVERS[1], (seat,)), returns=True)
                 self.restart()
             return
         self.receiver.down = day % 90 in (60, 61, 62)

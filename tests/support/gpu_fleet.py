@@ -85,7 +85,7 @@ class Machine:
 
     model: str
     number: int
-    """Of the machine: another number is another machine."""
+    """Another number is another machine."""
     boot: int
     driver: str
     seats: tuple[Seat, ...]

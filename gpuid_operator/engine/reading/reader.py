@@ -206,8 +206,8 @@ class Reader:
             _log.info("found GPUs missing; waiting for a second read", node=name, missing=missing)
 
     def _removals(self, name: str, now: datetime) -> PendingRemovals | None:
-        """The removals that await a second read. They have waited as long as the loop's clock says,
-        whoever set the other one meanwhile."""
+        """The removals that await a second read; they have waited as long as the loop's clock
+        says."""
         if name not in self._pending_removals:
             return None
         removals, start = self._pending_removals[name]
