@@ -227,6 +227,8 @@ class FleetRun:
             status.get("state") == "Present"
             and not self._pending[node]
             and node not in self._short
+            and not self.kube.exec.running
+            and status.get("driverVersion") == here.driver
             and _ready(status)
             and status["source"]["containerID"] == self._container(node)
             and status.get("lastHandledRequest") == self._tokens.get(node)
