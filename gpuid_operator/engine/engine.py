@@ -152,7 +152,9 @@ class Engine:
         )
         self._resync_loop = ResyncLoop(
             self._resync,
-            InventoryExpiry(client, state=self._state, clock=clock),
+            InventoryExpiry(
+                client, state=self._state, status_writer=self._status_writer, clock=clock
+            ),
             reconciler=self._reconciler,
             delivery=self._delivery,
             checks=self._checks,

@@ -13,8 +13,8 @@ suspended, or no target pod                  | never
 A container that was not read yet waits until it is ready, also where the last read of the node
 failed in another container.
 
-The clock may be stepped back. A time too far in the future counts as now or as past, so that
-nothing waits for it.
+The clock may be set. A time of a status that is in the future counts as past, so that nothing waits
+for it; back-offs and confirmations take as long as they say (`engine/core/wall_clock.py`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from gpuid_operator.plan.removals import CONFIRMATION
-
 BACKOFF_FIRST: Final = timedelta(seconds=1)
 BACKOFF_MAX: Final = timedelta(minutes=5)
 JITTER: Final = 0.1
@@ -34,14 +32,9 @@ CLOCK_SKEW: Final = timedelta(minutes=1)
 """How far the clock of another instance may be ahead before its times count as wrong."""
 
 
-def is_ahead(at: datetime, *, now: datetime, limit: timedelta = CLOCK_SKEW) -> bool:
-    """Whether a time is further ahead than `limit`: the clock was wrong or was stepped back."""
-    return at - now > limit
-
-
-def bounded(at: datetime | None, limit: timedelta, *, now: datetime) -> datetime | None:
-    """The time of something that is to happen within `limit`; now, if it is further ahead."""
-    return now if at is not None and is_ahead(at, now=now, limit=limit) else at
+def is_ahead(at: datetime, *, now: datetime) -> bool:
+    """Whether a time is ahead by more than CLOCK_SKEW: the clock was wrong or was stepped back."""
+    return at - now > CLOCK_SKEW
 
 
 def backoff(
@@ -135,8 +128,8 @@ def next_read_at(read_state: ReadState, *, node: str, now: datetime) -> datetime
         return None
     if read_state.retry_at is not None and container == read_state.failed_container:
         asked = read_state.request_open and not read_state.hung
-        return now if asked else bounded(read_state.retry_at, BACKOFF_MAX, now=now)
-    confirm_at = bounded(read_state.confirm_at, CONFIRMATION, now=now)
+        return now if asked else read_state.retry_at
+    confirm_at = read_state.confirm_at
     unread = container != read_state.read_container
     if unread and read_state.ready:
         # The first read of a pending removal did not advance `source`.

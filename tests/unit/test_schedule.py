@@ -166,8 +166,6 @@ UNREADY = replace(READ, container="c2", ready=False)
             replace(UNREADY, reread_at=NOW), INTERVAL, id="and its container is not ready"
         ),
         pytest.param(replace(READ, last_read=NOW + DAY), NOW, id="read in the future"),
-        pytest.param(replace(FAILING, retry_at=NOW + DAY), NOW, id="back-off into the future"),
-        pytest.param(replace(READ, confirm_at=NOW + DAY), NOW, id="pending since the future"),
     ],
 )
 def test_what_makes_a_read_due(read_state: ReadState, due: datetime | None) -> None:
