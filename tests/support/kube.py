@@ -12,7 +12,10 @@ import asyncio
 import copy
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -50,10 +53,25 @@ class Request:
     """Seconds of the loop's clock."""
 
 
+class StreamFault(Enum):
+    """What happens to a watch instead of its next event."""
+
+    SKIPPED = auto()
+    """The event never comes."""
+    CUT = auto()
+    """The connection breaks off."""
+    HALF = auto()
+    """Half of the event comes."""
+    GONE = auto()
+    """The server ends the watch: its version is too old."""
+    SILENT = auto()
+    """Nothing comes any more."""
+
+
 @dataclass(slots=True)
 class Fault:
     """What happens to the next `times` requests that fit `method` and, as a regular expression,
-    `path`."""
+    `path`, after `skip` of them; an empty method fits all."""
 
     method: str
     path: str
@@ -64,6 +82,13 @@ class Fault:
     """The server does what it was asked before the error."""
     until: asyncio.Event | None
     """The request waits for it first."""
+    skip: int
+    delay: float
+    """Seconds by which the request reaches the server late; with `after`, the answer is late. With
+    an error and without `after`, the client has the error at once, and the server does later what
+    nobody waits for."""
+    back: int
+    """A list is answered from a version that is so many versions old."""
     met: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a request has met the fault."""
 
@@ -89,6 +114,12 @@ class FakeKube(KubeClient):
         self._owners: dict[str, dict[Leaf, set[str]]] = {}
         self._snapshots: dict[str, tuple[int, list[dict[str, Any]]]] = {}
         self._faults: list[Fault] = []
+        self.stream_faults: dict[int, StreamFault] = {}
+        """Faults of watches by the number of the event, counted from 0 over all watches."""
+        self.streamed = 0
+        """Events so far, of all watches."""
+        self.listeners: list[Callable[[str, str, dict[str, Any]], None]] = []
+        """Get type, path and object of each change, as a watch that Kopf has would."""
         self._news = asyncio.Event()
         self._cut = asyncio.Event()
 
@@ -149,9 +180,12 @@ class FakeKube(KubeClient):
         times: int = 1,
         after: bool = False,
         until: asyncio.Event | None = None,
+        skip: int = 0,
+        delay: float = 0.0,
+        back: int = 0,
     ) -> Fault:
         """Lay a fault for the next requests that fit; see Fault."""
-        fault = Fault(method, path, error, times, after, until)
+        fault = Fault(method, path, error, times, after, until, skip, delay, back)
         self._faults.append(fault)
         return fault
 
@@ -190,8 +224,18 @@ class FakeKube(KubeClient):
             if fault.until is not None:
                 await fault.until.wait()
             if fault.error is not None and not fault.after:
+                if fault.delay:
+                    late = partial(self._do_late, method, path, query, sent, content_type)
+                    loop.call_later(fault.delay, late)
                 raise fault.error
+            if not fault.after:
+                await asyncio.sleep(fault.delay)
+        if fault is not None and fault.back and _COLLECTION.fullmatch(path):
+            return self._list(path, query, back=fault.back)
         answer = self._answer(method, path, query, sent, content_type)
+        if fault is not None and fault.after:
+            answer = copy.deepcopy(answer)  # as it was when the server sent it
+            await asyncio.sleep(fault.delay)
         if fault is not None and fault.error is not None:
             raise fault.error
         if accept == ONLY_METADATA and isinstance(answer, dict):
@@ -219,8 +263,20 @@ class FakeKube(KubeClient):
         while True:
             for version, kind, where, body in self._events[seen:]:
                 if version > since and where.rpartition("/")[0] == path:
-                    partial = {**_PARTIAL, "metadata": body["metadata"]}
-                    yield orjson.dumps({"type": kind, "object": partial})
+                    event = {"type": kind, "object": {**_PARTIAL, "metadata": body["metadata"]}}
+                    match self._stream_fault():
+                        case None:
+                            yield orjson.dumps(event)
+                        case StreamFault.CUT:
+                            raise errors.ApiUnreachable(f"GET {path}: interrupted")
+                        case StreamFault.HALF:
+                            yield orjson.dumps(event)[:-9]
+                        case StreamFault.GONE:
+                            status = {"code": 410, "reason": "Expired", "message": "too old"}
+                            yield orjson.dumps({"type": "ERROR", "object": status})
+                        case StreamFault.SILENT:
+                            await asyncio.sleep(silence)
+                            raise errors.ApiUnreachable(f"GET {path}: no data")
             seen = len(self._events)
             if cut.is_set():
                 self.broken_watches += 1
@@ -235,9 +291,21 @@ class FakeKube(KubeClient):
 
     # The server
 
+    def _do_late(self, *request: Any) -> None:
+        with suppress(errors.ApiError):  # nobody hears of it
+            self._answer(*request)
+
+    def _stream_fault(self) -> StreamFault | None:
+        fault = self.stream_faults.pop(self.streamed, None)
+        self.streamed += 1
+        return fault
+
     def _fault(self, method: str, path: str) -> Fault | None:
         for fault in self._faults:
-            if fault.method == method and re.search(fault.path, path):
+            if fault.method in ("", method) and re.search(fault.path, path):
+                if fault.skip:
+                    fault.skip -= 1
+                    continue
                 fault.times -= 1
                 if not fault.times:
                     self._faults.remove(fault)
@@ -278,17 +346,28 @@ class FakeKube(KubeClient):
         merged["metadata"]["resourceVersion"] = known["metadata"]["resourceVersion"]
         return self.put(target, within(path, known, merged))
 
-    def _list(self, path: str, query: dict[str, str]) -> dict[str, Any]:
+    def _objects_at(self, version: int) -> dict[str, dict[str, Any]]:
+        """What there was at a version."""
+        objects: dict[str, dict[str, Any]] = {}
+        for at, kind, path, body in self._events:
+            if at <= version:
+                objects[path] = body
+                if kind == "DELETED":
+                    del objects[path]
+        return objects
+
+    def _list(self, path: str, query: dict[str, str], *, back: int = 0) -> dict[str, Any]:
         token = query.get("continue")
         if token is not None:
             if token not in self._snapshots:
                 raise _error(errors.Gone, 410, "Expired", "the continue token is too old")
             version, left = self._snapshots.pop(token)
         else:
-            version = self._version
+            version = max(self._version - back, _FIRST)
+            objects = self._objects_at(version) if back else self.objects
             left = [
                 copy.deepcopy(body)
-                for where, body in sorted(self.objects.items())
+                for where, body in sorted(objects.items())
                 if where.rpartition("/")[0] == path
                 and matches(body["metadata"].get("labels") or {}, query.get("labelSelector", ""))
             ]
@@ -350,6 +429,8 @@ class FakeKube(KubeClient):
     def _tell(self, kind: str, path: str, body: dict[str, Any]) -> None:
         self._events.append((self._version, kind, path, copy.deepcopy(body)))
         self._news.set()
+        for listener in self.listeners:
+            listener(kind, path, copy.deepcopy(body))
 
 
 def _error(kind: type[errors.ApiError], status: int, reason: str, message: str) -> errors.ApiError:
@@ -362,6 +443,11 @@ def server_error(status: int = 503) -> errors.ServerError:
     return errors.ServerError(
         words, status=status, reason="ServiceUnavailable", server_message=words
     )
+
+
+def rejected(kind: type[errors.ApiError], status: int, reason: str) -> errors.ApiError:
+    """Any other answer with a status that is no success."""
+    return _error(kind, status, reason, reason or "404 page not found")
 
 
 def forbidden() -> errors.Forbidden:

@@ -1,0 +1,406 @@
+"""One scenario on the API server in memory, with and without faults: what came of it.
+
+The clock jumps and chance is seeded, so two runs make the same requests in the same order until a
+fault sets them apart. So a fault can be put at each single request of the scenario in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from gpuid_operator.kube import errors
+from tests.support import clock
+from tests.support.deliveries import FakeHTTP
+from tests.support.engines import EngineHarness
+from tests.support.fake_exec import ExecAnswer, ExecCall
+from tests.support.kube import (
+    FakeKube,
+    StreamFault,
+    forbidden,
+    rejected,
+    server_error,
+    too_many_requests,
+    unreachable,
+)
+from tests.support.objects import (
+    inventory_path,
+    node_path,
+    pod_path,
+    policy_path,
+    put_node,
+    put_pod,
+    put_policy,
+)
+from tests.support.smi_fixtures import machine, swapped, without
+
+QUIET: Final = 90.0
+"""Seconds after each step in which nothing goes wrong; a node has a minute to get a pod."""
+REPAIR: Final = 1600.0
+"""Seconds in which the operator repairs what a fault did: two resyncs and more."""
+LATE: Final = 25.0
+"""Seconds by which something is late; the client waits 30."""
+POLICY: Final = "fleet"
+NODES: Final = ("n1", "n2")
+
+
+class World:
+    """A cluster of two GPU nodes, an operator, and what its two sinks hold."""
+
+    def __init__(self) -> None:
+        self.kube = FakeKube()
+        self.http = FakeHTTP()
+        self.smi = {node: machine(node) for node in NODES}
+        self.operators: list[EngineHarness] = []
+        self.events: list[str] = []
+        """The events of Kopf's watches so far."""
+        self.event_faults: dict[int, Callable[[Callable[[], object]], object]] = {}
+        """By the number of the event: gets the function that tells the operator of it."""
+        self.exec_faults: dict[int, ExecAnswer] = {}
+        """By the number of the exec."""
+        self.kube.exec.decide = self._exec
+        self.kube.listeners.append(self._change)
+
+    async def start(self) -> None:
+        """Start the operator, as `operator/` does: list until it works, then watch."""
+        operator = EngineHarness(self.kube, http=self.http)
+        self.operators.append(operator)
+        while True:
+            try:
+                await operator.engine.start()
+            except errors.KubeError:
+                await asyncio.sleep(1.0)
+            else:
+                break
+        operator.engine.watch_begins()
+
+    async def stop(self) -> None:
+        """End the operator."""
+        await self.operators[-1].engine.stop(within=8.0)
+
+    def picture(self) -> dict[str, Any]:
+        """All that must not depend on faults: inventories, labels, and what the sinks hold."""
+        inventories = {}
+        for node in NODES:
+            body = self.kube.objects.get(inventory_path(node))
+            inventories[node] = body and _inventory(body)
+        return {
+            "inventories": inventories,
+            "node labels": {
+                node: self.kube.objects[node_path(node)]["metadata"]["labels"]
+                for node in NODES
+                if node_path(node) in self.kube.objects
+            },
+            "policy": _policy(self.kube.objects[policy_path(POLICY)]),
+            "log": held(record for one in self.operators for record in one.records),
+            "cmdb": held(self.http.records),
+        }
+
+    def _exec(self, call: ExecCall) -> ExecAnswer:
+        number = len(self.kube.exec.calls) - 1
+        good = ExecAnswer(stdout=self.smi[call.pod.removeprefix("plugin-")].encode())
+        return self.exec_faults.get(number, good)
+
+    def _change(self, kind: str, path: str, body: dict[str, Any]) -> None:
+        """Kopf hands an event to the operator, soon or as a fault says."""
+        if not self.operators or not ("/pods/" in path or "policies/" in path):
+            return
+        operator, deleted = self.operators[-1], kind == "DELETED"
+        if "/pods/" in path:
+            tell: Callable[[], object] = partial(operator.pod_event, body, deleted=deleted)
+        else:
+            tell = partial(operator.engine.policy_event, body, deleted=deleted)
+        fault = self.event_faults.get(len(self.events), soon)
+        self.events.append(f"{kind} {path}")
+        fault(tell)
+
+
+def soon(tell: Callable[[], object]) -> None:
+    asyncio.get_running_loop().call_later(0.01, tell)
+
+
+def late(tell: Callable[[], object]) -> None:
+    asyncio.get_running_loop().call_later(LATE, tell)
+
+
+def _inventory(body: dict[str, Any]) -> dict[str, Any]:
+    status = body["status"]
+    kept = ("state", "sequence", "gpus", "gpuCount", "serials", "product", "driverVersion")
+    return {
+        **{key: status.get(key) for key in kept},
+        "policy": status.get("policy"),
+        "handled": status.get("lastHandledRequest"),
+        "machine": (status.get("node") or {}).get("machine"),
+        "container": (status.get("source") or {}).get("containerID"),
+        "history": [_timeless(entry) for entry in status["history"]],
+        "sinks": [
+            (sink["name"], sink["deliveredSequence"], sink["pending"], sink.get("lastError"))
+            for sink in status["sinks"]
+        ],
+        "conditions": {one["type"]: (one["status"], one["reason"]) for one in status["conditions"]},
+        "labels": body["metadata"]["labels"],
+        "spec": body["spec"],
+    }
+
+
+def _policy(body: dict[str, Any]) -> dict[str, Any]:
+    status = body.get("status") or {}
+    return {
+        "matched": status.get("matchedNodes"),
+        "conditions": {
+            one["type"]: (one["status"], one["reason"]) for one in status.get("conditions", ())
+        },
+    }
+
+
+def _timeless(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key != "time"}
+
+
+def held(records: Any) -> dict[str, Any]:
+    """What a sink holds, by node and sequence; an AssertionError where it holds one under two ids,
+    or one id with two contents."""
+    contents: dict[str, dict[str, Any]] = {}
+    ids: dict[tuple[str, int], str] = {}
+    for record in records:
+        assert contents.setdefault(record["id"], record) == record, "one id, two contents"
+        uid = record["id"].split(".")[0]
+        known = ids.setdefault((uid, record["sequence"]), record["id"])
+        assert known == record["id"], f"one entry under two ids: {known}, {record['id']}"
+    return {
+        f"{record['node']} {record['sequence']:02d}": _unnamed(record)
+        for record in contents.values()
+    }
+
+
+def _unnamed(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in ("id", "time")}
+
+
+# The scenario
+
+Step = Callable[[World], Awaitable[None]]
+
+
+async def cold_start(world: World) -> None:
+    """Two new nodes, and a policy with two sinks."""
+    batch = {"maxWait": "50ms"}
+    http = {"url": "http://cmdb/in", "insecure": True}
+    put_policy(
+        world.kube,
+        POLICY,
+        sinks=[
+            {"name": "log", "records": "changes", "stdout": {}, "batch": batch},
+            {"name": "cmdb", "records": "changes", "http": http, "batch": batch},
+        ],
+    )
+    for node in NODES:
+        put_node(world.kube, node)
+        put_pod(world.kube, node)
+    await world.start()
+
+
+async def swap(world: World) -> None:
+    """A GPU is swapped, after which the plugin restarts."""
+    world.smi["n1"] = swapped(world.smi["n1"], 1, "spare")
+    put_pod(world.kube, "n1", number=2)
+
+
+async def loss(world: World) -> None:
+    """A GPU is missing in a read that a user requests: a second read confirms it."""
+    world.smi["n2"] = without(world.smi["n2"], 1)
+
+    def request(body: dict[str, Any]) -> None:
+        body["metadata"].setdefault("annotations", {})["gpuid.github.com/requestedAt"] = "now"
+
+    world.kube.change(inventory_path("n2"), request)
+
+
+async def departure(world: World) -> None:
+    """A node goes: first its pod, then its Node."""
+    world.kube.remove(pod_path("plugin-n2"))
+    await asyncio.sleep(3.0)
+    world.kube.remove(node_path("n2"))
+
+
+async def return_(world: World) -> None:
+    """Another machine comes under the name of the node that went."""
+    put_node(world.kube, "n2", machine="i-other")
+    await asyncio.sleep(1.0)
+    put_pod(world.kube, "n2", number=3)
+
+
+async def restart(world: World) -> None:
+    """The operator restarts."""
+    await world.stop()
+    await world.start()
+
+
+SCENARIO: Final[tuple[Step, ...]] = (cold_start, swap, loss, departure, return_, restart)
+
+
+# Faults
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """A fault at one place of the scenario."""
+
+    place: str
+    """What is counted: a request, an event of a watch, or an exec."""
+    number: int
+    kind: str
+    subject: str
+    """The request or the event, for messages."""
+    apply: Callable[[World], object]
+    step: int = 0
+    """The step of the scenario in which it comes."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} at {self.place} {self.number} ({self.subject})"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run."""
+
+    pictures: list[dict[str, Any]]
+    """One after each step."""
+    ends: list[dict[str, int]]
+    """How many requests, events and execs there were up to the end of each step."""
+    world: World
+
+
+def run(injections: Sequence[Injection] = (), *, seed: int) -> Outcome:
+    """Run the scenario. After each step from the first fault on, the operator has time to repair
+    what it did."""
+    random.seed(seed)
+    world = World()
+    for one in injections:
+        one.apply(world)
+    steps = {one.step for one in injections}
+    outcome = Outcome([], [], world)
+    clock.run(_play(outcome, steps, all_after=len(injections) > 1))
+    return outcome
+
+
+async def _play(outcome: Outcome, steps: set[int], *, all_after: bool) -> None:
+    world = outcome.world
+    for number, step in enumerate(SCENARIO):
+        await step(world)
+        hit = number in steps or (all_after and steps and number > min(steps))
+        await asyncio.sleep(REPAIR if hit else QUIET)
+        outcome.pictures.append(world.picture())
+        outcome.ends.append(
+            {
+                "request": len(world.kube.requests),
+                "inventory event": world.kube.streamed,
+                "pod event": len(world.events),
+                "exec": len(world.kube.exec.calls),
+            }
+        )
+    await world.stop()
+
+
+def injections(undisturbed: Outcome) -> Iterator[Injection]:
+    """Every kind of fault at every place."""
+    world = undisturbed.world
+    made: list[Injection] = []
+    for number, request in enumerate(world.kube.requests):
+        subject = f"{request.method} {request.path}"
+        made += [
+            Injection("request", number, kind, subject, partial(_at_request, number, fault))
+            for kind, fault in _request_faults(request.method, request.path)
+        ]
+    for number in range(world.kube.streamed):
+        made += [
+            Injection(
+                "inventory event", number, fault.name.lower(), "watch", partial(_at, number, fault)
+            )
+            for fault in StreamFault
+        ]
+    for number, event in enumerate(world.events):
+        made += [
+            Injection("pod event", number, kind, event, partial(_at_event, number, fault))
+            for kind, fault in (("lost", lambda _: None), ("late", late), ("twice", _twice))
+        ]
+    for number, call in enumerate(world.kube.exec.calls):
+        made += [
+            Injection("exec", number, kind, call.pod, partial(_at_exec, number, answer))
+            for kind, answer in _EXEC_FAULTS.items()
+        ]
+    for one in made:
+        step = next(n for n, ends in enumerate(undisturbed.ends) if one.number < ends[one.place])
+        yield Injection(one.place, one.number, one.kind, one.subject, one.apply, step)
+
+
+def _request_faults(method: str, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The faults that a request can meet, as arguments of `FakeKube.fail`."""
+    is_write = method not in ("GET", "WATCH")
+    is_list = method in ("GET", "WATCH") and path.rpartition("/")[2] in _COLLECTIONS
+    yield "429", {"error": too_many_requests()}
+    yield "500", {"error": server_error(500)}
+    yield "503", {"error": server_error(503)}
+    yield "401", {"error": rejected(errors.Unauthorized, 401, "Unauthorized")}
+    yield "403", {"error": forbidden()}
+    yield "404 page not found", {"error": rejected(errors.NotFound, 404, "")}
+    yield "closed before", {"error": unreachable()}
+    yield "slow", {"delay": LATE}
+    if method != "WATCH":
+        yield "late answer", {"delay": LATE, "after": True}
+    if is_list:
+        yield "410", {"error": rejected(errors.Gone, 410, "Expired")}
+    if is_list and method == "GET":
+        for back in (1, 3, 9, 1000):
+            yield f"list from {back} versions ago", {"back": back}
+    if is_write:
+        exists = method == "POST"
+        kind = errors.AlreadyExists if exists else errors.Conflict
+        conflict = rejected(kind, 409, "AlreadyExists" if exists else "Conflict")
+        yield "409", {"error": conflict}
+        yield "409 after it was done", {"error": conflict, "after": True}
+        yield "404", {"error": rejected(errors.NotFound, 404, "NotFound")}
+        yield "500 after it was done", {"error": server_error(500), "after": True}
+        yield "429 after it was done", {"error": too_many_requests(), "after": True}
+        yield "closed after it was done", {"error": unreachable(), "after": True}
+        for delay in (0.5, 5.0):
+            yield f"given up, done {delay} s later", {"error": unreachable(), "delay": delay}
+
+
+_COLLECTIONS: Final = ("nodes", "pods", "gpuinventories", "gpuinventorypolicies")
+_EXEC_FAULTS: Final = {
+    "closed": ExecAnswer(refusal=unreachable()),
+    "401": ExecAnswer(refusal=rejected(errors.Unauthorized, 401, "Unauthorized")),
+    "500": ExecAnswer(refusal=server_error(500)),
+    "404": ExecAnswer(refusal=rejected(errors.NotFound, 404, "NotFound")),
+    "cut": ExecAnswer(stdout=b"<?xml", cut=True),
+    "hang": ExecAnswer(hang=True),
+    "exit code": ExecAnswer(exit_code=9),
+}
+
+
+def _at_request(number: int, fault: dict[str, Any], world: World) -> None:
+    world.kube.fail("", "", skip=number, **fault)
+
+
+def _at(number: int, fault: StreamFault, world: World) -> None:
+    world.kube.stream_faults[number] = fault
+
+
+def _at_event(
+    number: int, fault: Callable[[Callable[[], object]], object], world: World
+) -> None:
+    world.event_faults[number] = fault
+
+
+def _at_exec(number: int, answer: ExecAnswer, world: World) -> None:
+    world.exec_faults[number] = answer
+
+
+def _twice(tell: Callable[[], object]) -> None:
+    soon(tell)
+    late(tell)
