@@ -166,13 +166,17 @@ def held(records: Any) -> dict[str, Any]:
     or one id with two contents."""
     contents: dict[str, dict[str, Any]] = {}
     ids: dict[tuple[str, int], str] = {}
+    objects: dict[str, str] = {}
+    """Which inventory of its node, counted from 0, has a uid: a user may delete one."""
     for record in records:
         assert contents.setdefault(record["id"], record) == record, "one id, two contents"
         uid = record["id"].split(".")[0]
         known = ids.setdefault((uid, record["sequence"]), record["id"])
         assert known == record["id"], f"one entry under two ids: {known}, {record['id']}"
+        earlier = sum(one.startswith(f"{record['node']} ") for one in objects.values())
+        objects.setdefault(uid, f"{record['node']} {earlier}")
     return {
-        f"{record['node']} {record['sequence']:02d}": _unnamed(record)
+        f"{objects[record['id'].split('.')[0]]} {record['sequence']:02d}": _unnamed(record)
         for record in contents.values()
     }
 
@@ -220,6 +224,23 @@ async def loss(world: World) -> None:
     world.kube.change(inventory_path("n2"), request)
 
 
+async def replacement(world: World) -> None:
+    """The plugin's pod is replaced, which takes longer than a node may be without one."""
+    world.kube.remove(pod_path("plugin-n1"))
+    await asyncio.sleep(100.0)
+    put_pod(world.kube, "n1", number=3)
+
+
+async def deletion(world: World) -> None:
+    """A user deletes an inventory, which the operator creates again."""
+    world.kube.remove(inventory_path("n1"))
+
+
+async def policy_change(world: World) -> None:
+    """The policy takes the labels of the Nodes away."""
+    world.kube.change(policy_path(POLICY), lambda body: body["spec"].update(nodeLabels=False))
+
+
 async def departure(world: World) -> None:
     """A node goes: first its pod, then its Node."""
     world.kube.remove(pod_path("plugin-n2"))
@@ -240,7 +261,17 @@ async def restart(world: World) -> None:
     await world.start()
 
 
-SCENARIO: Final[tuple[Step, ...]] = (cold_start, swap, loss, departure, return_, restart)
+SCENARIO: Final[tuple[Step, ...]] = (
+    cold_start,
+    swap,
+    loss,
+    replacement,
+    departure,
+    return_,
+    restart,
+    policy_change,
+    deletion,
+)
 
 
 # Faults

@@ -23,7 +23,7 @@ import orjson
 from gpuid_operator.api.meta import API_VERSION, INVENTORY_PLURAL, POLICY_PLURAL
 from gpuid_operator.kube import errors
 from gpuid_operator.kube.client import APPLY_PATCH, ONLY_METADATA, KubeClient
-from tests.support.api_objects import content, matches, merge, within
+from tests.support.api_objects import clone, content, matches, merge, within
 from tests.support.apply import ConflictingManagerError, Leaf, apply
 from tests.support.fake_exec import ExecHandler, FakeWebSockets
 
@@ -131,7 +131,7 @@ class FakeKube(KubeClient):
     def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Create an object, or replace one as a user would; what the server made of it."""
         known = self.objects.get(path)
-        made = copy.deepcopy(dict(body))
+        made = clone(dict(body))
         meta = made.setdefault("metadata", {})
         meta["name"] = path.rpartition("/")[2]
         if known is None:
@@ -144,12 +144,12 @@ class FakeKube(KubeClient):
             changed = made.get("spec") != known.get("spec")
             meta["generation"] = known["metadata"].get("generation", 1) + changed
             if content(made) == content(known):
-                return copy.deepcopy(known)
+                return clone(known)
         return self._store(path, made, "MODIFIED" if known else "ADDED")
 
     def change(self, path: str, edit: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """Let `edit` change an object in place, as a user or another client would."""
-        body = copy.deepcopy(self.objects[path])
+        body = clone(self.objects[path])
         edit(body)
         return self.put(path, body)
 
@@ -234,13 +234,13 @@ class FakeKube(KubeClient):
             return self._list(path, query, back=fault.back)
         answer = self._answer(method, path, query, sent, content_type)
         if fault is not None and fault.after:
-            answer = copy.deepcopy(answer)  # as it was when the server sent it
+            answer = clone(answer)  # as it was when the server sent it
             await asyncio.sleep(fault.delay)
         if fault is not None and fault.error is not None:
             raise fault.error
         if accept == ONLY_METADATA and isinstance(answer, dict):
             answer = {**_PARTIAL, "metadata": answer["metadata"]}
-        return copy.deepcopy(answer)
+        return clone(answer)
 
     async def lines(
         self, path: str, *, params: Mapping[str, str], accept: str, silence: float
@@ -366,7 +366,7 @@ class FakeKube(KubeClient):
             version = max(self._version - back, _FIRST)
             objects = self._objects_at(version) if back else self.objects
             left = [
-                copy.deepcopy(body)
+                clone(body)
                 for where, body in sorted(objects.items())
                 if where.rpartition("/")[0] == path
                 and matches(body["metadata"].get("labels") or {}, query.get("labelSelector", ""))
@@ -417,20 +417,20 @@ class FakeKube(KubeClient):
         self._owners[path] = owners
         if status == (known.get("status") or {}):
             return known
-        return self._store(path, {**copy.deepcopy(known), "status": status}, "MODIFIED")
+        return self._store(path, {**clone(known), "status": status}, "MODIFIED")
 
     def _store(self, path: str, body: dict[str, Any], kind: str) -> dict[str, Any]:
         self._version += 1
         body["metadata"]["resourceVersion"] = str(self._version)
         self.objects[path] = body
         self._tell(kind, path, body)
-        return copy.deepcopy(body)
+        return clone(body)
 
     def _tell(self, kind: str, path: str, body: dict[str, Any]) -> None:
-        self._events.append((self._version, kind, path, copy.deepcopy(body)))
+        self._events.append((self._version, kind, path, clone(body)))
         self._news.set()
         for listener in self.listeners:
-            listener(kind, path, copy.deepcopy(body))
+            listener(kind, path, clone(body))
 
 
 def _error(kind: type[errors.ApiError], status: int, reason: str, message: str) -> errors.ApiError:
