@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
+
+T = TypeVar("T")
 
 _REQUIREMENT: Final = re.compile(r"\s*([^\s,!=]+)\s+(in|notin)\s+\(([^)]*)\)\s*|([^,]+)")
 
 
-def clone(value: Any) -> Any:
+def clone(value: T) -> T:
     """A copy of a JSON value, as one that went over a connection."""
-    return orjson.loads(orjson.dumps(value))
+    copied: T = orjson.loads(orjson.dumps(value))
+    return copied
 
 
 def within(path: str, known: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -44,7 +44,11 @@ REPAIR: Final = 1600.0
 """Seconds in which the operator repairs what a fault did: two resyncs and more."""
 LATE: Final = 25.0
 """Seconds by which something is late; the client waits 30."""
+OUTAGE: Final = 20
+"""Requests in a row that an outage lets fail."""
 POLICY: Final = "fleet"
+DOUBLED: Final = "doubled"
+SINKS: Final = ("log", "cmdb")
 NODES: Final = ("n1", "n2")
 
 
@@ -161,24 +165,27 @@ def _timeless(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key != "time"}
 
 
-def held(records: Any) -> dict[str, Any]:
-    """What a sink holds, by node and sequence; an AssertionError where it holds one under two ids,
-    or one id with two contents."""
+def held(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """What a sink holds, by node and sequence, and under DOUBLED what it holds under two ids, or
+    with two contents under one id."""
     contents: dict[str, dict[str, Any]] = {}
     ids: dict[tuple[str, int], str] = {}
     objects: dict[str, str] = {}
-    """Which inventory of its node, counted from 0, has a uid: a user may delete one."""
+    """The name of the node, and which of its inventories it is: a user may delete one."""
+    doubled = []
     for record in records:
-        assert contents.setdefault(record["id"], record) == record, "one id, two contents"
-        uid = record["id"].split(".")[0]
-        known = ids.setdefault((uid, record["sequence"]), record["id"])
-        assert known == record["id"], f"one entry under two ids: {known}, {record['id']}"
-        earlier = sum(one.startswith(f"{record['node']} ") for one in objects.values())
+        uid, number = record["id"].split(".")[:2]
+        one = contents.setdefault(record["id"], record)
+        known = ids.setdefault((uid, number), record["id"])
+        if one != record or known != record["id"]:
+            doubled.append((known, record["id"]))
+        earlier = sum(name.startswith(f"{record['node']} ") for name in objects.values())
         objects.setdefault(uid, f"{record['node']} {earlier}")
-    return {
-        f"{objects[record['id'].split('.')[0]]} {record['sequence']:02d}": _unnamed(record)
-        for record in contents.values()
+    found: dict[str, Any] = {
+        f"{objects[uid]} {number:>02}": _unnamed(contents[name])
+        for (uid, number), name in ids.items()
     }
+    return {**found, DOUBLED: doubled}
 
 
 def _unnamed(record: dict[str, Any]) -> dict[str, Any]:
@@ -297,13 +304,36 @@ class Injection:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run."""
+    """What came of a run, or of the scenario without a fault."""
 
     pictures: list[dict[str, Any]]
     """One after each step."""
     ends: list[dict[str, int]]
     """How many requests, events and execs there were up to the end of each step."""
     world: World
+
+    def differences(self, undisturbed: Outcome) -> list[str]:
+        """What is not as in a run without faults, for a person."""
+        found: list[str] = []
+        for step, one, other in zip(SCENARIO, undisturbed.pictures, self.pictures, strict=True):
+            found += [f"after {step.__name__}: {words}" for words in _differences(one, other)]
+        return found
+
+    def entries(self) -> int:
+        """How many entries the sinks hold at the end."""
+        return sum(len(self.pictures[-1][sink]) - 1 for sink in SINKS)
+
+    def doubled(self) -> int:
+        """How many of them they hold twice."""
+        return sum(len(self.pictures[-1][sink][DOUBLED]) for sink in SINKS)
+
+
+def _differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in {**one, **other}:
+            yield from _differences(one.get(key), other.get(key), f"{path}/{key}")
+    elif one != other:
+        yield f"{path} is {other!r} instead of {one!r}"
 
 
 def run(injections: Sequence[Injection] = (), *, seed: int) -> Outcome:
@@ -372,7 +402,7 @@ def injections(undisturbed: Outcome) -> Iterator[Injection]:
 def _request_faults(method: str, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The faults that a request can meet, as arguments of `FakeKube.fail`."""
     is_write = method not in ("GET", "WATCH")
-    is_list = method in ("GET", "WATCH") and path.rpartition("/")[2] in _COLLECTIONS
+    is_list = method in ("GET", "WATCH") and path.rpartition("/")[2] in COLLECTIONS
     yield "429", {"error": too_many_requests()}
     yield "500", {"error": server_error(500)}
     yield "503", {"error": server_error(503)}
@@ -381,6 +411,7 @@ def _request_faults(method: str, path: str) -> Iterator[tuple[str, dict[str, Any
     yield "404 page not found", {"error": rejected(errors.NotFound, 404, "")}
     yield "closed before", {"error": unreachable()}
     yield "slow", {"delay": LATE}
+    yield "outage", {"error": unreachable(), "times": OUTAGE}
     if method != "WATCH":
         yield "late answer", {"delay": LATE, "after": True}
     if is_list:
@@ -402,7 +433,7 @@ def _request_faults(method: str, path: str) -> Iterator[tuple[str, dict[str, Any
             yield f"given up, done {delay} s later", {"error": unreachable(), "delay": delay}
 
 
-_COLLECTIONS: Final = ("nodes", "pods", "gpuinventories", "gpuinventorypolicies")
+COLLECTIONS: Final = ("nodes", "pods", "gpuinventories", "gpuinventorypolicies")
 _EXEC_FAULTS: Final = {
     "closed": ExecAnswer(refusal=unreachable()),
     "401": ExecAnswer(refusal=rejected(errors.Unauthorized, 401, "Unauthorized")),
@@ -422,9 +453,7 @@ def _at(number: int, fault: StreamFault, world: World) -> None:
     world.kube.stream_faults[number] = fault
 
 
-def _at_event(
-    number: int, fault: Callable[[Callable[[], object]], object], world: World
-) -> None:
+def _at_event(number: int, fault: Callable[[Callable[[], object]], object], world: World) -> None:
     world.event_faults[number] = fault
 
 
