@@ -1,15 +1,16 @@
 """Faults between the operator's process and real API servers, one request after the other.
 
-Each run is a cold start, a swap and a departure, with a real sink and the log as the other. In each
-run one request meets a fault, of the kind whose turn it is; then two requests of a run do. In further runs half of the
-connections lead to a second API server that lags behind, lists are served from its old cache, and
-watches skip events.
+Each run is a cold start, a swap and a departure, with two sinks: HTTP and the log. In each run one
+request meets a fault, of the kind whose turn it is; then two requests of a run do. In further runs
+half of the connections lead to a second API server that lags behind, lists are served from its old
+cache, and watches skip events.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -228,36 +229,45 @@ def rig(local_cluster: Callable[..., LocalCluster]) -> Iterator[Rig]:
     cluster.down()
 
 
-def survive(rig: Rig, rounds: Sequence[tuple[int, set[int]]], row: Figures) -> list[str]:
-    """Run once for each round: a number by which the kinds take turns, and the requests that meet a
-    fault. Returns what came out differently."""
+@dataclass
+class Chosen:
+    """Faults for the requests with these numbers, of the kinds whose turn it is."""
+
+    turn: int
+    numbers: set[int]
+    injected: list[str] = field(default_factory=list)
+
+    def __call__(self, number: int, request: str) -> Fault | None:
+        if number not in self.numbers:
+            return None
+        possible = kinds(request)
+        fault = possible[(number + self.turn) % len(possible)]
+        self.injected.append(f"{fault} at {number}, {request}")
+        return fault
+
+    def __str__(self) -> str:
+        return " and ".join(self.injected)
+
+
+def survive(rig: Rig, rounds: Sequence[Chosen], row: Figures) -> list[str]:
+    """Run once for each round. Returns what came out differently."""
     failures = []
-    for turn, numbers in rounds:
-        injected: list[str] = []
-
-        def choose(number: int, request: str) -> Fault | None:
-            if number not in numbers:
-                return None
-            possible = kinds(request)
-            fault = possible[(number + turn) % len(possible)]
-            injected.append(f"{fault} at {number}, {request}")
-            return fault
-
-        found = count_run(rig, choose, row, lambda: " and ".join(injected))
-        failures += found
-        row.injected += len(injected)
-        row.survived += 0 if found else len(injected)
+    for chosen in rounds:
+        found = count_run(rig, chosen, row)
+        failures += [f"{chosen}: {words}" for words in found]
+        row.injected += len(chosen.injected)
+        row.survived += 0 if found else len(chosen.injected)
     return failures
 
 
-def count_run(rig: Rig, choose: Choice, row: Figures, faults: Callable[[], str]) -> list[str]:
+def count_run(rig: Rig, choose: Choice, row: Figures) -> list[str]:
     """Run once, and count what came to the sinks; what came out differently."""
     failures = []
     row.expected += entries(rig.expected[-1])
     try:
         picture = rig.run(choose)[-1]
     except AssertionError as error:
-        failures = [f"{faults()}: {str(error)[:2000]}"]
+        failures = [str(error)[:2000]]
         picture = {}
     row.delivered += min(entries(picture), entries(rig.expected[-1]))
     row.doubled += sum(len(picture[sink][DOUBLED]) for sink in picture if sink in SINKS)
@@ -272,9 +282,9 @@ def entries(picture: dict[str, Any]) -> int:
 def test_a_fault_at_any_request_to_a_real_server_leaves_no_trace(
     rig: Rig, figures: Callable[[str], Figures]
 ) -> None:
-    every = [(turn, {number}) for turn in range(ROUNDS) for number in range(rig.requests)]
+    every = [Chosen(turn, {number}) for turn in range(ROUNDS) for number in range(rig.requests)]
     draw = random.Random(SEED)
-    part = [(draw.randrange(99), {draw.randrange(rig.requests)}) for _ in range(PART)]
+    part = [Chosen(draw.randrange(99), {draw.randrange(rig.requests)}) for _ in range(PART)]
     assert survive(rig, every if WHOLE else part, figures("API server, each request")) == []
 
 
@@ -283,7 +293,9 @@ def test_two_faults_at_a_real_server_leave_no_trace(
     rig: Rig, figures: Callable[[str], Figures]
 ) -> None:
     draw = random.Random(SEED)
-    pairs = [(draw.randrange(99), set(draw.sample(range(rig.requests), 2))) for _ in range(PAIRS)]
+    pairs = [
+        Chosen(draw.randrange(99), set(draw.sample(range(rig.requests), 2))) for _ in range(PAIRS)
+    ]
     assert survive(rig, pairs, figures("API server, pairs")) == []
 
 
@@ -319,7 +331,7 @@ def test_a_lagging_server_old_lists_and_skipped_events_leave_no_trace(
         try:
             for _ in range(LAGGING):
                 injected = 0
-                failures += count_run(rig, choose, row, lambda: "the lagging server")
+                failures += count_run(rig, choose, row)
                 row.injected += injected
                 row.survived += 0 if failures else injected
         finally:
