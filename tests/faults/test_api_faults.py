@@ -14,7 +14,7 @@ import pytest
 
 from tests.faults.campaign import SEED, WHOLE, Figures
 from tests.support import fault_runs
-from tests.support.fault_runs import Injection, Outcome
+from tests.support.fault_runs import Injection, Played
 
 PART = 120
 """Runs of each test in the part that `make test` runs."""
@@ -25,12 +25,12 @@ FiguresOf = Callable[[str], Figures]
 
 
 @pytest.fixture(scope="module")
-def undisturbed() -> Outcome:
+def undisturbed() -> Played:
     return fault_runs.run(seed=SEED)
 
 
 def survive(
-    undisturbed: Outcome, rounds: Iterable[Sequence[Injection]], figures: Figures
+    undisturbed: Played, rounds: Iterable[Sequence[Injection]], figures: Figures
 ) -> list[str]:
     """Run the scenario once for each round of faults; what came out differently."""
     failures = []
@@ -48,7 +48,7 @@ def survive(
 
 
 @pytest.mark.timeout(3600)
-def test_a_fault_at_any_request_leaves_no_trace(undisturbed: Outcome, figures: FiguresOf) -> None:
+def test_a_fault_at_any_request_leaves_no_trace(undisturbed: Played, figures: FiguresOf) -> None:
     every = list(fault_runs.injections(undisturbed))
     chosen = every if WHOLE else random.Random(SEED).sample(every, PART)
     row = figures("API in memory, each request")
@@ -56,7 +56,7 @@ def test_a_fault_at_any_request_leaves_no_trace(undisturbed: Outcome, figures: F
 
 
 @pytest.mark.timeout(3600)
-def test_two_faults_leave_no_trace(undisturbed: Outcome, figures: FiguresOf) -> None:
+def test_two_faults_leave_no_trace(undisturbed: Played, figures: FiguresOf) -> None:
     every = list(fault_runs.injections(undisturbed))
     draw = random.Random(SEED)
     pairs = (draw.sample(every, 2) for _ in range(PAIRS if WHOLE else PART // 2))

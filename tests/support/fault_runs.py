@@ -289,7 +289,7 @@ class Injection:
     """A fault at one place of the scenario."""
 
     place: str
-    """What is counted: a request, an event of a watch, or an exec."""
+    """The kind of place: a request, an event of a watch, or an exec."""
     number: int
     kind: str
     subject: str
@@ -303,8 +303,8 @@ class Injection:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a run, or of the scenario without a fault."""
+class Played:
+    """The scenario as it was played, with or without faults."""
 
     pictures: list[dict[str, Any]]
     """One after each step."""
@@ -312,8 +312,8 @@ class Outcome:
     """How many requests, events and execs there were up to the end of each step."""
     world: World
 
-    def differences(self, undisturbed: Outcome) -> list[str]:
-        """What is not as in a run without faults, for a person."""
+    def differences(self, undisturbed: Played) -> list[str]:
+        """The differences from a run without faults, for a person."""
         found: list[str] = []
         for step, one, other in zip(SCENARIO, undisturbed.pictures, self.pictures, strict=True):
             found += [f"after {step.__name__}: {words}" for words in _differences(one, other)]
@@ -336,7 +336,7 @@ def _differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
         yield f"{path} is {other!r} instead of {one!r}"
 
 
-def run(injections: Sequence[Injection] = (), *, seed: int) -> Outcome:
+def run(injections: Sequence[Injection] = (), *, seed: int) -> Played:
     """Run the scenario. After each step from the first fault on, the operator has time to repair
     what it did."""
     random.seed(seed)
@@ -344,12 +344,12 @@ def run(injections: Sequence[Injection] = (), *, seed: int) -> Outcome:
     for one in injections:
         one.apply(world)
     steps = {one.step for one in injections}
-    outcome = Outcome([], [], world)
+    outcome = Played([], [], world)
     clock.run(_play(outcome, steps, all_after=len(injections) > 1))
     return outcome
 
 
-async def _play(outcome: Outcome, steps: set[int], *, all_after: bool) -> None:
+async def _play(outcome: Played, steps: set[int], *, all_after: bool) -> None:
     world = outcome.world
     for number, step in enumerate(SCENARIO):
         await step(world)
@@ -367,7 +367,7 @@ async def _play(outcome: Outcome, steps: set[int], *, all_after: bool) -> None:
     await world.stop()
 
 
-def injections(undisturbed: Outcome) -> Iterator[Injection]:
+def injections(undisturbed: Played) -> Iterator[Injection]:
     """Every kind of fault at every place."""
     world = undisturbed.world
     made: list[Injection] = []

@@ -5,30 +5,30 @@ from __future__ import annotations
 import pytest
 
 from tests.support import fault_runs
-from tests.support.fault_runs import Outcome
+from tests.support.fault_runs import Played
 
 SEED = 1
 EVERY = 23
-"""Of all injections this part runs each of that number. It is prime, so that every kind comes."""
+"""This part runs each 23rd injection. The number is prime, so that every kind comes."""
 
 
 @pytest.fixture(scope="module")
-def undisturbed() -> Outcome:
+def undisturbed() -> Played:
     return fault_runs.run(seed=SEED)
 
 
-def test_the_scenario_is_the_same_each_time(undisturbed: Outcome) -> None:
+def test_the_scenario_is_the_same_each_time(undisturbed: Played) -> None:
     assert fault_runs.run(seed=SEED).differences(undisturbed) == []
 
 
-def test_the_scenario_changes_what_the_sinks_hold(undisturbed: Outcome) -> None:
+def test_the_scenario_changes_what_the_sinks_hold(undisturbed: Played) -> None:
     history = [entry["type"] for entry in undisturbed.pictures[-2]["inventories"]["n2"]["history"]]
     assert history[-3:] == ["NodeReturned", "GPUAdded", "Sighted"]
     assert undisturbed.entries() > 2 * len(history)
     assert undisturbed.doubled() == 0
 
 
-def test_a_fault_of_the_api_leaves_no_trace(undisturbed: Outcome) -> None:
+def test_a_fault_of_the_api_leaves_no_trace(undisturbed: Played) -> None:
     chosen = list(fault_runs.injections(undisturbed))[::EVERY]
     assert len({one.kind for one in chosen}) > 20
     for one in chosen:
