@@ -429,6 +429,8 @@ def _request_faults(method: str, path: str) -> Iterator[tuple[str, dict[str, Any
         yield "500 after it was done", {"error": server_error(500), "after": True}
         yield "429 after it was done", {"error": too_many_requests(), "after": True}
         yield "closed after it was done", {"error": unreachable(), "after": True}
+        if not exists:
+            yield "overtaken by another client", {"meanwhile": path.removesuffix("/status")}
         for delay in (0.5, 5.0):
             yield f"given up, done {delay} s later", {"error": unreachable(), "delay": delay}
 
@@ -446,7 +448,14 @@ _EXEC_FAULTS: Final = {
 
 
 def _at_request(number: int, fault: dict[str, Any], world: World) -> None:
+    if "meanwhile" in fault:
+        fault = {"meanwhile": partial(world.kube.change, fault["meanwhile"], _annotate)}
     world.kube.fail("", "", skip=number, **fault)
+
+
+def _annotate(body: dict[str, Any]) -> None:
+    """Another client writes something that means nothing to the operator."""
+    body["metadata"].setdefault("annotations", {})["example.com/touched"] = "yes"
 
 
 def _at(number: int, fault: StreamFault, world: World) -> None:

@@ -89,6 +89,8 @@ class Fault:
     nobody waits for."""
     back: int
     """A list is answered from a version that is so many versions old."""
+    meanwhile: Callable[[], object] | None
+    """Called before the request reaches the server: what another client does."""
     met: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a request has met the fault."""
 
@@ -183,9 +185,10 @@ class FakeKube(KubeClient):
         skip: int = 0,
         delay: float = 0.0,
         back: int = 0,
+        meanwhile: Callable[[], object] | None = None,
     ) -> Fault:
         """Lay a fault for the next requests that fit; see Fault."""
-        fault = Fault(method, path, error, times, after, until, skip, delay, back)
+        fault = Fault(method, path, error, times, after, until, skip, delay, back, meanwhile)
         self._faults.append(fault)
         return fault
 
@@ -223,6 +226,8 @@ class FakeKube(KubeClient):
             fault.met.set()
             if fault.until is not None:
                 await fault.until.wait()
+            if fault.meanwhile is not None:
+                fault.meanwhile()
             if fault.error is not None and not fault.after:
                 if fault.delay:
                     late = partial(self._do_late, method, path, query, sent, content_type)
