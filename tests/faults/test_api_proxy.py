@@ -56,6 +56,8 @@ SWAPPED = [*ADDED, "GPURemoved", "GPUAdded", "Sighted"]
 LEFT = [kind for kind in SWAPPED if kind != "Sighted"]
 HISTORIES = [ADDED, SWAPPED, [*LEFT, "GPURemoved", "GPURemoved", "NodeDeparted"]]
 """The types of the history of the node that changes, after each step."""
+RECORDS = [2, 4, 7]
+"""How many records each sink has of it: none of a sighting."""
 
 LAGGING = 12 if WHOLE else 1
 """Runs with the lagging API server."""
@@ -148,7 +150,7 @@ class Rig:
         for one in (changing, staying):
             assert [sink[2] for sink in one["sinks"]] == [0, 0]
         for sink in SINKS:
-            assert len(picture[sink]) == 1 + len(staying["history"]) + changing["sequence"]
+            assert entries({sink: picture[sink]}) == 2 + RECORDS[step]
         assert picture["policy"] == (1 if step == 2 else 2)
         labels = picture["node labels"]
         assert [len(one) for one in labels.values()] == ([2] if step == 2 else [2, 2])

@@ -44,8 +44,8 @@ REPAIR: Final = 1600.0
 """Seconds in which the operator repairs what a fault did: two resyncs and more."""
 LATE: Final = 25.0
 """Seconds by which something is late; the client waits 30."""
-OUTAGE: Final = 20
-"""Requests in a row that an outage lets fail."""
+OUTAGE: Final = 120.0
+"""Seconds of an outage."""
 POLICY: Final = "fleet"
 DOUBLED: Final = "doubled"
 SINKS: Final = ("log", "cmdb")
@@ -411,7 +411,7 @@ def _request_faults(method: str, path: str) -> Iterator[tuple[str, dict[str, Any
     yield "404 page not found", {"error": rejected(errors.NotFound, 404, "")}
     yield "closed before", {"error": unreachable()}
     yield "slow", {"delay": LATE}
-    yield "outage", {"error": unreachable(), "times": OUTAGE}
+    yield "outage", {"error": unreachable(), "lasts": OUTAGE}
     if method != "WATCH":
         yield "late answer", {"delay": LATE, "after": True}
     if is_list:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
@@ -91,6 +92,9 @@ class Fault:
     """A list is answered from a version that is so many versions old."""
     meanwhile: Callable[[], object] | None
     """Called before the request reaches the server: what another client does."""
+    lasts: float
+    """Seconds from the first of them in which all requests meet the fault, whatever `times` is."""
+    ends: float = math.inf
     met: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a request has met the fault."""
 
@@ -186,9 +190,10 @@ class FakeKube(KubeClient):
         delay: float = 0.0,
         back: int = 0,
         meanwhile: Callable[[], object] | None = None,
+        lasts: float = 0.0,
     ) -> Fault:
         """Lay a fault for the next requests that fit; see Fault."""
-        fault = Fault(method, path, error, times, after, until, skip, delay, back, meanwhile)
+        fault = Fault(method, path, error, times, after, until, skip, delay, back, meanwhile, lasts)
         self._faults.append(fault)
         return fault
 
@@ -306,11 +311,16 @@ class FakeKube(KubeClient):
         return fault
 
     def _fault(self, method: str, path: str) -> Fault | None:
+        now = asyncio.get_running_loop().time()
+        self._faults = [fault for fault in self._faults if now < fault.ends]
         for fault in self._faults:
             if fault.method in ("", method) and re.search(fault.path, path):
                 if fault.skip:
                     fault.skip -= 1
                     continue
+                if fault.lasts:
+                    fault.ends = min(fault.ends, now + fault.lasts)
+                    return fault
                 fault.times -= 1
                 if not fault.times:
                     self._faults.remove(fault)
