@@ -52,6 +52,9 @@ SINKS: Final = ("log", "cmdb")
 NODES: Final = ("n1", "n2")
 
 
+Step = Callable[["World"], Awaitable[None]]
+
+
 class World:
     """A cluster of two GPU nodes, an operator, and what its two sinks hold."""
 
@@ -107,6 +110,8 @@ class World:
     def _exec(self, call: ExecCall) -> ExecAnswer:
         number = len(self.kube.exec.calls) - 1
         good = ExecAnswer(stdout=self.smi[call.pod.removeprefix("plugin-")].encode())
+        if number in self.exec_faults:
+            self.kube.last_fault = asyncio.get_running_loop().time()
         return self.exec_faults.get(number, good)
 
     def _change(self, kind: str, path: str, body: dict[str, Any]) -> None:
@@ -119,8 +124,22 @@ class World:
         else:
             tell = partial(operator.engine.policy_event, body, deleted=deleted)
         fault = self.event_faults.get(len(self.events), soon)
+        if len(self.events) in self.event_faults:
+            self.kube.last_fault = asyncio.get_running_loop().time()
         self.events.append(f"{kind} {path}")
         fault(tell)
+
+    async def play(self, step: Step) -> None:
+        """Let a step happen, and give the operator time: to finish, and to repair what faults of
+        this step did."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await step(self)
+        until = loop.time() + QUIET
+        while (left := until - loop.time()) > 0:
+            await asyncio.sleep(left)
+            if self.kube.last_fault >= began:
+                until = self.kube.last_fault + REPAIR
 
 
 def soon(tell: Callable[[], object]) -> None:
@@ -193,8 +212,6 @@ def _unnamed(record: dict[str, Any]) -> dict[str, Any]:
 
 
 # The scenario
-
-Step = Callable[[World], Awaitable[None]]
 
 
 async def cold_start(world: World) -> None:
@@ -295,8 +312,6 @@ class Injection:
     subject: str
     """The request or the event, for messages."""
     apply: Callable[[World], object]
-    step: int = 0
-    """The step of the scenario in which it comes."""
 
     def __str__(self) -> str:
         return f"{self.kind} at {self.place} {self.number} ({self.subject})"
@@ -308,8 +323,6 @@ class Played:
 
     pictures: list[dict[str, Any]]
     """One after each step."""
-    ends: list[dict[str, int]]
-    """How many requests, events and execs there were up to the end of each step."""
     world: World
 
     def differences(self, undisturbed: Played) -> list[str]:
@@ -337,37 +350,24 @@ def _differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
 
 
 def run(injections: Sequence[Injection] = (), *, seed: int) -> Played:
-    """Run the scenario. After each step from the first fault on, the operator has time to repair
-    what it did."""
+    """Play the scenario with these faults."""
     random.seed(seed)
     world = World()
     for one in injections:
         one.apply(world)
-    steps = {one.step for one in injections}
-    outcome = Played([], [], world)
-    clock.run(_play(outcome, steps, all_after=len(injections) > 1))
-    return outcome
+    played = Played([], world)
+    clock.run(_play(played))
+    return played
 
 
-async def _play(outcome: Played, steps: set[int], *, all_after: bool) -> None:
-    world = outcome.world
-    for number, step in enumerate(SCENARIO):
-        await step(world)
-        hit = number in steps or (all_after and steps and number > min(steps))
-        await asyncio.sleep(REPAIR if hit else QUIET)
-        outcome.pictures.append(world.picture())
-        outcome.ends.append(
-            {
-                "request": len(world.kube.requests),
-                "inventory event": world.kube.streamed,
-                "pod event": len(world.events),
-                "exec": len(world.kube.exec.calls),
-            }
-        )
-    await world.stop()
+async def _play(played: Played) -> None:
+    for step in SCENARIO:
+        await played.world.play(step)
+        played.pictures.append(played.world.picture())
+    await played.world.stop()
 
 
-def injections(undisturbed: Played) -> Iterator[Injection]:
+def injections(undisturbed: Played) -> list[Injection]:
     """Every kind of fault at every place."""
     world = undisturbed.world
     made: list[Injection] = []
@@ -394,9 +394,7 @@ def injections(undisturbed: Played) -> Iterator[Injection]:
             Injection("exec", number, kind, call.pod, partial(_at_exec, number, answer))
             for kind, answer in _EXEC_FAULTS.items()
         ]
-    for one in made:
-        step = next(n for n, ends in enumerate(undisturbed.ends) if one.number < ends[one.place])
-        yield Injection(one.place, one.number, one.kind, one.subject, one.apply, step)
+    return made
 
 
 def _request_faults(method: str, path: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -120,6 +120,8 @@ class FakeKube(KubeClient):
         self._owners: dict[str, dict[Leaf, set[str]]] = {}
         self._snapshots: dict[str, tuple[int, list[dict[str, Any]]]] = {}
         self._faults: list[Fault] = []
+        self.last_fault = -math.inf
+        """When a request or a watch last met a fault, in seconds of the loop's clock."""
         self.stream_faults: dict[int, StreamFault] = {}
         """Faults of watches by the number of the event, counted from 0 over all watches."""
         self.streamed = 0
@@ -308,6 +310,8 @@ class FakeKube(KubeClient):
     def _stream_fault(self) -> StreamFault | None:
         fault = self.stream_faults.pop(self.streamed, None)
         self.streamed += 1
+        if fault is not None:
+            self.last_fault = asyncio.get_running_loop().time()
         return fault
 
     def _fault(self, method: str, path: str) -> Fault | None:
@@ -318,6 +322,7 @@ class FakeKube(KubeClient):
                 if fault.skip:
                     fault.skip -= 1
                     continue
+                self.last_fault = now
                 if fault.lasts:
                     fault.ends = min(fault.ends, now + fault.lasts)
                     return fault
