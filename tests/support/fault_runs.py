@@ -429,8 +429,8 @@ def _request_faults(method: str, path: str) -> Iterator[tuple[str, dict[str, Any
         yield "closed after it was done", {"error": unreachable(), "after": True}
         if not exists:
             yield "overtaken by another client", {"meanwhile": path.removesuffix("/status")}
-        for delay in (0.5, 5.0):
-            yield f"given up, done {delay} s later", {"error": unreachable(), "delay": delay}
+        for delay in (1.0, 15.0):
+            yield f"given up, done after {delay:g} s", {"error": unreachable(), "delay": delay}
 
 
 COLLECTIONS: Final = ("nodes", "pods", "gpuinventories", "gpuinventorypolicies")

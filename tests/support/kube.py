@@ -86,8 +86,8 @@ class Fault:
     skip: int
     delay: float
     """Seconds by which the request reaches the server late; with `after`, the answer is late. With
-    an error and without `after`, the client has the error at once, and the server does later what
-    nobody waits for."""
+    an error and without `after`, the client gives up after half of them, and the server does
+    later what nobody waits for."""
     back: int
     """A list is answered from a version that is so many versions old."""
     meanwhile: Callable[[], object] | None
@@ -239,6 +239,7 @@ class FakeKube(KubeClient):
                 if fault.delay:
                     late = partial(self._do_late, method, path, query, sent, content_type)
                     loop.call_later(fault.delay, late)
+                    await asyncio.sleep(fault.delay / 2)
                 raise fault.error
             if not fault.after:
                 await asyncio.sleep(fault.delay)
