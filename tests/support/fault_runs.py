@@ -19,6 +19,7 @@ from tests.support.deliveries import FakeHTTP
 from tests.support.engines import EngineHarness
 from tests.support.fake_exec import ExecAnswer, ExecCall
 from tests.support.kube import (
+    QUARANTINES,
     FakeKube,
     StreamFault,
     forbidden,
@@ -35,8 +36,10 @@ from tests.support.objects import (
     put_node,
     put_pod,
     put_policy,
+    put_quarantine,
+    quarantine_path,
 )
-from tests.support.smi_fixtures import machine, swapped, without
+from tests.support.smi_fixtures import machine, serials, swapped, without
 
 QUIET: Final = 90.0
 """Seconds after each step in which nothing goes wrong; a node has a minute to get a pod."""
@@ -51,6 +54,8 @@ DOUBLED: Final = "doubled"
 SINKS: Final = ("log", "cmdb")
 NODES: Final = ("n1", "n2")
 
+
+_WATCHED_BY_KOPF: Final = ("/pods/", "/gpuinventorypolicies/", "/gpuquarantines/")
 
 Step = Callable[["World"], Awaitable[None]]
 
@@ -74,7 +79,7 @@ class World:
 
     async def start(self) -> None:
         """Start the operator, as `operator/` does: list until it works, then watch."""
-        operator = EngineHarness(self.kube, http=self.http)
+        operator = EngineHarness(self.kube, http=self.http, quarantine_taints=True)
         self.operators.append(operator)
         while True:
             try:
@@ -102,6 +107,16 @@ class World:
                 for node in NODES
                 if node_path(node) in self.kube.objects
             },
+            "taints": {
+                node: self.kube.objects[node_path(node)]["spec"].get("taints")
+                for node in NODES
+                if node_path(node) in self.kube.objects
+            },
+            "quarantines": {
+                path: _quarantine(body)
+                for path, body in self.kube.objects.items()
+                if path.startswith(QUARANTINES)
+            },
             "policy": _policy(self.kube.objects[policy_path(POLICY)]),
             "log": held(record for one in self.operators for record in one.records),
             "cmdb": held(self.http.records),
@@ -116,11 +131,14 @@ class World:
 
     def _change(self, kind: str, path: str, body: dict[str, Any]) -> None:
         """Kopf hands an event to the operator, soon or as a fault says."""
-        if not self.operators or not ("/pods/" in path or "policies/" in path):
+        if not self.operators or not any(kind in path for kind in _WATCHED_BY_KOPF):
             return
         operator, deleted = self.operators[-1], kind == "DELETED"
         if "/pods/" in path:
             tell: Callable[[], object] = partial(operator.pod_event, body, deleted=deleted)
+        elif path.startswith(QUARANTINES):
+            quarantines = operator.engine.quarantines
+            tell = partial(quarantines.quarantine_event, body, deleted=deleted)
         else:
             tell = partial(operator.engine.policy_event, body, deleted=deleted)
         fault = self.event_faults.get(len(self.events), soon)
@@ -174,6 +192,17 @@ def _policy(body: dict[str, Any]) -> dict[str, Any]:
     status = body.get("status") or {}
     return {
         "matched": status.get("matchedNodes"),
+        "conditions": {
+            one["type"]: (one["status"], one["reason"]) for one in status.get("conditions", ())
+        },
+    }
+
+
+def _quarantine(body: dict[str, Any]) -> dict[str, Any]:
+    status = body.get("status") or {}
+    return {
+        "count": status.get("matchCount"),
+        "matches": [(one["node"], one["uuid"]) for one in status.get("matches", ())],
         "conditions": {
             one["type"]: (one["status"], one["reason"]) for one in status.get("conditions", ())
         },
@@ -248,6 +277,17 @@ async def loss(world: World) -> None:
     world.kube.change(inventory_path("n2"), request)
 
 
+async def quarantine(world: World) -> None:
+    """A part is condemned, and its node gets the taint."""
+    part = {"serial": serials(world.smi["n1"])[0]}
+    put_quarantine(world.kube, "rma", part, action="Taint")
+
+
+async def release(world: World) -> None:
+    """The part is released."""
+    world.kube.remove(quarantine_path("rma"))
+
+
 async def replacement(world: World) -> None:
     """The plugin's pod is replaced, which takes longer than a node may be without one."""
     world.kube.remove(pod_path("plugin-n1"))
@@ -289,11 +329,13 @@ SCENARIO: Final[tuple[Step, ...]] = (
     cold_start,
     swap,
     loss,
+    quarantine,
     replacement,
     departure,
     return_,
     restart,
     policy_change,
+    release,
     deletion,
 )
 
@@ -433,7 +475,7 @@ def _request_faults(method: str, path: str) -> Iterator[tuple[str, dict[str, Any
             yield f"given up, done after {delay:g} s", {"error": unreachable(), "delay": delay}
 
 
-COLLECTIONS: Final = ("nodes", "pods", "gpuinventories", "gpuinventorypolicies")
+COLLECTIONS: Final = ("nodes", "pods", "gpuinventories", "gpuinventorypolicies", "gpuquarantines")
 _EXEC_FAULTS: Final = {
     "closed": ExecAnswer(refusal=unreachable()),
     "401": ExecAnswer(refusal=rejected(errors.Unauthorized, 401, "Unauthorized")),
