@@ -16,8 +16,13 @@ from tests.support.smi_fixtures import serials
 
 IMAGE = "gpuid.local/quarantined-plugin:test"
 SMI = generate("h100", node="real-quarantine", gpus=2, pad_to=0)
-PLUGIN = {"app": "nvidia-device-plugin-daemonset"}
-SETTINGS: dict[str, Any] = {"QUARANTINE_TAINTS": "true"}
+PLUGIN = {"app": "quarantine-plugin"}
+"""Not those of the DaemonSet of the simulated nodes, which would adopt the pod."""
+SETTINGS: dict[str, Any] = {
+    "QUARANTINE_TAINTS": "true",
+    "LABEL_SELECTOR": "app=quarantine-plugin",
+    "CONTAINER": "nvidia-device-plugin",
+}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,7 @@ def is_unschedulable(cluster: LocalCluster, name: str) -> None:
     conditions = pod(cluster, name)["status"]["conditions"]
     found = next(one for one in conditions if one["type"] == "PodScheduled")
     assert found["reason"] == "Unschedulable"
-    assert TAINT in found["message"]
+    assert "untolerated taint" in found["message"]
 
 
 def has_taint(cluster: LocalCluster, wanted: bool) -> None:
