@@ -225,6 +225,13 @@ def policy_status(
             " s3, or install a version that knows the type"
         )
         ready = _condition(policy, "Ready", ConditionStatus.FALSE, "InvalidSink", words, now=now)
+    if policy.fault:
+        words = (
+            f"not in force: failed to parse the spec: {policy.fault}. The operator skips the"
+            " policy's nodes. If the spec was written for a later version of the operator, install"
+            " that version; otherwise correct the spec"
+        )
+        ready = _condition(policy, "Ready", ConditionStatus.FALSE, "NotUnderstood", words, now=now)
     if contenders:
         conflict = _condition(
             policy,

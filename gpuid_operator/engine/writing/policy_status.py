@@ -85,7 +85,7 @@ class PolicyStatuses:
 
     async def _round(self) -> None:
         claims = self._claims()
-        policies = list(self._state.policies)
+        policies = [*self._state.policies, *self._state.policies.unreadable]
         for name in self._failures.keys() - {policy.name for policy in policies}:
             del self._failures[name]
         for policy in policies:

@@ -33,7 +33,7 @@ def policy(kube: FakeKube, name: str, **spec: Any) -> Policy:
 
 
 def put(state: ClusterState, policy: Policy) -> bool:
-    return state.policies.put(policy.name, policy)
+    return state.policies.put(policy)
 
 
 def cached(name: str, *, policy: str = "", spec: dict[str, Any] | None = None) -> CachedInventory:
@@ -157,18 +157,18 @@ def test_nodes_whose_policy_cannot_be_parsed_are_skipped(
     put(state, policy(kube, "gold"))
     known = cached("n1", policy="gold")
     assert not state.policies.is_unreadable(known.policy)
-    assert state.policies.put("gold", None)
+    assert state.policies.put(Policy(name="gold", fault="spec: invalid"))
     assert list(state.policies) == []
     assert state.policies.is_unreadable(known.policy)
     assert not state.policies.is_unreadable("another")
-    assert not state.policies.put("gold", None)  # nothing has changed
+    assert not state.policies.put(Policy(name="gold", fault="spec: invalid"))  # nothing has changed
 
 
 @pytest.mark.parametrize("how", ["corrected", "deleted", "listed"])
 def test_nodes_are_not_skipped_once_the_policy_is_corrected_or_deleted(
     kube: FakeKube, state: ClusterState, how: str
 ) -> None:
-    state.policies.put_all([], unreadable=["gold"])
+    state.policies.put_all([Policy(name="gold", fault="spec: invalid")])
     known = cached("n1", policy="gold")
     assert state.policies.is_unreadable(known.policy)
     match how:

@@ -54,7 +54,7 @@ def statuses(kube: FakeKube, writing: Writing) -> Statuses:
 
 
 def put(kube: FakeKube, writing: Writing, name: str, **spec: Any) -> None:
-    writing.state.policies.put(name, Policy.from_object(put_policy(kube, name, **spec)))
+    writing.state.policies.put(Policy.from_object(put_policy(kube, name, **spec)))
 
 
 def status(kube: FakeKube, name: str) -> dict[str, Any]:
@@ -103,7 +103,7 @@ async def test_departed_and_skipped_nodes_do_not_count(
     if state == "Departed":
         put_inventory(kube, "n3", status={"state": "Departed"})
     else:
-        writing.state.policies.put("newer", None)
+        writing.state.policies.put(Policy(name="newer", fault="spec: invalid"))
         put_inventory(kube, "n3", status={"state": "Present", "policy": "newer"})
     writing.load("n3")
     async with statuses:
