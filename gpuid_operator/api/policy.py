@@ -18,6 +18,13 @@ LABEL_KEY_PATTERN: Final = (
     r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?"
     r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
 )
+PATTERNS: Final = {
+    LABEL_VALUE_PATTERN: "must be a label value: letters, digits, hyphens, underscores and dots,"
+    " beginning and ending with a letter or digit",
+    LABEL_KEY_PATTERN: "must be a label key such as app or example.com/app",
+}
+"""What the CRD says to a user whose value does not match a pattern."""
+
 _LabelValue = Annotated[str, Field(max_length=63, pattern=LABEL_VALUE_PATTERN)]
 
 

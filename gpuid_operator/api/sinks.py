@@ -63,6 +63,24 @@ class SSLMode(StrEnum):
     VERIFY_FULL = "verify-full"
 
 
+_KEY_PATTERN: Final = r"^[-._a-zA-Z0-9]+$"
+_TABLE_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_.]*$"
+_PARTITION_PATTERN: Final = r"^([^%]|%[YmdHMSjyV%])*$"
+
+PATTERNS: Final = {
+    NAME_PATTERN: "must be lower-case letters, digits and hyphens, such as fleet-1,"
+    " and begin and end with a letter or digit",
+    _URL_PATTERN: "must be a URL such as https://host.example/path, without spaces and credentials",
+    _ENDPOINT_PATTERN: "must be the URL of a server such as https://s3.example.com, without a path",
+    _KEY_PATTERN: "must be letters, digits, hyphens, underscores and dots, such as token",
+    _TABLE_PATTERN: "must be the name of a table such as serials or fleet.serials:"
+    " letters, digits and underscores",
+    _PARTITION_PATTERN: "must be text with no other fields than %Y, %m, %d, %H, %M, %S, %j, %y and"
+    " %V, and %% for a percent sign",
+}
+"""What the CRD says to a user whose value does not match a pattern."""
+
+
 class SecretKeyRef(Model):
     """A key of a Secret in the namespace of the operator.
 
@@ -71,7 +89,7 @@ class SecretKeyRef(Model):
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
     """Name of the Secret."""
-    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=_KEY_PATTERN)]
     """Key in the data of the Secret."""
 
 
@@ -140,10 +158,7 @@ class PostgresSink(Model):
     """Secret with the user name."""
     password_secret_ref: SecretKeyRef | None = None
     """Secret with the password."""
-    table: (
-        Annotated[str, Field(min_length=1, max_length=127, pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")]
-        | None
-    ) = None
+    table: Annotated[str, Field(min_length=1, max_length=127, pattern=_TABLE_PATTERN)] | None = None
     """Name of the table, optionally with its schema, such as `fleet.serials` (default
     `serials`)."""
     auto_migrate: bool | None = None
@@ -168,9 +183,7 @@ class S3Sink(Model):
     format: S3Format | None = None
     """Format of the objects: `csv`, gpuid's layout with sightings only (default), or `jsonl`, one
     record per line."""
-    partition: Annotated[str, Field(max_length=255, pattern=r"^([^%]|%[YmdHMSjyV%])*$")] | None = (
-        None
-    )
+    partition: Annotated[str, Field(max_length=255, pattern=_PARTITION_PATTERN)] | None = None
     """strftime pattern, in UTC, for the part of the key after the prefix (default
     year=%Y/month=%m/day=%d/hour=%H)."""
     insecure: bool | None = None

@@ -28,15 +28,15 @@ def consistent(status: InventoryStatus) -> InventoryStatus:
     newest = history[-1].sequence if history else 0
     sequence = max(status.sequence, newest) if status.sequence <= MAX_NUMBER else newest
     restored: dict[str, Any] = {
-        "history": history,
+        "history": history or None,
         "sequence": sequence,
-        "sinks": [_sink(sink, sequence) for sink in status.sinks or ()],
-        "checks": [_check(check) for check in status.checks or ()],
+        "sinks": [_sink(sink, sequence) for sink in status.sinks or ()] or None,
+        "checks": [_check(check) for check in status.checks or ()] or None,
     }
-    changed = {
-        name: value for name, value in restored.items() if value != (getattr(status, name) or type(value)())
+    known = {name: getattr(status, name) or None for name in restored} | {
+        "sequence": status.sequence
     }
-    return status.model_copy(update=changed) if changed else status
+    return status if restored == known else status.model_copy(update=restored)
 
 
 def _history(history: Sequence[HistoryEntry]) -> list[HistoryEntry]:

@@ -9,11 +9,13 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from gpuid_operator.api.inventory import InventoryStatus
-from tests.faults.campaign import SEED, WHOLE, Figures
+from tests.faults.campaign import WHOLE, Figures
 from tests.support import clock
 from tests.support.bystander import NODE, World, world
+from tests.support.engines import until
 from tests.support.objects import inventory_path
 from tests.support.schema_strategies import schema_of, values
 
@@ -61,6 +63,25 @@ def test_edited_statuses(figures: Row) -> None:
 
 
 async def meddle(made: World, edit: dict[str, Any]) -> None:
-    made.kube.change(inventory_path(NODE), lambda body: apply(body, edit))
+    """Edit the status of a node as a user does. It is right again after the next read, or an Event
+    says that the operator cannot parse it."""
+    path = inventory_path(NODE)
+    made.kube.change(path, lambda body: apply(body, edit))
     await asyncio.sleep(60)
+    if not is_parsed(made.kube.objects[path]["status"]):
+        await until(lambda: says_not_understood(made))
+        made.kube.change(path, lambda body: body.pop("status"))
     await made.is_working(NODE)
+
+
+def is_parsed(status: dict[str, Any]) -> bool:
+    try:
+        InventoryStatus.model_validate(status)
+    except ValidationError:
+        return False
+    return True
+
+
+def says_not_understood(made: World) -> bool:
+    posts = made.kube.asked("POST", "/events$")
+    return any(post.body["reason"] == "NotUnderstood" for post in posts)

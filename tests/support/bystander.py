@@ -92,7 +92,7 @@ class World:
     async def is_working(self, node: str) -> None:
         """A swap in the node is read, and reaches the sink."""
         uuid = self.swap(node)
-        await until(lambda: self.is_read(node) and self.has_record(node, uuid))
+        await until(lambda: self.is_read(node) and self.has_record(node, uuid), within=600)
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 """Strategies for hypothesis: values that a CRD's schema accepts, and values that break one rule.
 
-Rules in CEL are left out, as a server without them does, except for what makes a text a duration.
+Rules in CEL are left out, except for those about the form of one text.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from hypothesis import strategies as st
@@ -33,6 +34,7 @@ _LONGEST: Final = 4
 """Items of a generated list or map, so that whole objects stay small."""
 
 
+@cache
 def schema_of(kind: str, *path: str) -> Schema:
     """The schema of a kind, or that of a field below it."""
     (manifest,) = [one for one in crd_manifests() if one["spec"]["names"]["kind"] == kind]
@@ -88,8 +90,8 @@ def _texts(schema: Schema) -> st.SearchStrategy[str]:
     least, most = schema.get("minLength", 0), schema.get("maxLength", 64)
     if _is_duration(schema):
         drawn: st.SearchStrategy[str] = _DURATIONS | _matching(DURATION_PATTERN)
-    elif "pattern" in schema:
-        drawn = _matching(schema["pattern"])
+    elif (pattern := _pattern(schema)) is not None:
+        drawn = _matching(pattern)
     else:
         return st.text(_TEXT, min_size=least, max_size=min(most, max(least, 24)))
     return drawn.filter(lambda text: least <= len(text) <= most)
@@ -98,6 +100,14 @@ def _texts(schema: Schema) -> st.SearchStrategy[str]:
 def _matching(pattern: str) -> st.SearchStrategy[str]:
     """In Go, `$` is the end of the text, and `\\s` and the like are ASCII."""
     return st.from_regex(re.compile(re.sub(r"\$$", r"\\Z", pattern), re.ASCII))
+
+
+def _pattern(schema: Schema) -> str | None:
+    """The pattern of a text, which is a rule in CEL where a message explains it."""
+    for rule in schema.get("x-kubernetes-validations", ()):
+        if found := re.fullmatch(r"self\.matches\(r'(.*)'\)", rule["rule"]):
+            return found[1]
+    return schema.get("pattern")
 
 
 def _is_duration(schema: Schema) -> bool:
@@ -153,7 +163,7 @@ def _breaks(
             yield path, "minLength", steps, ""
         if "enum" in schema:
             yield path, "enum", steps, "Other"
-        if "pattern" in schema:
+        if _pattern(schema) is not None:
             yield path, "pattern", steps, "%%% \n"[: schema.get("maxLength", 5)]
         if _is_duration(schema):
             yield path, "duration", steps, "soon"

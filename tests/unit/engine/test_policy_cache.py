@@ -229,3 +229,22 @@ def test_a_written_status_does_not_replace_a_later_version(
     state.policies.remove("all")
     state.policies.put_status(later, PolicyStatus(matched_nodes=2), version="901")
     assert list(state.policies) == []
+
+
+def test_a_status_that_cannot_be_parsed_does_not_disable_the_policy(
+    kube: FakeKube, state: ClusterState
+) -> None:
+    body = put_policy(kube, "all", priority=1)
+    condition = {"type": "Ready", "status": "True", "reason": "InForce"}
+    condition["lastTransitionTime"] = "0000-01-01T00:00:00Z"
+    assert state.policies.take({**body, "status": {"conditions": [condition]}}, deleted=False)
+    assert [(one.name, one.status) for one in state.policies] == [("all", PolicyStatus())]
+
+
+def test_a_spec_that_is_edited_and_still_cannot_be_parsed_is_a_change(
+    kube: FakeKube, state: ClusterState
+) -> None:
+    """Its status has to name the generation."""
+    for spec in ("FromTheFuture", "AnotherFuture"):
+        assert state.policies.take(put_policy(kube, "later", nodeSelector=spec), deleted=False)
+    assert [one.generation for one in state.policies.unreadable] == [2]
