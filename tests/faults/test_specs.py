@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,11 +14,21 @@ from hypothesis import strategies as st
 
 from gpuid_operator.api.inventory import InventorySpec
 from gpuid_operator.api.policy import Policy
+from gpuid_operator.api.record import Record
+from gpuid_operator.api.sinks import Sink, SinkType
+from gpuid_operator.engine.delivery import manager
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
 from gpuid_operator.localcluster.errors import ApiError
+from gpuid_operator.sinks import base as sinks
+from gpuid_operator.sinks.registry import open_sink
 from tests.faults.campaign import SEED, WHOLE, Figures
+from tests.support import clock
+from tests.support.bystander import NODE, world
 from tests.support.check_scripts import policy_condition, put_policy
+from tests.support.engines import until
+from tests.support.objects import inventory_path, policy_path
+from tests.support.objects import put_policy as put_fake_policy
 from tests.support.operators import (
     INVENTORIES,
     POLICIES,
@@ -64,6 +76,52 @@ def test_what_the_schema_accepts_can_be_parsed(kind: str, figures: Row) -> None:
         else:
             assert Policy.from_object({"metadata": {"name": "any"}, "spec": spec}).fault == ""
         row.survived += 1
+
+
+class NoSink:
+    """A sink that accepts everything, in the place of those that would connect."""
+
+    async def send(self, records: Sequence[Record]) -> None:
+        """Accept them."""
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+def test_the_engine_under_generated_policies(figures: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policies and inventories in any number, also those that only a server without CEL accepts."""
+    row = figures("generated specs, engine")
+
+    def opened(spec: Sink, **options: Any) -> sinks.Sink:
+        return open_sink(spec, **options) if spec.type is SinkType.STDOUT else NoSink()
+
+    monkeypatch.setattr(manager, "open_sink", opened)
+    kinds = [schema_of(kind, "spec") for kind in KINDS]
+    worlds = st.tuples(st.lists(values(kinds[0]), min_size=1, max_size=3), values(kinds[1]))
+
+    async def play(policies: list[Any], spec: Any) -> None:
+        async with world() as made:
+            for number, policy in enumerate(policies):
+                body = put_fake_policy(made.kube, f"made-{number}", **policy)
+                made.harness.engine.policy_event(body, deleted=False)
+                row.injected += 1
+            made.kube.change(inventory_path(NODE), lambda body: body.update(spec=spec))
+            row.injected += 1
+            await until(
+                lambda: all(
+                    made.kube.objects[policy_path(f"made-{number}")]
+                    .get("status", {})
+                    .get("observedGeneration")
+                    for number in range(len(policies))
+                ),
+                within=60,
+            )
+            made.swap(NODE)
+            await asyncio.sleep(60)
+        row.survived += len(policies) + 1
+
+    for policies, spec in drawn(worlds, 2000 if WHOLE else 25):
+        clock.run(play(policies, spec))
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +206,7 @@ def test_generated_specs(cluster: LocalCluster, figures: Row) -> None:
                         assert "must" in said or "set exactly" in said or "require" in said, said
             accepted = {item["metadata"]["name"] for item in cluster.client.get(POLICIES)["items"]}
             for name in accepted & set(names):
-                eventually(lambda name=name: says_whether_in_force(cluster, name), within=60)
+                eventually(partial(says_whether_in_force, cluster, name), within=60)
             assert operator.process.poll() is None
             row.survived += 2 * len(names)
             for path in (POLICIES, INVENTORIES):

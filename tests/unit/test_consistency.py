@@ -61,8 +61,8 @@ def test_the_sequence_is_that_of_the_newest_entry_or_more(
 def test_a_cursor_is_not_ahead_of_the_history(edited: int, delivered: int) -> None:
     sinks = [{"name": "a", "type": "http", "deliveredSequence": edited}]
     known = status(1, 2, sequence=2).to_json()
-    (sink,) = consistent(InventoryStatus.model_validate({**known, "sinks": sinks})).sinks or ()
-    assert sink.delivered_sequence == delivered
+    made = consistent(InventoryStatus.model_validate({**known, "sinks": sinks})).sinks or []
+    assert [sink.delivered_sequence for sink in made] == [delivered]
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_no_more_transitions_of_a_check_are_recorded_than_there_are(
     edited: tuple[int | None, int | None], made: tuple[int | None, int | None]
 ) -> None:
     check = {"name": "c", "transitions": edited[0], "recorded": edited[1]}
-    (found,) = consistent(InventoryStatus.model_validate({"checks": [check]})).checks or ()
-    assert (found.transitions, found.recorded) == made
+    found = consistent(InventoryStatus.model_validate({"checks": [check]})).checks or []
+    assert [(one.transitions, one.recorded) for one in found] == [made]
 
 
 @given(models(InventoryStatus))
