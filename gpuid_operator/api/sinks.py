@@ -27,9 +27,11 @@ _ONE_OF_RULE: Final = {
 }
 
 # The API server's \s is ASCII, and pydantic's is Unicode; a policy that only the API server accepts
-# could not be read. These classes mean the same in both.
+# could not be read. These classes mean the same to both.
 _URL_PATTERN: Final = r"^https?://[^\t\n\f\r /@?#]+([/?][^\t\n\f\r ]*)?$"
-_ENDPOINT_PATTERN: Final = r"^https?://[^\t\n\f\r /@?#]+/?$"
+# Other characters in either of them make the S3 client panic, or lead to another object.
+_ENDPOINT_PATTERN: Final = r"^https?://([-A-Za-z0-9._]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?$"
+_BUCKET_PATTERN: Final = r"^[A-Za-z0-9][-A-Za-z0-9._]*$"
 
 Name = Annotated[str, Field(min_length=1, max_length=63, pattern=NAME_PATTERN)]
 _Text = Annotated[str, Field(min_length=1, max_length=253)]
@@ -71,7 +73,9 @@ PATTERNS: Final = {
     NAME_PATTERN: "must be lower-case letters, digits and hyphens, such as fleet-1,"
     " and begin and end with a letter or digit",
     _URL_PATTERN: "must be a URL such as https://host.example/path, without spaces and credentials",
-    _ENDPOINT_PATTERN: "must be the URL of a server such as https://s3.example.com, without a path",
+    _ENDPOINT_PATTERN: "must be the URL of a server such as https://s3.example.com:9000,"
+    " without a path",
+    _BUCKET_PATTERN: "must be the name of a bucket: letters, digits, hyphens, underscores and dots",
     _KEY_PATTERN: "must be letters, digits, hyphens, underscores and dots, such as token",
     _TABLE_PATTERN: "must be the name of a table such as serials or fleet.serials:"
     " letters, digits and underscores",
@@ -169,7 +173,7 @@ class PostgresSink(Model):
 class S3Sink(Model):
     """Puts records as objects into an S3-compatible bucket."""
 
-    bucket: Annotated[str, Field(min_length=1, max_length=255)]
+    bucket: Annotated[str, Field(min_length=1, max_length=255, pattern=_BUCKET_PATTERN)]
     """Name of the bucket."""
     prefix: Annotated[str, Field(max_length=512)] | None = None
     """Prefix of the object keys, without a leading or trailing slash."""
