@@ -9,9 +9,15 @@ from typing import Annotated, Any, Final
 from pydantic import Field, ValidationError
 
 from gpuid_operator.api.inventory import Condition
-from gpuid_operator.api.meta import MAX_CHECKS, MAX_SINKS
+from gpuid_operator.api.meta import (
+    MAX_CHECKS,
+    MAX_DRIVERS,
+    MAX_GPUS,
+    MAX_PRODUCTS,
+    MAX_SINKS,
+)
 from gpuid_operator.api.sinks import Name, Sink
-from gpuid_operator.api.values import Duration, Model, first_fault
+from gpuid_operator.api.values import Duration, Model, Text, first_fault
 
 LABEL_VALUE_PATTERN: Final = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 LABEL_KEY_PATTERN: Final = (
@@ -87,6 +93,17 @@ class Check(Model):
     so that its controller recreates it."""
 
 
+class Expectation(Model):
+    """What each node of the policy should have; omitted fields expect nothing."""
+
+    gpus: Annotated[int, Field(ge=0, le=MAX_GPUS)] | None = None
+    """Number of GPUs, including lost ones."""
+    products: Annotated[list[Text], Field(min_length=1, max_length=MAX_PRODUCTS)] | None = None
+    """Product names, one of which every GPU has (nvidia-smi: product_name)."""
+    drivers: Annotated[list[Text], Field(min_length=1, max_length=MAX_DRIVERS)] | None = None
+    """Driver versions, one of which the node has."""
+
+
 class PolicySpec(Model):
     """Settings for the selected nodes. Omitted fields take the value of the built-in policy."""
 
@@ -110,6 +127,8 @@ class PolicySpec(Model):
     """Sinks to deliver changes to. If omitted, the built-in sink of the operator; `[]` for none."""
     checks: Annotated[list[Check], Field(max_length=MAX_CHECKS)] | None = None
     """Commands to run on each node. They only run if the operator allows policy checks."""
+    expect: Expectation | None = None
+    """What each node should have, shown by the condition AsExpected (default: nothing)."""
 
 
 class PolicyStatus(Model):

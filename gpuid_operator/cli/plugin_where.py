@@ -10,6 +10,7 @@ from typing import Any, Final
 from gpuid_operator.api.inventory import ConditionStatus, ConditionType, Inventory
 from gpuid_operator.api.values import format_time
 from gpuid_operator.cli.plugin_clusters import Cluster, Clusters, say
+from gpuid_operator.cli.plugin_quarantine import notes
 from gpuid_operator.cli.plugin_table import CLUSTER, Column, show
 from gpuid_operator.plan.conditions import find
 from gpuid_operator.plan.placement import Placement, canonical, newest_first
@@ -28,6 +29,7 @@ _COLUMNS: Final = (
     Column("since", "FROM", absent=_UNKNOWN),
     Column("until", "TO", absent=_UNKNOWN),
     Column("state", "STATE", condition=True),
+    Column("quarantines", "QUARANTINES", sparse=True),
     Column("product", "PRODUCT", wide=True),
     Column("chassis", "CHASSIS", wide=True),
     Column("lastReadTime", "LAST READ", wide=True, age=True),
@@ -60,6 +62,7 @@ async def where(clusters: Clusters, identifier: str, *, scan: bool, output: str)
                 f"{identifier} not found: no node of {clusters.names} has or had a GPU or chassis"
                 " with this serial or UUID"
             )
+            await _note_quarantines(clusters, {identifier})
         return False
     order = {id(one.placement): one for one in found}
     rows = [
@@ -70,7 +73,16 @@ async def where(clusters: Clusters, identifier: str, *, scan: bool, output: str)
     show(rows, _COLUMNS, output=output, several=clusters.several)
     for line in dict.fromkeys(filter(None, map(_warning, found))):
         say(line)
+    names = {name for one in found for name in one.placement.names}
+    await _note_quarantines(clusters, {identifier, *names})
     return True
+
+
+async def _note_quarantines(clusters: Clusters, identifiers: set[str]) -> None:
+    """Print the quarantines that list the part, also where it is not present now."""
+    for _, lines in await clusters.ask(lambda cluster: notes(cluster, identifiers)):
+        for line in lines:
+            say(line)
 
 
 async def _look_up(clusters: Clusters, identifier: str) -> list[_Found]:
@@ -126,6 +138,7 @@ def _row(found: _Found) -> dict[str, Any]:
         else "Past",
         "uuid": placement.uuid,
         "serial": placement.serial,
+        "quarantines": list(placement.quarantines),
         "formerSerials": list(placement.former_serials),
         "chassis": placement.chassis,
         "pciAddress": placement.pci_address,

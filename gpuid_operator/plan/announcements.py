@@ -14,10 +14,14 @@ _WARNINGS: Final = frozenset(
         HistoryType.GPU_REMOVED,
         HistoryType.GPU_LOST,
         HistoryType.CHECK_FAILED,
+        HistoryType.GPU_QUARANTINED,
         HistoryType.DROPPED,
     }
 )
 _CHECKS: Final = frozenset({HistoryType.CHECK_FAILED, HistoryType.CHECK_PASSED})
+_QUARANTINE: Final = frozenset({HistoryType.GPU_QUARANTINED, HistoryType.GPU_RELEASED})
+_ALWAYS: Final = _CHECKS | _QUARANTINE
+"""Types with an Event also where the first read of a node brings them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,13 @@ class Announcement:
         return self.type in _WARNINGS
 
     @property
-    def about_check(self) -> bool:
-        """Whether it is about a check, and not about hardware or node."""
-        return self.type in _CHECKS
+    def log_message(self) -> str:
+        """The message of the line in the log that has the same content."""
+        if self.type in _CHECKS:
+            return "recorded check result"
+        if self.type in _QUARANTINE:
+            return "recorded quarantine"
+        return "recorded hardware change"
 
 
 def announcements(entries: Sequence[HistoryEntry], *, first_read: bool) -> list[Announcement]:
@@ -45,12 +53,13 @@ def announcements(entries: Sequence[HistoryEntry], *, first_read: bool) -> list[
     ---------------------------------|------
     Sighted                          | no: it reports no change
     CheckFailed, CheckPassed         | yes
+    GPUQuarantined, GPUReleased      | yes: also where the part comes with a new node
     another type, of a first read    | no: a first read finds GPUs, and changes nothing
     another type, of any other write | yes
     """
     by_type: dict[HistoryType, list[HistoryEntry]] = defaultdict(list)
     for entry in entries:
-        if entry.type is not HistoryType.SIGHTED and (entry.type in _CHECKS or not first_read):
+        if entry.type is not HistoryType.SIGHTED and (entry.type in _ALWAYS or not first_read):
             by_type[entry.type].append(entry)
     return [Announcement(type_, event_message(group)) for type_, group in by_type.items()]
 
@@ -76,6 +85,8 @@ def _gpu(entry: HistoryEntry) -> str:
 
 
 def _change(entry: HistoryEntry) -> str:
+    if entry.type in _QUARANTINE:
+        return ": ".join(filter(None, (f"quarantine {entry.to or entry.from_}", entry.message)))
     if entry.message or not (entry.from_ or entry.to):
         return entry.message or ""
     return f"from {entry.from_ or 'none'} to {entry.to or 'none'}"

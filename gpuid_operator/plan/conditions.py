@@ -67,6 +67,29 @@ def updated(
     return sorted(merged.values(), key=lambda item: order.index(item.type))
 
 
+def of_object(
+    conditions: Sequence[Condition] | None,
+    kind: str,
+    status: ConditionStatus,
+    reason: str,
+    message: str = "",
+    *,
+    generation: int,
+    now: datetime,
+) -> Condition:
+    """The next condition of a policy or a quarantine that has these conditions now."""
+    before = next((item for item in conditions or () if item.type == kind), None)
+    same = before is not None and before.status is status
+    return Condition(
+        type=kind,
+        status=status,
+        reason=reason,
+        message=truncate(message, MAX_CONDITION_MESSAGE),
+        observed_generation=generation,
+        last_transition_time=before.last_transition_time if before and same else now,
+    )
+
+
 def read_ok(unread: Sequence[tuple[str, GPU]]) -> ConditionUpdate:
     """The condition `Ready` after a successful read; `unread` are the known identity facts that
     it does not have."""

@@ -20,6 +20,8 @@ from gpuid_operator.plan.conditions import ConditionUpdate
 from gpuid_operator.plan.diff import HistoryWriter
 from gpuid_operator.plan.identity import Key
 from gpuid_operator.plan.outbox import SinkFilter
+from gpuid_operator.plan.quarantine import QuarantineIndex
+from gpuid_operator.plan.quarantine_marks import mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class StatusContext:
     suspended: bool = False
     checks: frozenset[str] | None = None
     """Names of the checks whose results the status keeps; None keeps all."""
+    quarantines: QuarantineIndex | None = None
+    """All quarantines; None while they are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +82,26 @@ def build_change(
     context: StatusContext,
     updates: dict[ConditionType, ConditionUpdate | None],
 ) -> StatusChange:
-    """Build the next status from facts and entries: bound the history, advance the cursors, set the
-    conditions."""
+    """Build the next status from facts and entries: mark the GPUs in quarantine, bound the history,
+    advance the cursors, set the conditions."""
     sinks = facts.get("sinks", previous.sinks)
-    entries = list(entries)
+    present = facts.get("state", previous.state) is not InventoryState.DEPARTED
+    marks = mark(
+        previous,
+        facts.get("gpus", previous.gpus),
+        present=present,
+        index=context.quarantines,
+        writer=writer,
+    )
+    entries = [*entries, *marks.entries]
     log = [*(previous.history or ()), *entries]
-    state = facts.get("state", previous.state)
     settled = outbox.settle(sinks, log, sink_filters=context.sink_filters, sequence=writer.sequence)
     cursors = [sink.delivered_sequence for sink in settled]
     waiting = outbox.undelivered(log, context.sink_filters, cursors)
     kept = history.bounded(
         log,
-        gpus=facts.get("gpus", previous.gpus) or (),
-        present=state is not InventoryState.DEPARTED,
+        gpus=marks.gpus or (),
+        present=present,
         waiting=waiting,
         writer=writer,
     )
@@ -114,7 +125,10 @@ def build_change(
         checks = [check for check in checks if check.name in context.checks]
     changes = [entry.time for entry in entries if entry.type is not HistoryType.SIGHTED]
     now = writer.now
+    if marks.condition is not None:
+        updates = updates | {ConditionType.QUARANTINED: marks.condition}
     update = facts | {
+        "gpus": marks.gpus,
         "observed_generation": context.generation,
         "policy": context.policy,
         "sequence": writer.sequence,

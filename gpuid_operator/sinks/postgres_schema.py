@@ -33,7 +33,9 @@ SELECT c.oid, c.relkind IN ('r', 'p') AS is_table, n.nspname::text AS schema,
        (SELECT pg_get_serial_sequence(format('%I.%I', n.nspname, c.relname), 'id')
         FROM pg_attribute WHERE attrelid = c.oid AND attname = 'id'
          AND attidentity = '' AND atthasdef AND attnotnull) AS serial_sequence,
-       to_regclass(format('%I.gpu_current', n.nspname)) IS NOT NULL AS has_current,
+       EXISTS (SELECT FROM pg_attribute
+               WHERE attrelid = to_regclass(format('%I.gpu_current', n.nspname))
+                 AND attname = 'quarantined') AS has_current,
        to_regclass(format('%I.gpu_sightings', n.nspname)) IS NOT NULL AS has_sightings
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = to_regclass($1)
@@ -219,7 +221,7 @@ def _identity(table: str, sequence: str) -> list[str]:
 def _views(schema: str | None, table: str, there: frozenset[str]) -> list[str]:
     bodies = {"gpu_current": _CURRENT, "gpu_sightings": _SIGHTINGS}
     return [
-        f"CREATE VIEW {quoted(schema, name)} AS\n{body.format(table=table).strip()}"
+        f"CREATE OR REPLACE VIEW {quoted(schema, name)} AS\n{body.format(table=table).strip()}"
         for name, body in bodies.items()
         if name not in there
     ]
@@ -227,6 +229,8 @@ def _views(schema: str | None, table: str, there: frozenset[str]) -> list[str]:
 
 # A GPU that moves is added on its new node before it is removed from its old node. So the current
 # node is that of the newest record that is not a removal; select the newest record there.
+# A quarantined GPU has more quarantines than releases since it was added to the node: a GPU that
+# leaves takes its quarantines along, without a release.
 _CURRENT: Final = """
 WITH host AS (
   SELECT DISTINCT ON (uuid) uuid, cluster, node FROM {table}
@@ -234,8 +238,19 @@ WITH host AS (
   ORDER BY uuid, read_time DESC, id DESC)
 SELECT DISTINCT ON (r.uuid) r.uuid, r.gpu, r.chassis, r.cluster, r.node, r.machine, r.pci,
        r.product, r.driver, r.event, r.event IS DISTINCT FROM 'GPURemoved' AS present,
-       r.read_time, r.source, r.record_id
+       r.read_time, r.source, r.record_id,
+       r.event IS DISTINCT FROM 'GPURemoved' AND coalesce(q.quarantined, false) AS quarantined
 FROM {table} r LEFT JOIN host h ON h.uuid = r.uuid
+LEFT JOIN LATERAL (
+  SELECT count(*) FILTER (WHERE event = 'GPUQuarantined')
+         > count(*) FILTER (WHERE event = 'GPUReleased') AS quarantined
+  FROM {table} e
+  WHERE e.uuid = h.uuid AND e.cluster = h.cluster AND e.node = h.node
+    AND (e.read_time, e.id) >= (
+      SELECT a.read_time, a.id FROM {table} a
+      WHERE a.uuid = h.uuid AND a.cluster = h.cluster AND a.node = h.node
+        AND a.event = 'GPUAdded'
+      ORDER BY a.read_time DESC, a.id DESC LIMIT 1)) q ON true
 WHERE r.uuid IS NOT NULL
   AND (h.uuid IS NULL OR (r.cluster = h.cluster AND r.node = h.node))
 ORDER BY r.uuid, r.read_time DESC, r.id DESC

@@ -213,7 +213,7 @@ async def test_without_auto_migrate_the_sql_is_in_the_error(
     sink = database.sink()
     with pytest.raises(Refused, match=r'table "public"\."serials" does not exist') as caught:
         await sink.send([record()])
-    assert 'CREATE VIEW "public"."gpu_current"' in caught.value.detail
+    assert 'CREATE OR REPLACE VIEW "public"."gpu_current"' in caught.value.detail
     await database.connection.execute(caught.value.detail)
     await sink.send([record()])
     writer = await _writer(database, make_secrets, "serials")
@@ -319,6 +319,68 @@ async def test_gpu_current_tells_where_each_gpu_is(database: Database, record: A
         ("GPU-same-second", "prod", "d", "GPUAdded", True),
         ("GPU-stays", "prod", "a", "HealthChanged", True),
     ]
+
+
+async def test_gpu_current_tells_which_gpus_are_quarantined(
+    database: Database, record: Any
+) -> None:
+    def at(seconds: int, node: str, uuid: str, event: str = "GPUAdded", **more: Any) -> Any:
+        time = TIME + timedelta(seconds=seconds)
+        return record(node=node, uuid=uuid, event=event, time=time, **more)
+
+    await database.sink(autoMigrate=True).send(
+        [
+            # In one second, as a first read writes them.
+            at(0, "a", "GPU-condemned"),
+            at(0, "a", "GPU-condemned", "GPUQuarantined", to="rma-1"),
+            at(0, "a", "GPU-lifted"),
+            at(1, "a", "GPU-lifted", "GPUQuarantined", to="rma-1"),
+            at(2, "a", "GPU-lifted", "GPUReleased", from_="rma-1"),
+            at(0, "a", "GPU-twice"),
+            at(1, "a", "GPU-twice", "GPUQuarantined", to="rma-1"),
+            at(1, "a", "GPU-twice", "GPUQuarantined", to="rma-2"),
+            at(2, "a", "GPU-twice", "GPUReleased", from_="rma-1"),
+            # A GPU that leaves takes its quarantine along; at its new node it is found again.
+            at(0, "a", "GPU-moved"),
+            at(1, "a", "GPU-moved", "GPUQuarantined", to="rma-1"),
+            at(5, "b", "GPU-moved"),
+            at(5, "b", "GPU-moved", "GPUQuarantined", to="rma-1"),
+            at(6, "b", "GPU-moved", "GPUReleased", from_="rma-1"),
+            at(9, "a", "GPU-moved", "GPURemoved"),
+            at(0, "a", "GPU-left"),
+            at(1, "a", "GPU-left", "GPUQuarantined", to="rma-1"),
+            at(9, "a", "GPU-left", "GPURemoved"),
+            at(0, "c", "GPU-back"),
+            at(1, "c", "GPU-back", "GPUQuarantined", to="rma-1"),
+            at(2, "c", "GPU-back", "GPURemoved"),
+            at(3, "c", "GPU-back"),
+            at(0, "a", "GPU-never"),
+        ]
+    )
+    rows = await database.rows("SELECT uuid, quarantined FROM gpu_current ORDER BY uuid")
+    assert dict(rows) == {
+        "GPU-back": False,
+        "GPU-condemned": True,
+        "GPU-left": False,
+        "GPU-lifted": False,
+        "GPU-moved": False,
+        "GPU-never": False,
+        "GPU-twice": True,
+    }
+
+
+async def test_an_older_gpu_current_gets_its_new_column(database: Database, record: Any) -> None:
+    await database.sink(autoMigrate=True).send([record(uuid="GPU-1", event="GPUAdded")])
+    columns = (
+        "uuid, gpu, chassis, cluster, node, machine, pci, product, driver, event, true AS present,"
+        " read_time, source, record_id"
+    )
+    await database.connection.execute("DROP VIEW gpu_current")
+    await database.connection.execute(f"CREATE VIEW gpu_current AS SELECT {columns} FROM serials")
+    await database.sink(autoMigrate=True).send(
+        [record(uuid="GPU-1", event="GPUQuarantined", to="rma-1")]
+    )
+    assert await database.rows("SELECT quarantined FROM gpu_current") == [(True,)]
 
 
 async def test_gpu_sightings_tells_from_when_to_when(database: Database, record: Any) -> None:

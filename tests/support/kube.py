@@ -17,7 +17,12 @@ from typing import Any, Final
 
 import orjson
 
-from gpuid_operator.api.meta import API_VERSION, INVENTORY_PLURAL, POLICY_PLURAL
+from gpuid_operator.api.meta import (
+    API_VERSION,
+    INVENTORY_PLURAL,
+    POLICY_PLURAL,
+    QUARANTINE_PLURAL,
+)
 from gpuid_operator.kube import errors
 from gpuid_operator.kube.client import APPLY_PATCH, ONLY_METADATA, KubeClient
 from tests.support.api_objects import content, matches, merge, within
@@ -26,12 +31,13 @@ from tests.support.fake_exec import ExecHandler, FakeWebSockets
 
 INVENTORIES: Final = f"/apis/{API_VERSION}/{INVENTORY_PLURAL}"
 POLICIES: Final = f"/apis/{API_VERSION}/{POLICY_PLURAL}"
+QUARANTINES: Final = f"/apis/{API_VERSION}/{QUARANTINE_PLURAL}"
 NODES: Final = "/api/v1/nodes"
 EVENTS: Final = "/api/v1/namespaces/default/events"
 
 _COLLECTION: Final = re.compile(
     r"(?:/api/v1|/apis/[^/]+/[^/]+)(?:/namespaces/[^/]+)?"
-    r"/(?:nodes|pods|events|secrets|leases|gpuinventories|gpuinventorypolicies)$"
+    r"/(?:nodes|pods|events|secrets|leases|gpuinventories|gpuinventorypolicies|gpuquarantines)$"
 )
 _FIRST: Final = 100
 """The resourceVersion of the empty cluster."""
@@ -77,7 +83,7 @@ class FakeKube(KubeClient):
         self.requests: list[Request] = []
         self.exec = ExecHandler()
         self.websockets = FakeWebSockets(self.exec)  # type: ignore[assignment]
-        self.served = {INVENTORY_PLURAL, POLICY_PLURAL}
+        self.served = {INVENTORY_PLURAL, POLICY_PLURAL, QUARANTINE_PLURAL}
         """Plurals of our kinds that the server serves; the rest of their paths is 404."""
         self.oldest = _FIRST
         """A watch from before this version is Gone."""
@@ -245,7 +251,7 @@ class FakeKube(KubeClient):
         return None
 
     def _check_served(self, path: str) -> None:
-        for plural in (INVENTORY_PLURAL, POLICY_PLURAL):
+        for plural in (INVENTORY_PLURAL, POLICY_PLURAL, QUARANTINE_PLURAL):
             if f"/{plural}" in path and plural not in self.served:
                 raise _error(errors.NotFound, 404, "NotFound", "404 page not found")
 

@@ -78,6 +78,7 @@ _KINDS = [
     *("add", "remove", "move", "exchange", "swap", "lose", "unreadable", "recover"),
     *("change", "health", "upgrade", "restart", "reboot", "another machine"),
     *("fail", "depart", "deliver", "deliver", "refuse", "sink", "suspend", "day"),
+    *("quarantine", "quarantine", "lift", "forget quarantines", "later quarantine"),
 ]
 
 EVENTS: st.SearchStrategy[list[Event]] = st.lists(

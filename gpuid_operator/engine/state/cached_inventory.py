@@ -27,6 +27,7 @@ from gpuid_operator.plan.conditions import find
 from gpuid_operator.plan.consistency import consistent
 from gpuid_operator.plan.labels import Pair
 from gpuid_operator.plan.ownership import foreign_checks
+from gpuid_operator.plan.quarantine import Identifiers
 from gpuid_operator.plan.status import request_token
 from gpuid_operator.plan.unrecorded import has_unrecorded_results
 
@@ -82,8 +83,10 @@ class CachedInventory:
     """Whether the status says that reads are suspended."""
     observed_generation: int = 0
     node: NodeInfo | None = None
-    pairs: tuple[Pair, ...] | None = None
-    """(chassis, serial) of each GPU; None before the first successful read."""
+    identifiers: tuple[Identifiers, ...] | None = None
+    """Those of each GPU, in order; None before the first successful read."""
+    quarantines: tuple[str, ...] = ()
+    """Names of the quarantines that the GPUs are marked with."""
     checks: tuple[CheckStatus, ...] = ()
     """Last results of the checks, without their output."""
     unsettled: bool = False
@@ -130,9 +133,10 @@ class CachedInventory:
             check.model_copy(update={"stdout": None, "stderr": None})
             for check in status.checks or ()
         )
-        pairs: tuple[Pair, ...] | None = None
+        identifiers: tuple[Identifiers, ...] | None = None
         if status.gpus is not None:
-            pairs = tuple((gpu.chassis_serial, gpu.serial) for gpu in status.gpus)
+            identifiers = tuple(map(Identifiers.of, status.gpus))
+        names = {name for gpu in status.gpus or () for name in gpu.quarantines or ()}
         return replace(
             self,
             resource_version=resource_version,
@@ -148,7 +152,8 @@ class CachedInventory:
             suspended=ready is not None and ready.reason == "Suspended",
             observed_generation=status.observed_generation or 0,
             node=status.node,
-            pairs=pairs,
+            identifiers=identifiers,
+            quarantines=tuple(sorted(names)),
             checks=checks,
             unsettled=has_unrecorded_results(
                 checks, find(status.conditions, ConditionType.CHECKS_PASSED)
@@ -164,6 +169,13 @@ class CachedInventory:
         if not self.packed:
             return InventoryStatus()
         return InventoryStatus.model_validate(orjson.loads(zlib.decompress(self.packed)))
+
+    @property
+    def pairs(self) -> tuple[Pair, ...] | None:
+        """(chassis, serial) of each GPU; None before the first successful read."""
+        if self.identifiers is None:
+            return None
+        return tuple((gpu.chassis, gpu.serial) for gpu in self.identifiers)
 
     @property
     def managed(self) -> bool:

@@ -35,6 +35,12 @@ class Observer:
             self._metrics.forget_node(name)
             return
         self._metrics.set_gpus(name, map(_identity, status.gpus or ()))
+        marks = [
+            (gpu.uuid or "", gpu.serial or "", quarantine)
+            for gpu in status.gpus or ()
+            for quarantine in gpu.quarantines or ()
+        ]
+        self._metrics.set_quarantined(name, marks)
         results = {check.name: check.passed for check in status.checks or ()}
         self._metrics.set_checks(
             name, {check: passed for check, passed in results.items() if passed is not None}
@@ -62,8 +68,12 @@ class Observer:
 
     def _announce(self, written: StatusWritten, entries: list[HistoryEntry]) -> None:
         for event in announcements(entries, first_read=written.before.gpus is None):
-            done = "recorded check result" if event.about_check else "recorded hardware change"
-            _log.info(done, node=written.name, change=event.type.value, what=event.message)
+            _log.info(
+                event.log_message,
+                node=written.name,
+                change=event.type.value,
+                what=event.message,
+            )
             self._recorder.post(
                 written.name,
                 written.uid,
