@@ -124,13 +124,6 @@ def test_the_engine_under_generated_policies(figures: Row, monkeypatch: pytest.M
         clock.run(play(policies, spec))
 
 
-@pytest.fixture(scope="module")
-def cluster(local_cluster: Callable[..., LocalCluster]) -> LocalCluster:
-    made = local_cluster(nodes=0)
-    made.add_node(BYSTANDER, xml=machine(BYSTANDER))
-    return made
-
-
 def create(cluster: LocalCluster, kind: str, name: str, spec: Any) -> str:
     """What the API server says to an object that it refuses; nothing if it accepts it."""
     body = {
@@ -192,6 +185,7 @@ def test_what_breaks_one_rule_is_refused_in_words(
 def test_generated_specs(cluster: LocalCluster, figures: Row) -> None:
     """Each policy says within a minute whether it is in force, and no other object is harmed."""
     row = figures("generated specs")
+    cluster.add_node(BYSTANDER, xml=machine(BYSTANDER))
     own = {"matchLabels": {"kubernetes.io/hostname": BYSTANDER}}
     put_policy(cluster, "a-bystander", priority=1_000_000, nodeSelector=own)
     with Operator(cluster, POLICY_CHECKS="true") as operator:
@@ -228,6 +222,7 @@ def test_generated_specs(cluster: LocalCluster, figures: Row) -> None:
         assert added == ["GPURemoved", "GPUAdded", "Sighted"]
         assert inventory(cluster, BYSTANDER).get("spec", {}) == {}
     assert policy_condition(cluster, "a-bystander", "Ready")[:2] == ("True", "InForce")
+    cluster.client.send(Request("DELETE", f"{POLICIES}/a-bystander"))
 
 
 def _specs(kind: str, *, seed_of: int, count: int) -> list[Any]:

@@ -219,6 +219,7 @@ def test_the_command_prints_or_writes_them(tmp_path: Path) -> None:
     assert set(files) == {
         "gpuid.github.com_gpuinventories.yaml",
         "gpuid.github.com_gpuinventorypolicies.yaml",
+        "gpuid.github.com_gpuquarantines.yaml",
     }
 
 
