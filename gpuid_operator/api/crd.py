@@ -29,7 +29,7 @@ _RULES: Final = {
 }
 
 # The API server answers a value that does not match a `pattern` with the pattern alone.
-_PATTERNS: Final = {**sinks.PATTERNS, **policy.PATTERNS}
+_PATTERNS: Final = {**sinks.PATTERNS, **policy.PATTERNS, **quarantine.PATTERNS}
 
 # Server-side apply merges these lists by key, so that two writers can own different items. All
 # others are atomic: managedFields for 500 history entries would outgrow the object.

@@ -16,11 +16,18 @@ MAX_REASON: Final = 256
 UNKNOWN_SERIALS: Final = ("na", "n/a", "[n/a]", "none", "unknown", "unknown error")
 """What stands for an unknown serial, in lower case: no part can be found by it."""
 
+_UUID_PATTERN: Final = r"^GPU-[0-9A-Za-z-]+$"
+PATTERNS: Final = {
+    _UUID_PATTERN: "must be the UUID of a GPU as nvidia-smi prints it:"
+    " GPU- followed by hexadecimal digits and hyphens"
+}
+"""What the CRD says to a user whose value does not match a pattern."""
+
 
 class Part(Model):
     """A GPU, a board or a chassis: exactly one of the fields."""
 
-    uuid: Annotated[str, Field(max_length=128, pattern=r"^GPU-[0-9A-Za-z-]+$")] | None = None
+    uuid: Annotated[str, Field(max_length=128, pattern=_UUID_PATTERN)] | None = None
     """UUID of a GPU, `GPU-…`, as nvidia-smi prints it."""
     serial: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Serial number of a board, which all of its GPUs share."""

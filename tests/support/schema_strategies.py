@@ -77,6 +77,7 @@ def _lists(schema: Schema) -> st.SearchStrategy[Any]:
     keys = schema.get("x-kubernetes-list-map-keys")
     return st.lists(
         values(schema["items"]),
+        min_size=schema.get("minItems", 0),
         max_size=min(_LONGEST, schema["maxItems"]),
         unique_by=(lambda item: tuple(item[key] for key in keys)) if keys else None,
     )

@@ -148,7 +148,9 @@ def test_rules_tell_the_user_what_to_write() -> None:
 
 
 def test_no_pattern_of_a_spec_stands_without_words() -> None:
-    assert [path for path, node in NODES if ".spec" in path and "pattern" in node] == []
+    """Except for label values: a rule for each would exceed the API server's budget."""
+    bare = {path for path, node in NODES if ".spec" in path and "pattern" in node}
+    assert {path for path in bare if not path.endswith((".values[]", ".matchLabels{}"))} == set()
 
 
 def rules_of(node: dict[str, Any]) -> list[dict[str, str]]:
