@@ -56,9 +56,8 @@ def test_nodes_are_ready_and_look_like_gpu_nodes(cluster: LocalCluster) -> None:
 
 def test_namespaces_and_crds_are_there(cluster: LocalCluster) -> None:
     cluster.kubectl("get", "namespace", "gpu-operator", "gpuid")
-    assert (
-        cluster.kubectl("get", "gpuinventories,gpuinventorypolicies,gpuquarantines").returncode == 0
-    )
+    kinds = "gpuinventories,gpuinventorypolicies,gpuquarantines"
+    assert cluster.kubectl("get", kinds).returncode == 0
 
 
 def test_exec_prints_the_file_of_the_node(cluster: LocalCluster) -> None:

@@ -277,17 +277,18 @@ class NodeModel:
         self._reconsider()
 
     def sink(self, one: int, other: int) -> None:
-        """A sink comes or goes."""
+        """A sink comes, in place of another one of its name, or goes."""
         sink_filter = SINKS[one % len(SINKS)]
-        sink_filters = [known for known in self.context.sink_filters if known != sink_filter]
-        if len(sink_filters) == len(self.context.sink_filters):
+        before = self.context.sink_filters
+        sink_filters = [known for known in before if known.name != sink_filter.name]
+        for gone in set(before) - set(sink_filters):
+            del self.owed[gone]
+            self.got.pop(gone, None)
+        if sink_filter not in before:
             sink_filters.insert(other % (len(sink_filters) + 1), sink_filter)
             # It starts from what the history holds.
             held = self.status.history or ()
             self.owed[sink_filter] = {entry.sequence for entry in held if sink_filter.takes(entry)}
-        else:
-            del self.owed[sink_filter]
-            self.got.pop(sink_filter, None)
         self.context = replace(self.context, sink_filters=tuple(sink_filters))
         self._reconsider()
 
