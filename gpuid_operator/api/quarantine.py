@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from gpuid_operator.api.conditions import Condition
 from gpuid_operator.api.meta import MAX_QUARANTINE_MATCHES, MAX_QUARANTINE_PARTS
@@ -99,15 +100,19 @@ class Quarantine(Model):
 
     @classmethod
     def from_object(cls, body: dict[str, Any]) -> Quarantine:
-        """Read an API object. Raises pydantic.ValidationError for an invalid one."""
+        """Read an API object. Raises pydantic.ValidationError for an invalid spec. An invalid
+        status is read as an empty one: the operator writes the whole status again."""
         meta = body.get("metadata", {})
+        status = QuarantineStatus()
+        with suppress(ValidationError):
+            status = QuarantineStatus.model_validate(body.get("status") or {})
         return cls(
             name=meta["name"],
             uid=meta.get("uid", ""),
             generation=meta.get("generation", 0),
             resource_version=meta.get("resourceVersion", ""),
             spec=QuarantineSpec.model_validate(body.get("spec") or {}),
-            status=QuarantineStatus.model_validate(body.get("status") or {}),
+            status=status,
         )
 
 
