@@ -93,7 +93,7 @@ def of_meta(path: str, **labels: str) -> Callable[[World], None]:
     return act
 
 
-ACTIONS: dict[str, Callable[[World], None]] = {
+ACTIONS: dict[str, Callable[[World], object]] = {
     "the inventory is deleted": lambda made: made.kube.remove(inventory_path(NODE)),
     "all labels are removed": of_meta(inventory_path(NODE)),
     "a foreign label is all there is": of_meta(inventory_path(NODE), team="a"),
@@ -133,7 +133,7 @@ def test_what_users_do_by_hand(figures: Row) -> None:
         row.survived += 1
 
 
-async def by_hand(act: Callable[[World], None], row: Figures) -> None:
+async def by_hand(act: Callable[[World], object], row: Figures) -> None:
     async with world() as made:
         act(made)
         await asyncio.sleep(60)
