@@ -203,10 +203,10 @@ def test_years_of_a_node(
     rng = random.Random(SEED)
     random.seed(SEED)
     adjuster = Adjuster(monkeypatch, rng)
-    resync = timedelta(minutes=10) if WHOLE else timedelta(hours=6)
+    resync = timedelta(minutes=10) if WHOLE else timedelta(hours=24)
 
     async def play() -> Life:
-        life = Life(FakeKube(), rng, timings=Timings(resync=resync))
+        life = Life(FakeKube(), rng, timings=Timings(resync=resync, quarantine_look=resync))
         await life.receiver.engine.start()
         for day in range(0, DAYS, 2):
             await life.live(day)
