@@ -142,6 +142,7 @@ class Engine:
             metrics=metrics,
             clock=clock,
         )
+        self._state.duplicates.subscribe(self._reconciler.enqueue)
         self._resync = Resync(
             client,
             state=self._state,
@@ -232,6 +233,7 @@ class Engine:
     def count(self) -> None:
         """Update the metrics that are counted at each scrape."""
         self._metrics.queue_depth.set(len(self._reconciler))
+        self._metrics.duplicate_gpus.set(len(self._state.duplicates))
         self._delivery.count_pending()
 
     def pod_event(self, source: PodSelector, body: dict[str, Any], *, deleted: bool) -> None:

@@ -6,6 +6,7 @@ target container is ready and was not read   | at once
 requestedAt has an unhandled token           | at once; after a time-out, when the back-off ends
 the last read failed                         | when the back-off ends
 the removal of a GPU awaits a second read    | 10 s after the first
+another inventory lists one of its GPUs      | at once, then once a minute until that is clear
 readInterval has passed                      | then, spread by up to a tenth of the interval
 suspended, or no target pod                  | never
 
@@ -110,6 +111,8 @@ class ReadState:
     """Whether the last failure was a time-out: the command may still be running."""
     confirm_at: datetime | None = None
     """When a second read can confirm the removal of a GPU."""
+    reread_at: datetime | None = None
+    """When a read shall show whether the node still has a GPU that another inventory lists."""
 
     @property
     def lacks_container(self) -> bool:
@@ -133,6 +136,9 @@ def next_read_at(read_state: ReadState, *, node: str, now: datetime) -> datetime
         return confirm_at or now
     if read_state.request_open or (not unread and (not read_state.ok or last is None)):
         return now
-    if confirm_at is not None or last is None:
-        return confirm_at
-    return next_interval_read(last, read_state.interval, node=node, now=now)
+    due = confirm_at
+    if due is None and last is not None:
+        due = next_interval_read(last, read_state.interval, node=node, now=now)
+    # A container that was not read yet is read when it is ready, which shows it, too.
+    reread_at = None if unread else read_state.reread_at
+    return min((at for at in (due, reread_at) if at is not None), default=None)

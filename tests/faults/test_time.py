@@ -22,8 +22,8 @@ from tests.support.engines import EngineHarness, builtin, until
 from tests.support.fake_exec import ExecAnswer, ExecCall
 from tests.support.fleet_judge import history_is_sent, judge, remains, run
 from tests.support.fleet_run import MODELS, SINKS, facts, is_delivered, machine_facts, script
-from tests.support.gpu_fleet import DRIVERS, JUDGED, Changes, Machine, Part, Seat, changes
 from tests.support.kube import FakeKube
+from tests.support.moving_gpus import DRIVERS, JUDGED, Changes, Machine, Part, Seat, changes
 from tests.support.objects import (
     inventory_path,
     node_path,

@@ -9,8 +9,8 @@ from typing import Any
 
 from tests.support.clock import JumpingLoop
 from tests.support.fleet_run import FleetRun, Step
-from tests.support.gpu_fleet import changes
 from tests.support.kube import FakeKube
+from tests.support.moving_gpus import changes
 from tests.support.objects import inventory_path, node_path
 
 

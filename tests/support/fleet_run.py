@@ -13,8 +13,8 @@ from gpuid_operator.api.sinks import Records, Sink, StdoutSink
 from tests.support.engines import EngineHarness, builtin, until
 from tests.support.exec_faults import FAILURES, STRAIN
 from tests.support.fake_exec import ExecAnswer, ExecCall
-from tests.support.gpu_fleet import JUDGED, Changes, Machine, Technicians
 from tests.support.kube import FakeKube
+from tests.support.moving_gpus import JUDGED, Changes, Machine, Technicians
 from tests.support.objects import inventory_path, node_path, pod_path, put_node, put_pod
 
 MODELS: Final = {"gpu-a": "h100", "gpu-b": "h100", "gpu-c": "gb200"}

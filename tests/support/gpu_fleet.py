@@ -1,265 +1,133 @@
-"""GPUs that move through a few machines: what nvidia-smi prints there, and what history must say.
-
-A machine is a value. `changes` compares the same node before and after, without the operator's own
-code, so that it can judge what the operator wrote.
-"""
+"""Nodes of a fake cluster whose GPUs move from one to another, and the engine that reads them."""
 
 from __future__ import annotations
 
-import random
-import re
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from typing import Final
+from typing import Any
 
-from gpuid_operator.localcluster.smi_models import MODELS
-from tests.support.smi_fixtures import bodies, lost, machine, serials, uuids, with_bodies
+from tests.support.engines import EngineHarness, until
+from tests.support.fake_exec import ExecAnswer, ExecCall
+from tests.support.kube import EVENTS, FakeKube, Request
+from tests.support.objects import inventory_path, node_path, pod_path, put_node, put_pod
+from tests.support.smi_fixtures import bodies, machine, uuids, with_bodies
 
-DRIVERS: Final = ("550.54.15", "570.86.15", "580.65.06", "595.45.04", "615.21.04")
-
-Changes = Counter[tuple[str, str]]
-"""How often which type of entry is about which UUID; "" for the node as a whole."""
-
-JUDGED: Final = frozenset(
-    {
-        "GPUAdded",
-        "GPURemoved",
-        "GPUMoved",
-        "GPULost",
-        "GPURecovered",
-        "GPUChanged",
-        "HealthChanged",
-        "DriverChanged",
-        "MachineChanged",
-        "NodeDeparted",
-        "NodeReturned",
-    }
-)
-"""The types that `changes` knows. No GPU of these machines is flashed or gets ill, so that each
-GPUChanged and HealthChanged is made up."""
+POOL = machine("pool", gpus=8)
+"""All GPUs that there are; the tests name them by their number."""
+UUIDS = uuids(POOL)
+_BODIES = bodies(POOL)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A GPU: the one that left the factory in a machine `origin`, at `index`."""
+class GPUFleet:
+    """The GPUs of each node by number, whether its reads fail, and what the operator made of it."""
 
-    model: str
-    origin: str
-    index: int
+    def __init__(self, kube: FakeKube, **options: Any) -> None:
+        self.kube = kube
+        self.gpus: dict[str, tuple[int, ...]] = {}
+        self.failing: set[str] = set()
+        self._options = options
+        self._containers = 0
+        self.harness = EngineHarness(kube, **options)
+        self.running = False
+        kube.exec.decide = self._answer
 
-    @property
-    def uuid(self) -> str:
-        return uuids(_body(self, DRIVERS[0]))[0]
+    def _answer(self, call: ExecCall) -> ExecAnswer:
+        node = call.pod.removeprefix("plugin-")
+        if node in self.failing:
+            return ExecAnswer(exit_code=9, stderr=b"no driver")
+        xml = with_bodies(machine(node), [_BODIES[number] for number in self.gpus[node]])
+        return ExecAnswer(stdout=xml.encode(), delay=1.0)
 
-    @property
-    def serial(self) -> str:
-        return serials(_body(self, DRIVERS[0]))[0]
+    async def start(self) -> None:
+        await self.harness.engine.start()
+        self.running = True
 
+    async def stop(self) -> None:
+        if self.running:
+            self.running = False
+            await self.harness.engine.stop(within=10)
 
-@cache
-def _body(part: Part, driver: str) -> str:
-    xml = machine(part.origin, gpus=part.index + 1, model=part.model, driver=driver)
-    return bodies(xml)[part.index]
+    async def restart(self) -> None:
+        """Another process takes over."""
+        await self.stop()
+        self.harness = EngineHarness(self.kube, **self._options)
+        await self.start()
 
+    def add(self, node: str, *gpus: int) -> None:
+        """A node with these GPUs comes."""
+        self.gpus[node] = gpus
+        put_node(self.kube, node)
+        self.restart_container(node)
 
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """A GPU in a PCI slot."""
+    def has(self, node: str, *gpus: int) -> None:
+        """The node has other GPUs, and nobody tells the operator."""
+        self.gpus[node] = gpus
 
-    part: Part
-    address: str
-    lost: bool = False
+    def restart_container(self, node: str) -> None:
+        """The target container restarts, so that a read of the node is due."""
+        self._containers += 1
+        body = put_pod(self.kube, node, number=self._containers)
+        if self.running:
+            self.harness.pod_event(body)
 
-    def body(self, driver: str) -> str:
-        text = _body(self.part, driver)
-        address = re.search(r'<gpu id="([^"]*)"', text)
-        assert address is not None
-        return text.replace(address[1], self.address)
+    def remove(self, node: str) -> None:
+        """The node goes, with its pod."""
+        del self.gpus[node]
+        body = self.kube.objects[pod_path(f"plugin-{node}")]
+        self.kube.remove(pod_path(f"plugin-{node}"))
+        self.kube.remove(node_path(node))
+        if self.running:
+            self.harness.pod_event(body, deleted=True)
 
+    def suspend(self, node: str, suspended: bool) -> None:
+        """A user suspends the node, or ends that."""
+        path = inventory_path(node)
+        self.kube.change(path, lambda body: body["spec"].update(suspend=suspended))
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """A machine behind a node name."""
+    async def settled(self) -> None:
+        """Every node was read and lists what it has, and every record is delivered."""
+        await until(lambda: all(map(self._is_settled, self.gpus)))
 
-    model: str
-    number: int
-    """Another number is another machine."""
-    boot: int
-    driver: str
-    seats: tuple[Seat, ...]
+    def _is_settled(self, node: str) -> bool:
+        sinks = self.status(node).get("sinks", ())
+        return self.listed(node) == set(self.gpus[node]) and [s["pending"] for s in sinks] == [0]
 
-    def xml(self, *, without: str = "") -> bytes:
-        """What nvidia-smi prints, in PCI order; `without` is a UUID that it leaves out."""
-        here = [seat for seat in self.seats if seat.part.uuid != without]
-        seats = sorted(here, key=lambda seat: seat.address)
-        text = with_bodies(
-            machine("head", gpus=1, model=self.model, driver=self.driver),
-            [seat.body(self.driver) for seat in seats],
-        )
-        for index, seat in enumerate(seats):
-            if seat.lost:
-                text = lost(text, index)
-        return text.encode()
+    # What the operator wrote
 
-    @property
-    def parts(self) -> dict[str, Seat]:
-        return {seat.part.uuid: seat for seat in self.seats}
+    def status(self, node: str) -> dict[str, Any]:
+        body = self.kube.objects.get(inventory_path(node), {})
+        return dict(body.get("status", {}))
 
-    @property
-    def free(self) -> list[str]:
-        """The PCI addresses without a GPU."""
-        addresses = [f"{bus}.0" for bus in MODELS[self.model].buses]
-        return sorted({*addresses, *_MORE} - {seat.address for seat in self.seats})
+    def listed(self, node: str) -> set[int]:
+        """The GPUs that the inventory of the node lists, by number."""
+        return {UUIDS.index(gpu["uuid"]) for gpu in self.status(node).get("gpus", ())}
 
+    def unique(self, node: str) -> tuple[str, str, str] | None:
+        """Status, reason and message of the condition Unique."""
+        for one in self.status(node).get("conditions", ()):
+            if one["type"] == "Unique":
+                return one["status"], one["reason"], one["message"]
+        return None
 
-_MORE: Final = ("00000000:E1:00.0", "00000000:E2:00.0")
+    def is_unique(self, node: str) -> str | None:
+        """The status of the condition Unique."""
+        found = self.unique(node)
+        return found[0] if found else None
 
+    def seen_elsewhere(self) -> list[Request]:
+        """The Events about GPUs on several nodes."""
+        posted = self.kube.asked("POST", EVENTS)
+        return [one for one in posted if one.body["reason"] == "SeenElsewhere"]
 
-def changes(before: Machine | None, after: Machine | None, *, returns: bool = False) -> Changes:
-    """What history has to say of a node; None is a node that is not there."""
-    old = before.parts if before else {}
-    new = after.parts if after else {}
-    said: Changes = Counter()
-    if before and not after:
-        said["NodeDeparted", ""] += 1
-    if after and not before and returns:
-        said["NodeReturned", ""] += 1
-    if before and after:
-        said["MachineChanged", ""] += before.number != after.number
-        said["DriverChanged", ""] += before.driver != after.driver
-    for uuid in old.keys() - new.keys():
-        said["GPURemoved", uuid] += 1
-    for uuid, seat in new.items():
-        was = old.get(uuid)
-        if was is None:
-            said["GPUAdded", uuid] += 1
-            said["GPULost", uuid] += seat.lost
-        else:
-            said["GPUMoved", uuid] += was.address != seat.address
-            said["GPULost", uuid] += seat.lost and not was.lost
-            said["GPURecovered", uuid] += was.lost and not seat.lost
-    return +said
+    def warned(self) -> list[str]:
+        """The nodes that these Events are about."""
+        return [one.body["involvedObject"]["name"] for one in self.seen_elsewhere()]
 
+    def reads(self, node: str) -> list[float]:
+        """When the node was read."""
+        return [call.time for call in self.kube.exec.calls if call.pod == f"plugin-{node}"]
 
-_WORK: Final = (
-    *("lose", "recover", "move", "exchange", "swap", "replace", "replace twin", "remove"),
-    *("insert", "insert", "driver", "reboot", "other machine", "leave"),
-)
-
-
-class Technicians:
-    """People and physics: they change machines at random."""
-
-    def __init__(self, rng: random.Random, models: dict[str, str]) -> None:
-        """`models`: the model of each node."""
-        self._rng = rng
-        self._models = models
-        self._made = 0
-        self._shelf: list[Part] = []
-        self.fleet: dict[str, Machine | None] = {node: self._machine(node) for node in models}
-
-    def work(self) -> None:
-        """A few changes of the fleet; at times none."""
-        for _ in range(self._rng.choice((0, 1, 1, 2, 3))):
-            node = self._rng.choice(sorted(self.fleet))
-            here = self.fleet[node]
-            if here is None:
-                self.fleet[node] = self._rng.choice((None, self._machine(node)))
-            else:
-                self._change(node, here)
-
-    def _change(self, node: str, here: Machine) -> None:
-        what = self._rng.choice(_WORK)
-        seats = list(here.seats)
-        at = self._rng.randrange(len(seats)) if seats else 0
-        match what:
-            case "lose" | "recover" if seats:
-                seats[at] = replace(seats[at], lost=what == "lose")
-            case "move" if seats and here.free:
-                seats[at] = replace(seats[at], address=self._rng.choice(here.free))
-            case "exchange" if len(seats) > 1:
-                one, other = seats[at], seats[at - 1]
-                seats[at] = replace(one, address=other.address)
-                seats[at - 1] = replace(other, address=one.address)
-            case "swap" if seats:
-                self._swap(node, at)
-                return
-            case "replace" if seats:
-                self._shelf.append(seats[at].part)
-                seats[at] = Seat(self._part(here.model), seats[at].address)
-            case "replace twin" if seats:
-                # Another GPU with the serial of the same board, where the model has two on one.
-                twin = replace(seats[at].part, index=seats[at].part.index ^ 1)
-                if not any(twin in map(_part_of, one.seats) for one in self._present()):
-                    self._shelf = [*(p for p in self._shelf if p != twin), seats[at].part]
-                    seats[at] = Seat(twin, seats[at].address)
-            case "remove" if seats:
-                self._shelf.append(seats.pop(at).part)
-            case "insert" if here.free:
-                found = next((part for part in self._shelf if part.model == here.model), None)
-                if found is not None:
-                    self._shelf.remove(found)
-                part = found or self._part(here.model)
-                seats.append(Seat(part, self._rng.choice(here.free)))
-            case "driver":
-                here = replace(here, driver=self._rng.choice(DRIVERS))
-            case "reboot":
-                here = replace(here, boot=here.boot + 1)
-            case "other machine":
-                # The parts stay or go with it.
-                self._made += 1
-                here = replace(here, number=self._made)
-                if self._rng.random() < 0.5:
-                    self._shelf += [seat.part for seat in seats]
-                    seats = list(self._machine(node).seats)
-            case "leave":
-                self._shelf += [seat.part for seat in seats]
-                self.fleet[node] = None
-                return
-        self.fleet[node] = replace(here, seats=tuple(seats))
-
-    def _swap(self, node: str, at: int) -> None:
-        """Exchange a GPU with one of another node of the same model."""
-        here = self.fleet[node]
-        assert here is not None
-        others = [
-            (name, one)
-            for name, one in self.fleet.items()
-            if one is not None and name != node and one.model == here.model and one.seats
-        ]
-        if not others:
-            return
-        name, there = self._rng.choice(others)
-        mine, theirs = list(here.seats), list(there.seats)
-        part = mine[at].part
-        mine[at] = replace(mine[at], part=theirs[0].part)
-        theirs[0] = replace(theirs[0], part=part)
-        self.fleet[node] = replace(here, seats=tuple(mine))
-        self.fleet[name] = replace(there, seats=tuple(theirs))
-
-    def _present(self) -> Sequence[Machine]:
-        return [one for one in self.fleet.values() if one is not None]
-
-    def _part(self, model: str) -> Part:
-        self._made += 1
-        return Part(model, f"spare-{self._made}", 0)
-
-    def _machine(self, node: str) -> Machine:
-        self._made += 1
-        model = self._models[node]
-        return Machine(
-            model=model,
-            number=self._made,
-            boot=self._made,
-            driver=DRIVERS[1],
-            seats=tuple(
-                Seat(Part(model, f"{node}-{self._made}", index), f"{bus}.0")
-                for index, bus in enumerate(MODELS[model].buses[:4])
-            ),
-        )
-
-
-def _part_of(seat: Seat) -> Part:
-    return seat.part
+    def metric(self) -> float:
+        """The gauge `gpuid_duplicate_gpus`."""
+        self.harness.engine.count()
+        value = self.harness.metrics.registry.get_sample_value("gpuid_duplicate_gpus")
+        assert value is not None
+        return value

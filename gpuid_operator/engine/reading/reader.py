@@ -104,12 +104,18 @@ class Reader:
                 self.forget(view.name)
             return wait
         if due is not None and due <= self._clock():
+            self._state.duplicates.read_begins(view.name)
             await self._read(_Attempt(view.name, *view.target, view.open_request))
             due = self.due(self._state.view(view.name))
         return None if due is None else due - self._clock()
 
     def forget(self, name: str) -> None:
         """Drop what is remembered of a node that is gone."""
+        self._forget_outcome(name)
+        self._state.duplicates.forget(name)
+
+    def _forget_outcome(self, name: str) -> None:
+        """Drop what the next good read settles."""
         self._failures.clear(name)
         self._pending_removals.pop(name, None)
 
@@ -132,6 +138,7 @@ class Reader:
         removals = self._removals(view.name, now)
         # A request whose failure could not be written stays open and waits for the back-off, too.
         tried = failures is not None and failures.request == view.open_request
+        reread_in = self._state.duplicates.reread_in(view.name)
         return ReadState(
             container=pod.container_id if pod else None,
             ready=pod is not None and pod.ready,
@@ -145,6 +152,7 @@ class Reader:
             retry_at=loop_start(now) + failures.retry_at if failures else None,
             hung=failures is not None and failures.hung,
             confirm_at=removals.since + CONFIRMATION if removals else None,
+            reread_at=None if reread_in is None else now + timedelta(seconds=reread_in),
         )
 
     async def _read(self, attempt: _Attempt) -> None:
@@ -168,7 +176,7 @@ class Reader:
             if reading is not None:
                 self._metrics.read_seconds.observe(loop.time() - started)
                 self._metrics.reads.labels("Succeeded").inc()
-                await self._succeed(attempt, reading, facts)
+                await self._succeed(attempt, reading, facts, began=started)
 
     async def _facts(self, attempt: _Attempt) -> NodeFacts:
         facts = await self._fetcher.current(attempt.node)
@@ -180,7 +188,9 @@ class Reader:
             )
         return facts
 
-    async def _succeed(self, attempt: _Attempt, reading: Reading, facts: NodeFacts) -> None:
+    async def _succeed(
+        self, attempt: _Attempt, reading: Reading, facts: NodeFacts, *, began: float
+    ) -> None:
         name, pod = attempt.node, attempt.pod
         now = self._clock()
         decide = partial(
@@ -199,8 +209,10 @@ class Reader:
             pending_removals=self._removals(name, now),
         )
         change = await self._status_writer.write(name, decide, create=True)
-        self.forget(name)
-        if change is not None and change.pending_removals is not None:
+        self._forget_outcome(name)
+        if change is not None and change.pending_removals is None:
+            self._state.duplicates.read_done(name, began=began)
+        elif change is not None and change.pending_removals is not None:
             self._pending_removals[name] = change.pending_removals, loop_start(now)
             missing = len(change.pending_removals.keys)
             _log.info("found GPUs missing; waiting for a second read", node=name, missing=missing)
