@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import orjson
 
@@ -45,7 +45,6 @@ _COLLECTION: Final = re.compile(
     r"(?:/api/v1|/apis/[^/]+/[^/]+)(?:/namespaces/[^/]+)?"
     r"/(?:nodes|pods|events|secrets|leases|gpuinventories|gpuinventorypolicies|gpuquarantines)$"
 )
-_T = TypeVar("_T")
 _FIRST: Final = 100
 """The resourceVersion of the empty cluster."""
 _PARTIAL: Final = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
