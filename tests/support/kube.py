@@ -45,7 +45,6 @@ _COLLECTION: Final = re.compile(
     r"(?:/api/v1|/apis/[^/]+/[^/]+)(?:/namespaces/[^/]+)?"
     r"/(?:nodes|pods|events|secrets|leases|gpuinventories|gpuinventorypolicies|gpuquarantines)$"
 )
-_T = TypeVar("_T")
 _FIRST: Final = 100
 """The resourceVersion of the empty cluster."""
 _PARTIAL: Final = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
