@@ -17,7 +17,7 @@ from gpuid_operator.api.meta import (
     MAX_SINKS,
 )
 from gpuid_operator.api.sinks import Name, Sink
-from gpuid_operator.api.values import Duration, Model, Text, first_fault
+from gpuid_operator.api.values import Duration, Model, first_fault
 
 LABEL_VALUE_PATTERN: Final = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 LABEL_KEY_PATTERN: Final = (
@@ -30,6 +30,7 @@ PATTERNS: Final = {
 """What the CRD says to a user whose value does not match a pattern. A rule for each label value
 would exceed the API server's budget."""
 
+_Fact = Annotated[str, Field(min_length=1, max_length=128)]
 _LabelValue = Annotated[str, Field(max_length=63, pattern=LABEL_VALUE_PATTERN)]
 
 
@@ -97,9 +98,9 @@ class Expectation(Model):
 
     gpus: Annotated[int, Field(ge=0, le=MAX_GPUS)] | None = None
     """Number of GPUs, including lost ones."""
-    products: Annotated[list[Text], Field(min_length=1, max_length=MAX_PRODUCTS)] | None = None
+    products: Annotated[list[_Fact], Field(min_length=1, max_length=MAX_PRODUCTS)] | None = None
     """Product names, one of which every GPU has (nvidia-smi: product_name)."""
-    drivers: Annotated[list[Text], Field(min_length=1, max_length=MAX_DRIVERS)] | None = None
+    drivers: Annotated[list[_Fact], Field(min_length=1, max_length=MAX_DRIVERS)] | None = None
     """Driver versions, one of which the node has."""
 
 

@@ -142,6 +142,7 @@ class Engine:
             metrics=metrics,
             clock=clock,
         )
+        self._state.duplicates.subscribe(self._reconciler.enqueue)
         self._resync = Resync(
             client,
             state=self._state,
@@ -151,7 +152,9 @@ class Engine:
         )
         self._resync_loop = ResyncLoop(
             self._resync,
-            InventoryExpiry(client, state=self._state, clock=clock),
+            InventoryExpiry(
+                client, state=self._state, status_writer=self._status_writer, clock=clock
+            ),
             reconciler=self._reconciler,
             delivery=self._delivery,
             checks=self._checks,
@@ -230,6 +233,7 @@ class Engine:
     def count(self) -> None:
         """Update the metrics that are counted at each scrape."""
         self._metrics.queue_depth.set(len(self._reconciler))
+        self._metrics.duplicate_gpus.set(len(self._state.duplicates))
         self._delivery.count_pending()
 
     def pod_event(self, source: PodSelector, body: dict[str, Any], *, deleted: bool) -> None:
@@ -268,8 +272,7 @@ class Engine:
             if cached.generation != before.generation:
                 self._stop_unwanted()
                 self._delivery.prune_soon()
-            if cached.labels != before.labels:
-                self._status_writer.labels_changed(name)
+            self._status_writer.labels_changed(name)
         self._reconciler.enqueue([name])
 
     def inventory_deleted(self, name: str, uid: str) -> None:

@@ -14,13 +14,15 @@ _WARNINGS: Final = frozenset(
         HistoryType.GPU_REMOVED,
         HistoryType.GPU_LOST,
         HistoryType.CHECK_FAILED,
+        HistoryType.EXPECTATION_FAILED,
         HistoryType.GPU_QUARANTINED,
         HistoryType.DROPPED,
     }
 )
 _CHECKS: Final = frozenset({HistoryType.CHECK_FAILED, HistoryType.CHECK_PASSED})
 _QUARANTINE: Final = frozenset({HistoryType.GPU_QUARANTINED, HistoryType.GPU_RELEASED})
-_ALWAYS: Final = _CHECKS | _QUARANTINE
+_EXPECTATION: Final = frozenset({HistoryType.EXPECTATION_FAILED, HistoryType.EXPECTATION_MET})
+_ALWAYS: Final = _CHECKS | _QUARANTINE | _EXPECTATION
 """Types with an Event also where the first read of a node brings them."""
 
 
@@ -43,6 +45,8 @@ class Announcement:
             return "recorded check result"
         if self.type in _QUARANTINE:
             return "recorded quarantine"
+        if self.type in _EXPECTATION:
+            return "recorded expectation"
         return "recorded hardware change"
 
 
@@ -54,6 +58,7 @@ def announcements(entries: Sequence[HistoryEntry], *, first_read: bool) -> list[
     Sighted                          | no: it reports no change
     CheckFailed, CheckPassed         | yes
     GPUQuarantined, GPUReleased      | yes: also where the part comes with a new node
+    ExpectationFailed, …Met          | yes: also where the new node is not as expected
     another type, of a first read    | no: a first read finds GPUs, and changes nothing
     another type, of any other write | yes
     """

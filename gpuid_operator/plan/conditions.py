@@ -38,6 +38,12 @@ def find(conditions: Sequence[Condition] | None, kind: ConditionType) -> Conditi
     return next((item for item in conditions or () if item.type == kind), None)
 
 
+def shown(conditions: Sequence[Condition] | None, kind: ConditionType) -> ConditionUpdate | None:
+    """What a condition says now; None where there is none."""
+    found = find(conditions, kind)
+    return None if found is None else ConditionUpdate(found.status, found.reason, found.message)
+
+
 def updated(
     conditions: Sequence[Condition] | None,
     updates: dict[ConditionType, ConditionUpdate | None],

@@ -13,6 +13,7 @@ from gpuid_operator.api.inventory import ConditionStatus, InventorySpec
 from gpuid_operator.api.policy import (
     LABEL_KEY_PATTERN,
     Check,
+    Expectation,
     LabelRequirement,
     LabelSelector,
     Policy,
@@ -22,6 +23,7 @@ from gpuid_operator.api.policy import (
 )
 from gpuid_operator.api.sinks import Sink
 from gpuid_operator.plan import conditions
+from gpuid_operator.plan.duplicates import Duplicate
 from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.quarantine import QuarantineIndex
 from gpuid_operator.plan.status_change import StatusContext
@@ -49,6 +51,7 @@ class EffectivePolicy:
     builtin_sinks: frozenset[str]
     """Names of the sinks that the environment of the operator configures, with credentials."""
     checks: tuple[Check, ...]
+    expect: Expectation | None
 
     def status_context(
         self,
@@ -56,6 +59,7 @@ class EffectivePolicy:
         *,
         foreign: Collection[str] = (),
         quarantines: QuarantineIndex | None = None,
+        duplicates: tuple[Duplicate, ...] | None = (),
     ) -> StatusContext:
         """The settings that the status depends on; `foreign` names the checks of the check
         runner."""
@@ -67,6 +71,8 @@ class EffectivePolicy:
             suspended=self.suspended,
             checks=frozenset({check.name for check in self.checks} | set(foreign)),
             quarantines=quarantines,
+            duplicates=duplicates,
+            expect=self.expect,
         )
 
 
@@ -190,6 +196,7 @@ def resolve_policy(
         unknown_sinks=unknown_sinks(merged),
         builtin_sinks=from_environment - mine.keys(),
         checks=runnable(own) if checks_allowed else (),
+        expect=own.expect,
     )
 
 

@@ -15,9 +15,12 @@ from gpuid_operator.api.inventory import (
     InventoryState,
     InventoryStatus,
 )
+from gpuid_operator.api.policy import Expectation
 from gpuid_operator.plan import conditions, history, outbox
 from gpuid_operator.plan.conditions import ConditionUpdate
 from gpuid_operator.plan.diff import HistoryWriter
+from gpuid_operator.plan.duplicates import Duplicate, unique
+from gpuid_operator.plan.expectation import Hardware, as_expected, expectation_entries
 from gpuid_operator.plan.identity import Key
 from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.quarantine import QuarantineIndex
@@ -39,6 +42,10 @@ class StatusContext:
     """Names of the checks whose results the status keeps; None keeps all."""
     quarantines: QuarantineIndex | None = None
     """All quarantines; None while they are not known."""
+    expect: Expectation | None = None
+    """What the policy expects of the node."""
+    duplicates: tuple[Duplicate, ...] | None = ()
+    """The GPUs that other present inventories list, too; None where they are not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +100,18 @@ def build_change(
         index=context.quarantines,
         writer=writer,
     )
-    entries = [*entries, *marks.entries]
+    expected_before = conditions.shown(previous.conditions, ConditionType.AS_EXPECTED)
+    expected_now = as_expected(
+        context.expect,
+        Hardware.of(marks.gpus, facts.get("driver_version", previous.driver_version)),
+        departed=not present,
+        before=expected_before,
+    )
+    entries = [
+        *entries,
+        *marks.entries,
+        *expectation_entries(writer, before=expected_before, now=expected_now),
+    ]
     log = [*(previous.history or ()), *entries]
     settled = outbox.settle(sinks, log, sink_filters=context.sink_filters, sequence=writer.sequence)
     cursors = [sink.delivered_sequence for sink in settled]
@@ -141,6 +159,12 @@ def build_change(
             | {
                 ConditionType.DELIVERED: conditions.delivered(settled, kept),
                 ConditionType.CHECKS_PASSED: conditions.checks_passed(checks),
+                ConditionType.AS_EXPECTED: expected_now,
+                ConditionType.UNIQUE: unique(
+                    context.duplicates,
+                    departed=not present,
+                    before=conditions.shown(previous.conditions, ConditionType.UNIQUE),
+                ),
             },
             now=now,
             generation=context.generation,

@@ -20,6 +20,7 @@ from gpuid_operator.sinks.base import (
     Unavailable,
 )
 from gpuid_operator.sinks.http_client import HTTPClient
+from gpuid_operator.sinks.postgres_wire import Allowance
 from gpuid_operator.sinks.registry import SinkContext, open_sink
 from tests.support import golden
 
@@ -453,6 +454,40 @@ async def test_a_record_that_does_not_fit_is_refused_alone(database: Database, r
             await sink.send([record(), poison])
     await sink.send([record()])
     assert await database.rows("SELECT count(*) FROM serials") == [(1,)]
+
+
+async def test_any_text_is_stored_as_it_is(database: Database, record: Any) -> None:
+    texts = ["a\tb\r\nc", "\\N", "\\", "\\.", "\\x41", "", "'\"{}$1", "\u00e9\u20ac\U0001f600\x7f"]
+    await database.sink(autoMigrate=True).send([record(node=text, driver=None) for text in texts])
+    rows = await database.rows("SELECT node, driver, read_time FROM serials ORDER BY id")
+    assert rows == [(text, None, TIME) for text in texts]
+
+
+async def test_any_name_of_an_index_is_read_as_it_is(database: Database, record: Any) -> None:
+    await database.sink(autoMigrate=True).send([])
+    name = r'"odd\n ""' + "\t'name\u00e9\""
+    await database.connection.execute(f"CREATE UNIQUE INDEX {name} ON serials (machine)")
+    with pytest.raises(Refused, match=r"UNIQUE \(machine\) of table") as caught:
+        await database.sink().send([record(), record()])
+    assert caught.value.detail == f'DROP INDEX "public".{name};\n'
+
+
+async def test_a_batch_that_is_there_already_stays_within_the_bounds(
+    database: Database, record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL answers with an error for each of its records."""
+    allowances: list[Allowance] = []
+
+    def for_batch(records: int) -> Allowance:
+        allowances.append(Allowance(limit=records * 2048))
+        return allowances[-1]
+
+    await database.sink(autoMigrate=True).send(batch := [record() for _ in range(500)])
+    monkeypatch.setattr(Allowance, "for_batch", for_batch)
+    await database.sink().send(batch)
+    (found,) = allowances
+    assert found.received > 500 * 100
+    assert found.exceeded is None
 
 
 async def test_a_sequence_behind_the_ids_is_refused_with_the_sql_that_repairs_it(

@@ -23,8 +23,9 @@ from gpuid_operator.api.inventory import (
     Source,
 )
 from gpuid_operator.api.meta import MAX_HISTORY
+from gpuid_operator.api.policy import Expectation
 from gpuid_operator.plan import delivery, history, labels, outbox, status
-from gpuid_operator.plan.conditions import find
+from gpuid_operator.plan.conditions import find, shown
 from gpuid_operator.plan.failure import FailureReason
 from gpuid_operator.plan.identity import Key, key
 from gpuid_operator.plan.outbox import SinkFilter
@@ -39,6 +40,13 @@ SINKS = (
     SinkFilter("cmdb", "http", sightings=False),
     SinkFilter("cmdb", "postgres", sightings=False),
     SinkFilter("lake", "s3", sightings=True),
+)
+EXPECTATIONS = (
+    None,
+    Expectation(gpus=2),
+    Expectation(gpus=3, products=["NVIDIA GB200"], drivers=["570.0", "570.1"]),
+    Expectation(products=["NVIDIA H100"]),
+    Expectation(drivers=["570.0"]),
 )
 ADDRESSES = [f"00000000:{bus:02X}:00.0" for bus in range(1, 7)]
 
@@ -71,6 +79,7 @@ class NodeModel:
             quarantines=QuarantineIndex(),
         )
         self.pending_removals: PendingRemovals | None = None
+        self.failing: str | None = None
         self.books: dict[int, HistoryEntry] = {}
         self.got: dict[SinkFilter, list[int]] = {}
         self.dropped = 0
@@ -276,6 +285,11 @@ class NodeModel:
         self.context = replace(self.context, suspended=not self.context.suspended)
         self._reconsider()
 
+    def expect(self, one: int, other: int) -> None:
+        """The policy expects something else, or nothing."""
+        self.context = replace(self.context, expect=EXPECTATIONS[one % len(EXPECTATIONS)])
+        self._reconsider()
+
     def sink(self, one: int, other: int) -> None:
         """A sink comes, in place of another one of its name, or goes."""
         sink_filter = SINKS[one % len(SINKS)]
@@ -393,6 +407,7 @@ class NodeModel:
     def _commit(self, change: StatusChange) -> None:
         before, self.status = self.status, change.status
         self._check_sequence(before, change)
+        self._check_expectation(change)
         self._check_outbox(before, change)
         self._check_replay()
         self._check_quarantines(change)
@@ -405,6 +420,27 @@ class NodeModel:
         kept = [entry.sequence for entry in self.status.history or ()]
         assert kept == sorted(set(kept))
         assert all(self.books[entry.sequence] == entry for entry in self.status.history or ())
+
+    def _check_expectation(self, change: StatusChange) -> None:
+        """History tells when AsExpected failed, for which reason, and when it no longer did."""
+        for entry in change.entries:
+            if entry.type is HistoryType.EXPECTATION_FAILED:
+                assert entry.from_ != entry.to
+                self.failing = entry.to
+            elif entry.type in (HistoryType.EXPECTATION_MET, HistoryType.NODE_DEPARTED):
+                self.failing = None
+        said = shown(self.status.conditions, ConditionType.AS_EXPECTED)
+        failed = said is not None and said.status is ConditionStatus.FALSE
+        assert self.failing == (said.reason if said and failed else None)
+        expect, count = self.context.expect, len(self.status.gpus or ())
+        if expect is None:
+            assert said is None
+        elif self.status.gpus is not None and self.status.state is InventoryState.PRESENT:
+            assert said is not None
+            if expect.gpus is not None and count != expect.gpus:
+                assert said.reason == ("TooFewGPUs" if count < expect.gpus else "TooManyGPUs")
+            elif expect.gpus is not None:
+                assert said.reason not in ("TooFewGPUs", "TooManyGPUs")
 
     def _check_outbox(self, before: InventoryStatus, change: StatusChange) -> None:
         held = {entry.sequence for entry in self.status.history or ()}

@@ -14,11 +14,13 @@ WARNINGS = {
     HistoryType.GPU_REMOVED,
     HistoryType.GPU_LOST,
     HistoryType.CHECK_FAILED,
+    HistoryType.EXPECTATION_FAILED,
     HistoryType.GPU_QUARANTINED,
     HistoryType.DROPPED,
 }
 CHECKS = {HistoryType.CHECK_FAILED, HistoryType.CHECK_PASSED}
 QUARANTINE = {HistoryType.GPU_QUARANTINED, HistoryType.GPU_RELEASED}
+EXPECTATION = {HistoryType.EXPECTATION_FAILED, HistoryType.EXPECTATION_MET}
 
 
 def entry(kind: HistoryType, **fields: Any) -> HistoryEntry:
@@ -30,12 +32,13 @@ def entry(kind: HistoryType, **fields: Any) -> HistoryEntry:
 @pytest.mark.parametrize("first_read", [False, True])
 def test_each_type_but_sightings_becomes_an_event(kind: HistoryType, first_read: bool) -> None:
     events = announcements([entry(kind, serial="s1")], first_read=first_read)
-    always = kind in CHECKS | QUARANTINE
+    always = kind in CHECKS | QUARANTINE | EXPECTATION
     announced = kind is not HistoryType.SIGHTED and (always or not first_read)
     assert [event.type for event in events] == [kind] * announced
     assert [event.warning for event in events] == [kind in WARNINGS] * announced
     subject = "check result" if kind in CHECKS else "hardware change"
     subject = "quarantine" if kind in QUARANTINE else subject
+    subject = "expectation" if kind in EXPECTATION else subject
     assert [event.log_message for event in events] == [f"recorded {subject}"] * announced
 
 

@@ -25,12 +25,15 @@ from gpuid_operator.api.meta import (
     MAX_GPUS,
     MAX_HISTORY,
     MAX_MESSAGE,
+    MAX_PRODUCTS,
     MAX_QUARANTINES_PER_GPU,
     MAX_SINKS,
 )
+from gpuid_operator.api.policy import Expectation
 from gpuid_operator.api.values import encoded_size, fitting
 from gpuid_operator.plan import delivery, history, status
 from gpuid_operator.plan.checks import kept_output
+from gpuid_operator.plan.duplicates import NAMED_NODES, Duplicate
 from gpuid_operator.plan.labels import lookup_labels
 from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.quarantine import Identifiers, QuarantineIndex, QuarantineRule
@@ -122,6 +125,11 @@ def largest(filler: str, noise: bytes) -> InventoryStatus:
         policy="p" * 253,
         generation=LONG,
         sink_filters=sink_filters,
+        expect=Expectation(gpus=1, products=["p" * 128] * MAX_PRODUCTS),
+        duplicates=tuple(
+            Duplicate(f"GPU-{n}" + "u" * 120, ("n" * 253,) * NAMED_NODES, more=True)
+            for n in range(MAX_GPUS)
+        ),
         quarantines=quarantines(filler),
     )
     checks = [

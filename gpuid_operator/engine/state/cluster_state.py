@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gpuid_operator.api.policy import Policy, PolicySpec
 from gpuid_operator.engine.state.cached_inventory import NO_SPEC, CachedInventory
+from gpuid_operator.engine.state.duplicates import DuplicateGPUs
 from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.engine.state.node_view import NodeView, SkipReason
 from gpuid_operator.engine.state.nodes import NodeCache
@@ -30,6 +31,7 @@ class ClusterState:
     ) -> None:
         """See PolicyCache for `builtin`, `suspended` and `checks_allowed`."""
         self.inventories = InventoryCache() if inventories is None else inventories
+        self.duplicates = DuplicateGPUs(self.inventories)
         self.pods = PodCache(targets)
         self.nodes = NodeCache()
         self.quarantines = QuarantineCache()
@@ -47,6 +49,7 @@ class ClusterState:
             node=self.nodes.get(name),
             target=self.pods.find(name),
             policy=policy,
+            duplicates=self.duplicates.of(name),
             skip=self._skip_reason(name, inventory, policy),
             quarantines=self.quarantines.index,
         )

@@ -8,6 +8,7 @@ from enum import StrEnum
 from gpuid_operator.engine.state.cached_inventory import CachedInventory
 from gpuid_operator.engine.state.nodes import KnownNode
 from gpuid_operator.kube.pods import TargetPod
+from gpuid_operator.plan.duplicates import Duplicate
 from gpuid_operator.plan.policy import EffectivePolicy
 from gpuid_operator.plan.quarantine import QuarantineIndex
 from gpuid_operator.plan.status_change import StatusContext
@@ -36,6 +37,8 @@ class NodeView:
     target: tuple[Target, TargetPod] | None
     """The container to read the node in; None where no target container runs."""
     policy: EffectivePolicy
+    duplicates: tuple[Duplicate, ...] | None
+    """Its GPUs that other present inventories list, too; None where they are not known yet."""
     skip: SkipReason | None
     """Why the operator skips the node; None where it does not."""
     quarantines: QuarantineIndex | None
@@ -69,5 +72,8 @@ class NodeView:
         # The API server gives a new object generation 1.
         generation = self.inventory.generation if self.inventory else 1
         return self.policy.status_context(
-            generation, foreign=self.foreign_checks, quarantines=self.quarantines
+            generation,
+            foreign=self.foreign_checks,
+            quarantines=self.quarantines,
+            duplicates=self.duplicates,
         )
