@@ -25,14 +25,9 @@ from tests.support.bystander import NODE, world
 from tests.support.engines import until
 from tests.support.objects import inventory_path, policy_path
 from tests.support.objects import put_policy as put_fake_policy
-from tests.support.operators import (
-    INVENTORIES,
-    POLICIES,
-)
 from tests.support.schema_strategies import schema_of, values
 
-BYSTANDER = "gpu-bystander"
-KINDS = {"GPUInventoryPolicy": POLICIES, "GPUInventory": INVENTORIES}
+KINDS = ("GPUInventoryPolicy", "GPUInventory")
 Row = Callable[[str], Figures]
 
 
