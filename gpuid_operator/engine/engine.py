@@ -272,8 +272,7 @@ class Engine:
             if cached.generation != before.generation:
                 self._stop_unwanted()
                 self._delivery.prune_soon()
-            if cached.labels != before.labels:
-                self._status_writer.labels_changed(name)
+            self._status_writer.labels_changed(name)
         self._reconciler.enqueue([name])
 
     def inventory_deleted(self, name: str, uid: str) -> None:

@@ -47,12 +47,12 @@ class LookupLabels:
         _log.warning("failed to write look-up labels", node=name, error=failure)
 
     def changed(self, name: str) -> None:
-        """Another client changed labels of the inventory; the next `retry` looks at them."""
+        """Another client changed the inventory; the next `retry` looks at its labels."""
         self._outdated.add(name)
 
     async def retry(self, name: str) -> None:
         """Write the labels of an inventory if the last `sync` failed, or another client changed
-        labels since."""
+        the inventory since."""
         if name in self._outdated:
             await self.sync(name)
 
