@@ -62,7 +62,7 @@ format: venv ## Format the code with ruff.
 	$(BIN)/ruff format .
 
 bench: venv ## Measure a cold start at NODES=1000 beside a bare exec loop and, with PEER=…, another program.
-	$(BIN)/python -m tests.bench.coldstart --nodes $(NODES) $(if $(PEER),--peer $(PEER))
+	$(BIN)/python -m tests.bench.coldstart --nodes $(NODES) $(if $(QUARANTINES),--quarantines $(QUARANTINES)) $(if $(PEER),--peer $(PEER))
 
 dist: venv ## Build image, chart and wheel of HEAD into dist/, identical for everyone.
 	$(BIN)/python -m release build $(if $(SOURCE),--source $(SOURCE)) $(if $(BUILDER),--builder $(BUILDER))

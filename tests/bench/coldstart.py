@@ -29,6 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gpuid_operator.localcluster import LocalCluster
+from gpuid_operator.localcluster.client import Request
+from tests.support.quarantines import QUARANTINES, manifest
 
 NODE_OBJECT_BYTES = 25_000
 GPUS = 8
@@ -164,6 +166,20 @@ def wait_until_quiet(cluster: LocalCluster) -> None:
         time.sleep(5.0)
 
 
+def create_quarantines(cluster: LocalCluster, count: int) -> None:
+    """Create quarantines of parts that no node has: a fleet has few that match."""
+    cluster.client.send_all(
+        Request(
+            "POST",
+            QUARANTINES,
+            manifest(
+                f"rma-{number}", {"serial": f"of-no-node-{number}"}, {"uuid": f"GPU-{number}"}
+            ),
+        )
+        for number in range(count)
+    )
+
+
 def node_versions(cluster: LocalCluster) -> str:
     versions = "jsonpath={.items[*].metadata.resourceVersion}"
     return cluster.kubectl("get", "nodes", "-o", versions).stdout
@@ -212,6 +228,7 @@ def delivered(cluster: LocalCluster, nodes: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, default=1000)
+    parser.add_argument("--quarantines", type=int, default=0, help="quarantines of other parts")
     parser.add_argument("--peer", help="another program to measure, such as gpuid")
     options = parser.parse_args()
     nodes: int = options.nodes
@@ -220,6 +237,7 @@ def main() -> None:
         directory, nodes=nodes, node_object_bytes=NODE_OBJECT_BYTES, progress=print
     )
     try:
+        create_quarantines(cluster, options.quarantines)
         wait_until_quiet(cluster)
         floors = [measure_floor(cluster)]
         print(f"floor before: {floors[0].wall:.1f} s")

@@ -40,7 +40,11 @@ from tests.support.smi_fixtures import machine, serials, swapped, uuids
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 OURS = "gpuid.github.com"
-SETTINGS: dict[str, Any] = {"QUARANTINE_TAINTS": "true", "QUARANTINE_MAX_NODES": "2"}
+SETTINGS: dict[str, Any] = {
+    "QUARANTINE_TAINTS": "true",
+    "QUARANTINE_MAX_NODES": "2",
+    "TIMEOUT": "5s",
+}
 FOREIGN = ("nvidia.com/gpu", "present", "NoSchedule")
 LEASE: dict[str, Any] = {
     "LEADER_ELECTION": "true",
@@ -146,8 +150,10 @@ def test_a_condemned_part_is_flagged_on_each_node_and_in_each_cluster(
         eventually(lambda: matches(fleet, "rma-48213", []))
         table = elsewhere.kubectl("get", "gpuq", "rma-48213", "--no-headers").stdout.split()
         assert table[:3] == ["rma-48213", "True", "1"]
-        wide = elsewhere.kubectl("get", "gpuinv", "gpu-swap-2", "-o", "wide").stdout
-        assert "rma-48213" in wide
+        head, row = elsewhere.kubectl("get", "gpuinv", "gpu-swap-2", "-o", "wide").stdout.split(
+            "\n", 1
+        )
+        assert (head.split()[-1], row.split()[-1]) == ("QUARANTINED", "True")
         eventually(lambda: has_event(elsewhere, "gpu-swap-2", ("Warning", "GPUQuarantined")))
         gauge = f'serial="{serial}",quarantine="rma-48213"}} 1.0'
         assert gauge in other.get("/metrics")[1]
@@ -336,12 +342,17 @@ def test_the_crd_may_go_and_come_while_the_operator_works(elsewhere: LocalCluste
         elsewhere.add_node(node, xml=xml)
         eventually(lambda: read_well(elsewhere, node), within=90)
         elsewhere.client.send(Request("POST", CRDS, crd))
-        eventually(lambda: condemn(elsewhere, "late", part(xml)))
+        eventually(lambda: is_served(elsewhere))
+        condemn(elsewhere, "late", part(xml))
         eventually(lambda: are_marked(elsewhere, node, [["late"], []]), within=60)
         eventually(lambda: leads(operator))
         # It is watched from then on.
         lift(elsewhere, "late")
         eventually(lambda: are_marked(elsewhere, node, [[], []]))
+
+
+def is_served(cluster: LocalCluster) -> None:
+    assert cluster.client.send(Request("GET", QUARANTINES, tolerate=(404,))) is not None
 
 
 def logged(operator: Operator, message: str) -> None:

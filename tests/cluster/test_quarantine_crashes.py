@@ -34,6 +34,7 @@ from tests.support.smi_fixtures import machine, serials
 NODE = "gpu-crash"
 SERIAL = serials(machine(NODE))[0]
 FOREIGN = ("nvidia.com/gpu", "present", "NoSchedule")
+"""Simulated nodes have it."""
 SETTINGS: dict[str, Any] = {"QUARANTINE_TAINTS": "true", "QUARANTINE_MAX_NODES": "1"}
 
 
@@ -41,7 +42,7 @@ def condemned(fleet: LocalCluster) -> None:
     """All that follows from the quarantine is written."""
     assert marks(fleet, NODE) == [["rma"], []]
     assert condition(fleet, NODE, "Quarantined") == ("True", "Quarantined")
-    assert taints(fleet, NODE) == [(TAINT, "rma", "NoSchedule")]
+    assert taints(fleet, NODE) == [FOREIGN, (TAINT, "rma", "NoSchedule")]
     assert matching_nodes(fleet, "rma") == [NODE]
     assert quarantine_condition(fleet, "rma") == ("True", "InForce")
     delivered(fleet)
@@ -51,7 +52,7 @@ def released(fleet: LocalCluster) -> None:
     """All that follows from its end is written."""
     assert marks(fleet, NODE) == [[], []]
     assert condition(fleet, NODE, "Quarantined") == ("False", "Released")
-    assert taints(fleet, NODE) == []
+    assert taints(fleet, NODE) == [FOREIGN]
     delivered(fleet)
 
 
