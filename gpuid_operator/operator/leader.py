@@ -58,6 +58,9 @@ class InventoryWork(LeaderWork, Protocol):
 class EventWatch(Protocol):
     """Watches the cluster until it is cancelled or can no longer watch."""
 
+    @property
+    def tasks(self) -> int: ...
+
     async def run(self) -> None: ...
 
 
@@ -74,6 +77,8 @@ class Leader:
         self._credentials = CredentialsCache(client)
         self.work: LeaderWork | None = None
         """The work that has started, for its metrics."""
+        self.watch: EventWatch | None = None
+        """The watch that runs, for its metrics."""
 
     async def run(self, make_work: Callable[[], LeaderWork]) -> None:
         """Work until cancelled."""
@@ -112,7 +117,7 @@ class Leader:
         """Watch until Kopf ends, or the work needs other pods or misses a kind."""
         refresh = asyncio.create_task(self._credentials.keep_fresh())
         try:
-            watch = self._make_watch(
+            self.watch = watch = self._make_watch(
                 sources=work.sources,
                 receiver=work,
                 credentials=self._credentials.current,
@@ -126,4 +131,5 @@ class Leader:
                 endings += [work.sources_changed.wait(), work.kinds_gone.wait()]
             await run_until_first(*endings)
         finally:
+            self.watch = None
             refresh.cancel()

@@ -107,12 +107,15 @@ async def test_events_reach_the_loop_of_the_caller_until_it_stops_the_watch() ->
         thread = KopfThread(
             sources=sources, receiver=received, credentials=lambda: api.credentials, beat=beats.set
         )
+        assert thread.tasks == 0
         running = asyncio.create_task(thread.run())
         first = [await received.next() for _ in range(3)]
         await beats.wait()
+        assert thread.tasks > len(sources)
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
+        assert thread.tasks == 0
     # The fake server has the same pods in each namespace; only one operator watches policies.
     assert sorted(first, key=str) == sorted(
         [(sources[0], "a", False), (sources[1], "a", False), (None, "fleet", False)], key=str

@@ -28,6 +28,7 @@ PROMISED = {
     ("gpuid_check_passed", ("check", "node")),
     ("gpuid_queue_depth", ()),
     ("gpuid_leader", ()),
+    ("gpuid_asyncio_tasks", ()),
     ("gpuid_export_success_total", ()),
     ("gpuid_export_failure_total", ()),
 }
