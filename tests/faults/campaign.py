@@ -24,7 +24,7 @@ class Figures:
     expected: int = 0
     """History entries that a run without faults has, times the sinks that receive them."""
     delivered: int = 0
-    """Of those, the entries that the sinks hold."""
+    """Those entries that the sinks hold."""
     doubled: int = 0
     """Entries that a sink holds under two ids."""
 
