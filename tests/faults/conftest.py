@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 
 import pytest
 
@@ -11,24 +12,32 @@ from tests.faults.campaign import SEED, Figures, table
 
 __all__ = ["cluster", "local_cluster"]  # fixtures
 
-_ROWS = pytest.StashKey[list[Figures]]()
+_ROW = "figures"
 
 
 @pytest.fixture
-def figures(request: pytest.FixtureRequest) -> Callable[[str], Figures]:
+def figures(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Figures]]:
     """`figures("api faults")` adds a row to the table, for the test to count in."""
-    rows = request.config.stash.setdefault(_ROWS, [])
+    rows: list[Figures] = []
 
     def add(campaign: str) -> Figures:
         rows.append(row := Figures(campaign))
         return row
 
-    return add
+    yield add
+    # A worker of pytest-xdist prints no table: the report takes them to the process that does.
+    request.node.user_properties += [(_ROW, asdict(row)) for row in rows]
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    if rows := config.stash.get(_ROWS, []):
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    rows = [
+        Figures(**figures)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", "") == "teardown"
+        for name, figures in report.user_properties
+        if name == _ROW
+    ]
+    if rows:
         terminalreporter.section(f"fault campaign, FAULTS_SEED={SEED}")
         terminalreporter.write_line(table(rows))

@@ -37,11 +37,12 @@ class Position(Enum):
 
 @dataclass
 class WriteTrap:
-    """What to do at a future write, after `skip` others."""
+    """What to do at a future write that is `wanted`, after `skip` others that are."""
 
     skip: int
     position: Position
     action: Callable[[], None]
+    wanted: Callable[[str], bool]
     triggered: threading.Event = field(default_factory=threading.Event)
     request: str = ""
     """Method and path of the write, once it arrived."""
@@ -116,9 +117,16 @@ class ApiFaultProxy:
         """How many watches are open."""
         return sum("watch=true" in one.request for one in self._snapshot())
 
-    def set_trap(self, skip: int, position: Position, action: Callable[[], None]) -> WriteTrap:
-        """Run `action` at a future write, after `skip` others."""
-        self._trap = WriteTrap(skip, position, action)
+    def set_trap(
+        self,
+        skip: int,
+        position: Position,
+        action: Callable[[], None],
+        *,
+        wanted: Callable[[str], bool] = lambda _: True,
+    ) -> WriteTrap:
+        """Run `action` at a future write that is `wanted`, after `skip` others that are."""
+        self._trap = WriteTrap(skip, position, action, wanted)
         return self._trap
 
     def clear_trap(self) -> None:
@@ -206,7 +214,7 @@ class ApiFaultProxy:
 
     def _due(self, request: str) -> WriteTrap | None:
         trap = self._trap
-        if trap is None:
+        if trap is None or not trap.wanted(request):
             return None
         if trap.skip:
             trap.skip -= 1
