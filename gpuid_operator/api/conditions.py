@@ -23,6 +23,9 @@ class ConditionType(StrEnum):
     DELIVERED = "Delivered"
     HEALTHY = "Healthy"
     CHECKS_PASSED = "ChecksPassed"
+    AS_EXPECTED = "AsExpected"
+    UNIQUE = "Unique"
+    QUARANTINED = "Quarantined"
 
 
 class Condition(Model):

@@ -10,18 +10,22 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from gpuid_operator.api import inventory, policy, sinks
+from gpuid_operator.api import inventory, policy, quarantine, sinks
 from gpuid_operator.api.meta import (
     GROUP,
     INVENTORY_KIND,
     INVENTORY_PLURAL,
     POLICY_KIND,
     POLICY_PLURAL,
+    QUARANTINE_KIND,
+    QUARANTINE_PLURAL,
     VERSION,
 )
 
 _RULES: Final = {
-    model.__name__: rules for model, rules in (*sinks.RULES.items(), *policy.RULES.items())
+    model.__name__: rules
+    for source in (sinks, policy, quarantine)
+    for model, rules in source.RULES.items()
 }
 
 # Server-side apply merges these lists by key, so that two writers can own different items. All
@@ -64,6 +68,12 @@ _INVENTORY_COLUMNS: Final[list[dict[str, Any]]] = [
     {"name": "Chassis", "type": "string", "jsonPath": ".status.chassis", "priority": 1},
     {"name": "Serials", "type": "string", "jsonPath": ".status.serials", "priority": 1},
     {"name": "Policy", "type": "string", "jsonPath": ".status.policy", "priority": 1},
+    {
+        "name": "Quarantined",
+        "type": "string",
+        "jsonPath": '.status.conditions[?(@.type=="Quarantined")].status',
+        "priority": 1,
+    },
 ]
 
 _POLICY_COLUMNS: Final[list[dict[str, Any]]] = [
@@ -83,8 +93,23 @@ _POLICY_COLUMNS: Final[list[dict[str, Any]]] = [
 ]
 
 
+_QUARANTINE_COLUMNS: Final[list[dict[str, Any]]] = [
+    {
+        "name": "Present",
+        "type": "string",
+        "jsonPath": '.status.conditions[?(@.type=="Present")].status',
+    },
+    {"name": "Matches", "type": "integer", "jsonPath": ".status.matchCount"},
+    {"name": "Action", "type": "string", "jsonPath": ".spec.action"},
+    {"name": "Reason", "type": "string", "jsonPath": ".spec.reason"},
+    {"name": "Ticket", "type": "string", "jsonPath": ".spec.ticket", "priority": 1},
+    {"name": "Until", "type": "string", "jsonPath": ".spec.until", "priority": 1},
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+]
+
+
 def crd_manifests() -> list[dict[str, Any]]:
-    """Both CustomResourceDefinitions as JSON values, in the order in which to apply them."""
+    """All CustomResourceDefinitions as JSON values, in the order in which to apply them."""
     return [
         _manifest(
             kind=INVENTORY_KIND,
@@ -106,6 +131,17 @@ def crd_manifests() -> list[dict[str, Any]]:
             spec=policy.PolicySpec,
             status=policy.PolicyStatus,
         ),
+        _manifest(
+            kind=QUARANTINE_KIND,
+            plural=QUARANTINE_PLURAL,
+            short="gpuq",
+            columns=_QUARANTINE_COLUMNS,
+            description="GPUQuarantine lists parts that must not be used. The operator flags every"
+            " node on which one of them turns up.",
+            spec=quarantine.QuarantineSpec,
+            status=quarantine.QuarantineStatus,
+            rules=quarantine.OBJECT_RULES,
+        ),
     ]
 
 
@@ -118,8 +154,9 @@ def _manifest(
     description: str,
     spec: type[BaseModel],
     status: type[BaseModel],
+    rules: list[dict[str, str]] | None = None,
 ) -> dict[str, Any]:
-    schema = {
+    schema: dict[str, Any] = {
         "type": "object",
         "description": description,
         "properties": {
@@ -130,6 +167,8 @@ def _manifest(
             "status": _schema(status),
         },
     }
+    if rules:
+        schema |= {"required": ["spec"], "x-kubernetes-validations": rules}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

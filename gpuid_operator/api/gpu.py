@@ -7,7 +7,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gpuid_operator.api.values import Model, Text
+from gpuid_operator.api.meta import MAX_QUARANTINES_PER_GPU
+from gpuid_operator.api.values import Model, QuarantineName, Text
+
+_Quarantines = Annotated[list[QuarantineName], Field(max_length=MAX_QUARANTINES_PER_GPU)]
 
 
 class GPUState(StrEnum):
@@ -88,3 +91,5 @@ class GPU(Model):
     it)."""
     health: GPUHealth | None = None
     """Health of the physical GPU."""
+    quarantines: _Quarantines | None = None
+    """Names of the GPUQuarantines that list this GPU, its board or its chassis, sorted."""

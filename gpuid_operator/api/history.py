@@ -27,6 +27,10 @@ class HistoryType(StrEnum):
     NODE_RETURNED = "NodeReturned"
     CHECK_FAILED = "CheckFailed"
     CHECK_PASSED = "CheckPassed"
+    GPU_QUARANTINED = "GPUQuarantined"
+    GPU_RELEASED = "GPUReleased"
+    EXPECTATION_FAILED = "ExpectationFailed"
+    EXPECTATION_MET = "ExpectationMet"
     SIGHTED = "Sighted"
     DROPPED = "Dropped"
 

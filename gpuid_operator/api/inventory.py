@@ -175,7 +175,8 @@ class InventoryStatus(Model):
     checks: Annotated[list[CheckStatus], Field(max_length=MAX_CHECKS)] | None = None
     """Last results of the checks."""
     conditions: Annotated[list[Condition], Field(max_length=8)] | None = None
-    """Conditions of the inventory: Ready, Delivered, Healthy, ChecksPassed."""
+    """Conditions of the inventory: Ready, Delivered, Healthy, and where they apply ChecksPassed,
+    AsExpected, Unique and Quarantined."""
 
 
 class Inventory(Model):

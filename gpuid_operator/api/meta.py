@@ -13,6 +13,12 @@ INVENTORY_PLURAL: Final = "gpuinventories"
 POLICY_KIND: Final = "GPUInventoryPolicy"
 POLICY_PLURAL: Final = "gpuinventorypolicies"
 
+QUARANTINE_KIND: Final = "GPUQuarantine"
+QUARANTINE_PLURAL: Final = "gpuquarantines"
+
+QUARANTINE_TAINT: Final = f"{GROUP}/quarantined"
+"""Key of the taint on nodes with a quarantined GPU; its value is the name of the quarantine."""
+
 REQUESTED_AT: Final = f"{GROUP}/requestedAt"
 """Annotation that users set on a GPUInventory; any new token requests a read."""
 
@@ -36,10 +42,16 @@ GPU_RESOURCE: Final = "nvidia.com/gpu"
 """The extended resource whose capacity shows that a node has GPUs."""
 
 MAX_GPUS: Final = 64
+MAX_PRODUCTS: Final = 16
+MAX_DRIVERS: Final = 16
 MAX_HISTORY: Final = 500
 MAX_SINKS: Final = 16
 MAX_CHECKS: Final = 16
 MAX_CHECK_OUTPUT: Final = 4096
 """Maximum size of stdout and of stderr of a check in the status, in bytes."""
+MAX_QUARANTINES_PER_GPU: Final = 8
+"""Quarantines that the status of a GPU names, the first ones by name."""
+MAX_QUARANTINE_PARTS: Final = 64
+MAX_QUARANTINE_MATCHES: Final = 256
 MAX_FROM_TO: Final = 128
 MAX_MESSAGE: Final = 256

@@ -8,7 +8,13 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from gpuid_operator.api.inventory import Condition
-from gpuid_operator.api.meta import MAX_CHECKS, MAX_SINKS
+from gpuid_operator.api.meta import (
+    MAX_CHECKS,
+    MAX_DRIVERS,
+    MAX_GPUS,
+    MAX_PRODUCTS,
+    MAX_SINKS,
+)
 from gpuid_operator.api.sinks import Name, Sink
 from gpuid_operator.api.values import Duration, Model
 
@@ -17,6 +23,7 @@ LABEL_KEY_PATTERN: Final = (
     r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?"
     r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
 )
+_Fact = Annotated[str, Field(min_length=1, max_length=128)]
 _LabelValue = Annotated[str, Field(max_length=63, pattern=LABEL_VALUE_PATTERN)]
 
 
@@ -79,6 +86,17 @@ class Check(Model):
     so that its controller recreates it."""
 
 
+class Expectation(Model):
+    """What each node of the policy should have; omitted fields expect nothing."""
+
+    gpus: Annotated[int, Field(ge=0, le=MAX_GPUS)] | None = None
+    """Number of GPUs, including lost ones."""
+    products: Annotated[list[_Fact], Field(min_length=1, max_length=MAX_PRODUCTS)] | None = None
+    """Product names, one of which every GPU has (nvidia-smi: product_name)."""
+    drivers: Annotated[list[_Fact], Field(min_length=1, max_length=MAX_DRIVERS)] | None = None
+    """Driver versions, one of which the node has."""
+
+
 class PolicySpec(Model):
     """Settings for the selected nodes. Omitted fields take the value of the built-in policy."""
 
@@ -102,6 +120,8 @@ class PolicySpec(Model):
     """Sinks to deliver changes to. If omitted, the built-in sink of the operator; `[]` for none."""
     checks: Annotated[list[Check], Field(max_length=MAX_CHECKS)] | None = None
     """Commands to run on each node. They only run if the operator allows policy checks."""
+    expect: Expectation | None = None
+    """What each node should have, shown by the condition AsExpected (default: nothing)."""
 
 
 class PolicyStatus(Model):

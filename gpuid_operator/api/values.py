@@ -150,6 +150,8 @@ Time = Annotated[
 
 Text = Annotated[str, Field(max_length=128)]
 LongText = Annotated[str, Field(max_length=512)]
+QuarantineName = Annotated[str, Field(min_length=1, max_length=63)]
+"""Name of a GPUQuarantine: short enough for the value of a taint."""
 
 
 class Model(BaseModel):

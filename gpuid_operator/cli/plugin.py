@@ -208,6 +208,56 @@ def read(
 
 
 @cli.command()
+@click.argument("identifier", metavar="SERIAL|UUID", shell_complete=_suggest("gpu"))
+@click.option("--reason", metavar="TEXT", required=True, help="Why, such as 'Xid 79 three times'.")
+@click.option("--ticket", metavar="URL", help="Where the case is tracked.")
+@click.option(
+    "--taint",
+    is_flag=True,
+    help="Keep new pods off a node that has the part, if the operator allows taints.",
+)
+@click.option("--chassis", is_flag=True, help="The serial is that of a chassis: all GPUs in it.")
+@click.option("--name", metavar="NAME", help="Name of the object (default: from the identifier).")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["yaml"]),
+    help="Print the file for git, and write nothing to the cluster.",
+)
+@_connection(several=True)
+def quarantine(
+    *,
+    identifier: str,
+    reason: str,
+    ticket: str | None,
+    taint: bool,
+    chassis: bool,
+    name: str | None,
+    output: str | None,
+    **connection: Any,
+) -> None:
+    """Condemn a GPU, wherever it turns up.
+
+    Writes a GPUQuarantine, which you lift with `kubectl delete gpuq NAME`. Requires permission to
+    create gpuquarantines.
+    """
+    from gpuid_operator.cli import plugin_quarantine
+
+    request = plugin_quarantine.Request(
+        identifier=identifier,
+        reason=reason,
+        ticket=ticket,
+        taint=taint,
+        chassis=chassis,
+        name=name,
+    )
+    if output == "yaml":
+        plugin_quarantine.print_manifest(request)
+        return
+    _run(lambda clusters: plugin_quarantine.quarantine(clusters, request), **connection)
+
+
+@cli.command()
 @_output("csv", "json")
 @_connection(several=True)
 def export(*, output: str, **connection: Any) -> None:

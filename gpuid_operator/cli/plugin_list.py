@@ -23,6 +23,9 @@ _NODES: Final = (
     Column("state", "STATE", condition=True),
     Column("ready", "READY", condition=True),
     Column("healthy", "HEALTHY", condition=True),
+    Column("quarantined", "QUARANTINED", condition=True, sparse=True),
+    Column("unique", "UNIQUE", condition=True, sparse=True),
+    Column("asExpected", "AS EXPECTED", condition=True, sparse=True),
     Column("lastReadTime", "LAST READ", age=True),
     Column("serials", "SERIALS"),
     Column("machine", "MACHINE", wide=True),
@@ -48,6 +51,7 @@ _GPUS: Final = (
     Column("gpuPartNumber", "GPU PART", wide=True),
     Column("gpuState", "GPU", condition=True),
     Column("lastRead", "LAST READ", wide=True, age=True),
+    Column("quarantines", "QUARANTINES", sparse=True),
 )
 
 _AHEAD: Final = 200
@@ -123,7 +127,14 @@ def _node(cluster: Cluster, inventory: Inventory) -> dict[str, Any]:
         "chassis": status.chassis or [],
         "driverVersion": status.driver_version,
         "policy": status.policy or None,
-        **_conditions(inventory, ready=ConditionType.READY, healthy=ConditionType.HEALTHY),
+        **_conditions(
+            inventory,
+            ready=ConditionType.READY,
+            healthy=ConditionType.HEALTHY,
+            quarantined=ConditionType.QUARANTINED,
+            asExpected=ConditionType.AS_EXPECTED,
+            unique=ConditionType.UNIQUE,
+        ),
         "lastReadTime": format_time(status.last_read_time) if status.last_read_time else None,
     }
 
@@ -154,4 +165,5 @@ def _gpus(cluster: Cluster, inventory: Inventory) -> Iterator[dict[str, Any]]:
             "gpuPartNumber": gpu.gpu_part_number,
             "gpuState": gpu.state.value,
             "lastRead": format_time(status.last_read_time) if status.last_read_time else None,
+            "quarantines": gpu.quarantines or [],
         }

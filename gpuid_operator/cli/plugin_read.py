@@ -102,7 +102,10 @@ async def _read(cluster: Cluster, node: str, *, timeout: float) -> _Result:
         if time.monotonic() - began > timeout:
             return _unanswered(inventory, timeout)
         await asyncio.sleep(_PAUSE)
-        inventory = await cluster.inventory(node)
+        if REQUESTED_AT in inventory.annotations:
+            inventory = await cluster.inventory(node)
+        else:  # it was created after the request, which did not find it
+            inventory = await _request(cluster, node, token)
     return _Result(
         node,
         ready=False,

@@ -37,6 +37,8 @@ class Column:
     title: str
     wide: bool = False
     """Tables show it only with `-o wide`; JSON and CSV always contain it."""
+    sparse: bool = False
+    """Tables show it only if a row has a value."""
     condition: bool = False
     """Its values are states, which a terminal shows in colour."""
     age: bool = False
@@ -61,7 +63,9 @@ def show(rows: Sequence[Row], columns: Sequence[Column], *, output: str, several
             shown = [
                 column
                 for column in columns
-                if (output == "wide" or not column.wide) and (several or column is not CLUSTER)
+                if (output == "wide" or not column.wide)
+                and (several or column is not CLUSTER)
+                and (not column.sparse or any(row.get(column.key) for row in rows))
             ]
             _print_table(rows, shown)
 

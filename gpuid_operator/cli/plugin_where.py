@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -10,6 +10,7 @@ from typing import Any, Final
 from gpuid_operator.api.inventory import ConditionStatus, ConditionType, Inventory
 from gpuid_operator.api.values import format_time
 from gpuid_operator.cli.plugin_clusters import Cluster, Clusters, say
+from gpuid_operator.cli.plugin_quarantine import notes
 from gpuid_operator.cli.plugin_table import CLUSTER, Column, show
 from gpuid_operator.plan.conditions import find
 from gpuid_operator.plan.placement import Placement, canonical, newest_first
@@ -28,10 +29,12 @@ _COLUMNS: Final = (
     Column("since", "FROM", absent=_UNKNOWN),
     Column("until", "TO", absent=_UNKNOWN),
     Column("state", "STATE", condition=True),
+    Column("quarantines", "QUARANTINES", sparse=True),
     Column("product", "PRODUCT", wide=True),
     Column("chassis", "CHASSIS", wide=True),
     Column("lastReadTime", "LAST READ", wide=True, age=True),
     Column("ready", "READY", wide=True, condition=True),
+    Column("alsoOn", "ALSO ON", wide=True),
 )
 
 
@@ -42,6 +45,10 @@ class _Found:
     cluster: str
     inventory: Inventory
     placement: Placement
+
+    def place(self, *, several: bool) -> str:
+        """The node, with its cluster where there are several."""
+        return f"{self.cluster}/{self.placement.node}" if several else self.placement.node
 
 
 async def where(clusters: Clusters, identifier: str, *, scan: bool, output: str) -> bool:
@@ -60,17 +67,49 @@ async def where(clusters: Clusters, identifier: str, *, scan: bool, output: str)
                 f"{identifier} not found: no node of {clusters.names} has or had a GPU or chassis"
                 " with this serial or UUID"
             )
+            await _note_quarantines(clusters, {identifier})
         return False
     order = {id(one.placement): one for one in found}
+    claims = _claims(found)
     rows = [
-        _row(order[id(placement)]) for placement in newest_first([one.placement for one in found])
+        _row(one, [other.place(several=clusters.several) for other in claims[id(one)]])
+        for one in (
+            order[id(placement)] for placement in newest_first([one.placement for one in found])
+        )
     ]
     if output in ("table", "wide"):
         rows = [row | {"until": "now"} if row["present"] else row for row in rows]
     show(rows, _COLUMNS, output=output, several=clusters.several)
-    for line in dict.fromkeys(filter(None, map(_warning, found))):
+    lines = [_warning(one) for one in found]
+    lines += [_contested([one, *claims[id(one)]], several=clusters.several) for one in found]
+    for line in dict.fromkeys(filter(None, lines)):
         say(line)
+    names = {name for one in found for name in one.placement.names}
+    await _note_quarantines(clusters, {identifier, *names})
     return True
+
+
+def _claims(found: Sequence[_Found]) -> dict[int, list[_Found]]:
+    """For each placement, by its identity, the present placements of the same GPU elsewhere."""
+    present: dict[str, list[_Found]] = {}
+    for one in found:
+        if one.placement.present and one.placement.uuid:
+            present.setdefault(one.placement.uuid, []).append(one)
+    return {
+        id(one): [
+            other
+            for other in present.get(one.placement.uuid or "", ())
+            if one.placement.present and other is not one
+        ]
+        for one in found
+    }
+
+
+async def _note_quarantines(clusters: Clusters, identifiers: set[str]) -> None:
+    """Print the quarantines that list the part, also where it is not present now."""
+    for _, lines in await clusters.ask(lambda cluster: notes(cluster, identifiers)):
+        for line in lines:
+            say(line)
 
 
 async def _look_up(clusters: Clusters, identifier: str) -> list[_Found]:
@@ -113,7 +152,30 @@ def _warning(found: _Found) -> str | None:
     )
 
 
-def _row(found: _Found) -> dict[str, Any]:
+def _contested(claims: Sequence[_Found], *, several: bool) -> str | None:
+    """A warning for a GPU that several inventories list."""
+    if len(claims) < 2:
+        return None
+    uuid = claims[0].placement.uuid
+    claims = sorted(claims, key=lambda one: one.place(several=several))
+    places = [one.place(several=several) for one in claims]
+    if len({one.cluster for one in claims}) == 1 and all(map(_is_duplicate, claims)):
+        return f"warning: {uuid} is on {' and '.join(places)} at the same time, as nvidia-smi says"
+    times = [_time(one.inventory.status.last_read_time) or "an unknown time" for one in claims]
+    nodes = [f"{place} (read at {at})" for place, at in zip(places, times, strict=True)]
+    return (
+        f"warning: {uuid} is in the inventories of {' and '.join(nodes)};"
+        " if it moved, the latest read is right"
+    )
+
+
+def _is_duplicate(found: _Found) -> bool:
+    """Whether the operator is certain that the node shares GPUs with others."""
+    said = find(found.inventory.status.conditions, ConditionType.UNIQUE)
+    return said is not None and said.status is ConditionStatus.FALSE
+
+
+def _row(found: _Found, also_on: Sequence[str]) -> dict[str, Any]:
     placement, status = found.placement, found.inventory.status
     ready = find(status.conditions, ConditionType.READY)
     return {
@@ -126,6 +188,7 @@ def _row(found: _Found) -> dict[str, Any]:
         else "Past",
         "uuid": placement.uuid,
         "serial": placement.serial,
+        "quarantines": list(placement.quarantines),
         "formerSerials": list(placement.former_serials),
         "chassis": placement.chassis,
         "pciAddress": placement.pci_address,
@@ -134,6 +197,7 @@ def _row(found: _Found) -> dict[str, Any]:
         "until": _time(placement.until),
         "lastReadTime": _time(status.last_read_time),
         "ready": ready.status.value if ready else None,
+        "alsoOn": list(also_on),
     }
 
 

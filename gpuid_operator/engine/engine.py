@@ -26,6 +26,7 @@ from gpuid_operator.engine.delivery.manager import Delivery, Secrets
 from gpuid_operator.engine.reading.reader import Reader
 from gpuid_operator.engine.reconcile.expiry import InventoryExpiry
 from gpuid_operator.engine.reconcile.inventory_watch import InventoryWatch
+from gpuid_operator.engine.reconcile.quarantines import Quarantines
 from gpuid_operator.engine.reconcile.reconciler import NodeReconciler
 from gpuid_operator.engine.reconcile.resync import Resync
 from gpuid_operator.engine.reconcile.resync_loop import ResyncLoop
@@ -119,6 +120,17 @@ class Engine:
             clock=clock,
             checks_allowed=options.checks_allowed,
         )
+        self.quarantines = Quarantines(
+            client,
+            state=self._state,
+            status_writer=self._status_writer,
+            recorder=self._recorder,
+            idle_gate=idle_gate,
+            options=options,
+            availability_changed=self._checks.sources_changed.set,
+            clock=clock,
+        )
+        self._status_writer.add_listener(self.quarantines.status_written)
         self._reconciler = NodeReconciler(
             state=self._state,
             status_writer=self._status_writer,
@@ -130,16 +142,24 @@ class Engine:
             metrics=metrics,
             clock=clock,
         )
+        self._state.duplicates.subscribe(self._reconciler.enqueue)
         self._resync = Resync(
-            client, state=self._state, events=self, policies_changed=self._policies_changed
+            client,
+            state=self._state,
+            events=self,
+            policies_changed=self._policies_changed,
+            list_quarantines=self.quarantines.list_all,
         )
         self._resync_loop = ResyncLoop(
             self._resync,
-            InventoryExpiry(client, state=self._state, clock=clock),
+            InventoryExpiry(
+                client, state=self._state, status_writer=self._status_writer, clock=clock
+            ),
             reconciler=self._reconciler,
             delivery=self._delivery,
             checks=self._checks,
             policy_statuses=self._policy_statuses,
+            quarantines=self.quarantines,
             metrics=metrics,
             timings=options.timings,
         )
@@ -156,6 +176,7 @@ class Engine:
             *self._inventory_watch.loops(),
             *self._resync_loop.loops(),
             self._policy_statuses.run,
+            *self.quarantines.loops(),
         ]
 
     @property
@@ -165,7 +186,7 @@ class Engine:
 
     @property
     def sources_changed(self) -> asyncio.Event:
-        """Set when `sources` changes."""
+        """Set when `sources` or `quarantines.available` changes."""
         return self._checks.sources_changed
 
     @property
@@ -200,17 +221,19 @@ class Engine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._delivery.close(within=within * 0.8)
+        await self.quarantines.stop()
         if not await self._status_writer.finish(within=until - loop.time()):
             _log.warning("abandoned status writes; the next leader repeats them")
         await self._recorder.finish(within=until - loop.time())
 
     def watch_begins(self) -> None:
-        """The watch of pods and policies starts, for the first time or again."""
+        """The watch starts, for the first time or again."""
         self._resync_loop.watch_started()
 
     def count(self) -> None:
         """Update the metrics that are counted at each scrape."""
         self._metrics.queue_depth.set(len(self._reconciler))
+        self._metrics.duplicate_gpus.set(len(self._state.duplicates))
         self._delivery.count_pending()
 
     def pod_event(self, source: PodSelector, body: dict[str, Any], *, deleted: bool) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -77,6 +79,7 @@ class KubeClient:
         self._session = _session(headers, connections=MAX_CONNECTIONS)
         self._unlimited = _session(headers, connections=_UNLIMITED_CONNECTIONS)
         self.websockets = WebSockets(credentials, headers=headers)
+        self._date: str | None = None
 
     @classmethod
     async def connect(
@@ -112,6 +115,14 @@ class KubeClient:
         await self._session.close()
         await self._unlimited.close()
         await self.websockets.close()
+
+    @property
+    def server_time(self) -> datetime | None:
+        """The API server's clock at its newest response; None where it does not say."""
+        try:
+            return parsedate_to_datetime(self._date or "").astimezone(UTC)
+        except ValueError:
+            return None
 
     async def credentials(self) -> Credentials:
         """The current credentials, renewed if due, for use by another client."""
@@ -169,6 +180,7 @@ class KubeClient:
                 ):
                     answer = await response.read()
                     if response.status < 300:
+                        self._date = response.headers.get("Date")
                         return orjson.loads(answer) if answer else None
                     error: ApiError | ApiUnreachable = api_error(
                         method=method, path=path, response=response, answer=answer

@@ -1,15 +1,17 @@
-"""Node objects: reads the few facts that the operator needs of 25 KB each, and writes labels."""
+"""Node objects: reads the few facts that the operator needs of 25 KB each, and writes labels and
+taints."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gpuid_operator.api.meta import GPU_RESOURCE
+from gpuid_operator.api.meta import GPU_RESOURCE, QUARANTINE_TAINT
 from gpuid_operator.kube.client import MERGE_PATCH, ONLY_METADATA, KubeClient, item
 
 _NODES: Final = "/api/v1/nodes"
+_NO_SCHEDULE: Final = "NoSchedule"
 _PAGE: Final = 100
 """Nodes per page: about 2.5 MB of JSON, and four times that while it is parsed."""
 
@@ -28,22 +30,41 @@ class NodeFacts:
     labels: dict[str, str]
     gpu_capacity: int | None
     """status.capacity of nvidia.com/gpu; None if the Node does not report it."""
+    taints: tuple[Mapping[str, Any], ...] = ()
+    """spec.taints: all of them, since a patch replaces the list."""
 
     @classmethod
     def from_node(cls, node: Mapping[str, Any]) -> NodeFacts:
         """Read an API object."""
         meta = node["metadata"]
-        status = node.get("status") or {}
+        spec, status = node.get("spec") or {}, node.get("status") or {}
         capacity = (status.get("capacity") or {}).get(GPU_RESOURCE)
         return cls(
             name=meta["name"],
             uid=meta["uid"],
-            provider_id=(node.get("spec") or {}).get("providerID") or None,
+            provider_id=spec.get("providerID") or None,
             boot_id=(status.get("nodeInfo") or {}).get("bootID") or None,
             resource_version=meta["resourceVersion"],
             labels=meta.get("labels") or {},
             gpu_capacity=_count(capacity),
+            taints=tuple(spec.get("taints") or ()),
         )
+
+    @property
+    def quarantine_taint(self) -> str | None:
+        """The value of the operator's taint; None where the Node does not have it. A taint with
+        another effect is of somebody else."""
+        found = (taint.get("value", "") for taint in self.taints if _is_ours(taint))
+        return next(found, None)
+
+    def with_quarantine_taint(self, value: str | None) -> tuple[Mapping[str, Any], ...]:
+        """The taints with this value of the operator's, without it for None. The others stay as
+        they are, and where they are."""
+        others = [taint for taint in self.taints if not _is_ours(taint)]
+        if value is None:
+            return tuple(others)
+        ours = {"key": QUARANTINE_TAINT, "value": value, "effect": _NO_SCHEDULE}
+        return (*others, ours)
 
 
 async def get_node(client: KubeClient, name: str) -> NodeFacts:
@@ -69,16 +90,35 @@ async def patch_node_labels(
     Raises Conflict if the node changed since `facts` were read, and what `KubeClient.request`
     raises.
     """
-    meta = {"resourceVersion": facts.resource_version, "labels": dict(changes)}
+    return await _patch(client, facts, {"metadata": {"labels": dict(changes)}})
+
+
+async def patch_node_taints(
+    client: KubeClient, facts: NodeFacts, taints: Sequence[Mapping[str, Any]]
+) -> str:
+    """Replace the taints of a node; return the new resourceVersion.
+
+    Raises Conflict if the node changed since `facts` were read, and what `KubeClient.request`
+    raises.
+    """
+    return await _patch(client, facts, {"spec": {"taints": list(taints) or None}})
+
+
+async def _patch(client: KubeClient, facts: NodeFacts, changes: dict[str, Any]) -> str:
+    meta = {**changes.get("metadata", {}), "resourceVersion": facts.resource_version}
     answer = await client.request(
         "PATCH",
         item(_NODES, facts.name),
-        body={"metadata": meta},
+        body={**changes, "metadata": meta},
         content_type=MERGE_PATCH,
         accept=ONLY_METADATA,
     )
     version: str = answer["metadata"]["resourceVersion"]
     return version
+
+
+def _is_ours(taint: Mapping[str, Any]) -> bool:
+    return taint.get("key") == QUARANTINE_TAINT and taint.get("effect") == _NO_SCHEDULE
 
 
 def _count(quantity: str | None) -> int | None:

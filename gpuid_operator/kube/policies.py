@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gpuid_operator.api.meta import API_VERSION, POLICY_KIND, POLICY_PLURAL
-from gpuid_operator.kube.client import APPLY_PATCH, ONLY_METADATA, KubeClient, item
+from gpuid_operator.kube.client import KubeClient
+from gpuid_operator.kube.status import apply_whole_status
 
 _POLICIES: Final = f"/apis/{API_VERSION}/{POLICY_PLURAL}"
 
@@ -24,23 +25,13 @@ async def apply_policy_status(
     status: Mapping[str, Any],
     manager: str,
 ) -> str:
-    """Apply the whole status of a policy; return the new resourceVersion.
-
-    Raises Conflict if the policy changed since `resource_version`, NotFound, and what
-    `KubeClient.request` raises.
-    """
-    answer = await client.request(
-        "PATCH",
-        f"{item(_POLICIES, name)}/status",
-        params={"fieldManager": manager, "force": "true"},
-        body={
-            "apiVersion": API_VERSION,
-            "kind": POLICY_KIND,
-            "metadata": {"name": name, "resourceVersion": resource_version},
-            "status": status,
-        },
-        content_type=APPLY_PATCH,
-        accept=ONLY_METADATA,
+    """Apply the whole status of a policy; see `apply_whole_status`."""
+    return await apply_whole_status(
+        client,
+        _POLICIES,
+        kind=POLICY_KIND,
+        name=name,
+        resource_version=resource_version,
+        status=status,
+        manager=manager,
     )
-    version: str = answer["metadata"]["resourceVersion"]
-    return version

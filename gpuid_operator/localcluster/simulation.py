@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import datetime
-import itertools
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from gpuid_operator.localcluster.waiting import wait_for
 _PODS: Final = f"/api/v1/namespaces/{nodes.TARGET_NAMESPACE}/pods"
 _DAEMONSETS: Final = f"/apis/apps/v1/namespaces/{nodes.TARGET_NAMESPACE}/daemonsets"
 _POD_WITHIN: Final = 60.0
-_LOOKS: Final = 20
-"""Polls for a pod, a tenth of a second apart, after which KWOK is reminded of it."""
 
 
 @dataclass(frozen=True)
@@ -132,25 +129,11 @@ class Simulation:
 
     def wait_pod(self, node: str) -> dict[str, Any]:
         """The node's target pod, once it is ready and not being deleted."""
-        looks = itertools.count(1)
-
-        def ready() -> dict[str, Any] | None:
-            pods = self._pods(node)
-            found = next((pod for pod in pods if _is_ready(pod)), None)
-            if found is None and next(looks) % _LOOKS == 0:
-                self._remind(pods)
-            return found
-
-        pod: dict[str, Any] = self._wait(f"a ready pod of the device plugin on {node}", ready)
+        pod: dict[str, Any] = self._wait(
+            f"a ready pod of the device plugin on {node}",
+            lambda: next((pod for pod in self._pods(node) if _is_ready(pod)), None),
+        )
         return pod
-
-    def _remind(self, pods: Iterable[dict[str, Any]]) -> None:
-        """Change these pods. KWOK misses about one in a hundred pods that are created at the moment
-        in which it learns of their node, until the pod changes."""
-        for pod in pods:
-            path = f"{_PODS}/{pod['metadata']['name']}"
-            body = {"metadata": {"annotations": {"kwok.x-k8s.io/reminded": secrets.token_hex(4)}}}
-            self._client.send(Request("PATCH", path, body, content_type=MERGE, tolerate=(404,)))
 
     def restart_container(self, node: str) -> str:
         """Give the target container a new id, as a restart would; returns the id."""

@@ -1,4 +1,5 @@
-"""The handlers of the operator, as Kopf calls them: one for pods, one for policies, one to log in.
+"""The handlers of the operator, as Kopf calls them: for pods, policies and quarantines, and to log
+in.
 
 They run in Kopf's thread (see kopf_thread.py) and only hand events over to the loop of the engine,
 which does the work. No handler writes to the cluster: Kopf leaves nothing on any object.
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
-from gpuid_operator.api.meta import GROUP, POLICY_PLURAL, VERSION
+from gpuid_operator.api.meta import GROUP, POLICY_PLURAL, QUARANTINE_PLURAL, VERSION
 from gpuid_operator.engine.core.pod_selector import PodSelector
 from gpuid_operator.kube.credentials import Credentials
 from gpuid_operator.operator.kopf_private import kopf
@@ -30,6 +31,12 @@ class EventReceiver(Protocol):
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None: ...
 
 
+class QuarantineReceiver(Protocol):
+    """Takes the events of quarantines: an engine."""
+
+    def quarantine_event(self, body: dict[str, Any], *, deleted: bool) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Memo:
     """What every handler gets as its `memo`. One Kopf operator watches the pods of one `source`."""
@@ -40,6 +47,8 @@ class Memo:
     """The loop of the receiver."""
     credentials: Callable[[], Credentials]
     """Returns the current credentials, from any thread."""
+    quarantines: QuarantineReceiver | None = None
+    """None where quarantines are not watched."""
 
     def enqueue_pod(self, body: dict[str, Any], *, deleted: bool) -> None:
         take = functools.partial(self.receiver.pod_event, self.source, body, deleted=deleted)
@@ -48,6 +57,11 @@ class Memo:
     def enqueue_policy(self, body: dict[str, Any], *, deleted: bool) -> None:
         take = functools.partial(self.receiver.policy_event, body, deleted=deleted)
         self.loop.call_soon_threadsafe(take)
+
+    def enqueue_quarantine(self, body: dict[str, Any], *, deleted: bool) -> None:
+        if self.quarantines is not None:
+            take = functools.partial(self.quarantines.quarantine_event, body, deleted=deleted)
+            self.loop.call_soon_threadsafe(take)
 
 
 async def pod_event(event: Any, memo: Memo, **_: Any) -> None:
@@ -60,19 +74,27 @@ async def policy_event(event: Any, memo: Memo, **_: Any) -> None:
     memo.enqueue_policy(event["object"], deleted=event["type"] == "DELETED")
 
 
+async def quarantine_event(event: Any, memo: Memo, **_: Any) -> None:
+    """A GPUQuarantine was listed, added, modified or deleted."""
+    memo.enqueue_quarantine(event["object"], deleted=event["type"] == "DELETED")
+
+
 async def login(memo: Memo, **_: Any) -> kopf.ConnectionInfo:
     """Kopf needs credentials: at its start, and again when these expire."""
     return connection_info(memo.credentials())
 
 
-def registry(*, policies: bool) -> kopf.OperatorRegistry:
-    """The handlers of one Kopf operator. Policies are cluster-scoped: one of several operators
-    watches them."""
+def registry(*, policies: bool, quarantines: bool = False) -> kopf.OperatorRegistry:
+    """The handlers of one Kopf operator. Policies and quarantines are cluster-scoped: one of
+    several operators watches them. `quarantines` must be false where the API server does not serve
+    them."""
     handlers = kopf.OperatorRegistry()
     kopf.on.login(registry=handlers)(login)
     kopf.on.event("v1", "pods", registry=handlers)(pod_event)
     if policies:
         kopf.on.event(GROUP, VERSION, POLICY_PLURAL, registry=handlers)(policy_event)
+    if quarantines:
+        kopf.on.event(GROUP, VERSION, QUARANTINE_PLURAL, registry=handlers)(quarantine_event)
     return handlers
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from gpuid_operator.engine.core.pod_selector import PodSelector
 from gpuid_operator.kube.credentials import Credentials
-from gpuid_operator.operator.handlers import EventReceiver, Memo, registry
+from gpuid_operator.operator.handlers import EventReceiver, Memo, QuarantineReceiver, registry
 from gpuid_operator.operator.kopf_private import Identity, is_late_generator, kopf, watchers
 from gpuid_operator.operator.kopf_settings import kopf_settings
 from gpuid_operator.telemetry.log import get_logger
@@ -30,7 +30,7 @@ _JOIN: Final = 5.0
 
 
 class KopfThread:
-    """Watches pods and policies until it is stopped or Kopf gives up."""
+    """Watches pods, policies and quarantines until it is stopped or Kopf gives up."""
 
     def __init__(
         self,
@@ -39,13 +39,16 @@ class KopfThread:
         receiver: EventReceiver,
         credentials: Callable[[], Credentials],
         beat: Callable[[], None],
+        quarantines: QuarantineReceiver | None = None,
     ) -> None:
         """`credentials` returns the current ones, from any thread; `beat` is called in the loop of
-        the caller while all watchers run."""
+        the caller while all watchers run; `quarantines` is None where the API server does not serve
+        quarantines."""
         self._sources = sources
         self._receiver = receiver
         self._credentials = credentials
         self._beat = beat
+        self._quarantines = quarantines
         self._home = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._stopping = threading.Event()
@@ -102,9 +105,11 @@ class KopfThread:
 
     async def _operator(self, number: int, source: PodSelector) -> None:
         await kopf.operator(
-            registry=registry(policies=number == 0),
+            registry=registry(
+                policies=number == 0, quarantines=number == 0 and self._quarantines is not None
+            ),
             settings=kopf_settings(source.selector),
-            memo=Memo(source, self._receiver, self._home, self._credentials),
+            memo=Memo(source, self._receiver, self._home, self._credentials, self._quarantines),
             standalone=True,
             namespaces=[source.namespace],
             # Without it Kopf asks getpass, which fails for a uid without a passwd entry.
@@ -115,7 +120,7 @@ class KopfThread:
         """Report that the watch is alive, until it is stopped. Raises RuntimeError when Kopf lacks
         a watcher for a kind: once one has failed, Kopf may wait without end for the others."""
         loop = asyncio.get_running_loop()
-        expected = len(self._sources) + 1
+        expected = len(self._sources) + 1 + (self._quarantines is not None)
         complete_by = loop.time() + _COMPLETE_WITHIN
         while not self._stopping.is_set():
             missing = expected - len(watchers())

@@ -16,7 +16,7 @@ from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.operator.concurrency import run_until_first
 from gpuid_operator.operator.crds import missing_crds, wait_for_crds
 from gpuid_operator.operator.credentials import CredentialsCache
-from gpuid_operator.operator.handlers import EventReceiver
+from gpuid_operator.operator.handlers import EventReceiver, QuarantineReceiver
 from gpuid_operator.operator.health import Health
 from gpuid_operator.operator.kopf_thread import KopfThread
 from gpuid_operator.operator.retry import LONGEST_PAUSE, until_success
@@ -42,6 +42,15 @@ class LeaderWork(EventReceiver, Protocol):
     async def stop(self, *, within: float) -> None: ...
 
 
+class QuarantineWork(QuarantineReceiver, Protocol):
+    """The part of the engine that keeps quarantines, where the API server serves them."""
+
+    @property
+    def available(self) -> bool: ...
+
+    async def list_all(self) -> None: ...
+
+
 @runtime_checkable
 class InventoryWork(LeaderWork, Protocol):
     """The engine: it keeps inventories, and the pods that it watches depend on the policies."""
@@ -50,6 +59,8 @@ class InventoryWork(LeaderWork, Protocol):
     def sources_changed(self) -> asyncio.Event: ...
     @property
     def kinds_gone(self) -> asyncio.Event: ...
+    @property
+    def quarantines(self) -> QuarantineWork: ...
 
     def watch_begins(self) -> None: ...
     def count(self) -> None: ...
@@ -105,10 +116,15 @@ class Leader:
             started = loop.time()
             await self._watch_once(work)
             if isinstance(work, InventoryWork) and work.sources_changed.is_set():
-                continue  # the same watch, of other pods
+                continue  # the same watch, of other pods or kinds
             failures = 1 if loop.time() - started > _SETTLED else failures + 1
             if await missing_crds(self._client, self._health):
                 return
+            if isinstance(work, InventoryWork):
+                # A kind that is not served any more would end each watch.
+                await until_success(
+                    "failed to list quarantines", work.quarantines.list_all, health=self._health
+                )
             pause = min(LONGEST_PAUSE, 2.0 ** (failures - 1))
             _log.warning("watch ended; restarting", seconds=pause)
             await asyncio.sleep(pause)
@@ -116,19 +132,21 @@ class Leader:
     async def _watch_once(self, work: LeaderWork) -> None:
         """Watch until Kopf ends, or the work needs other pods or misses a kind."""
         refresh = asyncio.create_task(self._credentials.keep_fresh())
+        engine = work if isinstance(work, InventoryWork) else None
         try:
             self.watch = watch = self._make_watch(
                 sources=work.sources,
                 receiver=work,
                 credentials=self._credentials.current,
                 beat=lambda: self._health.beat("watch", _WATCH_BOUND),
+                quarantines=engine.quarantines if engine and engine.quarantines.available else None,
             )
             endings: list[Any] = [watch.run()]
-            if isinstance(work, InventoryWork):
-                work.sources_changed.clear()
-                work.kinds_gone.clear()
-                work.watch_begins()
-                endings += [work.sources_changed.wait(), work.kinds_gone.wait()]
+            if engine is not None:
+                engine.sources_changed.clear()
+                engine.kinds_gone.clear()
+                engine.watch_begins()
+                endings += [engine.sources_changed.wait(), engine.kinds_gone.wait()]
             await run_until_first(*endings)
         finally:
             self.watch = None

@@ -15,6 +15,7 @@ from gpuid_operator.api.values import format_duration
 from gpuid_operator.operator import variables as read
 from gpuid_operator.operator.selectors import check_selector
 from gpuid_operator.operator.variables import SECRETS, SettingsError, reads
+from gpuid_operator.plan.quarantine_taints import DEFAULT_MAX_NODES, NodeLimit
 from gpuid_operator.plan.target import Target
 from gpuid_operator.telemetry.log import Format, Level
 
@@ -115,6 +116,10 @@ class Settings(BaseModel):
     """Whether policies may run checks."""
     restarts_per_hour: Annotated[int, reads(read.whole(0, 10_000))] = 20
     """Restarts of pods for failed checks, in the whole cluster."""
+    quarantine_taints: _Bool = False
+    """Whether a GPUQuarantine may taint the nodes that have its parts."""
+    quarantine_max_nodes: Annotated[NodeLimit, reads(NodeLimit.parse)] = DEFAULT_MAX_NODES
+    """Largest number of nodes with such a taint, or a percentage of the nodes with an inventory."""
     command: Annotated[str, reads(read.script)] | None = None
     """Script of the check runner. None: this instance keeps the inventory."""
     check_name: _Label = "command"

@@ -59,6 +59,8 @@ class Wiring:
                 suspended=settings.suspend,
                 checks_allowed=settings.policy_checks,
                 restarts_per_hour=settings.restarts_per_hour,
+                quarantine_taints=settings.quarantine_taints,
+                quarantine_max_nodes=settings.quarantine_max_nodes,
                 timings=self.timings,
             ),
             secrets=self._secrets(client),

@@ -14,10 +14,16 @@ _WARNINGS: Final = frozenset(
         HistoryType.GPU_REMOVED,
         HistoryType.GPU_LOST,
         HistoryType.CHECK_FAILED,
+        HistoryType.EXPECTATION_FAILED,
+        HistoryType.GPU_QUARANTINED,
         HistoryType.DROPPED,
     }
 )
 _CHECKS: Final = frozenset({HistoryType.CHECK_FAILED, HistoryType.CHECK_PASSED})
+_QUARANTINE: Final = frozenset({HistoryType.GPU_QUARANTINED, HistoryType.GPU_RELEASED})
+_EXPECTATION: Final = frozenset({HistoryType.EXPECTATION_FAILED, HistoryType.EXPECTATION_MET})
+_ALWAYS: Final = _CHECKS | _QUARANTINE | _EXPECTATION
+"""Types with an Event also where the first read of a node brings them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +39,15 @@ class Announcement:
         return self.type in _WARNINGS
 
     @property
-    def about_check(self) -> bool:
-        """Whether it is about a check, and not about hardware or node."""
-        return self.type in _CHECKS
+    def log_message(self) -> str:
+        """The message of the line in the log that has the same content."""
+        if self.type in _CHECKS:
+            return "recorded check result"
+        if self.type in _QUARANTINE:
+            return "recorded quarantine"
+        if self.type in _EXPECTATION:
+            return "recorded expectation"
+        return "recorded hardware change"
 
 
 def announcements(entries: Sequence[HistoryEntry], *, first_read: bool) -> list[Announcement]:
@@ -45,12 +57,14 @@ def announcements(entries: Sequence[HistoryEntry], *, first_read: bool) -> list[
     ---------------------------------|------
     Sighted                          | no: it reports no change
     CheckFailed, CheckPassed         | yes
+    GPUQuarantined, GPUReleased      | yes: also where the part comes with a new node
+    ExpectationFailed, …Met          | yes: also where the new node is not as expected
     another type, of a first read    | no: a first read finds GPUs, and changes nothing
     another type, of any other write | yes
     """
     by_type: dict[HistoryType, list[HistoryEntry]] = defaultdict(list)
     for entry in entries:
-        if entry.type is not HistoryType.SIGHTED and (entry.type in _CHECKS or not first_read):
+        if entry.type is not HistoryType.SIGHTED and (entry.type in _ALWAYS or not first_read):
             by_type[entry.type].append(entry)
     return [Announcement(type_, event_message(group)) for type_, group in by_type.items()]
 
@@ -76,6 +90,8 @@ def _gpu(entry: HistoryEntry) -> str:
 
 
 def _change(entry: HistoryEntry) -> str:
+    if entry.type in _QUARANTINE:
+        return ": ".join(filter(None, (f"quarantine {entry.to or entry.from_}", entry.message)))
     if entry.message or not (entry.from_ or entry.to):
         return entry.message or ""
     return f"from {entry.from_ or 'none'} to {entry.to or 'none'}"

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
 
 from gpuid_operator.api.inventory import CheckStatus
 from gpuid_operator.plan.schedule import (
-    BACKOFF_MAX,
     backoff,
-    bounded,
     is_ahead,
     next_interval_read,
 )
-
-LONGEST_WAIT: Final = timedelta(hours=1)
-"""The longest time after which a refused restart runs the check again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,17 +77,16 @@ def next_run_at(
                                                                 | a tenth; never if it is zero
 
     For a container that this process has asked, `run_again_at` brings the run forward, and
-    `not_before` postpones it. Times too far in the future count as now.
+    `not_before` postpones it.
     """
     asked = None if attempts is None else attempts.container_id == placement.container_id
     due = _due_by_result(last, placement, asked=asked, now=now)
     if attempts is None or not asked:
         return due
-    again = bounded(attempts.run_again_at, LONGEST_WAIT, now=now)
-    times = [at for at in (due, again) if at is not None]
+    times = [at for at in (due, attempts.run_again_at) if at is not None]
     if not times:
         return None
-    return max(min(times), bounded(attempts.not_before, BACKOFF_MAX, now=now) or min(times))
+    return max(min(times), attempts.not_before or min(times))
 
 
 def _due_by_result(

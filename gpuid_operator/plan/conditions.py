@@ -38,6 +38,12 @@ def find(conditions: Sequence[Condition] | None, kind: ConditionType) -> Conditi
     return next((item for item in conditions or () if item.type == kind), None)
 
 
+def shown(conditions: Sequence[Condition] | None, kind: ConditionType) -> ConditionUpdate | None:
+    """What a condition says now; None where there is none."""
+    found = find(conditions, kind)
+    return None if found is None else ConditionUpdate(found.status, found.reason, found.message)
+
+
 def updated(
     conditions: Sequence[Condition] | None,
     updates: dict[ConditionType, ConditionUpdate | None],
@@ -65,6 +71,29 @@ def updated(
             last_transition_time=before.last_transition_time if before and same else now,
         )
     return sorted(merged.values(), key=lambda item: order.index(item.type))
+
+
+def of_object(
+    conditions: Sequence[Condition] | None,
+    kind: str,
+    status: ConditionStatus,
+    reason: str,
+    message: str = "",
+    *,
+    generation: int,
+    now: datetime,
+) -> Condition:
+    """The next condition of a policy or a quarantine that has these conditions now."""
+    before = next((item for item in conditions or () if item.type == kind), None)
+    same = before is not None and before.status is status
+    return Condition(
+        type=kind,
+        status=status,
+        reason=reason,
+        message=truncate(message, MAX_CONDITION_MESSAGE),
+        observed_generation=generation,
+        last_transition_time=before.last_transition_time if before and same else now,
+    )
 
 
 def read_ok(unread: Sequence[tuple[str, GPU]]) -> ConditionUpdate:

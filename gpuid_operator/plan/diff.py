@@ -115,6 +115,8 @@ def _kept(
 ) -> Iterator[HistoryEntry]:
     if before == now:
         return
+    # The facts of a GPU that could not be read may be those that another driver reported.
+    driver_changed = driver_changed or before.state is not GPUState.OK
     if before.pci_address != now.pci_address and before.pci_address and now.pci_address:
         yield writer.entry(
             HistoryType.GPU_MOVED,

@@ -6,6 +6,9 @@ no                       | any                    | any                         
 yes                      | no                     | yes                           | no
 yes                      | yes                    | any                           | yes
 yes                      | any                    | no                            | yes
+
+The age follows from `lastChangeTime`, the time of the departure by the clock of that moment. Where
+that clock was wrong, the retention begins when this is noticed.
 """
 
 from __future__ import annotations
@@ -14,6 +17,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
+
+from gpuid_operator.api.inventory import InventoryState, InventoryStatus
+from gpuid_operator.api.values import whole_seconds
+from gpuid_operator.plan.schedule import CLOCK_SKEW, is_ahead
+from gpuid_operator.plan.status_change import StatusChange, StatusContext, build_change, writer_of
 
 MAX_DEPARTED: Final = 5_000
 """The operator keeps no more inventories of departed nodes, even if `retention` is longer."""
@@ -26,6 +34,7 @@ class DepartedInventory:
     name: str
     last_change: datetime | None
     """None if it is not known. Such an inventory counts as the newest and never gets old."""
+    last_read: datetime | None
     retention: timedelta
     delivered: bool
     """Whether every sink in force has all of its history."""
@@ -45,6 +54,38 @@ def expired(
         for number, inventory in enumerate(oldest_first)
         if inventory.delivered and (number < surplus or _is_old(inventory, now))
     ]
+
+
+def misdated(departed: Iterable[DepartedInventory], *, now: datetime) -> list[str]:
+    """The names of the inventories whose departure has a time that cannot be: in the future, or
+    before the last read."""
+    return [
+        inventory.name
+        for inventory in departed
+        if inventory.last_change is not None
+        and (
+            is_ahead(inventory.last_change, now=now)
+            or (
+                inventory.last_read is not None
+                and not is_ahead(inventory.last_read, now=now)
+                and inventory.last_read - inventory.last_change > CLOCK_SKEW
+            )
+        )
+    ]
+
+
+def redated(previous: InventoryStatus, *, now: datetime, context: StatusContext) -> StatusChange:
+    """The status of a departed node whose retention begins now."""
+    if previous.state is not InventoryState.DEPARTED:
+        return StatusChange(previous)
+    return build_change(
+        previous,
+        {"last_change_time": whole_seconds(now)},
+        [],
+        writer=writer_of(previous, now),
+        context=context,
+        updates={},
+    )
 
 
 def _is_old(inventory: DepartedInventory, now: datetime) -> bool:

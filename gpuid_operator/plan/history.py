@@ -30,9 +30,11 @@ _ADDED: Final = HistoryType.GPU_ADDED
 _REMOVED: Final = HistoryType.GPU_REMOVED
 _COUNT: Final = re.compile(r"(\w+)=(\d+)")
 _REST: Final = "Others"
-_NOT_OTHER: Final = IDENTITY | {HistoryType.SIGHTED, HistoryType.DROPPED}
+_QUARANTINE: Final = frozenset({HistoryType.GPU_QUARANTINED, HistoryType.GPU_RELEASED})
+_NOT_OTHER: Final = IDENTITY | _QUARANTINE | {HistoryType.SIGHTED, HistoryType.DROPPED}
 
 KEPT_IDENTITY: Final = 50
+KEPT_QUARANTINE: Final = 20
 KEPT_OTHERS: Final = 20
 KEPT_SIGHTED: Final = 5
 KEPT_DEPARTED_UUIDS: Final = 50
@@ -56,12 +58,14 @@ def bounded(
 
     `waiting` holds the sequences of the entries that a sink has not received yet. The history keeps
     them until they exceed its bounds; then one `Dropped` entry from `writer` replaces the oldest.
-    The history of a departed node (`present` is false) keeps only identity entries and `waiting`.
+    The history of a departed node (`present` is false) keeps only `waiting` and the entries about
+    identity and quarantine.
     """
     anchors = _anchors(history, gpus) if present else set()
     keep = anchors | set(waiting)
     newest = history[::-1]
     keep |= _newest(newest, lambda entry: entry.type in IDENTITY, KEPT_IDENTITY)
+    keep |= _newest(newest, lambda entry: entry.type in _QUARANTINE, KEPT_QUARANTINE)
     if present:
         keep |= _newest(newest, _is_other, KEPT_OTHERS)
         keep |= _newest(newest, lambda entry: entry.type is HistoryType.SIGHTED, KEPT_SIGHTED)

@@ -106,7 +106,7 @@ def _carried(before: GPU, now: GPU) -> GPU:
 
     A GPU that nvidia-smi cannot read keeps the facts of the last read except its state. Any other
     GPU keeps the identity facts that the read does not have. An unreadable body does not prove that
-    a lost GPU is back.
+    a lost GPU is back. The names of quarantines do not come from a read.
     """
     if now.state is not GPUState.OK:
         read = {name: value for name, value in now if value is not None}
@@ -116,8 +116,10 @@ def _carried(before: GPU, now: GPU) -> GPU:
             known = {name: value for name, value in now.health if value is not None}
             read["health"] = before.health.model_copy(update=known)
         return before.model_copy(update=read)
-    unread = _unread(before, now)
-    return now.model_copy(update=unread) if unread else now
+    kept: dict[str, object] = {**_unread(before, now)}
+    if before.quarantines:
+        kept["quarantines"] = before.quarantines
+    return now.model_copy(update=kept) if kept else now
 
 
 def _unread(before: GPU, now: GPU) -> dict[str, str]:

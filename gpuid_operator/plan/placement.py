@@ -47,6 +47,8 @@ class Placement:
     """State of a present GPU."""
     former_serials: tuple[str, ...] = ()
     """Other serials that the GPU had during this placement."""
+    quarantines: tuple[str, ...] = ()
+    """Names of the quarantines that list a present GPU."""
 
     @property
     def gpu(self) -> Key:
@@ -58,8 +60,12 @@ class Placement:
     def is_of(self, identifier: str) -> bool:
         """Whether the GPU has this UUID, serial or chassis serial, as reported or as a label
         value."""
-        names = (self.uuid, self.serial, self.chassis, *self.former_serials)
-        return any(name and identifier in (name, label_text(name)) for name in names)
+        return any(identifier in (name, label_text(name)) for name in self.names)
+
+    @property
+    def names(self) -> list[str]:
+        """The known identifiers of the GPU: UUID, serial, chassis serial and former serials."""
+        return [n for n in (self.uuid, self.serial, self.chassis, *self.former_serials) if n]
 
 
 def canonical(identifier: str) -> str:

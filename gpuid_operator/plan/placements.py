@@ -25,6 +25,8 @@ _ABOUT_PRESENT: Final = frozenset(
         HistoryType.GPU_LOST,
         HistoryType.GPU_RECOVERED,
         HistoryType.HEALTH_CHANGED,
+        HistoryType.GPU_QUARANTINED,
+        HistoryType.GPU_RELEASED,
     }
 )
 """Types of entries about a GPU that was present before and after."""
@@ -113,7 +115,9 @@ class _Placements:
                 placement = self._new(gpu, machine=machine)
             else:
                 placement = self._open.pop(self._update(name, gpu, machine=machine, at=None))
-            yield replace(placement, present=True, state=gpu.state)
+            yield replace(
+                placement, present=True, state=gpu.state, quarantines=tuple(gpu.quarantines or ())
+            )
 
     def _added(self, entry: HistoryEntry) -> None:
         name = self._find(entry)

@@ -6,12 +6,14 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, TypeVar
 
-from gpuid_operator.api.inventory import Condition, ConditionStatus, InventorySpec
+from gpuid_operator.api.inventory import ConditionStatus, InventorySpec
 from gpuid_operator.api.policy import (
     LABEL_KEY_PATTERN,
     Check,
+    Expectation,
     LabelRequirement,
     LabelSelector,
     Policy,
@@ -20,9 +22,10 @@ from gpuid_operator.api.policy import (
     SelectorOperator,
 )
 from gpuid_operator.api.sinks import Sink
-from gpuid_operator.api.values import truncate
-from gpuid_operator.plan.conditions import MAX_CONDITION_MESSAGE
+from gpuid_operator.plan import conditions
+from gpuid_operator.plan.duplicates import Duplicate
 from gpuid_operator.plan.outbox import SinkFilter
+from gpuid_operator.plan.quarantine import QuarantineIndex
 from gpuid_operator.plan.status_change import StatusContext
 
 _KEY: Final = re.compile(LABEL_KEY_PATTERN)
@@ -48,8 +51,16 @@ class EffectivePolicy:
     builtin_sinks: frozenset[str]
     """Names of the sinks that the environment of the operator configures, with credentials."""
     checks: tuple[Check, ...]
+    expect: Expectation | None
 
-    def status_context(self, generation: int, *, foreign: Collection[str] = ()) -> StatusContext:
+    def status_context(
+        self,
+        generation: int,
+        *,
+        foreign: Collection[str] = (),
+        quarantines: QuarantineIndex | None = None,
+        duplicates: tuple[Duplicate, ...] | None = (),
+    ) -> StatusContext:
         """The settings that the status depends on; `foreign` names the checks of the check
         runner."""
         return StatusContext(
@@ -59,6 +70,9 @@ class EffectivePolicy:
             sighting_interval=self.sighting_interval,
             suspended=self.suspended,
             checks=frozenset({check.name for check in self.checks} | set(foreign)),
+            quarantines=quarantines,
+            duplicates=duplicates,
+            expect=self.expect,
         )
 
 
@@ -182,6 +196,7 @@ def resolve_policy(
         unknown_sinks=unknown_sinks(merged),
         builtin_sinks=from_environment - mine.keys(),
         checks=runnable(own) if checks_allowed else (),
+        expect=own.expect,
     )
 
 
@@ -195,16 +210,17 @@ def policy_status(
 ) -> PolicyStatus:
     """The status of a policy. `matched` is the number of nodes to which it applies; `contenders`
     are the policies of the same priority that also match some of its nodes."""
-    ready = _condition(policy, "Ready", ConditionStatus.TRUE, "InForce", "", now=now)
+    condition = partial(
+        conditions.of_object, policy.status.conditions, generation=policy.generation, now=now
+    )
+    ready = condition("Ready", ConditionStatus.TRUE, "InForce")
     if policy.spec.checks and not checks_allowed:
-        ready = _condition(
-            policy,
+        ready = condition(
             "Ready",
             ConditionStatus.TRUE,
             "ChecksDisabled",
             "in force except for its checks, because policy checks are disabled:"
             " set POLICY_CHECKS=true (checks.enabled in the chart)",
-            now=now,
         )
     broken = [
         check.name for check in policy.spec.checks or () if not well_formed(check.pod_selector)
@@ -214,9 +230,7 @@ def policy_status(
             f"in force except for checks {', '.join(broken)}: podSelector has an invalid label key;"
             " use a key such as app or example.com/app"
         )
-        ready = _condition(
-            policy, "Ready", ConditionStatus.FALSE, "InvalidSelector", words, now=now
-        )
+        ready = condition("Ready", ConditionStatus.FALSE, "InvalidSelector", words)
     unknown = unknown_sinks(policy.spec.sinks or ())
     if unknown:
         words = (
@@ -224,34 +238,17 @@ def policy_status(
             f" {', '.join(unknown)}, and skips the policy's nodes; set stdout, http, postgres or"
             " s3, or install a version that knows the type"
         )
-        ready = _condition(policy, "Ready", ConditionStatus.FALSE, "InvalidSink", words, now=now)
+        ready = condition("Ready", ConditionStatus.FALSE, "InvalidSink", words)
     if contenders:
-        conflict = _condition(
-            policy,
+        conflict = condition(
             "Conflict",
             ConditionStatus.TRUE,
             "SamePriority",
             f"shares its priority and some nodes with {', '.join(sorted(contenders))}; the oldest"
             " policy wins: set different priorities",
-            now=now,
         )
     else:
-        conflict = _condition(policy, "Conflict", ConditionStatus.FALSE, "NoConflict", "", now=now)
+        conflict = condition("Conflict", ConditionStatus.FALSE, "NoConflict")
     return PolicyStatus(
         observed_generation=policy.generation, matched_nodes=matched, conditions=[conflict, ready]
-    )
-
-
-def _condition(
-    policy: Policy, kind: str, status: ConditionStatus, reason: str, message: str, *, now: datetime
-) -> Condition:
-    before = next((item for item in policy.status.conditions or () if item.type == kind), None)
-    since = before.last_transition_time if before and before.status is status else now
-    return Condition(
-        type=kind,
-        status=status,
-        reason=reason,
-        message=truncate(message, MAX_CONDITION_MESSAGE),
-        observed_generation=policy.generation,
-        last_transition_time=since,
     )

@@ -6,14 +6,15 @@ target container is ready and was not read   | at once
 requestedAt has an unhandled token           | at once; after a time-out, when the back-off ends
 the last read failed                         | when the back-off ends
 the removal of a GPU awaits a second read    | 10 s after the first
+another inventory lists one of its GPUs      | at once, then once a minute until that is clear
 readInterval has passed                      | then, spread by up to a tenth of the interval
 suspended, or no target pod                  | never
 
 A container that was not read yet waits until it is ready, also where the last read of the node
 failed in another container.
 
-The clock may be stepped back. A time too far in the future counts as now or as past, so that
-nothing waits for it.
+The clock may be set. A time of a status that is in the future counts as past, so that nothing waits
+for it; back-offs and confirmations take as long as they say (`engine/core/wall_clock.py`).
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from gpuid_operator.plan.removals import CONFIRMATION
-
 BACKOFF_FIRST: Final = timedelta(seconds=1)
 BACKOFF_MAX: Final = timedelta(minutes=5)
 JITTER: Final = 0.1
@@ -33,14 +32,9 @@ CLOCK_SKEW: Final = timedelta(minutes=1)
 """How far the clock of another instance may be ahead before its times count as wrong."""
 
 
-def is_ahead(at: datetime, *, now: datetime, limit: timedelta = CLOCK_SKEW) -> bool:
-    """Whether a time is further ahead than `limit`: the clock was wrong or was stepped back."""
-    return at - now > limit
-
-
-def bounded(at: datetime | None, limit: timedelta, *, now: datetime) -> datetime | None:
-    """The time of something that is to happen within `limit`; now, if it is further ahead."""
-    return now if at is not None and is_ahead(at, now=now, limit=limit) else at
+def is_ahead(at: datetime, *, now: datetime) -> bool:
+    """Whether a time is ahead by more than CLOCK_SKEW: the clock was wrong or was stepped back."""
+    return at - now > CLOCK_SKEW
 
 
 def backoff(
@@ -117,6 +111,8 @@ class ReadState:
     """Whether the last failure was a time-out: the command may still be running."""
     confirm_at: datetime | None = None
     """When a second read can confirm the removal of a GPU."""
+    reread_at: datetime | None = None
+    """When a read shall show whether the node still has a GPU that another inventory lists."""
 
     @property
     def lacks_container(self) -> bool:
@@ -132,14 +128,17 @@ def next_read_at(read_state: ReadState, *, node: str, now: datetime) -> datetime
         return None
     if read_state.retry_at is not None and container == read_state.failed_container:
         asked = read_state.request_open and not read_state.hung
-        return now if asked else bounded(read_state.retry_at, BACKOFF_MAX, now=now)
-    confirm_at = bounded(read_state.confirm_at, CONFIRMATION, now=now)
+        return now if asked else read_state.retry_at
+    confirm_at = read_state.confirm_at
     unread = container != read_state.read_container
     if unread and read_state.ready:
         # The first read of a pending removal did not advance `source`.
         return confirm_at or now
     if read_state.request_open or (not unread and (not read_state.ok or last is None)):
         return now
-    if confirm_at is not None or last is None:
-        return confirm_at
-    return next_interval_read(last, read_state.interval, node=node, now=now)
+    due = confirm_at
+    if due is None and last is not None:
+        due = next_interval_read(last, read_state.interval, node=node, now=now)
+    # A container that was not read yet is read when it is ready, which shows it, too.
+    reread_at = None if unread else read_state.reread_at
+    return min((at for at in (due, reread_at) if at is not None), default=None)

@@ -71,7 +71,8 @@ def after_read(
     """The status after a successful read.
 
     `request` is the token that asked for this read. While the absence of a GPU awaits a second
-    read, the status keeps the GPU as last known, and `source` and `lastReadTime` do not advance.
+    read, the status keeps the GPU as last known, also under a new driver, and `source`,
+    `lastReadTime` and the driver's versions do not advance.
     """
     # A node that returns has no GPUs to compare with: its departure removed them.
     departed = previous.state is InventoryState.DEPARTED
@@ -96,7 +97,7 @@ def after_read(
     )
     first = previous.gpus is None
     entries = [
-        *_node_entries(writer, previous, node),
+        *_node_entries(writer, previous, node, driver_read=not unconfirmed),
         *gpu_entries(
             writer,
             found=Match(kept=found.kept, added=found.added, missing=tuple(absent)),
@@ -117,13 +118,16 @@ def after_read(
     facts: dict[str, Any] = {
         "state": InventoryState.PRESENT,
         "node": node,
-        "driver_version": reading.driver_version,
-        "cuda_version": reading.cuda_version,
         "gpus": gpus,
         **summary(gpus),
     }
     if not unconfirmed:
-        facts |= {"source": source, "last_read_time": whole_seconds(now)}
+        facts |= {
+            "source": source,
+            "last_read_time": whole_seconds(now),
+            "driver_version": reading.driver_version,
+            "cuda_version": reading.cuda_version,
+        }
     if request is not None:
         facts["last_handled_request"] = request_token(request)
     change = build_change(
@@ -142,14 +146,14 @@ def after_read(
     keys = frozenset(map(key, unconfirmed))
     since = now
     if pending_removals and keys <= pending_removals.keys:
-        since = min(pending_removals.since, now)
+        since = pending_removals.since
     return StatusChange(change.status, change.entries, PendingRemovals(keys, since), change.dropped)
 
 
 def _node_entries(
-    writer: HistoryWriter, previous: InventoryStatus, node: NodeInfo
+    writer: HistoryWriter, previous: InventoryStatus, node: NodeInfo, *, driver_read: bool
 ) -> Iterator[HistoryEntry]:
-    """Entries about the node as a whole, before those about its GPUs."""
+    """Entries about the node as a whole; with `driver_read`, the status advances to the driver."""
     if previous.state is InventoryState.DEPARTED:
         yield _returned(writer, previous, node)
         return
@@ -161,7 +165,8 @@ def _node_entries(
             message=f"the machine behind the node name changed from {moved[0]} to {moved[1]}",
         )
     driver = (previous.driver_version, writer.driver)
-    if previous.gpus is not None and driver[0] != driver[1] and None not in driver:
+    known = driver_read and previous.gpus is not None
+    if known and driver[0] != driver[1] and None not in driver:
         yield writer.entry(HistoryType.DRIVER_CHANGED, from_=driver[0], to=driver[1])
 
 

@@ -15,11 +15,16 @@ from gpuid_operator.api.inventory import (
     InventoryState,
     InventoryStatus,
 )
+from gpuid_operator.api.policy import Expectation
 from gpuid_operator.plan import conditions, history, outbox
 from gpuid_operator.plan.conditions import ConditionUpdate
 from gpuid_operator.plan.diff import HistoryWriter
+from gpuid_operator.plan.duplicates import Duplicate, unique
+from gpuid_operator.plan.expectation import Hardware, as_expected, expectation_entries
 from gpuid_operator.plan.identity import Key
 from gpuid_operator.plan.outbox import SinkFilter
+from gpuid_operator.plan.quarantine import QuarantineIndex
+from gpuid_operator.plan.quarantine_marks import mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,12 @@ class StatusContext:
     suspended: bool = False
     checks: frozenset[str] | None = None
     """Names of the checks whose results the status keeps; None keeps all."""
+    quarantines: QuarantineIndex | None = None
+    """All quarantines; None while they are not known."""
+    expect: Expectation | None = None
+    """What the policy expects of the node."""
+    duplicates: tuple[Duplicate, ...] | None = ()
+    """The GPUs that other present inventories list, too; None where they are not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +89,37 @@ def build_change(
     context: StatusContext,
     updates: dict[ConditionType, ConditionUpdate | None],
 ) -> StatusChange:
-    """Build the next status from facts and entries: bound the history, advance the cursors, set the
-    conditions."""
+    """Build the next status from facts and entries: mark the GPUs in quarantine, bound the history,
+    advance the cursors, set the conditions."""
     sinks = facts.get("sinks", previous.sinks)
-    entries = list(entries)
+    present = facts.get("state", previous.state) is not InventoryState.DEPARTED
+    marks = mark(
+        previous,
+        facts.get("gpus", previous.gpus),
+        present=present,
+        index=context.quarantines,
+        writer=writer,
+    )
+    expected_before = conditions.shown(previous.conditions, ConditionType.AS_EXPECTED)
+    expected_now = as_expected(
+        context.expect,
+        Hardware.of(marks.gpus, facts.get("driver_version", previous.driver_version)),
+        departed=not present,
+        before=expected_before,
+    )
+    entries = [
+        *entries,
+        *marks.entries,
+        *expectation_entries(writer, before=expected_before, now=expected_now),
+    ]
     log = [*(previous.history or ()), *entries]
-    state = facts.get("state", previous.state)
     settled = outbox.settle(sinks, log, sink_filters=context.sink_filters, sequence=writer.sequence)
     cursors = [sink.delivered_sequence for sink in settled]
     waiting = outbox.undelivered(log, context.sink_filters, cursors)
     kept = history.bounded(
         log,
-        gpus=facts.get("gpus", previous.gpus) or (),
-        present=state is not InventoryState.DEPARTED,
+        gpus=marks.gpus or (),
+        present=present,
         waiting=waiting,
         writer=writer,
     )
@@ -114,7 +143,10 @@ def build_change(
         checks = [check for check in checks if check.name in context.checks]
     changes = [entry.time for entry in entries if entry.type is not HistoryType.SIGHTED]
     now = writer.now
+    if marks.condition is not None:
+        updates = updates | {ConditionType.QUARANTINED: marks.condition}
     update = facts | {
+        "gpus": marks.gpus,
         "observed_generation": context.generation,
         "policy": context.policy,
         "sequence": writer.sequence,
@@ -127,6 +159,12 @@ def build_change(
             | {
                 ConditionType.DELIVERED: conditions.delivered(settled, kept),
                 ConditionType.CHECKS_PASSED: conditions.checks_passed(checks),
+                ConditionType.AS_EXPECTED: expected_now,
+                ConditionType.UNIQUE: unique(
+                    context.duplicates,
+                    departed=not present,
+                    before=conditions.shown(previous.conditions, ConditionType.UNIQUE),
+                ),
             },
             now=now,
             generation=context.generation,

@@ -12,6 +12,9 @@ from gpuid_operator.api.record import Record
 
 MAX_MESSAGE: Final = 512
 """Maximum length of the message of a SinkError in characters, as in `status.sinks[].lastError`."""
+MAX_DETAIL: Final = 16 * 1024
+"""Maximum length of the detail of a SinkError in characters. It may contain names that a server
+chooses."""
 
 _REDACTED: Final = "[secret]"
 
@@ -52,7 +55,7 @@ class SinkError(Exception):
     def __init__(self, message: str, *, retry_after: float | None = None, detail: str = "") -> None:
         self.message = one_line(message)
         self.retry_after = retry_after
-        self.detail = detail
+        self.detail = detail[:MAX_DETAIL]
         super().__init__(self.message)
 
 

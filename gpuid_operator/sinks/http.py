@@ -94,7 +94,7 @@ class HTTPSender:
             timeout=self._timeout,
             tls=None if authorities is None else self._context(authorities),
         )
-        if 200 <= answer.status < 300:
+        if answer.succeeded:
             return
         if answer.status in _CREDENTIALS_REFUSED:
             self._secrets.invalidate()

@@ -1,4 +1,5 @@
-"""The HTTP client of all http sinks: no redirects, no cookies, bounded bodies and time."""
+"""The HTTP client of the http and s3 sinks: no redirects, no cookies, bounded bodies, connections
+and time."""
 
 from __future__ import annotations
 
@@ -12,12 +13,19 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from gpuid_operator.sinks.addresses import address_not_allowed, is_forbidden
 from gpuid_operator.sinks.base import Refused, Unavailable
 
 MAX_ANSWER: Final = 4096
 """Maximum number of bytes read from a response; a legitimate error needs no more."""
+
+MAX_RECEIVED: Final = 256 * 1024
+"""Maximum number of bytes received over a connection, with its TLS handshake. aiohttp bounds a
+response's headers, but not how many interim responses (1xx) or chunk extensions come before what
+the caller waits for."""
+_MAX_READ: Final = 16 * 1024  # what the event loop handles at a time
 
 _FORBIDDEN_ADDRESS: Final = "address is link-local"
 
@@ -32,9 +40,13 @@ class Answer:
     text: str
     truncated: bool
 
+    @property
+    def succeeded(self) -> bool:
+        return 200 <= self.status < 300
+
 
 class HTTPClient:
-    """One session for all http sinks. Can be created without a running event loop."""
+    """One session for all http and s3 sinks. Can be created without a running event loop."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
@@ -54,14 +66,53 @@ class HTTPClient:
         the system are trusted. Raises AddressNotAllowed, Refused (invalid URL, untrusted
         certificate) and Unavailable.
         """
-        tried = describe(url)
+        return await self._send(
+            "POST",
+            url,
+            body=body,
+            headers=headers,
+            timeout=timeout,
+            tls=True if tls is None else tls,
+            tried=describe(url),
+            advice="set caSecretRef, or replace the certificate",
+        )
+
+    async def put(
+        self, url: URL, *, body: bytes, headers: Mapping[str, str], timeout: float, tried: str
+    ) -> Answer:
+        """Send a PUT as `post` sends a POST. Messages begin with `tried`, without the URL, which
+        has a signature."""
+        return await self._send(
+            "PUT",
+            url,
+            body=body,
+            headers=headers,
+            timeout=timeout,
+            tls=True,
+            tried=tried,
+            advice="replace the certificate, or add its authority to those of the system",
+        )
+
+    async def _send(
+        self,
+        method: str,
+        url: str | URL,
+        *,
+        body: bytes,
+        headers: Mapping[str, str],
+        timeout: float,
+        tls: ssl.SSLContext | bool,
+        tried: str,
+        advice: str,
+    ) -> Answer:
         try:
-            async with self._open().post(
+            async with self._open().request(
+                method,
                 url,
                 data=body,
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=timeout),
-                ssl=True if tls is None else tls,
+                ssl=tls,
                 allow_redirects=False,
                 skip_auto_headers=("Accept-Encoding",),
             ) as response:
@@ -77,8 +128,7 @@ class HTTPClient:
             raise Refused("invalid url: use the form https://host/path") from error
         except aiohttp.ClientConnectorCertificateError as error:
             raise Refused(
-                f"{tried}: untrusted certificate ({error.certificate_error}):"
-                " set caSecretRef, or replace the certificate"
+                f"{tried}: untrusted certificate ({error.certificate_error}): {advice}"
             ) from error
         except aiohttp.ClientConnectorError as error:
             cause = error.os_error
@@ -87,8 +137,12 @@ class HTTPClient:
             raise Unavailable(f"{tried}: failed to connect: {cause.strerror or cause}") from error
         except TimeoutError as error:
             raise Unavailable(f"{tried}: no response within {timeout:g} s") from error
+        except aiohttp.ClientResponseError as error:
+            # Its text has the URL.
+            raise Unavailable(f"{tried}: invalid response: {error.message}") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"{tried}: {error or type(error).__name__}") from error
+            said = getattr(error, "strerror", None) or error or type(error).__name__
+            raise Unavailable(f"{tried}: {said}") from error
 
     async def close(self) -> None:
         """Close all connections."""
@@ -100,7 +154,10 @@ class HTTPClient:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 # No limit: a sink has one request at a time and must not wait for other sinks.
-                connector=aiohttp.TCPConnector(limit=0, socket_factory=_guarded_socket),
+                # One connection per request, so that its bound is that of one response.
+                connector=aiohttp.TCPConnector(
+                    limit=0, force_close=True, socket_factory=_guarded_socket
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,
@@ -120,7 +177,28 @@ def _guarded_socket(info: tuple[Any, ...]) -> socket.socket:
     family, kind, protocol, _, sockaddr = info
     if is_forbidden(str(sockaddr[0])):
         raise OSError(errno.EACCES, _FORBIDDEN_ADDRESS)
-    return socket.socket(family=family, type=kind, proto=protocol)
+    return _BoundedSocket(family=family, type=kind, proto=protocol)
+
+
+class _BoundedSocket(socket.socket):
+    """A socket that receives at most MAX_RECEIVED bytes, through both methods of asyncio."""
+
+    _left = MAX_RECEIVED
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        data = super().recv(self._at_most(bufsize), flags)
+        self._left -= len(data)
+        return data
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0, /) -> int:
+        received = super().recv_into(buffer, self._at_most(nbytes or len(buffer)), flags)
+        self._left -= received
+        return received
+
+    def _at_most(self, size: int) -> int:
+        if not self._left:
+            raise OSError(errno.EMSGSIZE, f"the server sent more than {MAX_RECEIVED} bytes")
+        return min(size, self._left, _MAX_READ)
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> tuple[str, bool]:

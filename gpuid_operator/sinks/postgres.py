@@ -7,7 +7,6 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
@@ -26,6 +25,7 @@ from gpuid_operator.sinks.base import (
     scrub,
 )
 from gpuid_operator.sinks.postgres_conflicts import check_conflicts, inserted
+from gpuid_operator.sinks.postgres_wire import Allowance, allowance, copy_text, read_rows
 from gpuid_operator.sinks.secrets import SecretSource
 from gpuid_operator.telemetry.log import SecretsInUse
 
@@ -40,6 +40,12 @@ _LOCK: Final = 0x67707569  # "gpui": only one instance may migrate at a time
 _CREDENTIALS: Final = ("28",)
 _SINK: Final = ("28", "3D", "3F", "42", "0L", "0P")
 _RECORDS: Final = ("22", "23")
+
+_ERRORS: Final = (
+    *(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError),
+    # asyncpg, where the server violates the protocol:
+    *(asyncpg.InternalClientError, AttributeError, BufferError, LookupError, TypeError),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +83,8 @@ class PostgresSender:
         namespace, name = schema.split_name(self._table)
         credentials = await self._credentials()
         addresses = await resolve(self._spec.host, self._port)
+        allowed = Allowance.for_batch(len(records))
+        allowance.set(allowed)
         try:
             async with self._connected(addresses, credentials) as connection:
                 if self._prepared is None:
@@ -84,11 +92,13 @@ class PostgresSender:
                 table = self._prepared.table
                 async with asyncio.timeout(_BATCH_TIMEOUT):
                     await connection.execute(f"BEGIN; {schema.CREATE_BATCH}")
-                    await connection.copy_records_to_table(
+                    await connection.copy_to_table(
                         "gpuid_batch",
                         schema_name="pg_temp",
                         columns=("position", *schema.WRITTEN_COLUMNS),
-                        records=[(n, *_row(record)) for n, record in enumerate(records)],
+                        source=copy_text(
+                            [(str(n), *_row(record)) for n, record in enumerate(records)]
+                        ),
                     )
                     done = await connection.execute(schema.insert_statement(table))
                     if inserted(done) < len(records):
@@ -102,9 +112,9 @@ class PostgresSender:
         except SinkError:
             self._prepared = None
             raise
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+        except _ERRORS as error:
             self._prepared = None
-            raise self._sink_error(error, credentials) from error
+            raise self._sink_error(error, credentials, allowed) from error
 
     async def close(self) -> None:
         self._in_use.set()  # no connection outlives its batch
@@ -197,12 +207,17 @@ class PostgresSender:
     async def _secret(self, ref: SecretKeyRef | None) -> str | None:
         return None if ref is None else await self._secrets.get(ref, host=self._spec.host)
 
-    def _sink_error(self, error: Exception, credentials: _Credentials) -> SinkError:
+    def _sink_error(
+        self, error: Exception, credentials: _Credentials, allowed: Allowance
+    ) -> SinkError:
         """The SinkError for an error of asyncpg, by the class of its SQLSTATE."""
+        tried = f"failed to insert into {self._table} at {self._spec.host}:{self._port}"
+        if allowed.exceeded:
+            return Refused(f"{tried}: {allowed.exceeded}; check the address")
         said = scrub(str(error), [credentials.password])
         if isinstance(error, TimeoutError):
             said = "no response in time"
-        message = f"failed to insert into {self._table} at {self._spec.host}:{self._port}: {said}"
+        message = f"{tried}: {said}"
         state = getattr(error, "sqlstate", None) or ""
         if state.startswith(_CREDENTIALS):
             self._secrets.invalidate()
@@ -230,29 +245,24 @@ class _NamedContext(ssl.SSLContext):
 async def _inspect(
     connection: Any, *, namespace: str | None, name: str
 ) -> tuple[str, schema.TableState | None]:
-    row = await connection.fetchrow(schema.TABLE_QUERY, schema.quoted(namespace, name))
-    if row is None:
-        found = namespace or await connection.fetchval("SELECT current_schema()::text")
-        if found is None:
+    query = schema.TABLE_QUERY.format(table=schema.literal(schema.quoted(namespace, name)))
+    tables = await read_rows(connection, query, schema.Table)
+    if not tables:
+        if namespace is None:
+            (current,) = await read_rows(connection, schema.SCHEMA_QUERY, schema.CurrentSchema)
+            namespace = current.schema
+        if namespace is None:
             raise Refused(f"no schema for table {name}: use schema.{name}, or set a search_path")
-        return found, None
-    if not row["is_table"]:
-        raise Refused(f"{schema.quoted(row['schema'], name)} is not a table: use another name")
-    uniques = await connection.fetch(schema.UNIQUES_QUERY, row["oid"])
-    views = {"gpu_current": row["has_current"], "gpu_sightings": row["has_sightings"]}
-    return row["schema"], schema.TableState(
-        columns=frozenset(row["columns"]),
-        uniques=tuple(
-            schema.Unique(
-                index=unique["index"],
-                constraint=unique["constraint"],
-                columns=tuple(unique["columns"]),
-                predicate=unique["predicate"],
-                usable=unique["usable"],
-            )
-            for unique in uniques
-        ),
-        serial_sequence=row["serial_sequence"],
+        return namespace, None
+    table = tables[0]
+    if not table.is_table:
+        raise Refused(f"{schema.quoted(table.schema, name)} is not a table: use another name")
+    uniques = await read_rows(connection, schema.UNIQUES_QUERY.format(oid=table.oid), schema.Unique)
+    views = {"gpu_current": table.has_current, "gpu_sightings": table.has_sightings}
+    return table.schema, schema.TableState(
+        columns=table.columns,
+        uniques=tuple(uniques),
+        serial_sequence=table.serial_sequence,
         views=frozenset(view for view, there in views.items() if there),
     )
 
@@ -269,7 +279,7 @@ def _missing(migration: schema.Migration) -> Refused:
     return Refused(message, detail=migration.sql)
 
 
-def _row(record: Record) -> tuple[str | datetime | None, ...]:
+def _row(record: Record) -> tuple[str | None, ...]:
     """The values of WRITTEN_COLUMNS."""
     return (
         record.cluster,
@@ -278,7 +288,7 @@ def _row(record: Record) -> tuple[str | datetime | None, ...]:
         record.source,
         record.chassis,
         record.gpu,
-        record.time,
+        record.time.isoformat(),
         record.id,
         record.event,
         record.uuid,

@@ -16,7 +16,7 @@ from typing import Any, Final
 import asyncpg
 
 from gpuid_operator.sinks.base import Refused
-from gpuid_operator.sinks.postgres_schema import WRITTEN_COLUMNS, Unique, quoted
+from gpuid_operator.sinks.postgres_schema import WRITTEN_COLUMNS, Unique, literal, quoted
 
 _SAVEPOINT: Final = "gpuid_row"
 
@@ -59,9 +59,8 @@ def _refused(table: str, name: str, uniques: Collection[Unique]) -> Refused:
     known = next((one for one in uniques if name in (one.index, one.constraint)), None)
     columns = known.columns if known else ()
     if columns == ("id",):
-        literal = "'" + table.replace("'", "''") + "'"
         sql = (
-            f"SELECT setval(pg_get_serial_sequence({literal}, 'id'),"  # noqa: S608 - quoted
+            f"SELECT setval(pg_get_serial_sequence({literal(table)}, 'id'),"  # noqa: S608 - quoted
             f" (SELECT max(id) FROM {table}))"
         )
         return Refused(

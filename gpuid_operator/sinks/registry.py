@@ -86,7 +86,12 @@ def _s3(opening: _Opening) -> Sink:
 
     spec = opening.spec.s3
     assert spec is not None  # noqa: S101
-    return S3Sender(spec, secrets=opening.secrets, builtin=opening.builtin)
+    return S3Sender(
+        spec,
+        secrets=opening.secrets,
+        client=opening.context.http,
+        builtin=opening.builtin,
+    )
 
 
 _OPENERS: Final[dict[api.SinkType, Callable[[_Opening], Sink]]] = {

@@ -1,4 +1,8 @@
-"""s3: puts one object per batch and partition into an S3-compatible bucket."""
+"""s3: puts one object per batch and partition into an S3-compatible bucket.
+
+obstore knows the credential chains of the clouds and signs the URL of each put. The put itself uses
+the HTTP client of the sinks, which bounds what a server can make the operator read.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,16 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import BaseError
 from obstore.store import S3Store
+from yarl import URL
 
+from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.api.record import Record
 from gpuid_operator.api.sinks import S3Sink
-from gpuid_operator.sinks.addresses import resolve
 from gpuid_operator.sinks.base import Refused, SecretMissing, SinkError, Unavailable, scrub
-from gpuid_operator.sinks.s3_endpoint import is_aws_endpoint, is_region
+from gpuid_operator.sinks.http_client import Answer, HTTPClient
+from gpuid_operator.sinks.s3_endpoint import is_aws_endpoint, is_bucket, is_region
 from gpuid_operator.sinks.s3_objects import S3Object, objects_of
 from gpuid_operator.sinks.secrets import SecretSource
 from gpuid_operator.telemetry.log import SecretsInUse
@@ -29,15 +35,15 @@ _ACCESS_KEY: Final = "AWS_ACCESS_KEY_ID"
 _SECRET_KEY: Final = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - a name, as the next
 _SESSION_TOKEN: Final = "AWS_SESSION_TOKEN"  # noqa: S105
 _DEFAULT_REGION: Final = "us-east-1"
-_CONNECT_TIMEOUT: Final = timedelta(seconds=10)
-_TIMEOUT: Final = timedelta(seconds=60)
+_TIMEOUT: Final = 60.0
+_CREDENTIALS_TIMEOUT: Final = timedelta(seconds=10)
+# The difference of clocks that S3 tolerates in signatures of headers, too.
+_VALIDITY: Final = timedelta(minutes=15)
 
+_EXISTS: Final = 412
 _TEMPORARY: Final = frozenset({408, 409, 425, 429})
-# Errors of obstore only have the text of the response.
-_STATUS: Final = re.compile(r"status code: (\d{3}) ?([A-Za-z ]*)")
 _CODE: Final = re.compile(r"<Code>([^<]*)</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]*)</Message>")
-_CAUSE: Final = re.compile(r'message: "([^"]*)"|(invalid peer certificate: \w+)')
 
 
 class S3Sender:
@@ -48,6 +54,7 @@ class S3Sender:
         spec: S3Sink,
         *,
         secrets: SecretSource,
+        client: HTTPClient,
         builtin: bool = False,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
@@ -57,20 +64,13 @@ class S3Sender:
         self._builtin = builtin
         self._secrets = secrets
         self._in_use = SecretsInUse()
-        self._endpoint = urlsplit(spec.endpoint) if spec.endpoint else None
-        self._port = self._endpoint.port if self._endpoint else None
-        self._host = _host(spec, environ)
+        self._client = client
+        self._endpoint = _endpoint(spec, environ)
+        self._host = urlsplit(self._endpoint).hostname or ""
         self._store: tuple[dict[str, str], S3Store] | None = None
 
     async def send(self, records: Sequence[Record]) -> None:
         self._check_receiver()
-        if self._endpoint is not None:
-            if self._endpoint.scheme == "http" and not self._spec.insecure:
-                raise Refused(
-                    "endpoint must begin with https://; set insecure: true to send in clear text"
-                )
-            default = 443 if self._endpoint.scheme == "https" else 80
-            await resolve(self._host, self._port or default)
         credentials = await self._credentials()
         for item in objects_of(records, self._spec):
             await self._put(item, credentials)
@@ -85,6 +85,12 @@ class S3Sender:
         spec = self._spec
         if spec.region and not is_region(spec.region):
             raise Refused("region must consist of lower-case letters, digits and hyphens")
+        if not is_bucket(spec.bucket):
+            raise Refused("bucket must consist of letters, digits, dots, hyphens and underscores")
+        if self._endpoint.startswith("http://") and not spec.insecure:
+            raise Refused(
+                "endpoint must begin with https://; set insecure: true to send in clear text"
+            )
         own = spec.credentials_secret_ref is None and not self._builtin
         if own and spec.endpoint and not is_aws_endpoint(spec.endpoint):
             raise Refused(
@@ -93,49 +99,50 @@ class S3Sender:
             )
 
     async def _put(self, item: S3Object, credentials: dict[str, str]) -> None:
+        answer = await self._client.put(
+            await self._sign(item.key, credentials),
+            body=item.content,
+            headers={
+                "Content-Type": item.content_type,
+                "If-None-Match": "*",
+                "User-Agent": MANAGER,
+            },
+            timeout=_TIMEOUT,
+            tried=self._tried,
+        )
+        if not answer.succeeded and answer.status != _EXISTS:
+            raise self._failure(answer, credentials)
+
+    async def _sign(self, key: str, credentials: dict[str, str]) -> URL:
+        """The URL of a put, signed; it holds no secret but a session token."""
         try:
-            await obstore.put_async(
-                self._open(credentials),
-                item.key,
-                item.content,
-                attributes={"Content-Type": item.content_type},
-                mode="create",
-                use_multipart=False,
-            )
-        except AlreadyExistsError as error:
-            # 412: the object exists. 409: another upload is in progress and may still fail.
-            if _status(str(error)) == 409:
-                raise Unavailable(self._message_of(error, credentials)) from None
-        except (BaseError, OSError, ValueError) as error:
-            raise self._sink_error(error, credentials) from None
+            store = self._open(credentials)
+            url = await obstore.sign_async(store, "PUT", key, _VALIDITY)
+        except TypeError as error:
+            raise Refused(f"S3 cannot store an object as {key}: change the prefix") from error
+        except ValueError as error:
+            raise Refused(f"{self._tried}: {scrub(str(error), credentials.values())}") from error
+        except (BaseError, OSError) as error:
+            # The rest of the text is a dump of obstore's own structures.
+            said = str(error).partition("\n")[0].rpartition(" - ")[2]
+            raise Unavailable(f"{self._tried}: no credentials: {said}") from None
+        return URL(url, encoded=True)
 
-    def _sink_error(self, error: Exception, credentials: dict[str, str]) -> SinkError:
-        """The SinkError for an error of obstore, whose text has object keys and whole XML
-        bodies."""
-        told = self._message_of(error, credentials)
-        status = _status(str(error))
-        if status in (401, 403):
+    def _failure(self, answer: Answer, credentials: dict[str, str]) -> SinkError:
+        """The SinkError for a response other than success, from its status and XML body."""
+        said = f"{answer.status} {answer.phrase}"
+        code, message = _CODE.search(answer.text), _MESSAGE.search(answer.text)
+        said += f" {code[1]}" if code else ""
+        said += f": {message[1]}" if message else ""
+        text = f"{self._tried}: {scrub(said, credentials.values())}"
+        if answer.status in (401, 403):
             self._secrets.invalidate()
-        if status:
-            temporary = status >= 500 or status in _TEMPORARY
-        else:
-            # AWS responds with a redirect if the bucket is in another region.
-            temporary = isinstance(error, BaseError) and "redirect" not in str(error)
-        return Unavailable(told) if temporary else Refused(told)
+        temporary = answer.status >= 500 or answer.status in _TEMPORARY
+        return Unavailable(text) if temporary else Refused(text)
 
-    def _message_of(self, error: Exception, credentials: dict[str, str]) -> str:
-        text = str(error)
-        tried = f"failed to put an object into bucket {self._spec.bucket} at {self._host}"
-        status, code, message = _STATUS.search(text), _CODE.search(text), _MESSAGE.search(text)
-        if status is not None:
-            said = f"{status[1]} {status[2].strip()}"
-            said += f" {code[1]}" if code else ""
-            said += f": {message[1]}" if message else ""
-        else:
-            said = text.partition("\n")[0].rpartition(" - ")[2]
-            causes = [found[0] or found[1] for found in _CAUSE.findall(text)]
-            said += f" ({causes[-1]})" if causes else ""
-        return f"{tried}: {scrub(said, credentials.values())}"
+    @property
+    def _tried(self) -> str:
+        return f"failed to put an object into bucket {self._spec.bucket} at {self._host}"
 
     async def _credentials(self) -> dict[str, str]:
         """The AWS_ values of the Secret; empty without one, for the credential chain of the
@@ -161,14 +168,16 @@ class S3Sender:
 
 def _store(spec: S3Sink, credentials: dict[str, str]) -> S3Store:
     config: S3Config = {}
-    client: ClientConfig = {"connect_timeout": _CONNECT_TIMEOUT, "timeout": _TIMEOUT}
+    client: ClientConfig = {
+        "connect_timeout": _CREDENTIALS_TIMEOUT,
+        "timeout": _CREDENTIALS_TIMEOUT,
+    }
     if spec.region:
         config["region"] = spec.region
     if spec.endpoint:
         # AWS_ENDPOINT_URL_S3 of the environment would take precedence over `endpoint`.
         config["aws_endpoint_url_s3"] = spec.endpoint.rstrip("/")
         config["virtual_hosted_style_request"] = False
-        client["allow_http"] = bool(spec.insecure)
 
     def provide() -> S3Credential:
         # obstore would combine plain keys with a session token of the environment.
@@ -188,18 +197,10 @@ def _store(spec: S3Sink, credentials: dict[str, str]) -> S3Store:
     )
 
 
-def _host(spec: S3Sink, environ: Mapping[str, str]) -> str:
-    """The host of the requests, which the allowed hosts of a Secret must include."""
+def _endpoint(spec: S3Sink, environ: Mapping[str, str]) -> str:
+    """The URL of the server, whose host the allowed hosts of a Secret must include."""
     endpoint = (
         spec.endpoint or environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
     )
-    if endpoint:
-        return urlsplit(endpoint).hostname or ""
     region = spec.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
-    return f"s3.{region or _DEFAULT_REGION}.amazonaws.com"
-
-
-def _status(text: str) -> int:
-    """The HTTP status in the text of an error; 0 without a response."""
-    found = _STATUS.search(text)
-    return int(found[1]) if found else 0
+    return endpoint or f"https://s3.{region or _DEFAULT_REGION}.amazonaws.com"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import (
@@ -103,6 +103,9 @@ class Metrics:
             ["sink"],
             buckets=_DELIVERY_BUCKETS,
         )
+        self.duplicate_gpus = gauge(
+            "gpuid_duplicate_gpus", "GPUs that several present inventories list for certain."
+        )
         self.queue_depth = gauge("gpuid_queue_depth", "Nodes that wait for a worker.")
         self.leader = gauge("gpuid_leader", "1 on the instance that reads and writes, else 0.")
         self.asyncio_tasks = gauge(
@@ -131,7 +134,23 @@ class Metrics:
             "1 when a check passed on a node at its last run, 0 when it failed.",
             ("check", "node"),
         )
-        self._node_gauges = (self._gpu_info, self._last_read, self._check_passed)
+        self._as_expected = NodeGauge(
+            "gpuid_node_as_expected",
+            "1 when a node has what its policy expects, 0 when it does not.",
+            ("node",),
+        )
+        self._gpu_quarantined = NodeGauge(
+            "gpuid_gpu_quarantined",
+            "1 for each present GPU in quarantine and each quarantine that lists it.",
+            ("node", "uuid", "serial", "quarantine"),
+        )
+        self._node_gauges = (
+            self._gpu_info,
+            self._last_read,
+            self._check_passed,
+            self._as_expected,
+            self._gpu_quarantined,
+        )
 
     def set_gpus(self, node: str, gpus: Iterable[GPU]) -> None:
         """Replace what is known of the node's GPUs."""
@@ -146,11 +165,25 @@ class Metrics:
         series = [((check, node), float(result)) for check, result in passed.items()]
         self._check_passed.set(node, series)
 
+    def set_as_expected(self, node: str, met: bool | None) -> None:
+        """Note whether the node has what its policy expects; None where nothing is expected or
+        nothing is known."""
+        if met is None:
+            self._as_expected.forget(node)
+        else:
+            self._as_expected.set(node, [((node,), float(met))])
+
+    def set_quarantined(self, node: str, marks: Sequence[tuple[str, str, str]]) -> None:
+        """Replace what is known of the node's GPUs in quarantine, as (uuid, serial, quarantine)."""
+        if marks:
+            self._gpu_quarantined.set(node, [((node, *mark), 1.0) for mark in marks])
+        else:
+            self._gpu_quarantined.forget(node)
+
     def forget_node(self, node: str) -> None:
         """Drop every series of a node that is gone."""
-        self._gpu_info.forget(node)
-        self._last_read.forget(node)
-        self._check_passed.forget(node)
+        for metric in self._node_gauges:
+            metric.forget(node)
 
     def forget_sink(self, sink: str) -> None:
         """Drop every series of a sink that is configured nowhere any more."""

@@ -15,7 +15,7 @@ import yaml
 GITOPS = Path(__file__).parents[2] / "docs" / "gitops"
 SCRIPT = (GITOPS / "argocd" / "health.lua").read_text()
 CASES = yaml.safe_load((GITOPS / "argocd" / "health_cases.yaml").read_text())
-KINDS = ("GPUInventory", "GPUInventoryPolicy")
+KINDS = ("GPUInventory", "GPUInventoryPolicy", "GPUQuarantine")
 
 
 def lua() -> str:

@@ -19,7 +19,11 @@ from tests.support.manifests import CHART, DEPLOYMENT
 from tests.support.operators import eventually
 
 OLD = Path(__file__).parent.parent / "fixtures" / "charts" / "0.0.1"
-KINDS = "gpuinventories.gpuid.github.com", "gpuinventorypolicies.gpuid.github.com"
+KINDS = (
+    "gpuinventories.gpuid.github.com",
+    "gpuinventorypolicies.gpuid.github.com",
+    "gpuquarantines.gpuid.github.com",
+)
 INVENTORY = "/apis/gpuid.github.com/v1alpha1/gpuinventories/kept"
 HISTORY = [{"sequence": 1, "time": "2026-06-07T10:30:45Z", "type": "GPUAdded", "uuid": "GPU-1"}]
 
@@ -121,7 +125,7 @@ def test_a_second_release_leaves_the_crds_to_the_first(cluster: LocalCluster, he
     helm("install", "kernel-parameter", str(CHART), "--values", example)
     helm("uninstall", "kernel-parameter")
     kinds = cluster.kubectl("get", "crd", *KINDS, "-o", "name").stdout.split()
-    assert len(kinds) == 2
+    assert len(kinds) == len(KINDS)
     refused = helm("install", "other", str(CHART), check=False)
     assert refused.returncode != 0
     assert "meta.helm.sh/release-name" in refused.stderr

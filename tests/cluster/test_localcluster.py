@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from gpuid_operator.localcluster import LocalCluster, LocalClusterError, down, processes
+from gpuid_operator.localcluster.client import Request
 from gpuid_operator.localcluster.layout import Layout
 from gpuid_operator.localcluster.processes import Identity
 from gpuid_operator.localcluster.smi import generate
@@ -56,7 +57,8 @@ def test_nodes_are_ready_and_look_like_gpu_nodes(cluster: LocalCluster) -> None:
 
 def test_namespaces_and_crds_are_there(cluster: LocalCluster) -> None:
     cluster.kubectl("get", "namespace", "gpu-operator", "gpuid")
-    assert cluster.kubectl("get", "gpuinventories,gpuinventorypolicies").returncode == 0
+    kinds = "gpuinventories,gpuinventorypolicies,gpuquarantines"
+    assert cluster.kubectl("get", kinds).returncode == 0
 
 
 def test_exec_prints_the_file_of_the_node(cluster: LocalCluster) -> None:
@@ -148,6 +150,32 @@ def test_a_node_comes_and_goes_with_its_pod(cluster: LocalCluster, extra: str) -
     assert cluster.kubectl("get", "node", extra, check=False).returncode != 0
     pods = cluster.kubectl("get", "pods", "-A", "--field-selector", f"spec.nodeName={extra}")
     assert "No resources found" in pods.stderr
+
+
+def test_a_pod_is_ready_even_if_it_is_older_than_its_node(cluster: LocalCluster) -> None:
+    pods = "/api/v1/namespaces/gpu-operator/pods"
+    spec = {
+        "nodeName": "gpu-late",
+        "automountServiceAccountToken": False,
+        "tolerations": [{"operator": "Exists"}],
+        "containers": [{"name": "main", "image": "main"}],
+    }
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "early"}, "spec": spec}
+    cluster.client.send(Request("POST", pods, body))
+    try:
+        # KWOK handles the pods in order: it has seen the early one when this one is ready.
+        cluster.delete_pod(NODE)
+        cluster.wait_plugin(NODE)
+        cluster.add_node("gpu-late")
+        wait_for(
+            "the early pod to run",
+            lambda: cluster.client.get(f"{pods}/early")["status"]["phase"] == "Running",
+            timeout=30,
+        )
+    finally:
+        cluster.client.send(Request("DELETE", f"{pods}/early?gracePeriodSeconds=0"))
+        if "gpu-late" in cluster.node_names:
+            cluster.delete_node("gpu-late")
 
 
 def test_the_audit_log_names_who_executed(cluster: LocalCluster, extra: str) -> None:

@@ -213,13 +213,20 @@ def test_the_readers_volume_mounts_need_a_lower_level(
 
 @pytest.fixture(scope="module", params=["chart", "kustomize"])
 def authors(request: pytest.FixtureRequest, cluster: LocalCluster) -> Iterator[str]:
-    """The admission policy in force; the name of a user whom it lets write checks."""
+    """The admission policies in force; the name of a user whom they let write checks and taints."""
     user = "system:serviceaccount:argocd:argocd-application-controller"
     if request.param == "chart":
-        values = {"checks": {"enabled": True, "admission": {"enabled": True, "users": [user]}}}
+        named = {"enabled": True, "users": [user]}
+        values = {
+            "checks": {"enabled": True, "admission": named},
+            "quarantine": {"taints": {"enabled": True}, "admission": named},
+        }
         objects = render(values=values)
     else:
-        objects = objects_of((DEPLOYMENT / "policy" / "checks-authors.yaml").read_text())
+        files = [
+            DEPLOYMENT / "policy" / f"{name}-authors.yaml" for name in ("checks", "quarantine")
+        ]
+        objects = [item for file in files for item in objects_of(file.read_text())]
     kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
     manifests = yaml.safe_dump_all([item for item in objects if item["kind"] in kinds])
     rights = {
@@ -238,23 +245,34 @@ def authors(request: pytest.FixtureRequest, cluster: LocalCluster) -> Iterator[s
     )
     # The server takes a moment until it looks at a new policy.
     eventually(lambda: _is_refused(cluster, "bob"))
+    eventually(lambda: _taint_is_refused(cluster, "bob"))
     yield user
     cluster.kubectl("delete", "-f", "-", input=manifests)
     cluster.kubectl("delete", "clusterrole,clusterrolebinding", "policy-writers")
-    cluster.kubectl("delete", "gpuinventorypolicies", "--all")
+    cluster.kubectl("delete", "gpuinventorypolicies,gpuquarantines", "--all")
 
 
 def write_policy(cluster: LocalCluster, user: str, **spec: Any) -> str:
     """Apply a policy as `user`; what was wrong, or nothing."""
-    policy = {
+    return write_as(cluster, user, "GPUInventoryPolicy", "fleet", spec)
+
+
+def write_quarantine(cluster: LocalCluster, user: str, **spec: Any) -> str:
+    """Apply a quarantine as `user`; what was wrong, or nothing."""
+    parts = [{"serial": "1652823054567"}]
+    return write_as(cluster, user, "GPUQuarantine", "rma-1", {"parts": parts, **spec})
+
+
+def write_as(cluster: LocalCluster, user: str, kind: str, name: str, spec: dict[str, Any]) -> str:
+    written = {
         "apiVersion": "gpuid.github.com/v1alpha1",
-        "kind": "GPUInventoryPolicy",
-        "metadata": {"name": "fleet"},
+        "kind": kind,
+        "metadata": {"name": name},
         "spec": spec,
     }
     done = cluster.kubectl(
         *("apply", "--as", user, "--as-group", "writers", "-f", "-"),
-        input=json.dumps(policy),
+        input=json.dumps(written),
         check=False,
     )
     return done.stderr if done.returncode else ""
@@ -280,3 +298,21 @@ def test_only_named_authors_write_checks(cluster: LocalCluster, authors: str) ->
         cluster, "bob", priority=2, checks=[{**CHECK, "command": "rm -rf /"}]
     )
     assert write_policy(cluster, "bob", priority=2) == ""
+
+
+def _taint_is_refused(cluster: LocalCluster, user: str) -> None:
+    error = write_quarantine(cluster, user, reason=secrets.token_hex(8), action="Taint")
+    assert f"{user} is not among those who may write it" in error
+    assert "write action Report instead" in error
+
+
+def test_only_named_authors_write_quarantines_that_taint(
+    cluster: LocalCluster, authors: str
+) -> None:
+    assert write_quarantine(cluster, "bob", reason="Xid 79") == ""
+    _taint_is_refused(cluster, "bob")
+    assert write_quarantine(cluster, authors, reason="Xid 79", action="Taint") == ""
+    # Others may write it again as it is, and take the taint away.
+    assert write_quarantine(cluster, "bob", reason="Xid 79", action="Taint") == ""
+    assert "not among those" in write_quarantine(cluster, "bob", reason="Xid 48", action="Taint")
+    assert write_quarantine(cluster, "bob", reason="Xid 79") == ""

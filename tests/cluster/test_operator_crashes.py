@@ -13,6 +13,7 @@ import pytest
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
 from tests.support.api_fault_proxy import ApiFaultProxy, Position
+from tests.support.crashes import is_quiet, is_watched, kill_at
 from tests.support.operators import (
     POLICIES,
     Operator,
@@ -136,7 +137,14 @@ def test_a_kill_at_any_write_leaves_no_trace(fleet: LocalCluster, proxy: ApiFaul
             for skip in range(max(counts)):
                 node = f"gpu-crash-{position.name.lower()}-{skip}"
                 for number, (step, expected) in enumerate(zip(SCENARIO, pictures, strict=True)):
-                    triggered, came = kill_at(proxy, operator, skip, position, fleet, node, step)
+                    triggered, came = kill_at(
+                        proxy,
+                        operator,
+                        skip,
+                        position,
+                        does=partial(step.does, fleet, node),
+                        settled=partial(settled, fleet, node, step),
+                    )
                     if triggered:
                         kills[position, number] += 1
                     else:
@@ -174,10 +182,6 @@ def was_refused(proxy: ApiFaultProxy) -> None:
     assert proxy.refused
 
 
-def is_quiet(proxy: ApiFaultProxy) -> None:
-    assert proxy.is_quiet
-
-
 def undisturbed(
     fleet: LocalCluster, proxy: ApiFaultProxy
 ) -> tuple[list[int], list[dict[str, Any]]]:
@@ -193,40 +197,6 @@ def undisturbed(
         pictures.append(picture(fleet, node))
     assert pictures[-1]["serials"] == sorted(serials(LOST))
     return counts, pictures
-
-
-def kill_at(
-    proxy: ApiFaultProxy,
-    operator: Operator,
-    skip: int,
-    position: Position,
-    fleet: LocalCluster,
-    node: str,
-    step: Step,
-) -> tuple[str, int]:
-    """Let the step happen and kill the operator at one of its writes; which one it was, empty where
-    the step was through with fewer, and how many came before it."""
-    trap = proxy.set_trap(skip, position, operator.kill)
-    step.does(fleet, node)
-
-    def struck_or_through() -> None:
-        if not trap.triggered.is_set():
-            settled(fleet, node, step)
-            is_quiet(proxy)
-
-    eventually(struck_or_through)
-    proxy.clear_trap()
-    if not trap.request:
-        return "", skip - trap.skip
-    assert trap.triggered.wait(30), f"the kill at {trap.request} did not come"
-    operator.restart()
-    eventually(lambda: is_watched(proxy))
-    return f"{position.name} {trap.request}", skip
-
-
-def is_watched(proxy: ApiFaultProxy) -> None:
-    """Pods, inventories and policies: from then on every event arrives."""
-    assert proxy.watches == 3
 
 
 def check_records(operator: Operator, fleet: LocalCluster, node: str) -> None:

@@ -40,7 +40,11 @@ PLUGIN_IMAGE = "gpuid.local/device-plugin:install"
 SMI = generate("gb200", node="real-node")
 SWAPPED = generate("gb200", node="another-node")
 """What nvidia-smi prints after SMI_FILE was changed: other GPUs altogether."""
-CRDS = ("gpuinventories.gpuid.github.com", "gpuinventorypolicies.gpuid.github.com")
+CRDS = (
+    "gpuinventories.gpuid.github.com",
+    "gpuinventorypolicies.gpuid.github.com",
+    "gpuquarantines.gpuid.github.com",
+)
 TOKEN = "the-token-nobody-may-see"
 
 UNUSED: dict[tuple[str, str, str], str] = {
@@ -54,6 +58,8 @@ UNUSED: dict[tuple[str, str, str], str] = {
     (GPUID, "gpuinventories", "get"): "read again after a conflict of versions",
     (GPUID, "gpuinventories", "delete"): "departed nodes, after their retention",
     (GPUID, "gpuinventorypolicies", "get"): "part of the published footprint, as with pods",
+    (GPUID, "gpuquarantines", "get"): "part of the published footprint, as with pods",
+    (GPUID, "gpuquarantines/status", "patch"): "an installation without a quarantine writes none",
 }
 """What of the footprint an installation of a minute does not use, and why it is granted."""
 

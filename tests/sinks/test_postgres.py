@@ -20,6 +20,7 @@ from gpuid_operator.sinks.base import (
     Unavailable,
 )
 from gpuid_operator.sinks.http_client import HTTPClient
+from gpuid_operator.sinks.postgres_wire import Allowance
 from gpuid_operator.sinks.registry import SinkContext, open_sink
 from tests.support import golden
 
@@ -213,7 +214,7 @@ async def test_without_auto_migrate_the_sql_is_in_the_error(
     sink = database.sink()
     with pytest.raises(Refused, match=r'table "public"\."serials" does not exist') as caught:
         await sink.send([record()])
-    assert 'CREATE VIEW "public"."gpu_current"' in caught.value.detail
+    assert 'CREATE OR REPLACE VIEW "public"."gpu_current"' in caught.value.detail
     await database.connection.execute(caught.value.detail)
     await sink.send([record()])
     writer = await _writer(database, make_secrets, "serials")
@@ -321,6 +322,68 @@ async def test_gpu_current_tells_where_each_gpu_is(database: Database, record: A
     ]
 
 
+async def test_gpu_current_tells_which_gpus_are_quarantined(
+    database: Database, record: Any
+) -> None:
+    def at(seconds: int, node: str, uuid: str, event: str = "GPUAdded", **more: Any) -> Any:
+        time = TIME + timedelta(seconds=seconds)
+        return record(node=node, uuid=uuid, event=event, time=time, **more)
+
+    await database.sink(autoMigrate=True).send(
+        [
+            # In one second, as a first read writes them.
+            at(0, "a", "GPU-condemned"),
+            at(0, "a", "GPU-condemned", "GPUQuarantined", to="rma-1"),
+            at(0, "a", "GPU-lifted"),
+            at(1, "a", "GPU-lifted", "GPUQuarantined", to="rma-1"),
+            at(2, "a", "GPU-lifted", "GPUReleased", from_="rma-1"),
+            at(0, "a", "GPU-twice"),
+            at(1, "a", "GPU-twice", "GPUQuarantined", to="rma-1"),
+            at(1, "a", "GPU-twice", "GPUQuarantined", to="rma-2"),
+            at(2, "a", "GPU-twice", "GPUReleased", from_="rma-1"),
+            # A GPU that leaves takes its quarantine along; at its new node it is found again.
+            at(0, "a", "GPU-moved"),
+            at(1, "a", "GPU-moved", "GPUQuarantined", to="rma-1"),
+            at(5, "b", "GPU-moved"),
+            at(5, "b", "GPU-moved", "GPUQuarantined", to="rma-1"),
+            at(6, "b", "GPU-moved", "GPUReleased", from_="rma-1"),
+            at(9, "a", "GPU-moved", "GPURemoved"),
+            at(0, "a", "GPU-left"),
+            at(1, "a", "GPU-left", "GPUQuarantined", to="rma-1"),
+            at(9, "a", "GPU-left", "GPURemoved"),
+            at(0, "c", "GPU-back"),
+            at(1, "c", "GPU-back", "GPUQuarantined", to="rma-1"),
+            at(2, "c", "GPU-back", "GPURemoved"),
+            at(3, "c", "GPU-back"),
+            at(0, "a", "GPU-never"),
+        ]
+    )
+    rows = await database.rows("SELECT uuid, quarantined FROM gpu_current ORDER BY uuid")
+    assert dict(rows) == {
+        "GPU-back": False,
+        "GPU-condemned": True,
+        "GPU-left": False,
+        "GPU-lifted": False,
+        "GPU-moved": False,
+        "GPU-never": False,
+        "GPU-twice": True,
+    }
+
+
+async def test_an_older_gpu_current_gets_its_new_column(database: Database, record: Any) -> None:
+    await database.sink(autoMigrate=True).send([record(uuid="GPU-1", event="GPUAdded")])
+    columns = (
+        "uuid, gpu, chassis, cluster, node, machine, pci, product, driver, event, true AS present,"
+        " read_time, source, record_id"
+    )
+    await database.connection.execute("DROP VIEW gpu_current")
+    await database.connection.execute(f"CREATE VIEW gpu_current AS SELECT {columns} FROM serials")
+    await database.sink(autoMigrate=True).send(
+        [record(uuid="GPU-1", event="GPUQuarantined", to="rma-1")]
+    )
+    assert await database.rows("SELECT quarantined FROM gpu_current") == [(True,)]
+
+
 async def test_gpu_sightings_tells_from_when_to_when(database: Database, record: Any) -> None:
     await database.gpuid_table()
     await database.copy_as_gpuid("s1", "N/A")
@@ -391,6 +454,40 @@ async def test_a_record_that_does_not_fit_is_refused_alone(database: Database, r
             await sink.send([record(), poison])
     await sink.send([record()])
     assert await database.rows("SELECT count(*) FROM serials") == [(1,)]
+
+
+async def test_any_text_is_stored_as_it_is(database: Database, record: Any) -> None:
+    texts = ["a\tb\r\nc", "\\N", "\\", "\\.", "\\x41", "", "'\"{}$1", "\u00e9\u20ac\U0001f600\x7f"]
+    await database.sink(autoMigrate=True).send([record(node=text, driver=None) for text in texts])
+    rows = await database.rows("SELECT node, driver, read_time FROM serials ORDER BY id")
+    assert rows == [(text, None, TIME) for text in texts]
+
+
+async def test_any_name_of_an_index_is_read_as_it_is(database: Database, record: Any) -> None:
+    await database.sink(autoMigrate=True).send([])
+    name = r'"odd\n ""' + "\t'name\u00e9\""
+    await database.connection.execute(f"CREATE UNIQUE INDEX {name} ON serials (machine)")
+    with pytest.raises(Refused, match=r"UNIQUE \(machine\) of table") as caught:
+        await database.sink().send([record(), record()])
+    assert caught.value.detail == f'DROP INDEX "public".{name};\n'
+
+
+async def test_a_batch_that_is_there_already_stays_within_the_bounds(
+    database: Database, record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL answers with an error for each of its records."""
+    allowances: list[Allowance] = []
+
+    def for_batch(records: int) -> Allowance:
+        allowances.append(Allowance(limit=records * 2048))
+        return allowances[-1]
+
+    await database.sink(autoMigrate=True).send(batch := [record() for _ in range(500)])
+    monkeypatch.setattr(Allowance, "for_batch", for_batch)
+    await database.sink().send(batch)
+    (found,) = allowances
+    assert found.received > 500 * 100
+    assert found.exceeded is None
 
 
 async def test_a_sequence_behind_the_ids_is_refused_with_the_sql_that_repairs_it(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -38,19 +39,31 @@ def bucket(s3: Any, request: pytest.FixtureRequest) -> str:
     return str(name)
 
 
-def _sink(url: str, bucket: str, secrets: Any, **fields: Any) -> Any:
-    spec = {"bucket": bucket, "endpoint": url, "insecure": True, **CREDENTIALS, **fields}
-    return open_sink(
-        Sink.model_validate({"name": "lake", "s3": spec}),
-        secrets=secrets,
-        context=SinkContext(http=HTTPClient(), write_records=lambda _records: None),
-    )
+@pytest.fixture
+async def sink() -> AsyncIterator[Callable[..., Any]]:
+    """Opens a sink at a URL, or at AWS."""
+    client = HTTPClient()
+
+    def opened(url: str | None, bucket: str, secrets: Any, **fields: Any) -> Any:
+        at = {} if url is None else {"endpoint": url, "insecure": True}
+        return open_sink(
+            Sink.model_validate(
+                {"name": "lake", "s3": {"bucket": bucket, **at, **CREDENTIALS, **fields}}
+            ),
+            secrets=secrets,
+            context=SinkContext(http=client, write_records=lambda _records: None),
+        )
+
+    yield opened
+    await client.close()
 
 
-async def test_csv_has_gpuids_columns(s3: Any, bucket: str, secrets: Any, record: Any) -> None:
+async def test_csv_has_gpuids_columns(
+    s3: Any, bucket: str, secrets: Any, record: Any, sink: Any
+) -> None:
     awkward = record(node=' a,"b"', gpu="na", uuid=None)
-    sink = _sink(s3.url, bucket, secrets, prefix="/fleet/gpus/")
-    await sink.send([record(), awkward])
+    lake = sink(s3.url, bucket, secrets, prefix="/fleet/gpus/")
+    await lake.send([record(), awkward])
     ((key, content),) = s3.objects(bucket).items()
     folder, _, name = key.rpartition("/")
     assert folder == "fleet/gpus/year=2026/month=06/day=07/hour=10"
@@ -70,13 +83,13 @@ async def test_csv_has_gpuids_columns(s3: Any, bucket: str, secrets: Any, record
 
 
 async def test_the_same_batch_is_stored_once(
-    s3: Any, bucket: str, secrets: Any, record: Any
+    s3: Any, bucket: str, secrets: Any, record: Any, sink: Any
 ) -> None:
     batch = [record(), record()]
-    sink = _sink(s3.url, bucket, secrets, format="jsonl", partition="%Y/%j")
-    await sink.send(batch)
-    await sink.send(batch)
-    await _sink(s3.url, bucket, secrets, format="jsonl", partition="%Y/%j").send(batch)
+    lake = sink(s3.url, bucket, secrets, format="jsonl", partition="%Y/%j")
+    await lake.send(batch)
+    await lake.send(batch)
+    await sink(s3.url, bucket, secrets, format="jsonl", partition="%Y/%j").send(batch)
     ((key, content),) = s3.objects(bucket).items()
     assert key.startswith("2026/158/20260607-103045.000-")
     assert key.endswith(".jsonl")
@@ -84,55 +97,57 @@ async def test_the_same_batch_is_stored_once(
 
 
 async def test_a_batch_over_two_hours_gives_two_objects(
-    s3: Any, bucket: str, secrets: Any, record: Any
+    s3: Any, bucket: str, secrets: Any, record: Any, sink: Any
 ) -> None:
     later = datetime(2026, 6, 7, 11, 0, tzinfo=UTC)
-    await _sink(s3.url, bucket, secrets).send([record(), record(time=later), record()])
+    await sink(s3.url, bucket, secrets).send([record(), record(time=later), record()])
     objects = s3.objects(bucket)
     assert [key.split("/")[3] for key in objects] == ["hour=10", "hour=11"]
     assert [content.count(b"\n") for content in objects.values()] == [2, 1]
 
 
 async def test_a_wrong_key_is_refused_and_a_new_one_works_without_restart(
-    s3: Any, bucket: str, secrets: Any, record: Any
+    s3: Any, bucket: str, secrets: Any, record: Any, sink: Any
 ) -> None:
-    sink = _sink(s3.url, bucket, secrets)
+    lake = sink(s3.url, bucket, secrets)
     secrets.values["AWS_SECRET_ACCESS_KEY"] = "hidden-and-wrong"
     with pytest.raises(Refused, match="403 Forbidden SignatureDoesNotMatch") as caught:
-        await sink.send([record()])
+        await lake.send([record()])
     assert "hidden" not in caught.value.message
     assert secrets.invalidated == 1
     secrets.values["AWS_SECRET_ACCESS_KEY"] = s3.secret_key
-    await sink.send([record()])
+    await lake.send([record()])
     assert len(s3.objects(bucket)) == 1
 
 
 async def test_a_session_token_of_the_environment_is_not_mixed_in(
-    s3: Any, bucket: str, secrets: Any, record: Any, monkeypatch: pytest.MonkeyPatch
+    s3: Any, bucket: str, secrets: Any, record: Any, sink: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SESSION_TOKEN", "of-the-operator")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-the-operator")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
-    await _sink(s3.url, bucket, secrets).send([record()])
+    await sink(s3.url, bucket, secrets).send([record()])
     assert len(s3.objects(bucket)) == 1
 
 
-async def test_no_bucket_is_permanent(s3: Any, secrets: Any, record: Any) -> None:
+async def test_no_bucket_is_permanent(s3: Any, secrets: Any, record: Any, sink: Any) -> None:
     with pytest.raises(Refused, match="404 Not Found NoSuchBucket") as caught:
-        await _sink(s3.url, "no-such-bucket", secrets).send([record()])
+        await sink(s3.url, "no-such-bucket", secrets).send([record()])
     assert type(caught.value) is Refused
 
 
 async def test_a_key_that_s3_cannot_have_is_permanent(
-    s3: Any, bucket: str, secrets: Any, record: Any
+    s3: Any, bucket: str, secrets: Any, record: Any, sink: Any
 ) -> None:
-    with pytest.raises(Refused, match="Could not parse path"):
-        await _sink(s3.url, bucket, secrets, prefix="a/../b").send([record()])
+    with pytest.raises(Refused, match=r"cannot store an object as .*: change the prefix"):
+        await sink(s3.url, bucket, secrets, prefix="a/../b").send([record()])
 
 
-async def test_a_secret_without_a_key_says_which(s3: Any, record: Any, make_secrets: Any) -> None:
+async def test_a_secret_without_a_key_says_which(
+    s3: Any, record: Any, sink: Any, make_secrets: Any
+) -> None:
     with pytest.raises(SecretMissing, match="Secret lake has no key AWS_SECRET_ACCESS_KEY"):
-        await _sink(s3.url, "b", make_secrets(AWS_ACCESS_KEY_ID="a")).send([record()])
+        await sink(s3.url, "b", make_secrets(AWS_ACCESS_KEY_ID="a")).send([record()])
 
 
 @pytest.mark.parametrize(
@@ -140,7 +155,7 @@ async def test_a_secret_without_a_key_says_which(s3: Any, record: Any, make_secr
     [(503, Unavailable), (500, Unavailable), (429, Unavailable), (400, Refused)],
 )
 async def test_what_a_status_means(
-    status: int, error: type[SinkError], record: Any, make_secrets: Any
+    status: int, error: type[SinkError], record: Any, sink: Any, make_secrets: Any
 ) -> None:
     async def answer(_request: web.Request) -> web.Response:
         body = "<Error><Code>SlowDown</Code><Message>Reduce your rate</Message></Error>"
@@ -155,36 +170,29 @@ async def test_what_a_status_means(
     port = runner.addresses[0][1]
     try:
         with pytest.raises(SinkError, match="SlowDown: Reduce your rate") as caught:
-            await _sink(f"http://127.0.0.1:{port}", "b", secrets).send([record()])
+            await sink(f"http://127.0.0.1:{port}", "b", secrets).send([record()])
     finally:
         await runner.cleanup()
     assert type(caught.value) is error
-    with pytest.raises(Unavailable, match="Connection refused"):
-        await _sink(f"http://127.0.0.1:{port}", "b", secrets).send([record()])
+    with pytest.raises(Unavailable, match="failed to connect"):
+        await sink(f"http://127.0.0.1:{port}", "b", secrets).send([record()])
 
 
-async def test_a_link_local_endpoint_is_refused(record: Any, make_secrets: Any) -> None:
+async def test_a_link_local_endpoint_is_refused(record: Any, sink: Any, make_secrets: Any) -> None:
     secrets = make_secrets(AWS_ACCESS_KEY_ID="AKID", AWS_SECRET_ACCESS_KEY="hidden")
     with pytest.raises(AddressNotAllowed):
-        await _sink("http://169.254.169.254", "b", secrets).send([record()])
+        await sink("http://169.254.169.254", "b", secrets).send([record()])
     with pytest.raises(Refused, match="insecure: true"):
-        await _sink("http://127.0.0.1:1", "b", secrets, insecure=False).send([record()])
+        await sink("http://127.0.0.1:1", "b", secrets, insecure=False).send([record()])
 
 
-async def test_the_host_of_aws_is_that_of_the_region(record: Any, make_secrets: Any) -> None:
+async def test_the_host_of_aws_is_that_of_the_region(
+    record: Any, sink: Any, make_secrets: Any
+) -> None:
     secrets = make_secrets()
     with pytest.raises(SecretMissing):
-        await _sink_at_aws(secrets, "eu-west-1").send([record()])
+        await sink(None, "b", secrets, region="eu-west-1").send([record()])
     assert secrets.hosts == {"s3.eu-west-1.amazonaws.com"}
-
-
-def _sink_at_aws(secrets: Any, region: str) -> Any:
-    spec = {"bucket": "b", "region": region, **CREDENTIALS}
-    return open_sink(
-        Sink.model_validate({"name": "lake", "s3": spec}),
-        secrets=secrets,
-        context=SinkContext(http=HTTPClient(), write_records=lambda _records: None),
-    )
 
 
 def test_hours_of_a_day_are_far_fewer_than_records(record: Any) -> None:

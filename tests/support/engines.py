@@ -19,7 +19,7 @@ from gpuid_operator.sinks.registry import SinkContext
 from gpuid_operator.telemetry.metrics import Metrics
 from tests.support import clock, secret_source
 from tests.support.kube import FakeKube
-from tests.support.objects import CONTAINER, LABEL, NAMESPACE
+from tests.support.objects import CONTAINER, LABEL, NAMESPACE, put_quarantine, quarantine_path
 
 TARGET = Target(namespace=NAMESPACE, selector="=".join(LABEL), container=CONTAINER)
 SOURCE = PodSelector(TARGET.namespace, TARGET.selector)
@@ -75,6 +75,18 @@ class EngineHarness:
     def pod_event(self, body: Mapping[str, Any], *, deleted: bool = False) -> None:
         """Tell the engine of a target pod, as Kopf's handlers do."""
         self.engine.pod_event(SOURCE, dict(body), deleted=deleted)
+
+    def quarantine(self, name: str, *parts: dict[str, str], **spec: Any) -> dict[str, Any]:
+        """Create or change a quarantine, and tell the engine of it."""
+        body = put_quarantine(self.kube, name, *parts, **spec)
+        self.engine.quarantines.quarantine_event(body, deleted=False)
+        return body
+
+    def lift(self, name: str) -> None:
+        """Delete a quarantine, and tell the engine of it."""
+        body = self.kube.objects[quarantine_path(name)]
+        self.kube.remove(quarantine_path(name))
+        self.engine.quarantines.quarantine_event(body, deleted=True)
 
 
 async def until(done: Callable[[], object], *, within: float = 3600.0) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import orjson
+
+_FLOOD = b" " * 32_768
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class ExecAnswer:
     """It never ends."""
     cut: bool = False
     """The connection breaks off before the status."""
+    flood: int = 0
+    """Bytes of further output after `stdout`, in frames of 32 KiB."""
 
 
 @dataclass(slots=True)
@@ -53,6 +57,8 @@ class ExecHandler:
     running: int = 0
     most: int = 0
     """The most that ran at a time."""
+    flooded: int = 0
+    """Bytes that clients took of all floods."""
 
     def __call__(self, call: ExecCall) -> ExecAnswer:
         self.calls.append(call)
@@ -64,16 +70,10 @@ class _Socket:
 
     protocol = "v5.channel.k8s.io"
 
-    def __init__(self, answer: ExecAnswer) -> None:
+    def __init__(self, answer: ExecAnswer, frames: Iterator[bytes]) -> None:
         self._answer = answer
-        self._frames: list[bytes] = []
+        self._frames = frames
         self.close_code: int | None = None
-        if answer.stdout:
-            self._frames.append(b"\x01" + answer.stdout)
-        if answer.stderr:
-            self._frames.append(b"\x02" + answer.stderr)
-        if not answer.cut:
-            self._frames.append(b"\x03" + orjson.dumps(_status(answer)))
         self._waited = False
 
     async def receive(self) -> aiohttp.WSMessage:
@@ -82,10 +82,22 @@ class _Socket:
             await asyncio.sleep(self._answer.delay)
             if self._answer.hang:
                 await asyncio.Event().wait()
-        if self._frames:
-            return _message(aiohttp.WSMsgType.BINARY, self._frames.pop(0))
+        for frame in self._frames:
+            return _message(aiohttp.WSMsgType.BINARY, frame)
         self.close_code = aiohttp.WSCloseCode.ABNORMAL_CLOSURE
         return _message(aiohttp.WSMsgType.CLOSED, None)
+
+
+def _frames(answer: ExecAnswer, handler: ExecHandler) -> Iterator[bytes]:
+    if answer.stdout:
+        yield b"\x01" + answer.stdout
+    for _ in range(answer.flood // len(_FLOOD)):
+        handler.flooded += len(_FLOOD)
+        yield b"\x01" + _FLOOD
+    if answer.stderr:
+        yield b"\x02" + answer.stderr
+    if not answer.cut:
+        yield b"\x03" + orjson.dumps(_status(answer))
 
 
 def _message(kind: aiohttp.WSMsgType, data: bytes | None) -> aiohttp.WSMessage:
@@ -134,7 +146,7 @@ class FakeWebSockets:
         self._handler.running += 1
         self._handler.most = max(self._handler.most, self._handler.running)
         try:
-            yield _Socket(answer)
+            yield _Socket(answer, _frames(answer, self._handler))
         finally:
             self._handler.running -= 1
 

@@ -1,4 +1,5 @@
-"""As much of an API server as Kopf needs: discovery, lists and watches of pods and policies."""
+"""As much of an API server as Kopf needs: discovery, lists and watches of pods, policies
+and quarantines."""
 
 from __future__ import annotations
 
@@ -10,7 +11,15 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from gpuid_operator.api.meta import API_VERSION, GROUP, POLICY_KIND, POLICY_PLURAL, VERSION
+from gpuid_operator.api.meta import (
+    API_VERSION,
+    GROUP,
+    POLICY_KIND,
+    POLICY_PLURAL,
+    QUARANTINE_KIND,
+    QUARANTINE_PLURAL,
+    VERSION,
+)
 from gpuid_operator.kube.credentials import Credentials
 
 
@@ -18,7 +27,11 @@ class KopfApi:
     """Objects by plural, as listed; `send` is an event for those who watch."""
 
     def __init__(self) -> None:
-        self.lists: dict[str, list[dict[str, Any]]] = {"pods": [], POLICY_PLURAL: []}
+        self.lists: dict[str, list[dict[str, Any]]] = {
+            "pods": [],
+            POLICY_PLURAL: [],
+            QUARANTINE_PLURAL: [],
+        }
         self.requests: list[web.Request] = []
         self.broken = False
         """Whether each list and watch is answered with 500."""
@@ -107,6 +120,9 @@ _DISCOVERY = {
         ]
     },
     f"/apis/{API_VERSION}": {
-        "resources": [_resource(POLICY_PLURAL, POLICY_KIND, namespaced=False)]
+        "resources": [
+            _resource(POLICY_PLURAL, POLICY_KIND, namespaced=False),
+            _resource(QUARANTINE_PLURAL, QUARANTINE_KIND, namespaced=False),
+        ]
     },
 }

@@ -13,26 +13,35 @@ import copy
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
 
 import orjson
 
-from gpuid_operator.api.meta import API_VERSION, INVENTORY_PLURAL, POLICY_PLURAL
+from gpuid_operator.api.meta import (
+    API_VERSION,
+    INVENTORY_PLURAL,
+    POLICY_PLURAL,
+    QUARANTINE_PLURAL,
+)
 from gpuid_operator.kube import errors
 from gpuid_operator.kube.client import APPLY_PATCH, ONLY_METADATA, KubeClient
 from tests.support.api_objects import content, matches, merge, within
 from tests.support.apply import ConflictingManagerError, Leaf, apply
+from tests.support.clock import START
 from tests.support.fake_exec import ExecHandler, FakeWebSockets
 
 INVENTORIES: Final = f"/apis/{API_VERSION}/{INVENTORY_PLURAL}"
 POLICIES: Final = f"/apis/{API_VERSION}/{POLICY_PLURAL}"
+QUARANTINES: Final = f"/apis/{API_VERSION}/{QUARANTINE_PLURAL}"
 NODES: Final = "/api/v1/nodes"
 EVENTS: Final = "/api/v1/namespaces/default/events"
 
 _COLLECTION: Final = re.compile(
     r"(?:/api/v1|/apis/[^/]+/[^/]+)(?:/namespaces/[^/]+)?"
-    r"/(?:nodes|pods|events|secrets|leases|gpuinventories|gpuinventorypolicies)$"
+    r"/(?:nodes|pods|events|secrets|leases|gpuinventories|gpuinventorypolicies|gpuquarantines)$"
 )
+_T = TypeVar("_T")
 _FIRST: Final = 100
 """The resourceVersion of the empty cluster."""
 _PARTIAL: Final = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
@@ -77,7 +86,7 @@ class FakeKube(KubeClient):
         self.requests: list[Request] = []
         self.exec = ExecHandler()
         self.websockets = FakeWebSockets(self.exec)  # type: ignore[assignment]
-        self.served = {INVENTORY_PLURAL, POLICY_PLURAL}
+        self.served = {INVENTORY_PLURAL, POLICY_PLURAL, QUARANTINE_PLURAL}
         """Plurals of our kinds that the server serves; the rest of their paths is 404."""
         self.oldest = _FIRST
         """A watch from before this version is Gone."""
@@ -100,7 +109,7 @@ class FakeKube(KubeClient):
     def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Create an object, or replace one as a user would; what the server made of it."""
         known = self.objects.get(path)
-        made = copy.deepcopy(dict(body))
+        made = _copy(dict(body))
         meta = made.setdefault("metadata", {})
         meta["name"] = path.rpartition("/")[2]
         if known is None:
@@ -113,12 +122,12 @@ class FakeKube(KubeClient):
             changed = made.get("spec") != known.get("spec")
             meta["generation"] = known["metadata"].get("generation", 1) + changed
             if content(made) == content(known):
-                return copy.deepcopy(known)
+                return _copy(known)
         return self._store(path, made, "MODIFIED" if known else "ADDED")
 
     def change(self, path: str, edit: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """Let `edit` change an object in place, as a user or another client would."""
-        body = copy.deepcopy(self.objects[path])
+        body = _copy(self.objects[path])
         edit(body)
         return self.put(path, body)
 
@@ -160,6 +169,11 @@ class FakeKube(KubeClient):
         return [one for one in self.requests if one.method == method and re.search(path, one.path)]
 
     @property
+    def server_time(self) -> datetime:
+        """A clock of its own, which goes right whatever the client's does."""
+        return START + timedelta(seconds=asyncio.get_running_loop().time())
+
+    @property
     def version(self) -> int:
         """The newest resourceVersion."""
         return self._version
@@ -196,7 +210,7 @@ class FakeKube(KubeClient):
             raise fault.error
         if accept == ONLY_METADATA and isinstance(answer, dict):
             answer = {**_PARTIAL, "metadata": answer["metadata"]}
-        return copy.deepcopy(answer)
+        return _copy(answer)
 
     async def lines(
         self, path: str, *, params: Mapping[str, str], accept: str, silence: float
@@ -245,7 +259,7 @@ class FakeKube(KubeClient):
         return None
 
     def _check_served(self, path: str) -> None:
-        for plural in (INVENTORY_PLURAL, POLICY_PLURAL):
+        for plural in (INVENTORY_PLURAL, POLICY_PLURAL, QUARANTINE_PLURAL):
             if f"/{plural}" in path and plural not in self.served:
                 raise _error(errors.NotFound, 404, "NotFound", "404 page not found")
 
@@ -287,7 +301,7 @@ class FakeKube(KubeClient):
         else:
             version = self._version
             left = [
-                copy.deepcopy(body)
+                _copy(body)
                 for where, body in sorted(self.objects.items())
                 if where.rpartition("/")[0] == path
                 and matches(body["metadata"].get("labels") or {}, query.get("labelSelector", ""))
@@ -338,18 +352,24 @@ class FakeKube(KubeClient):
         self._owners[path] = owners
         if status == (known.get("status") or {}):
             return known
-        return self._store(path, {**copy.deepcopy(known), "status": status}, "MODIFIED")
+        return self._store(path, {**_copy(known), "status": status}, "MODIFIED")
 
     def _store(self, path: str, body: dict[str, Any], kind: str) -> dict[str, Any]:
         self._version += 1
         body["metadata"]["resourceVersion"] = str(self._version)
         self.objects[path] = body
         self._tell(kind, path, body)
-        return copy.deepcopy(body)
+        return _copy(body)
 
     def _tell(self, kind: str, path: str, body: dict[str, Any]) -> None:
-        self._events.append((self._version, kind, path, copy.deepcopy(body)))
+        self._events.append((self._version, kind, path, _copy(body)))
         self._news.set()
+
+
+def _copy(value: _T) -> _T:
+    """A deep copy of JSON values; copy.deepcopy takes ten times as long."""
+    copied: _T = orjson.loads(orjson.dumps(value))
+    return copied
 
 
 def _error(kind: type[errors.ApiError], status: int, reason: str, message: str) -> errors.ApiError:

@@ -123,6 +123,8 @@ def footprint(
     grants("*", ours, "gpuinventories/status", "patch")
     grants("*", ours, "gpuinventorypolicies", "get list watch")
     grants("*", ours, "gpuinventorypolicies/status", "patch")
+    grants("*", ours, "gpuquarantines", "get list watch")
+    grants("*", ours, "gpuquarantines/status", "patch")
     grants("*", "", "namespaces", "get", "kube-system")
     grants("default", "", "events", "create patch")
     grants(own, "coordination.k8s.io", "leases", "get create update")

@@ -23,11 +23,13 @@ from gpuid_operator.api.inventory import (
     Source,
 )
 from gpuid_operator.api.meta import MAX_HISTORY
+from gpuid_operator.api.policy import Expectation
 from gpuid_operator.plan import delivery, history, labels, outbox, status
-from gpuid_operator.plan.conditions import find
+from gpuid_operator.plan.conditions import find, shown
 from gpuid_operator.plan.failure import FailureReason
 from gpuid_operator.plan.identity import Key, key
 from gpuid_operator.plan.outbox import SinkFilter
+from gpuid_operator.plan.quarantine import Identifiers, QuarantineIndex, QuarantineRule
 from gpuid_operator.plan.smi import Reading
 from gpuid_operator.plan.status_change import PendingRemovals, StatusChange, StatusContext
 from tests.support.strategies import Event
@@ -38,6 +40,13 @@ SINKS = (
     SinkFilter("cmdb", "http", sightings=False),
     SinkFilter("cmdb", "postgres", sightings=False),
     SinkFilter("lake", "s3", sightings=True),
+)
+EXPECTATIONS = (
+    None,
+    Expectation(gpus=2),
+    Expectation(gpus=3, products=["NVIDIA GB200"], drivers=["570.0", "570.1"]),
+    Expectation(products=["NVIDIA H100"]),
+    Expectation(drivers=["570.0"]),
 )
 ADDRESSES = [f"00000000:{bus:02X}:00.0" for bus in range(1, 7)]
 
@@ -64,9 +73,13 @@ class NodeModel:
         self.node = NodeInfo(name="n", uid="u0", provider_id="x/i-0", machine="i-0", boot_id="b0")
         self.container = self.driver = self.made = 0
         self.context = StatusContext(
-            generation=1, sink_filters=SINKS[:2], sighting_interval=timedelta(hours=20)
+            generation=1,
+            sink_filters=SINKS[:2],
+            sighting_interval=timedelta(hours=20),
+            quarantines=QuarantineIndex(),
         )
         self.pending_removals: PendingRemovals | None = None
+        self.failing: str | None = None
         self.books: dict[int, HistoryEntry] = {}
         self.got: dict[SinkFilter, list[int]] = {}
         self.dropped = 0
@@ -272,19 +285,72 @@ class NodeModel:
         self.context = replace(self.context, suspended=not self.context.suspended)
         self._reconsider()
 
+    def expect(self, one: int, other: int) -> None:
+        """The policy expects something else, or nothing."""
+        self.context = replace(self.context, expect=EXPECTATIONS[one % len(EXPECTATIONS)])
+        self._reconsider()
+
     def sink(self, one: int, other: int) -> None:
-        """A sink comes or goes."""
+        """A sink comes, in place of another one of its name, or goes."""
         sink_filter = SINKS[one % len(SINKS)]
-        sink_filters = [known for known in self.context.sink_filters if known != sink_filter]
-        if len(sink_filters) == len(self.context.sink_filters):
+        before = self.context.sink_filters
+        sink_filters = [known for known in before if known.name != sink_filter.name]
+        for gone in set(before) - set(sink_filters):
+            del self.owed[gone]
+            self.got.pop(gone, None)
+        if sink_filter not in before:
             sink_filters.insert(other % (len(sink_filters) + 1), sink_filter)
             # It starts from what the history holds.
             held = self.status.history or ()
             self.owed[sink_filter] = {entry.sequence for entry in held if sink_filter.takes(entry)}
-        else:
-            del self.owed[sink_filter]
-            self.got.pop(sink_filter, None)
         self.context = replace(self.context, sink_filters=tuple(sink_filters))
+        self._reconsider()
+
+    # Quarantines
+
+    def quarantine(self, one: int, other: int) -> None:
+        """A quarantine of a GPU, its board or its chassis is created or changed. Some end by
+        themselves within two days."""
+        if not self.made:
+            return
+        gpu = card(1 + one % self.made, address="")
+        parts = [
+            Identifiers(gpu.uuid, None, None),
+            Identifiers(None, gpu.serial, None),
+            Identifiers(None, None, gpu.chassis_serial),
+        ]
+        rule = QuarantineRule(
+            name=f"q{other % 4}",
+            reason=f"reason {one}",
+            parts=frozenset([parts[other % 3]]),
+            until=self.now + timedelta(hours=4 * one) if other % 3 == 0 else None,
+        )
+        self._quarantine({**self._rules(), rule.name: rule})
+
+    def lift(self, one: int, other: int) -> None:
+        """A quarantine is deleted."""
+        name = f"q{other % 4}"
+        self._quarantine({k: rule for k, rule in self._rules().items() if k != name})
+
+    def later_quarantine(self, one: int, other: int) -> None:
+        """A quarantine has a form that only a later version of the operator knows."""
+        name = f"q{other % 4}"
+        rules = {k: rule for k, rule in self._rules().items() if k != name}
+        self._quarantine(rules, unreadable=[name])
+
+    def forget_quarantines(self, one: int, other: int) -> None:
+        """The operator starts, and has not listed the quarantines yet."""
+        before = marks_of(self.status)
+        self.context = replace(self.context, quarantines=None)
+        self._reconsider()
+        assert marks_of(self.status) == before
+
+    def _rules(self) -> dict[str, QuarantineRule]:
+        return dict(self.context.quarantines.rules) if self.context.quarantines else {}
+
+    def _quarantine(self, rules: dict[str, QuarantineRule], unreadable: Sequence[str] = ()) -> None:
+        index = QuarantineIndex(rules.values(), unreadable=unreadable)
+        self.context = replace(self.context, quarantines=index)
         self._reconsider()
 
     def _reconsider(self) -> None:
@@ -341,8 +407,10 @@ class NodeModel:
     def _commit(self, change: StatusChange) -> None:
         before, self.status = self.status, change.status
         self._check_sequence(before, change)
+        self._check_expectation(change)
         self._check_outbox(before, change)
         self._check_replay()
+        self._check_quarantines(change)
         self._check_bounds()
 
     def _check_sequence(self, before: InventoryStatus, change: StatusChange) -> None:
@@ -352,6 +420,27 @@ class NodeModel:
         kept = [entry.sequence for entry in self.status.history or ()]
         assert kept == sorted(set(kept))
         assert all(self.books[entry.sequence] == entry for entry in self.status.history or ())
+
+    def _check_expectation(self, change: StatusChange) -> None:
+        """History tells when AsExpected failed, for which reason, and when it no longer did."""
+        for entry in change.entries:
+            if entry.type is HistoryType.EXPECTATION_FAILED:
+                assert entry.from_ != entry.to
+                self.failing = entry.to
+            elif entry.type in (HistoryType.EXPECTATION_MET, HistoryType.NODE_DEPARTED):
+                self.failing = None
+        said = shown(self.status.conditions, ConditionType.AS_EXPECTED)
+        failed = said is not None and said.status is ConditionStatus.FALSE
+        assert self.failing == (said.reason if said and failed else None)
+        expect, count = self.context.expect, len(self.status.gpus or ())
+        if expect is None:
+            assert said is None
+        elif self.status.gpus is not None and self.status.state is InventoryState.PRESENT:
+            assert said is not None
+            if expect.gpus is not None and count != expect.gpus:
+                assert said.reason == ("TooFewGPUs" if count < expect.gpus else "TooManyGPUs")
+            elif expect.gpus is not None:
+                assert said.reason not in ("TooFewGPUs", "TooManyGPUs")
 
     def _check_outbox(self, before: InventoryStatus, change: StatusChange) -> None:
         held = {entry.sequence for entry in self.status.history or ()}
@@ -398,6 +487,30 @@ class NodeModel:
         assert replay(self.books.values()) == here
         assert replay(self.status.history or ()) == here
 
+    def _check_quarantines(self, change: StatusChange) -> None:
+        """Each mark has an entry, and marks are those of the quarantines in force."""
+        marks = marks_of(self.status)
+        told = replay_quarantines(self.books.values())
+        named = {name: names for name, names in marks.items() if name[0] == "uuid"}
+        assert named == {name: told[name] for name in told if name[0] == "uuid"}
+        condition = find(self.status.conditions, ConditionType.QUARANTINED)
+        assert (condition is not None and condition.status is ConditionStatus.TRUE) is bool(marks)
+        if self.status.state is InventoryState.DEPARTED:
+            assert not marks
+        elif self.context.quarantines is not None:
+            index = self.context.quarantines
+            for gpu in self.status.gpus or ():
+                listed = {
+                    rule.name
+                    for rule in index.rules.values()
+                    if any(lists(part, gpu) for part in rule.parts)
+                    and (rule.until is None or rule.until > self.now)
+                }
+                assert set(gpu.quarantines or ()) - index.unreadable == listed
+        else:
+            quarantine = {HistoryType.GPU_QUARANTINED, HistoryType.GPU_RELEASED}
+            assert not quarantine & {entry.type for entry in change.entries}
+
     def _check_bounds(self) -> None:
         kept = self.status.history or ()
         assert len(kept) <= self.max_history
@@ -428,3 +541,31 @@ def replay(entries: Iterable[HistoryEntry]) -> set[Key]:
         elif entry.type is HistoryType.GPU_REMOVED:
             here.pop(key(entry), None)
     return set(here)
+
+
+def lists(part: Identifiers, gpu: GPU) -> bool:
+    """Whether a quarantine with this part lists the GPU."""
+    pairs = zip(part, (gpu.uuid, gpu.serial, gpu.chassis_serial), strict=True)
+    return any(wanted is not None and wanted == value for wanted, value in pairs)
+
+
+def marks_of(found: InventoryStatus) -> dict[Key, set[str]]:
+    """The names of quarantines that each GPU has."""
+    return {key(gpu): set(gpu.quarantines) for gpu in found.gpus or () if gpu.quarantines}
+
+
+def replay_quarantines(entries: Iterable[HistoryEntry]) -> dict[Key, set[str]]:
+    """The names that the GPUs must have after these entries."""
+    marks: dict[Key, set[str]] = {}
+    for entry in entries:
+        names = marks.setdefault(key(entry), set())
+        if entry.type is HistoryType.GPU_QUARANTINED:
+            assert entry.to is not None and entry.to not in names
+            names.add(entry.to)
+        elif entry.type is HistoryType.GPU_RELEASED:
+            if key(entry)[0] == "uuid":
+                assert entry.from_ in names
+            names.discard(entry.from_ or "")
+        elif entry.type is HistoryType.GPU_REMOVED:
+            names.clear()
+    return {name: names for name, names in marks.items() if names}

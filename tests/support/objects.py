@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.support.kube import INVENTORIES, NODES, POLICIES, FakeKube
+from tests.support.kube import INVENTORIES, NODES, POLICIES, QUARANTINES, FakeKube
 
 NAMESPACE = "gpu-operator"
 LABEL = ("app", "nvidia-device-plugin-daemonset")
@@ -27,6 +27,10 @@ def inventory_path(name: str) -> str:
 
 def policy_path(name: str) -> str:
     return f"{POLICIES}/{name}"
+
+
+def quarantine_path(name: str) -> str:
+    return f"{QUARANTINES}/{name}"
 
 
 def put_node(
@@ -94,6 +98,20 @@ def put_policy(kube: FakeKube, name: str, **spec: Any) -> dict[str, Any]:
         "spec": spec,
     }
     return kube.put(policy_path(name), body)
+
+
+def put_quarantine(
+    kube: FakeKube, name: str, *parts: dict[str, str], **spec: Any
+) -> dict[str, Any]:
+    """A GPUQuarantine of these parts; further fields of its spec under their names in the API."""
+    body = {
+        "apiVersion": "gpuid.github.com/v1alpha1",
+        "kind": "GPUQuarantine",
+        "metadata": {},
+        "spec": {"parts": list(parts), "reason": f"why {name}", **spec},
+    }
+    known = kube.objects.get(quarantine_path(name), {})
+    return kube.put(quarantine_path(name), body | {k: known[k] for k in ("status",) if k in known})
 
 
 def put_inventory(

@@ -77,7 +77,8 @@ _KINDS = [
     *("read", "read", "read", "late read"),
     *("add", "remove", "move", "exchange", "swap", "lose", "unreadable", "recover"),
     *("change", "health", "upgrade", "restart", "reboot", "another machine"),
-    *("fail", "depart", "deliver", "deliver", "refuse", "sink", "suspend", "day"),
+    *("fail", "depart", "deliver", "deliver", "refuse", "sink", "suspend", "expect", "day"),
+    *("quarantine", "quarantine", "lift", "forget quarantines", "later quarantine"),
 ]
 
 EVENTS: st.SearchStrategy[list[Event]] = st.lists(

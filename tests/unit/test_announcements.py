@@ -14,9 +14,13 @@ WARNINGS = {
     HistoryType.GPU_REMOVED,
     HistoryType.GPU_LOST,
     HistoryType.CHECK_FAILED,
+    HistoryType.EXPECTATION_FAILED,
+    HistoryType.GPU_QUARANTINED,
     HistoryType.DROPPED,
 }
 CHECKS = {HistoryType.CHECK_FAILED, HistoryType.CHECK_PASSED}
+QUARANTINE = {HistoryType.GPU_QUARANTINED, HistoryType.GPU_RELEASED}
+EXPECTATION = {HistoryType.EXPECTATION_FAILED, HistoryType.EXPECTATION_MET}
 
 
 def entry(kind: HistoryType, **fields: Any) -> HistoryEntry:
@@ -28,10 +32,14 @@ def entry(kind: HistoryType, **fields: Any) -> HistoryEntry:
 @pytest.mark.parametrize("first_read", [False, True])
 def test_each_type_but_sightings_becomes_an_event(kind: HistoryType, first_read: bool) -> None:
     events = announcements([entry(kind, serial="s1")], first_read=first_read)
-    announced = kind is not HistoryType.SIGHTED and (kind in CHECKS or not first_read)
+    always = kind in CHECKS | QUARANTINE | EXPECTATION
+    announced = kind is not HistoryType.SIGHTED and (always or not first_read)
     assert [event.type for event in events] == [kind] * announced
     assert [event.warning for event in events] == [kind in WARNINGS] * announced
-    assert [event.about_check for event in events] == [kind in CHECKS] * announced
+    subject = "check result" if kind in CHECKS else "hardware change"
+    subject = "quarantine" if kind in QUARANTINE else subject
+    subject = "expectation" if kind in EXPECTATION else subject
+    assert [event.log_message for event in events] == [f"recorded {subject}"] * announced
 
 
 def test_entries_of_one_type_become_one_event() -> None:
@@ -84,6 +92,16 @@ def test_entries_of_one_type_become_one_event() -> None:
             [entry(HistoryType.DROPPED, message="3 entries dropped", from_="1", to="3")],
             "3 entries dropped",
             id="a message says it all",
+        ),
+        pytest.param(
+            [entry(HistoryType.GPU_QUARANTINED, uuid="GPU-1", to="rma-1", message="Xid 79")],
+            "GPU-1: quarantine rma-1: Xid 79",
+            id="into quarantine",
+        ),
+        pytest.param(
+            [entry(HistoryType.GPU_RELEASED, uuid="GPU-1", from_="rma-1")],
+            "GPU-1: quarantine rma-1",
+            id="out of quarantine, for a reason that is not known any more",
         ),
         pytest.param([entry(HistoryType.NODE_DEPARTED, machine="i-1")], "machine i-1", id="node"),
         pytest.param([entry(HistoryType.NODE_DEPARTED)], "NodeDeparted", id="nothing is known"),

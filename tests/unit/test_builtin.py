@@ -29,7 +29,7 @@ def reference(variable: str) -> SecretKeyRef:
 def test_every_field_is_filled() -> None:
     policy = builtin_policy(Settings.load({"RESYNC": "1h"}))
     empty = {name for name, value in policy if value is None}
-    assert empty == {"node_selector"}
+    assert empty == {"expect", "node_selector"}
     assert policy.read_interval == timedelta(hours=1)
     assert policy.sighting_interval == timedelta(hours=24)
     assert policy.retention == timedelta(hours=720)

@@ -130,13 +130,6 @@ def test_a_run_in_the_future_holds_no_run(
     assert wait(future, attempts, interval=interval) == timedelta(0)
 
 
-def test_attempts_in_the_future_hold_no_run() -> None:
-    """The clock was stepped back: nothing is tried that late."""
-    assert wait(LAST, replace(ASKED, not_before=NOW + 24 * HOUR)) == wait()
-    again = replace(ASKED, run_again_at=NOW + 24 * HOUR)
-    assert wait(LAST, again, interval=timedelta(0)) == timedelta(0)
-
-
 def test_a_retry_does_not_need_an_interval() -> None:
     attempts = replace(ASKED, run_again_at=NOW + MINUTE)
     assert wait(LAST, attempts, interval=timedelta(0)) == MINUTE

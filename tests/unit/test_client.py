@@ -10,6 +10,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,22 @@ async def test_a_request_and_its_answer_are_json() -> None:
     assert headers["Content-Type"] == "application/merge-patch+json"
     assert headers["Accept"] == "application/json;as=X"
     assert headers["User-Agent"].startswith("gpuid-operator/")
+
+
+@pytest.mark.parametrize(
+    ("date", "time"),
+    [
+        ("Sun, 07 Jun 2026 10:30:45 GMT", datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)),
+        ("yesterday", None),
+    ],
+)
+async def test_the_servers_clock_is_that_of_its_newest_response(
+    date: str, time: datetime | None
+) -> None:
+    async with serving(Answers(status(200, headers={"Date": date}))) as client:
+        assert client.server_time is None
+        await client.request("GET", "/api")
+        assert client.server_time == time
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from tests.support.strategies import EVENTS, Event, models
 from tests.support.structural import violations
 
 CRDS = Path(__file__).parents[2] / "crds"
-INVENTORY, POLICY = crd_manifests()
+INVENTORY, POLICY, QUARANTINE = crd_manifests()
 Node = tuple[str, dict[str, Any]]
 
 
@@ -160,7 +160,7 @@ def rules_of(node: dict[str, Any]) -> list[dict[str, str]]:
             "gpuinventories",
             "gpuinv",
             "GPUs Product Driver State Ready Healthy Delivered Last_Read Age",
-            "Machine Chassis Serials Policy",
+            "Machine Chassis Serials Policy Quarantined",
         ),
         (POLICY, "gpuinventorypolicies", "gpupol", "Priority Nodes Ready Conflict Age", ""),
     ],
@@ -197,13 +197,17 @@ def test_the_committed_files_are_those_of_the_models() -> None:
     assert {path.name: path.read_text() for path in CRDS.iterdir()} == crd_files(), (
         "crds/ is stale: run `make crds`"
     )
-    assert [yaml.safe_load(text) for text in crd_files().values()] == [INVENTORY, POLICY]
+    assert [yaml.safe_load(text) for text in crd_files().values()] == [
+        INVENTORY,
+        POLICY,
+        QUARANTINE,
+    ]
 
 
 def test_the_command_prints_or_writes_them(tmp_path: Path) -> None:
     printed = CliRunner().invoke(crds)
     assert printed.exit_code == 0
-    assert list(yaml.safe_load_all(printed.stdout)) == [INVENTORY, POLICY]
+    assert list(yaml.safe_load_all(printed.stdout)) == [INVENTORY, POLICY, QUARANTINE]
     written = CliRunner().invoke(crds, ["--write", str(tmp_path / "new")])
     assert (written.exit_code, written.output) == (0, "")
     files = {path.name: path.read_text() for path in (tmp_path / "new").iterdir()}
@@ -211,6 +215,7 @@ def test_the_command_prints_or_writes_them(tmp_path: Path) -> None:
     assert set(files) == {
         "gpuid.github.com_gpuinventories.yaml",
         "gpuid.github.com_gpuinventorypolicies.yaml",
+        "gpuid.github.com_gpuquarantines.yaml",
     }
 
 

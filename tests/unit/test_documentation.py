@@ -94,8 +94,9 @@ def test_every_reason_of_a_condition_has_its_line() -> None:
         text = source.read_text()
         reasons |= set(re.findall(r'ConditionUpdate\(\s*[\w.]+,\s*"(\w+)"', text))
         reasons |= set(re.findall(r'ConditionStatus\.\w+,\s+"(\w+)"', text))
+        reasons |= set(re.findall(r'failures\["(\w+)"\]', text))
     assert {reason for reason in reasons if not explained(reason)} == set()
-    assert {"ReadOK", "Overflow", "NoSinks", "GPUUnhealthy", "ChecksDisabled"} <= reasons
+    assert {"ReadOK", "Overflow", "NoSinks", "GPUUnhealthy", "TooFewGPUs"} <= reasons
 
 
 def test_every_type_condition_and_field_is_named() -> None:

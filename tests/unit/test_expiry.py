@@ -6,18 +6,29 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gpuid_operator.plan.expiry import DepartedInventory, expired
+from gpuid_operator.plan.expiry import DepartedInventory, expired, misdated, redated
+from gpuid_operator.plan.schedule import CLOCK_SKEW
+from gpuid_operator.plan.status_change import StatusContext
+from tests.support.read_node import A, known
 
 NOW = datetime(2026, 6, 7, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
 def departed(
-    name: str, *, age: timedelta | None, delivered: bool = True, retention: timedelta = DAY
+    name: str,
+    *,
+    age: timedelta | None,
+    last_read: datetime | None = None,
+    delivered: bool = True,
+    retention: timedelta = DAY,
 ) -> DepartedInventory:
-    change = None if age is None else NOW - age
     return DepartedInventory(
-        name=name, last_change=change, retention=retention, delivered=delivered
+        name=name,
+        last_change=None if age is None else NOW - age,
+        last_read=last_read,
+        retention=retention,
+        delivered=delivered,
     )
 
 
@@ -59,3 +70,29 @@ def test_each_has_the_retention_of_its_own_policy() -> None:
         departed("long", age=DAY, retention=2 * DAY),
     ]
     assert expired(inventories, now=NOW) == ["short"]
+
+
+@pytest.mark.parametrize(
+    ("age", "last_read", "wrong"),
+    [
+        (DAY, NOW - 2 * DAY, False),
+        (DAY, None, False),
+        (DAY, NOW - DAY + CLOCK_SKEW, False),
+        (DAY, NOW - DAY / 2, True),
+        (-CLOCK_SKEW, NOW, False),
+        (-DAY, NOW, True),
+        (None, NOW, False),
+        # The clock was wrong at the last read; the departure has the right time.
+        (DAY, NOW + DAY, False),
+    ],
+)
+def test_a_departure_in_the_future_or_before_the_last_read_has_a_wrong_time(
+    age: timedelta | None, last_read: datetime | None, wrong: bool
+) -> None:
+    found = misdated([departed("n1", age=age, last_read=last_read)], now=NOW)
+    assert found == (["n1"] if wrong else [])
+
+
+def test_a_node_that_is_back_is_not_given_another_time() -> None:
+    status = known(A).status
+    assert redated(status, now=NOW, context=StatusContext()).status is status

@@ -159,6 +159,13 @@ class TestLost:
         assert (node.status.gpus or [])[0].state is LOST
         assert types(node.read(A)) == ["GPURecovered"]
 
+    def test_a_driver_that_reports_more_meanwhile_changes_nothing(self) -> None:
+        node = known(but(A, board_part_number=None, health=None), driver="550.1")
+        lost = GPU(pci_address=P1, state=LOST)
+        assert types(node.read(lost, driver="550.1")) == ["GPULost"]
+        assert types(node.read(lost, driver="570.1")) == ["DriverChanged"]
+        assert types(node.read(A, driver="570.1")) == ["GPURecovered"]
+
     def test_when_first_seen_is_added_and_told(self) -> None:
         assert types(ReadNode().read(GPU(pci_address=P1, state=LOST))) == ["GPUAdded", "GPULost"]
 

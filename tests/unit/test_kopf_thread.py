@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gpuid_operator.api.meta import POLICY_PLURAL
+from gpuid_operator.api.meta import POLICY_PLURAL, QUARANTINE_PLURAL
 from gpuid_operator.engine.core.pod_selector import PodSelector
 from gpuid_operator.operator import kopf_thread
 from gpuid_operator.operator.kopf_private import kopf
@@ -90,6 +90,9 @@ class Received:
         self.threads.add(threading.current_thread().name)
         self.events.put_nowait((None, body["metadata"]["name"], deleted))
 
+    def quarantine_event(self, body: dict[str, Any], *, deleted: bool) -> None:
+        self.policy_event(body, deleted=deleted)
+
 
 def listed(name: str) -> dict[str, Any]:
     meta = {"name": name, "namespace": "gpu-operator", "uid": name, "resourceVersion": "1"}
@@ -103,27 +106,55 @@ async def test_events_reach_the_loop_of_the_caller_until_it_stops_the_watch() ->
     api = KopfApi()
     api.lists["pods"].append(listed("a"))
     api.lists[POLICY_PLURAL].append(listed("fleet"))
+    api.lists[QUARANTINE_PLURAL].append(listed("rma"))
     async with api.serve():
         thread = KopfThread(
-            sources=sources, receiver=received, credentials=lambda: api.credentials, beat=beats.set
+            sources=sources,
+            receiver=received,
+            credentials=lambda: api.credentials,
+            beat=beats.set,
+            quarantines=received,
         )
         assert thread.tasks == 0
         running = asyncio.create_task(thread.run())
-        first = [await received.next() for _ in range(3)]
+        first = [await received.next() for _ in range(4)]
         await beats.wait()
         assert thread.tasks > len(sources)
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
         assert thread.tasks == 0
-    # The fake server has the same pods in each namespace; only one operator watches policies.
-    assert sorted(first, key=str) == sorted(
-        [(sources[0], "a", False), (sources[1], "a", False), (None, "fleet", False)], key=str
-    )
+    # The fake server has the same pods in each namespace; only one operator watches the rest.
+    pods = [(source, "a", False) for source in sources]
+    others = [(None, "fleet", False), (None, "rma", False)]
+    assert sorted(first, key=str) == sorted([*pods, *others], key=str)
     assert received.threads == {threading.current_thread().name}
     assert "kopf" not in {thread.name for thread in threading.enumerate()}
-    policies = [one for one in api.requests if one.path.endswith(POLICY_PLURAL)]
-    assert len([one for one in policies if "watch" not in one.query]) == 1
+    for plural in (POLICY_PLURAL, QUARANTINE_PLURAL):
+        lists = [one for one in api.requests if one.path.endswith(plural)]
+        assert len([one for one in lists if "watch" not in one.query]) == 1
+
+
+@pytest.mark.usefixtures("sessions_left_open")
+async def test_quarantines_that_are_not_served_are_neither_watched_nor_missed() -> None:
+    received, beats = Received(), asyncio.Event()
+    api = KopfApi()
+    api.lists[POLICY_PLURAL].append(listed("fleet"))
+    del api.lists[QUARANTINE_PLURAL]
+    async with api.serve():
+        thread = KopfThread(
+            sources=(PodSelector("gpu-operator", "app=plugin"),),
+            receiver=received,
+            credentials=lambda: api.credentials,
+            beat=beats.set,
+        )
+        running = asyncio.create_task(thread.run())
+        assert await received.next() == (None, "fleet", False)
+        await beats.wait()
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+    assert [one for one in api.requests if one.path.endswith(QUARANTINE_PLURAL)] == []
 
 
 async def test_a_watch_that_is_stopped_before_its_thread_has_begun_ends_at_once() -> None:

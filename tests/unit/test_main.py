@@ -54,7 +54,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_crds_imports_nothing_of_the_local_cluster() -> None:
     done = python(REFUSES + command("crds"))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("kind: CustomResourceDefinition") == 2
+    assert done.stdout.count("kind: CustomResourceDefinition") == 3
 
 
 def test_run_imports_nothing_of_the_local_cluster() -> None:

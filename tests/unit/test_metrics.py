@@ -26,6 +26,8 @@ PROMISED = {
     ("gpuid_delivery_failures_total", ("sink",)),
     ("gpuid_delivery_seconds_count", ("sink",)),
     ("gpuid_check_passed", ("check", "node")),
+    ("gpuid_node_as_expected", ("node",)),
+    ("gpuid_duplicate_gpus", ()),
     ("gpuid_queue_depth", ()),
     ("gpuid_leader", ()),
     ("gpuid_asyncio_tasks", ()),
@@ -39,6 +41,7 @@ def filled() -> Metrics:
     metrics.set_gpus("node-1", [GPU])
     metrics.set_last_read("node-1", 1_780_000_000.25)
     metrics.set_checks("node-1", {"grdma": True})
+    metrics.set_as_expected("node-1", True)
     metrics.reads.labels("Succeeded").inc()
     metrics.read_seconds.observe(0.2)
     metrics.gpu_changes.labels("GPUAdded").inc()

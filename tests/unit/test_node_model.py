@@ -14,6 +14,7 @@ from tests.support.strategies import EVENTS, Event
 TIGHT = {
     "KEPT_IDENTITY": 8,
     "KEPT_OTHERS": 4,
+    "KEPT_QUARANTINE": 3,
     "KEPT_SIGHTED": 2,
     "KEPT_DEPARTED_UUIDS": 6,
     "MAX_UNDELIVERED_SIGHTED": 4,

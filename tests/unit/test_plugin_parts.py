@@ -116,6 +116,7 @@ def test_commands_and_options_are_completed(capsys: pytest.CaptureFixture[str]) 
         "export",
         "history",
         "list",
+        "quarantine",
         "read",
         "where",
     ]

@@ -105,13 +105,20 @@ class TestRemoval:
         node.node = NODE.model_copy(update={"boot_id": None, "provider_id": None, "uid": None})
         assert node.read(A) == []
 
-    def test_waits_ten_seconds_from_now_after_the_clock_was_stepped_back(self) -> None:
+    def test_a_gpu_that_was_missing_once_under_a_new_driver_is_not_changed_by_it(self) -> None:
+        old = but(B, board_part_number=None, health=None)
+        node = known(A, old)
+        assert node.read(A, driver="580.1") == []
+        assert node.status.driver_version == "570.1"
+        entries = node.read(A, B, driver="580.1")
+        assert types(entries) == ["DriverChanged"]
+        assert (entries[0].from_, entries[0].to) == ("570.1", "580.1")
+        assert node.read(A, B, driver="580.1") == []
+
+    def test_a_driver_change_with_a_removal_is_said_once(self) -> None:
         node = known(A, B)
-        assert node.read(A) == []
-        assert node.read(A, after=-3600) == []
-        assert node.pending_removals is not None
-        assert node.pending_removals.since == node.now
-        assert types(node.read(A, after=10)) == ["GPURemoved"]
+        assert node.read(A, driver="580.1") == []
+        assert types(node.read(A, driver="580.1", after=10)) == ["DriverChanged", "GPURemoved"]
 
     def test_is_certain_after_a_boot_that_only_failed_reads_saw(self) -> None:
         node = known(A, B)

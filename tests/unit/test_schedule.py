@@ -144,9 +144,28 @@ UNREADY = replace(READ, container="c2", ready=False)
             None,
             id="pending, suspended",
         ),
+        pytest.param(replace(READ, reread_at=NOW), NOW, id="another inventory lists its GPU"),
+        pytest.param(replace(READ, reread_at=RETRY), RETRY, id="and it was read just now"),
+        pytest.param(
+            replace(READ, reread_at=RETRY, interval=timedelta(0)), RETRY, id="and events only"
+        ),
+        pytest.param(
+            replace(READ, reread_at=RETRY, confirm_at=CONFIRM),
+            CONFIRM,
+            id="and a removal is pending",
+        ),
+        pytest.param(
+            replace(READ, reread_at=RETRY, interval=SECOND),
+            next_interval_read(NOW - HOUR, SECOND, node="n", now=NOW),
+            id="and the interval ends before",
+        ),
+        pytest.param(replace(FAILING, reread_at=NOW), RETRY, id="and its reads fail"),
+        pytest.param(replace(READ, reread_at=NOW, suspended=True), None, id="and it is suspended"),
+        pytest.param(replace(READ, reread_at=NOW, container=None), None, id="and it has no pod"),
+        pytest.param(
+            replace(UNREADY, reread_at=NOW), INTERVAL, id="and its container is not ready"
+        ),
         pytest.param(replace(READ, last_read=NOW + DAY), NOW, id="read in the future"),
-        pytest.param(replace(FAILING, retry_at=NOW + DAY), NOW, id="back-off into the future"),
-        pytest.param(replace(READ, confirm_at=NOW + DAY), NOW, id="pending since the future"),
     ],
 )
 def test_what_makes_a_read_due(read_state: ReadState, due: datetime | None) -> None:

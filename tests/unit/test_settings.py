@@ -17,6 +17,7 @@ from gpuid_operator.api.sinks import SinkType, SSLMode
 from gpuid_operator.operator.selectors import check_selector
 from gpuid_operator.operator.settings import Settings, own_namespace
 from gpuid_operator.operator.variables import SECRETS, SettingsError
+from gpuid_operator.plan.quarantine_taints import NodeLimit
 from gpuid_operator.plan.target import Target
 
 HTTP = {"EXPORTER_TYPE": "http", "HTTP_ENDPOINT": "https://api.example.com/gpu-data"}
@@ -62,6 +63,8 @@ DEFAULTS: dict[str, Any] = {
     "suspend": False,
     "policy_checks": False,
     "restarts_per_hour": 20,
+    "quarantine_taints": False,
+    "quarantine_max_nodes": NodeLimit(10, percent=True),
     "command": None,
     "check_name": "command",
     "force_restart": False,
@@ -118,6 +121,9 @@ GOOD: list[tuple[dict[str, str], str, Any]] = [
     ({}, "SUSPEND", "T"),
     ({}, "POLICY_CHECKS", "1"),
     ({}, "RESTARTS_PER_HOUR", "0"),
+    ({}, "QUARANTINE_TAINTS", "true"),
+    ({}, "QUARANTINE_MAX_NODES", "100%"),
+    ({}, "QUARANTINE_MAX_NODES", "1"),
     ({}, "COMMAND", 'VALUE=$(cat /proc/x)\n[ "$VALUE" != "0" ]\n'),
     ({}, "CHECK_NAME", "grdma-override"),
     ({}, "FORCE_RESTART", "TRUE"),
@@ -217,6 +223,10 @@ BAD: list[tuple[dict[str, str], str, str]] = [
     ({}, "SUSPEND", "on"),
     ({}, "POLICY_CHECKS", "tRUE"),
     ({}, "RESTARTS_PER_HOUR", "-1"),
+    ({}, "QUARANTINE_TAINTS", "NoSchedule"),
+    ({}, "QUARANTINE_MAX_NODES", "0%"),
+    ({}, "QUARANTINE_MAX_NODES", "10 %"),
+    ({}, "QUARANTINE_MAX_NODES", "-1"),
     ({}, "COMMAND", "x" * 16_385),
     ({}, "CHECK_NAME", "Grdma"),
     ({}, "FORCE_RESTART", "2"),

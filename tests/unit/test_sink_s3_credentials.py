@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +41,17 @@ class Server:
         self.requests: list[dict[str, str]] = []
 
     async def answer(self, request: web.Request) -> web.Response:
-        self.requests.append({name.lower(): value for name, value in request.headers.items()})
+        if request.path == "/v1/credentials":
+            assert request.headers["Authorization"] == "token-of-the-pod"
+            return web.json_response(
+                {
+                    "AccessKeyId": "key-of-the-pod",
+                    "SecretAccessKey": "hidden",
+                    "Token": "session-of-the-pod",
+                    "Expiration": "2999-01-01T00:00:00Z",
+                }
+            )
+        self.requests.append({name.lower(): value for name, value in request.query.items()})
         return web.Response(headers={"ETag": '"e"'})
 
 
@@ -66,17 +77,28 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SESSION_TOKEN", "token-of-the-operator")
 
 
-def lake(*, secrets: Secrets | None = None, builtin: bool = False, **fields: Any) -> base.Sink:
-    return open_sink(
-        Sink.model_validate({"name": "lake", "s3": {"bucket": "b", "insecure": True, **fields}}),
-        secrets=secrets or Secrets(),
-        context=SinkContext(http=HTTPClient(), write_records=lambda _: None),
-        builtin=builtin,
-    )
+@pytest.fixture
+async def lake() -> AsyncIterator[Callable[..., base.Sink]]:
+    """Opens a sink."""
+    client = HTTPClient()
+
+    def opened(
+        *, secrets: Secrets | None = None, builtin: bool = False, **fields: Any
+    ) -> base.Sink:
+        spec = {"bucket": "b", "insecure": True, **fields}
+        return open_sink(
+            Sink.model_validate({"name": "lake", "s3": spec}),
+            secrets=secrets or Secrets(),
+            context=SinkContext(http=client, write_records=lambda _: None),
+            builtin=builtin,
+        )
+
+    yield opened
+    await client.close()
 
 
 async def test_a_foreign_endpoint_does_not_get_the_credentials_of_the_operator(
-    server: Server,
+    server: Server, lake: Any
 ) -> None:
     with pytest.raises(Refused, match=r"not to 127\.0\.0\.1: set credentialsSecretRef") as caught:
         await lake(endpoint=server.url).send([RECORD])
@@ -84,26 +106,50 @@ async def test_a_foreign_endpoint_does_not_get_the_credentials_of_the_operator(
     assert server.requests == []
 
 
-async def test_a_foreign_endpoint_gets_the_credentials_of_its_secret(server: Server) -> None:
+async def test_a_foreign_endpoint_gets_the_credentials_of_its_secret(
+    server: Server, lake: Any
+) -> None:
     secrets = Secrets(AWS_ACCESS_KEY_ID="key-of-the-secret", AWS_SECRET_ACCESS_KEY="hidden")
     sink = lake(secrets=secrets, endpoint=server.url, credentialsSecretRef={"name": "lake"})
     await sink.send([RECORD])
     (request,) = server.requests
-    assert "key-of-the-secret" in request["authorization"]
+    assert "key-of-the-secret" in request["x-amz-credential"]
     assert "of-the-operator" not in str(request)
 
 
 async def test_the_sink_of_the_environment_uses_its_credentials_with_any_endpoint(
-    server: Server,
+    server: Server, lake: Any
 ) -> None:
     await lake(endpoint=server.url, builtin=True).send([RECORD])
     (request,) = server.requests
-    assert "key-of-the-operator" in request["authorization"]
+    assert "key-of-the-operator" in request["x-amz-credential"]
     assert request["x-amz-security-token"] == "token-of-the-operator"
 
 
+async def test_a_bucket_cannot_make_another_request_of_the_put(server: Server, lake: Any) -> None:
+    with pytest.raises(Refused, match="bucket must consist of") as caught:
+        await lake(bucket="b?acl#", endpoint=server.url, builtin=True).send([RECORD])
+    assert type(caught.value) is Refused
+    assert server.requests == []
+
+
+async def test_pod_identity_provides_the_credentials(
+    server: Server, lake: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    token = tmp_path / "token"
+    token.write_text("token-of-the-pod")
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{server.url}/v1/credentials")
+    monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(token))
+    await lake(endpoint=server.url, builtin=True).send([RECORD])
+    (request,) = server.requests
+    assert request["x-amz-credential"].startswith("key-of-the-pod/")
+    assert request["x-amz-security-token"] == "session-of-the-pod"
+
+
 @pytest.mark.parametrize("reference", [{}, {"credentialsSecretRef": {"name": "lake"}}])
-async def test_a_region_cannot_lead_to_another_host(reference: dict[str, Any]) -> None:
+async def test_a_region_cannot_lead_to_another_host(reference: dict[str, Any], lake: Any) -> None:
     with pytest.raises(Refused, match="region must consist of") as caught:
         await lake(region="evil.example/x#", **reference).send([RECORD])
     assert type(caught.value) is Refused

@@ -25,13 +25,18 @@ from gpuid_operator.api.meta import (
     MAX_GPUS,
     MAX_HISTORY,
     MAX_MESSAGE,
+    MAX_PRODUCTS,
+    MAX_QUARANTINES_PER_GPU,
     MAX_SINKS,
 )
+from gpuid_operator.api.policy import Expectation
 from gpuid_operator.api.values import encoded_size, fitting
 from gpuid_operator.plan import delivery, history, status
 from gpuid_operator.plan.checks import kept_output
+from gpuid_operator.plan.duplicates import NAMED_NODES, Duplicate
 from gpuid_operator.plan.labels import lookup_labels
 from gpuid_operator.plan.outbox import SinkFilter
+from gpuid_operator.plan.quarantine import Identifiers, QuarantineIndex, QuarantineRule
 from gpuid_operator.plan.smi import Reading
 from gpuid_operator.plan.smi_values import text_of
 from gpuid_operator.plan.status_change import StatusContext, writer_of
@@ -95,14 +100,38 @@ def gpus(filler: str, generation: int) -> tuple[GPU, ...]:
     return tuple(gpu(number) for number in range(MAX_GPUS))
 
 
+def quarantines(filler: str) -> QuarantineIndex:
+    """As many as a GPU can be in at a time; each lists every GPU."""
+    serials = [fact(filler, number) for number in range(12 * MAX_GPUS)]
+    rules = [
+        QuarantineRule(
+            name=f"{n:02d}" + "q" * 61,
+            reason=filler * MAX_MESSAGE,
+            parts=frozenset(Identifiers(None, serial, None) for serial in serials),
+        )
+        for n in range(MAX_QUARANTINES_PER_GPU)
+    ]
+    return QuarantineIndex(rules)
+
+
 def largest(filler: str, noise: bytes) -> InventoryStatus:
-    """The status of a node whose sinks are away while all its GPUs are replaced again and again,
-    and whose checks fill what they may."""
+    """The status of a node whose sinks are away while all its GPUs are replaced again and again by
+    others in quarantine, and whose checks fill what they may."""
     sink_filters = tuple(
         SinkFilter(f"{n:02d}" + "s" * 61, "postgres", sightings=n == 0)
         for n in range(2 * MAX_SINKS)
     )
-    context = StatusContext(policy="p" * 253, generation=LONG, sink_filters=sink_filters)
+    context = StatusContext(
+        policy="p" * 253,
+        generation=LONG,
+        sink_filters=sink_filters,
+        expect=Expectation(gpus=1, products=["p" * 128] * MAX_PRODUCTS),
+        duplicates=tuple(
+            Duplicate(f"GPU-{n}" + "u" * 120, ("n" * 253,) * NAMED_NODES, more=True)
+            for n in range(MAX_GPUS)
+        ),
+        quarantines=quarantines(filler),
+    )
     checks = [
         CheckStatus(
             name=f"{n:02d}" + "c" * 61,

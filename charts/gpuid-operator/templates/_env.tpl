@@ -78,6 +78,10 @@
   value: {{ .Values.checks.enabled | quote }}
 - name: RESTARTS_PER_HOUR
   value: {{ ternary .Values.checks.restartsPerHour 0 (or .Values.checks.restarts .Values.runner.forceRestart) | quote }}
+- name: QUARANTINE_TAINTS
+  value: {{ .Values.quarantine.taints.enabled | quote }}
+- name: QUARANTINE_MAX_NODES
+  value: {{ .Values.quarantine.taints.maxNodes | toString | quote }}
 - name: EXPORTER_TYPE
   value: {{ .Values.exporter.type | quote }}
 {{- include (printf "gpuid-operator.env.%s" .Values.exporter.type) .Values.exporter }}

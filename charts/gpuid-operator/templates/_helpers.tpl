@@ -117,4 +117,7 @@ app.kubernetes.io/part-of: gpuid-operator
 {{- if and .Values.checks.admission.enabled (not .Values.checks.admission.users) (not .Values.checks.admission.groups) }}
 {{- fail "checks.admission.enabled needs users or groups that can write checks: set checks.admission.users or checks.admission.groups" }}
 {{- end }}
+{{- if and .Values.quarantine.admission.enabled (not .Values.quarantine.admission.users) (not .Values.quarantine.admission.groups) }}
+{{- fail "quarantine.admission.enabled needs users or groups that can write quarantines with action Taint: set quarantine.admission.users or quarantine.admission.groups" }}
+{{- end }}
 {{- end }}

@@ -1,4 +1,4 @@
--- Health of GPUInventory and GPUInventoryPolicy in Argo CD, from their conditions.
+-- Health of GPUInventory, GPUInventoryPolicy and GPUQuarantine in Argo CD, from their conditions.
 local health = { status = "Progressing", message = "waiting for gpuid-operator" }
 local status = obj.status or {}
 local spec = obj.spec or {}
@@ -33,7 +33,7 @@ if status.state == "Departed" then
   health.message = "the node is gone; this is its record"
   return health
 end
-if spec.suspend == true or ready.reason == "Suspended" then
+if spec.suspend == true or ready.reason == "Suspended" or ready.reason == "Expired" then
   health.status = "Suspended"
   health.message = words(ready)
   return health
@@ -49,6 +49,9 @@ local wrong = {
   { "Conflict", "True" },
   { "Healthy", "False" },
   { "ChecksPassed", "False" },
+  { "Quarantined", "True" },
+  { "Unique", "False" },
+  { "AsExpected", "False" },
   { "Delivered", "False" },
 }
 for _, item in ipairs(wrong) do
@@ -69,6 +72,8 @@ if obj.kind == "GPUInventoryPolicy" then
   if ready.reason == "ChecksDisabled" then
     health.message = health.message .. "; " .. words(ready)
   end
+elseif obj.kind == "GPUQuarantine" then
+  health.message = "matches " .. (status.matchCount or 0) .. " GPUs of this cluster"
 else
   health.message = (status.gpuCount or 0) .. " GPUs"
 end

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from gpuid_operator.engine.checks.job import CheckJob
 from gpuid_operator.engine.core.jitter import chance
+from gpuid_operator.engine.core.wall_clock import loop_start
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan.check_due import CheckAttempts
 
@@ -17,11 +19,21 @@ class AttemptCache:
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
-        self._attempts: dict[tuple[str, str], CheckAttempts] = {}
+        self._attempts: dict[tuple[str, str], tuple[CheckAttempts, datetime]] = {}
+        """Each with the `loop_start` of its times."""
 
     def find(self, job: CheckJob, node: str) -> CheckAttempts | None:
-        """The attempts in the container that ran the check last, which may be gone."""
-        return self._attempts.get((node, job.name))
+        """The attempts in the container that ran the check last, which may be gone. Their times
+        are those of the clock as it is now."""
+        if (node, job.name) not in self._attempts:
+            return None
+        attempts, start = self._attempts[node, job.name]
+        moved = loop_start(self._clock()) - start
+        return replace(
+            attempts,
+            not_before=attempts.not_before and attempts.not_before + moved,
+            run_again_at=attempts.run_again_at and attempts.run_again_at + moved,
+        )
 
     def failed(self, job: CheckJob, pod: TargetPod, *, retry: bool = True) -> int:
         """Back off. With `retry` the check runs again afterwards, even if it is not due.
@@ -51,4 +63,4 @@ class AttemptCache:
         return known
 
     def _put(self, job: CheckJob, pod: TargetPod, attempts: CheckAttempts) -> None:
-        self._attempts[pod.node, job.name] = attempts
+        self._attempts[pod.node, job.name] = attempts, loop_start(self._clock())

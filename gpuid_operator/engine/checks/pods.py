@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuid_operator.engine.checks.job import CheckJob
 from gpuid_operator.engine.core.pod_selector import PodSelector
-from gpuid_operator.engine.state.pod_versions import PodVersions
+from gpuid_operator.engine.state.object_versions import ObjectVersions
 from gpuid_operator.kube.pods import TargetPod
 
 _Place = tuple[PodSelector, str | None]
@@ -22,7 +22,7 @@ class CheckPods:
         self._containers: dict[PodSelector, set[str | None]] = {}
         self._pods: dict[tuple[_Place, str], dict[str, TargetPod]] = {}
         self._node_of: dict[tuple[PodSelector, str], str] = {}
-        self._versions: PodVersions[tuple[PodSelector, str]] = PodVersions()
+        self._versions: ObjectVersions[tuple[PodSelector, str]] = ObjectVersions()
 
     @property
     def sources(self) -> frozenset[PodSelector]:

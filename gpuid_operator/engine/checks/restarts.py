@@ -11,6 +11,7 @@ from typing import Final
 from gpuid_operator.engine.checks.job import CheckJob
 from gpuid_operator.engine.checks.result_store import CheckResultStore
 from gpuid_operator.engine.core.options import Timings
+from gpuid_operator.engine.core.wall_clock import loop_start
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import Conflict, KubeError
 from gpuid_operator.kube.events import EventType
@@ -51,7 +52,8 @@ class Restarts:
         self._timings = timings
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._recent: deque[tuple[str, datetime]] = deque()
+        self._recent: deque[tuple[str, timedelta]] = deque()
+        """Node and time of each restart, on the loop's clock."""
         self._logged: dict[tuple[str, str], str] = {}
         self._summary: tuple[datetime, ClusterChecks] | None = None
 
@@ -84,7 +86,7 @@ class Restarts:
                 return refused.again
             # Stored before the deletion: a crash in between costs a restart and never adds one.
             if await self._results.record_restart(pod.node, job.name, now=now):
-                self._recent.append((pod.node, now))
+                self._recent.append((pod.node, now - loop_start(now)))
                 self._summary = None
                 await self._delete(job, pod)
             return None
@@ -105,9 +107,8 @@ class Restarts:
     def _refusal(
         self, job: CheckJob, pod: TargetPod, now: datetime, *, known: ClusterChecks
     ) -> Refusal | None:
-        # After the clock was stepped back, restarts of the future count as made now.
-        self._recent = deque((node, min(at, now)) for node, at in self._recent)
-        while self._recent and now - self._recent[0][1] >= _HOUR:
+        start = loop_start(now)
+        while self._recent and now - (start + self._recent[0][1]) >= _HOUR:
             self._recent.popleft()
         case = RestartCase(
             node=pod.node,
@@ -115,7 +116,7 @@ class Restarts:
             controlled=pod.controlled,
             mine=self._results.check(pod.node, job.name),
             known=known,
-            recent=self._recent,
+            recent=[(node, start + at) for node, at in self._recent],
             per_hour=self._per_hour,
             pause=self._timings.restart_pause,
             under_way_pause=self._timings.restart_retry,

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from gpuid_operator.api.policy import PolicySpec
+from gpuid_operator.plan.quarantine_taints import DEFAULT_MAX_NODES, NodeLimit
 from gpuid_operator.plan.restarts import RESTART_PAUSE, UNDER_WAY_PAUSE
 from gpuid_operator.plan.target import Target
 
@@ -27,6 +28,8 @@ class Timings:
     """Time between two looks at the Secrets of a sink that refuses them."""
     secret_max_age: timedelta = timedelta(minutes=1)
     """Time for which the operator uses a Secret without reading it again."""
+    quarantine_look: timedelta = timedelta(seconds=30)
+    """Time between two looks for quarantines that are not served yet."""
     restart_pause: timedelta = RESTART_PAUSE
     """Time after a restart in which the pods of the node are not restarted again."""
     restart_retry: timedelta = UNDER_WAY_PAUSE
@@ -56,6 +59,10 @@ class Options:
     """Whether policies may run checks."""
     restarts_per_hour: int = 20
     """Largest number of pods that checks restart in an hour."""
+    quarantine_taints: bool = False
+    """Whether quarantines may taint nodes."""
+    quarantine_max_nodes: NodeLimit = DEFAULT_MAX_NODES
+    """Largest number of nodes with the taint."""
     timings: Timings = DEFAULT_TIMINGS
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from gpuid_operator.engine.core.jitter import chance
+from gpuid_operator.engine.core.wall_clock import loop_start
 from gpuid_operator.plan.schedule import backoff
 
 
@@ -16,8 +17,8 @@ class ReadFailures:
     count: int
     container: str
     """Its containerID."""
-    retry_at: datetime
-    """The end of the back-off."""
+    retry_at: timedelta
+    """The end of the back-off, on the loop's clock."""
     hung: bool
     """Whether the last read timed out: its command may still be running."""
     request: str | None
@@ -40,7 +41,7 @@ class FailureLog:
         known = self._failures.get(node)
         count = known.count + 1 if known is not None and known.container == container else 1
         pause = backoff(count, chance=chance())
-        added = ReadFailures(count, container, now + pause, hung, request)
+        added = ReadFailures(count, container, now + pause - loop_start(now), hung, request)
         self._failures[node] = added
         return added
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
 from gpuid_operator.api.inventory import Source
 from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
+from gpuid_operator.engine.core.wall_clock import loop_start
 from gpuid_operator.engine.reading.departure import Departures
 from gpuid_operator.engine.reading.node_fetcher import NodeFetcher
 from gpuid_operator.engine.reading.read_failures import FailureLog
@@ -88,7 +89,8 @@ class Reader:
             grace=grace,
         )
         self._failures = FailureLog()
-        self._pending_removals: dict[str, PendingRemovals] = {}
+        self._pending_removals: dict[str, tuple[PendingRemovals, datetime]] = {}
+        """Each with the `loop_start` of its `since`."""
 
     async def process(self, view: NodeView) -> timedelta | None:
         """Do what is due for a node now. Returns the time until something else may be due.
@@ -102,12 +104,18 @@ class Reader:
                 self.forget(view.name)
             return wait
         if due is not None and due <= self._clock():
+            self._state.duplicates.read_begins(view.name)
             await self._read(_Attempt(view.name, *view.target, view.open_request))
             due = self.due(self._state.view(view.name))
         return None if due is None else due - self._clock()
 
     def forget(self, name: str) -> None:
         """Drop what is remembered of a node that is gone."""
+        self._forget_outcome(name)
+        self._state.duplicates.forget(name)
+
+    def _forget_outcome(self, name: str) -> None:
+        """Drop what the next good read settles."""
         self._failures.clear(name)
         self._pending_removals.pop(name, None)
 
@@ -126,9 +134,11 @@ class Reader:
         failures = self._failures.get(view.name)
         # A departed node that returns is read like a new one.
         known = None if view.departed else view.inventory
-        removals = self._pending_removals.get(view.name)
+        now = self._clock()
+        removals = self._removals(view.name, now)
         # A request whose failure could not be written stays open and waits for the back-off, too.
         tried = failures is not None and failures.request == view.open_request
+        reread_in = self._state.duplicates.reread_in(view.name)
         return ReadState(
             container=pod.container_id if pod else None,
             ready=pod is not None and pod.ready,
@@ -139,9 +149,10 @@ class Reader:
             suspended=view.suspended,
             request_open=view.open_request is not None and not tried,
             failed_container=failures.container if failures else None,
-            retry_at=failures.retry_at if failures else None,
+            retry_at=loop_start(now) + failures.retry_at if failures else None,
             hung=failures is not None and failures.hung,
             confirm_at=removals.since + CONFIRMATION if removals else None,
+            reread_at=None if reread_in is None else now + timedelta(seconds=reread_in),
         )
 
     async def _read(self, attempt: _Attempt) -> None:
@@ -165,7 +176,7 @@ class Reader:
             if reading is not None:
                 self._metrics.read_seconds.observe(loop.time() - started)
                 self._metrics.reads.labels("Succeeded").inc()
-                await self._succeed(attempt, reading, facts)
+                await self._succeed(attempt, reading, facts, began=started)
 
     async def _facts(self, attempt: _Attempt) -> NodeFacts:
         facts = await self._fetcher.current(attempt.node)
@@ -177,8 +188,11 @@ class Reader:
             )
         return facts
 
-    async def _succeed(self, attempt: _Attempt, reading: Reading, facts: NodeFacts) -> None:
+    async def _succeed(
+        self, attempt: _Attempt, reading: Reading, facts: NodeFacts, *, began: float
+    ) -> None:
         name, pod = attempt.node, attempt.pod
+        now = self._clock()
         decide = partial(
             plan.after_read,
             reading=reading,
@@ -190,16 +204,26 @@ class Reader:
                 container_id=pod.container_id,
             ),
             node=node_info(facts),
-            now=self._clock(),
+            now=now,
             request=attempt.request,
-            pending_removals=self._pending_removals.get(name),
+            pending_removals=self._removals(name, now),
         )
         change = await self._status_writer.write(name, decide, create=True)
-        self.forget(name)
-        if change is not None and change.pending_removals is not None:
-            self._pending_removals[name] = change.pending_removals
+        self._forget_outcome(name)
+        if change is not None and change.pending_removals is None:
+            self._state.duplicates.read_done(name, began=began)
+        elif change is not None and change.pending_removals is not None:
+            self._pending_removals[name] = change.pending_removals, loop_start(now)
             missing = len(change.pending_removals.keys)
             _log.info("found GPUs missing; waiting for a second read", node=name, missing=missing)
+
+    def _removals(self, name: str, now: datetime) -> PendingRemovals | None:
+        """The removals that await a second read; they have waited as long as the loop's clock
+        says."""
+        if name not in self._pending_removals:
+            return None
+        removals, start = self._pending_removals[name]
+        return replace(removals, since=removals.since + (loop_start(now) - start))
 
     async def _fail(self, attempt: _Attempt, error: ReadError) -> None:
         hung = error.reason is FailureReason.TIMED_OUT

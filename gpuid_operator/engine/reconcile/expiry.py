@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
+from gpuid_operator.api.values import format_time
 from gpuid_operator.engine.state.cached_inventory import CachedInventory
 from gpuid_operator.engine.state.cluster_state import ClusterState
+from gpuid_operator.engine.writing.status_writer import StatusWriter
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import Conflict, KubeError, NotFound
 from gpuid_operator.kube.inventories import delete_inventory
-from gpuid_operator.plan.expiry import MAX_DEPARTED, DepartedInventory, expired
+from gpuid_operator.plan.expiry import (
+    MAX_DEPARTED,
+    DepartedInventory,
+    expired,
+    misdated,
+    redated,
+)
+from gpuid_operator.plan.schedule import CLOCK_SKEW
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -24,19 +34,23 @@ class InventoryExpiry:
         client: KubeClient,
         *,
         state: ClusterState,
+        status_writer: StatusWriter,
         clock: Callable[[], datetime],
         keep: int = MAX_DEPARTED,
     ) -> None:
         """`keep` is the largest number of inventories of departed nodes."""
         self._client = client
         self._state = state
+        self._status_writer = status_writer
         self._clock = clock
         self._keep = keep
 
     async def run(self) -> list[str]:
         """Delete what has expired. Returns the names of the deleted inventories.
 
-        An error of the API server is logged and ends the run; the next one continues.
+        An error of the API server is logged and ends the run; the next one continues. While the
+        clock of this process differs from the API server's, nothing has expired: a deletion cannot
+        be undone.
         """
         found = {
             cached.name: cached
@@ -44,8 +58,21 @@ class InventoryExpiry:
             if cached.departed and cached.managed
         }
         departed = [one for one in map(self._departed, found.values()) if one is not None]
+        now, server = self._clock(), self._client.server_time
+        if departed and server is not None and abs(now - server) > CLOCK_SKEW:
+            _log.warning(
+                "clock differs from the API server's; not deleting inventories of departed nodes",
+                clock=format_time(now),
+                api_server=format_time(server),
+            )
+            return []
+        late = misdated(departed, now=now)
+        for name in late:
+            await self._redate(name, now)
         deleted: list[str] = []
-        for name in expired(departed, now=self._clock(), keep=self._keep):
+        for name in expired(departed, now=now, keep=self._keep):
+            if name in late:
+                continue
             try:
                 await self._delete(found[name])
             except (Conflict, NotFound):
@@ -75,12 +102,21 @@ class InventoryExpiry:
         return DepartedInventory(
             name=cached.name,
             last_change=cached.last_change,
+            last_read=cached.last_read,
             retention=view.policy.retention,
             # A sink without a cursor has got nothing yet.
             delivered=all(
                 pending.get((sink.name, sink.type.value)) == 0 for sink in view.policy.sinks
             ),
         )
+
+    async def _redate(self, name: str, now: datetime) -> None:
+        try:
+            await self._status_writer.write(name, partial(redated, now=now))
+        except KubeError as error:
+            _log.warning(
+                "failed to correct time of departure; retrying", node=name, error=str(error)
+            )
 
     async def _delete(self, cached: CachedInventory) -> None:
         await delete_inventory(

@@ -136,5 +136,9 @@ def _is_stale(cached: CachedInventory, view: NodeView) -> bool:
         suspended=cached.suspended,
         sinks=frozenset(cursor.sink for cursor in cached.cursors),
         checks=frozenset(check.name for check in cached.checks),
+        departed=cached.departed,
+        hardware=cached.hardware,
+        as_expected=cached.as_expected,
+        unique=cached.unique,
     )
     return cached.state is not None and is_stale(basis, view.status_context)

@@ -5,7 +5,7 @@ A watch never reports an object that vanished while the watch was not open.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from gpuid_operator.engine.state.cluster_state import ClusterState
@@ -25,7 +25,7 @@ _ATTEMPTS: Final = 3
 
 
 class Resync:
-    """Lists policies, pods, nodes and inventories into the cluster state."""
+    """Lists policies, quarantines, pods, nodes and inventories into the cluster state."""
 
     def __init__(
         self,
@@ -34,6 +34,7 @@ class Resync:
         state: ClusterState,
         events: InventoryEvents,
         policies_changed: Callable[[], None],
+        list_quarantines: Callable[[], Awaitable[None]],
     ) -> None:
         """`events` receives each inventory of a list; `policies_changed` is called when a list
         changes what is in force."""
@@ -41,6 +42,7 @@ class Resync:
         self._state = state
         self._events = events
         self._policies_changed = policies_changed
+        self._list_quarantines = list_quarantines
         self.inventories_version: str | None = None
         """The resourceVersion of the last list of inventories, from which a watch can continue."""
 
@@ -48,11 +50,13 @@ class Resync:
         """List everything. Returns the names of all nodes with GPUs, target pods or inventories.
 
         Pods are listed before nodes, so that the facts of a node are never older than the
-        container that was seen there. Raises KubeError.
+        container that was seen there; quarantines before all GPUs that they may list. Raises
+        KubeError.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 await self._list_policies()
+                await self._list_quarantines()
                 await self._list_pods()
                 await self._list_nodes()
                 await self.list_inventories()
@@ -66,11 +70,12 @@ class Resync:
         }
 
     async def catch_up(self) -> set[str]:
-        """List policies and pods. Returns the names of the nodes that changed.
+        """List policies, quarantines and pods. Returns the names of the nodes that changed.
 
         Raises KubeError.
         """
         policies_changed = await self._list_policies()
+        await self._list_quarantines()
         changed = await self._list_pods()
         return changed | self._state.node_names() if policies_changed else changed
 

@@ -11,6 +11,7 @@ from gpuid_operator.engine.core.jitter import chance
 from gpuid_operator.engine.core.options import Timings
 from gpuid_operator.engine.delivery.manager import Delivery
 from gpuid_operator.engine.reconcile.expiry import InventoryExpiry
+from gpuid_operator.engine.reconcile.quarantines import Quarantines
 from gpuid_operator.engine.reconcile.reconciler import NodeReconciler
 from gpuid_operator.engine.reconcile.resync import Resync
 from gpuid_operator.engine.writing.policy_status import PolicyStatuses
@@ -23,7 +24,7 @@ _log = get_logger(__name__)
 
 
 class ResyncLoop:
-    """Lists everything from time to time, and pods and policies after each start of a watch."""
+    """Lists everything from time to time, and what the watch brings after each start of a watch."""
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class ResyncLoop:
         delivery: Delivery,
         checks: PolicyChecks,
         policy_statuses: PolicyStatuses,
+        quarantines: Quarantines,
         metrics: Metrics,
         timings: Timings,
     ) -> None:
@@ -43,6 +45,7 @@ class ResyncLoop:
         self._delivery = delivery
         self._checks = checks
         self._policy_statuses = policy_statuses
+        self._quarantines = quarantines
         self._metrics = metrics
         self._timings = timings
         self._watch_started = asyncio.Event()
@@ -51,8 +54,8 @@ class ResyncLoop:
         return [self._run, self._catch_up]
 
     def watch_started(self) -> None:
-        """A watch of pods and policies starts, for the first time or again: objects that were
-        deleted before it have no event."""
+        """A watch starts, for the first time or again: objects that were deleted before it have no
+        event."""
         self._watch_started.set()
 
     async def _run(self) -> None:
@@ -81,6 +84,7 @@ class ResyncLoop:
             self._metrics.forget_node(name)
         self._delivery.prune()
         self._policy_statuses.touch()
+        self._quarantines.recheck()
         self._reconciler.enqueue(names)
         await self._checks.relist()
 

@@ -7,7 +7,8 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 
@@ -23,14 +24,26 @@ from gpuid_operator.api.inventory import (
 )
 from gpuid_operator.api.meta import MANAGED_BY_LABEL, MANAGER, REQUESTED_AT
 from gpuid_operator.kube.inventories import InventoryMeta
-from gpuid_operator.plan.conditions import find
+from gpuid_operator.plan.conditions import ConditionUpdate, find, shown
+from gpuid_operator.plan.expectation import Hardware
 from gpuid_operator.plan.labels import Pair
 from gpuid_operator.plan.ownership import foreign_checks
+from gpuid_operator.plan.quarantine import Identifiers
 from gpuid_operator.plan.status import request_token
 from gpuid_operator.plan.unrecorded import has_unrecorded_results
 
 NO_SPEC: Final = InventorySpec()
 """The spec of nearly every inventory. All inventories without a spec share this object."""
+
+
+T = TypeVar("T")
+
+
+@lru_cache(maxsize=1024)
+def _shared(value: T) -> T:
+    """An equal value that other inventories have already, if there is one: most nodes of a fleet
+    have the same hardware and the same conditions."""
+    return value
 
 
 class SinkCursor(NamedTuple):
@@ -81,8 +94,16 @@ class CachedInventory:
     """Whether the status says that reads are suspended."""
     observed_generation: int = 0
     node: NodeInfo | None = None
-    pairs: tuple[Pair, ...] | None = None
-    """(chassis, serial) of each GPU; None before the first successful read."""
+    identifiers: tuple[Identifiers, ...] | None = None
+    """Those of each GPU, in order; None before the first successful read."""
+    quarantines: tuple[str, ...] = ()
+    """Names of the quarantines that the GPUs are marked with."""
+    hardware: Hardware | None = None
+    """The facts that a policy can expect; None before the first successful read."""
+    as_expected: ConditionUpdate | None = None
+    """The condition AsExpected; None where there is none."""
+    unique: ConditionUpdate | None = None
+    """The condition Unique; None where there is none."""
     checks: tuple[CheckStatus, ...] = ()
     """Last results of the checks, without their output."""
     unsettled: bool = False
@@ -129,9 +150,12 @@ class CachedInventory:
             check.model_copy(update={"stdout": None, "stderr": None})
             for check in status.checks or ()
         )
-        pairs: tuple[Pair, ...] | None = None
+        identifiers: tuple[Identifiers, ...] | None = None
         if status.gpus is not None:
-            pairs = tuple((gpu.chassis_serial, gpu.serial) for gpu in status.gpus)
+            identifiers = tuple(map(Identifiers.of, status.gpus))
+        if identifiers == self.identifiers:
+            identifiers = self.identifiers  # the index of UUIDs shares these strings
+        names = {name for gpu in status.gpus or () for name in gpu.quarantines or ()}
         return replace(
             self,
             resource_version=resource_version,
@@ -147,7 +171,11 @@ class CachedInventory:
             suspended=ready is not None and ready.reason == "Suspended",
             observed_generation=status.observed_generation or 0,
             node=status.node,
-            pairs=pairs,
+            identifiers=identifiers,
+            quarantines=tuple(sorted(names)),
+            hardware=_shared(Hardware.of(status.gpus, status.driver_version)),
+            as_expected=_shared(shown(status.conditions, ConditionType.AS_EXPECTED)),
+            unique=_shared(shown(status.conditions, ConditionType.UNIQUE)),
             checks=checks,
             unsettled=has_unrecorded_results(
                 checks, find(status.conditions, ConditionType.CHECKS_PASSED)
@@ -163,6 +191,20 @@ class CachedInventory:
         if not self.packed:
             return InventoryStatus()
         return InventoryStatus.model_validate(orjson.loads(zlib.decompress(self.packed)))
+
+    @property
+    def pairs(self) -> tuple[Pair, ...] | None:
+        """(chassis, serial) of each GPU; None before the first successful read."""
+        if self.identifiers is None:
+            return None
+        return tuple((gpu.chassis, gpu.serial) for gpu in self.identifiers)
+
+    @property
+    def uuids(self) -> tuple[str, ...]:
+        """The UUIDs of the GPUs; none of a departed node."""
+        if self.departed:
+            return ()
+        return tuple(gpu.uuid for gpu in self.identifiers or () if gpu.uuid)
 
     @property
     def managed(self) -> bool:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from gpuid_operator.api.policy import Policy, PolicySpec
 from gpuid_operator.engine.state.cached_inventory import NO_SPEC, CachedInventory
+from gpuid_operator.engine.state.duplicates import DuplicateGPUs
 from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.engine.state.node_view import NodeView, SkipReason
 from gpuid_operator.engine.state.nodes import NodeCache
 from gpuid_operator.engine.state.pods import PodCache
 from gpuid_operator.engine.state.policies import PolicyCache
+from gpuid_operator.engine.state.quarantines import QuarantineCache
 from gpuid_operator.plan.policy import EffectivePolicy
 from gpuid_operator.plan.target import Target
 
@@ -29,8 +31,10 @@ class ClusterState:
     ) -> None:
         """See PolicyCache for `builtin`, `suspended` and `checks_allowed`."""
         self.inventories = InventoryCache() if inventories is None else inventories
+        self.duplicates = DuplicateGPUs(self.inventories)
         self.pods = PodCache(targets)
         self.nodes = NodeCache()
+        self.quarantines = QuarantineCache()
         self.policies = PolicyCache(
             builtin=builtin, suspended=suspended, checks_allowed=checks_allowed
         )
@@ -45,7 +49,9 @@ class ClusterState:
             node=self.nodes.get(name),
             target=self.pods.find(name),
             policy=policy,
+            duplicates=self.duplicates.of(name),
             skip=self._skip_reason(name, inventory, policy),
+            quarantines=self.quarantines.index,
         )
 
     def node_names(self) -> set[str]:
@@ -74,6 +80,11 @@ class ClusterState:
         """Whether the node has a target pod or GPU capacity."""
         known = self.nodes.get(name)
         return name in self.pods or (known is not None and bool(known.facts.gpu_capacity))
+
+    def gpu_node_count(self) -> int:
+        """The number of nodes that have an inventory, or will have one: a target pod runs there."""
+        departed = {cached.name for cached in self.inventories if cached.departed}
+        return len(self.node_names() - (departed - self.pods.nodes()))
 
     def forget_node(self, name: str) -> None:
         """Drop a node that does not exist any more."""

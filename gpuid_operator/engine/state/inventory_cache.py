@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.engine.state.cached_inventory import CachedInventory
 from gpuid_operator.engine.state.resource_version import newer
+from gpuid_operator.engine.state.uuid_index import UUIDIndex
 from gpuid_operator.kube.inventories import InventoryMeta
 
 UNPACKED: Final = 128
@@ -32,6 +33,7 @@ class InventoryCache:
     """All inventories by name. A newer version replaces an older one. Its methods do no I/O."""
 
     def __init__(self) -> None:
+        self.by_uuid = UUIDIndex()
         self._inventories: dict[str, CachedInventory] = {}
         self._unpacked: OrderedDict[str, InventoryStatus] = OrderedDict()
         # Inventories that the operator cannot parse, by name.
@@ -89,7 +91,7 @@ class InventoryCache:
             raise
         self._invalid.pop(name, None)
         self._unpacked.pop(name, None)
-        self._inventories[name] = cached
+        self._store(name, cached)
         return True
 
     def put_created(
@@ -99,7 +101,8 @@ class InventoryCache:
         it already. Returns what is known of it."""
         known = self._inventories.get(name)
         if known is None or known.uid != meta.uid:
-            known = self._inventories[name] = CachedInventory.created(name, meta, labels)
+            known = CachedInventory.created(name, meta, labels)
+            self._store(name, known)
         return known
 
     def put_status(
@@ -114,9 +117,7 @@ class InventoryCache:
         brought this version or a later one already."""
         cached = self._older(name, resource_version)
         if cached is not None:
-            self._inventories[name] = cached.with_status(
-                status, body, resource_version=resource_version
-            )
+            self._store(name, cached.with_status(status, body, resource_version=resource_version))
             self._keep(name, status)
 
     def put_labels(self, name: str, labels: dict[str, str], *, resource_version: str) -> None:
@@ -135,7 +136,7 @@ class InventoryCache:
         if known is None or uid not in (None, known):
             return False
         self._unpacked.pop(name, None)
-        self._inventories.pop(name, None)
+        self._store(name, None)
         self._invalid.pop(name, None)
         return True
 
@@ -144,6 +145,16 @@ class InventoryCache:
         none."""
         known = self._inventories.get(name) or self._invalid.get(name)
         return known.uid if known else None
+
+    def _store(self, name: str, cached: CachedInventory | None) -> None:
+        """Store the latest version of an inventory, None where there is none any more."""
+        known = self._inventories.get(name)
+        if cached is None:
+            self._inventories.pop(name, None)
+        else:
+            self._inventories[name] = cached
+        before, after = (one.uuids if one else () for one in (known, cached))
+        self.by_uuid.update(name, before, after)
 
     def _is_news(self, name: str, version: _Version) -> bool:
         """Whether a version is neither known nor older than the known one."""

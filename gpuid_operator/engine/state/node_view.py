@@ -8,7 +8,9 @@ from enum import StrEnum
 from gpuid_operator.engine.state.cached_inventory import CachedInventory
 from gpuid_operator.engine.state.nodes import KnownNode
 from gpuid_operator.kube.pods import TargetPod
+from gpuid_operator.plan.duplicates import Duplicate
 from gpuid_operator.plan.policy import EffectivePolicy
+from gpuid_operator.plan.quarantine import QuarantineIndex
 from gpuid_operator.plan.status_change import StatusContext
 from gpuid_operator.plan.target import Target
 
@@ -35,8 +37,12 @@ class NodeView:
     target: tuple[Target, TargetPod] | None
     """The container to read the node in; None where no target container runs."""
     policy: EffectivePolicy
+    duplicates: tuple[Duplicate, ...] | None
+    """Its GPUs that other present inventories list, too; None where they are not known yet."""
     skip: SkipReason | None
     """Why the operator skips the node; None where it does not."""
+    quarantines: QuarantineIndex | None
+    """All quarantines; None while they are not known."""
 
     @property
     def suspended(self) -> bool:
@@ -65,4 +71,9 @@ class NodeView:
         """The input of a decision on the next status, besides the status itself."""
         # The API server gives a new object generation 1.
         generation = self.inventory.generation if self.inventory else 1
-        return self.policy.status_context(generation, foreign=self.foreign_checks)
+        return self.policy.status_context(
+            generation,
+            foreign=self.foreign_checks,
+            quarantines=self.quarantines,
+            duplicates=self.duplicates,
+        )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from gpuid_operator.engine.core.pod_selector import PodSelector
-from gpuid_operator.engine.state.pod_versions import PodVersions
+from gpuid_operator.engine.state.object_versions import ObjectVersions
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan.target import Target
 
@@ -20,7 +20,7 @@ class PodCache:
         # Pods by node, by (number of the target, uid).
         self._pods: dict[str, dict[tuple[int, str], TargetPod]] = {}
         self._node_of: dict[tuple[int, str], str] = {}
-        self._versions: PodVersions[tuple[int, str]] = PodVersions()
+        self._versions: ObjectVersions[tuple[int, str]] = ObjectVersions()
         self._changed: dict[str, float] = {}
 
     def __contains__(self, node: str) -> bool:

@@ -1,4 +1,4 @@
-"""Kubernetes Events about inventories, posted in the background."""
+"""Kubernetes Events about inventories and quarantines, posted in the background."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ class EventRecorder:
 
     def post(
         self,
-        node: str,
+        name: str,
         uid: str,
         *,
+        kind: str = INVENTORY_KIND,
         reason: str,
         message: str,
         type: EventType,  # noqa: A002 - the API's own name
     ) -> None:
-        """Post an Event about the inventory of a node; `uid` is that of the inventory."""
+        """Post an Event about an object of ours with this name and uid."""
         if len(self._waiting) >= _MAX_WAITING:
             return
-        involved = Involved(API_VERSION, INVENTORY_KIND, node, uid)
+        involved = Involved(API_VERSION, kind, name, uid)
         post = partial(post_event, self._client, involved=involved, reason=reason)
         self._waiting.append(partial(post, message=message, type=type, now=datetime.now(UTC)))
         if self._posting < _POSTERS:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from gpuid_operator.api.inventory import GPU, HistoryEntry, InventoryState, InventoryStatus
+from typing import Final
+
+from gpuid_operator.api.inventory import (
+    GPU,
+    ConditionStatus,
+    ConditionType,
+    HistoryEntry,
+    InventoryState,
+    InventoryStatus,
+)
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
 from gpuid_operator.engine.writing.status_writer import StatusWritten
 from gpuid_operator.kube.events import EventType
 from gpuid_operator.plan.announcements import announcements
+from gpuid_operator.plan.conditions import shown
 from gpuid_operator.plan.status_change import StatusChange
 from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
+
+_BOOL: Final = {ConditionStatus.TRUE: True, ConditionStatus.FALSE: False}
 
 
 class Observer:
@@ -28,6 +40,7 @@ class Observer:
             self._count(change)
         entries = [entry for change in written.changes for entry in change.entries]
         self._announce(written, entries)
+        self._announce_duplicates(written)
 
     def show(self, name: str, status: InventoryStatus) -> None:
         """Set the metrics of a node to what its status says, or drop them if the node is gone."""
@@ -35,10 +48,18 @@ class Observer:
             self._metrics.forget_node(name)
             return
         self._metrics.set_gpus(name, map(_identity, status.gpus or ()))
+        marks = [
+            (gpu.uuid or "", gpu.serial or "", quarantine)
+            for gpu in status.gpus or ()
+            for quarantine in gpu.quarantines or ()
+        ]
+        self._metrics.set_quarantined(name, marks)
         results = {check.name: check.passed for check in status.checks or ()}
         self._metrics.set_checks(
             name, {check: passed for check, passed in results.items() if passed is not None}
         )
+        expected = shown(status.conditions, ConditionType.AS_EXPECTED)
+        self._metrics.set_as_expected(name, _BOOL.get(expected.status) if expected else None)
         if status.last_read_time is not None:
             self._metrics.set_last_read(name, status.last_read_time.timestamp())
 
@@ -62,14 +83,36 @@ class Observer:
 
     def _announce(self, written: StatusWritten, entries: list[HistoryEntry]) -> None:
         for event in announcements(entries, first_read=written.before.gpus is None):
-            done = "recorded check result" if event.about_check else "recorded hardware change"
-            _log.info(done, node=written.name, change=event.type.value, what=event.message)
+            _log.info(
+                event.log_message,
+                node=written.name,
+                change=event.type.value,
+                what=event.message,
+            )
             self._recorder.post(
                 written.name,
                 written.uid,
                 reason=event.type.value,
                 message=event.message,
                 type=EventType.WARNING if event.warning else EventType.NORMAL,
+            )
+
+    def _announce_duplicates(self, written: StatusWritten) -> None:
+        """Report GPUs that other inventories list, too, when the first one is certain."""
+        before, after = (
+            shown(status.conditions, ConditionType.UNIQUE)
+            for status in (written.before, written.after)
+        )
+        if after is None or after.status is not ConditionStatus.FALSE:
+            return
+        if before is None or before.status is not ConditionStatus.FALSE:
+            _log.warning("found GPUs on several nodes", node=written.name, what=after.message)
+            self._recorder.post(
+                written.name,
+                written.uid,
+                reason=after.reason,
+                message=after.message,
+                type=EventType.WARNING,
             )
 
 

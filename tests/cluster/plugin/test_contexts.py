@@ -130,7 +130,7 @@ def test_a_cluster_without_the_crd_is_asked_about(no_crd: None, run: Callable[..
 def test_an_object_of_another_version_is_no_traceback(
     fleet: LocalCluster, run: Callable[..., Result]
 ) -> None:
-    (manifest, _) = crd_manifests()
+    manifest, *_ = crd_manifests()
     path = f"{CRDS}/{manifest['metadata']['name']}"
     loose = deepcopy(manifest["spec"]["versions"])
     status = loose[0]["schema"]["openAPIV3Schema"]["properties"]["status"]

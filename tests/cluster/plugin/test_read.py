@@ -132,10 +132,10 @@ def test_with_the_operator_a_swap_is_read_and_found(
         fleet.add_node(name)
     try:
         with Operator(fleet):
-            result = run("read", *names)
 
             def known() -> None:
-                assert run("read", *names).exit_code == 0, result.output
+                result = run("read", *names)
+                assert result.exit_code == 0, result.output
 
             eventually(known)
             before = json.loads(run("list", "-o", "json").stdout)

@@ -16,6 +16,7 @@ from tests.cluster.plugin.inventories import (
     UUID_1,
     UUID_2,
     at,
+    change,
     entry,
     gpu,
     put,
@@ -102,8 +103,32 @@ def test_where_says_when_a_node_is_not_read_any_more(
     put(fleet, "n", gpus=[gpu(UUID_1, "S1")], conditions=conditions)
     result = run("where", "S1", "-o", "wide")
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[1].split()[-1] == "False"
+    assert result.stdout.splitlines()[1].split()[-2:] == ["False", "-"]
     assert result.stderr == (
         f"warning: the last successful read of n was at {at(30)}; not ready since then: TimedOut:"
         " no end in 30s\n"
+    )
+
+
+def test_where_says_when_several_inventories_list_a_gpu(
+    fleet: LocalCluster, run: Callable[..., Result]
+) -> None:
+    put(fleet, "n-a", gpus=[gpu(UUID_1, "S1"), gpu(UUID_2, "S1")])
+    put(fleet, "n-b", gpus=[gpu(UUID_1, "S1")], lastReadTime=at(40))
+    result = run("where", "S1", "-o", "json")
+    assert result.stderr == (
+        f"warning: {UUID_1} is in the inventories of n-a (read at {at(30)}) and n-b (read at"
+        f" {at(40)}); if it moved, the latest read is right\n"
+    )
+    rows = json.loads(result.stdout)
+    assert {(row["uuid"], row["node"], *row["alsoOn"]) for row in rows} == {
+        (UUID_1, "n-a", "n-b"),
+        (UUID_1, "n-b", "n-a"),
+        (UUID_2, "n-a"),
+    }
+    elsewhere = ready("False", "SeenElsewhere") | {"type": "Unique"}
+    for name in ("n-a", "n-b"):
+        change(fleet, name, conditions=[ready(), elsewhere])
+    assert run("where", UUID_1).stderr == (
+        f"warning: {UUID_1} is on n-a and n-b at the same time, as nvidia-smi says\n"
     )

@@ -11,6 +11,7 @@ import pytest
 from gpuid_operator.engine.checks.job import CheckJob
 from gpuid_operator.kube.errors import ApiUnreachable, KubeError
 from gpuid_operator.plan.schedule import BACKOFF_FIRST, BACKOFF_MAX
+from tests.support import clock
 from tests.support.checks import Bench, in_hours, job, working
 from tests.support.engines import until
 from tests.support.fake_exec import ExecAnswer
@@ -95,6 +96,21 @@ async def test_a_hang_does_not_bring_the_next_run_forward(kube: FakeKube) -> Non
         bench.pod("n1")
         await asyncio.sleep(HOUR - 60)
     assert len(bench.times("n1")) == 1
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+async def test_the_back_off_does_not_depend_on_the_wall_clock(
+    kube: FakeKube, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    bench = Bench(kube, job())
+    kube.exec.answer = ExecAnswer(refusal=forbidden())
+    async with working(bench):
+        bench.pod("n1")
+        await in_hours(lambda: len(bench.times("n1")) == 10, 24)
+        monkeypatch.setattr(clock, "START", clock.START + timedelta(days=days))
+        bench.worker.enqueue(["n1"])
+        await in_hours(lambda: len(bench.times("n1")) == 11, 24)
+    assert BACKOFF_MAX.total_seconds() / 2 <= waits(bench)[-1] <= BACKOFF_MAX.total_seconds() + 0.1
 
 
 async def test_another_container_ends_the_back_off(kube: FakeKube) -> None:

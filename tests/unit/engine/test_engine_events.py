@@ -209,7 +209,8 @@ class TestResync:
         harness.kube.fail("GET", "/pods$", ZeroDivisionError("nobody foresaw it"))
         await until(lambda: status(harness).get("gpuCount") == 2)
         times = [request.time for request in harness.kube.asked("GET", "/pods$")]
-        assert RESYNC.total_seconds() <= times[1] < times[-1] < RESYNC.total_seconds() + 15
+        assert times[1] == pytest.approx(RESYNC.total_seconds())
+        assert times[1] < times[-1] < RESYNC.total_seconds() + 15
         assert len(times) == 6
         levels = [record.levelname for record in caplog.records]
         assert levels.count("WARNING") == 3

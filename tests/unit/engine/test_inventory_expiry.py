@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import asyncio
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -55,7 +56,9 @@ def departed(
 
 
 def expiry(bench: ResyncBench, *, keep: int = 5000) -> InventoryExpiry:
-    return InventoryExpiry(bench.kube, state=bench.state, clock=clock.now, keep=keep)
+    return InventoryExpiry(
+        bench.kube, state=bench.state, status_writer=bench.writer, clock=clock.now, keep=keep
+    )
 
 
 async def left(bench: ResyncBench, *, keep: int = 5000) -> set[str]:
@@ -91,6 +94,46 @@ async def test_an_old_one_that_every_sink_has_is_deleted(bench: ResyncBench) -> 
 async def test_it_is_kept(bench: ResyncBench, fields: dict[str, Any]) -> None:
     departed(bench, "n1", **fields)
     assert await left(bench) == {"n1"}
+
+
+@pytest.mark.parametrize("hours", [-24, 24 * 365])
+async def test_nothing_is_deleted_while_the_clock_differs_from_the_servers(
+    bench: ResyncBench,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    hours: int,
+) -> None:
+    departed(bench, "n1", ago=timedelta(days=1))
+    departed(bench, "n2", ago=RETENTION * 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(clock, "START", START + timedelta(hours=hours))
+        assert await left(bench) == {"n1", "n2"}
+    assert "clock differs from the API server's" in caplog.text
+    assert await left(bench) == {"n1"}
+
+
+@pytest.mark.parametrize(
+    ("ago", "last_read"),
+    [
+        (-timedelta(days=3650), START - timedelta(days=1)),
+        (-timedelta(days=3650), START + timedelta(days=3650)),
+        (timedelta(days=3650), START - timedelta(days=1)),
+    ],
+    ids=["departed in the future", "read in the future, too", "departed before the last read"],
+)
+async def test_the_retention_begins_now_where_the_clock_was_wrong(
+    bench: ResyncBench, monkeypatch: pytest.MonkeyPatch, ago: timedelta, last_read: datetime
+) -> None:
+    departed(bench, "n1", ago=ago, lastReadTime=last_read.isoformat().replace("+00:00", "Z"))
+    assert await left(bench) == {"n1"}
+    changed = bench.kube.objects[inventory_path("n1")]["status"]["lastChangeTime"]
+    assert datetime.fromisoformat(changed) == START
+    await asyncio.sleep((RETENTION - timedelta(minutes=1)).total_seconds())
+    writes = len(bench.kube.asked("PATCH", "/n1/status$"))
+    assert await left(bench) == {"n1"}
+    assert len(bench.kube.asked("PATCH", "/n1/status$")) == writes == 1
+    await asyncio.sleep(120)
+    assert await left(bench) == set()
 
 
 async def test_one_whose_node_is_back_is_kept(bench: ResyncBench) -> None:

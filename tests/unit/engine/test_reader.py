@@ -227,6 +227,25 @@ class TestMissingGPU:
         assert bench.status()["gpuCount"] == 1
         assert "GPURemoved" in bench.history()
 
+    @pytest.mark.parametrize("days", [-1, 1])
+    async def test_the_ten_seconds_do_not_depend_on_the_wall_clock(
+        self, bench: ReadBench, monkeypatch: pytest.MonkeyPatch, days: int
+    ) -> None:
+        await bench.node_with_pod()
+        await bench.process("n1")
+        bench.prints(without(machine("n1"), 1))
+        request_read(bench, "token-1")
+        await bench.process("n1")
+        monkeypatch.setattr(clock, "START", clock.START + timedelta(days=days))
+        request_read(bench, "token-2")
+        wait = await bench.process("n1")
+        assert bench.status()["gpuCount"] == 2
+        assert wait is not None
+        assert timedelta(seconds=9) < wait <= timedelta(seconds=10)
+        await asyncio.sleep(wait.total_seconds())
+        await bench.process("n1")
+        assert bench.status()["gpuCount"] == 1
+
     async def test_a_second_read_that_has_it_keeps_it(self, bench: ReadBench) -> None:
         await bench.node_with_pod()
         await bench.process("n1")

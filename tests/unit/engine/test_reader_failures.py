@@ -184,6 +184,19 @@ async def test_an_unreachable_api_server_is_not_a_failure_of_the_node(bench: Rea
     assert bench.ready()[:2] == ("True", "ReadOK")
 
 
+@pytest.mark.parametrize("days", [-1, 1])
+async def test_no_second_command_joins_a_hung_one_when_the_clock_is_set(
+    bench: ReadBench, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    bench.kube.exec.answer = ExecAnswer(hang=True)
+    await bench.node_with_pod()
+    wait = await bench.process("n1")
+    assert wait is not None
+    monkeypatch.setattr(clock, "START", clock.START + timedelta(days=days))
+    assert await bench.process("n1") == pytest.approx(wait, abs=timedelta(milliseconds=1))
+    assert len(bench.kube.exec.calls) == 1
+
+
 async def test_the_first_failure_shows_the_machine_if_it_is_known(bench: ReadBench) -> None:
     bench.kube.exec.answer = ExecAnswer(cut=True)
     await bench.node_with_pod()

@@ -258,7 +258,7 @@ async def test_a_success_ends_the_back_off_of_the_reconciler(harness: EngineHarn
 async def test_acknowledgements_wait_until_every_node_has_a_worker(kube: FakeKube) -> None:
     def decide(call: ExecCall) -> ExecAnswer:
         delay = 0 if call.pod == "plugin-n0" else 5
-        return ExecAnswer(stdout=machine("n1").encode(), delay=delay)
+        return ExecAnswer(stdout=machine(call.pod).encode(), delay=delay)
 
     kube.exec.decide = decide
     for number in range(4):

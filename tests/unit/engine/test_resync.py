@@ -29,16 +29,22 @@ class ResyncBench(ReadBench):
     def __init__(self, kube: FakeKube, **policy: Any) -> None:
         super().__init__(kube, **policy)
         self.policy_changes = 0
+        self.quarantine_lists: list[int] = []
+        """How many inventories were known at each list of quarantines."""
         self.gone: list[str] = []
         self.resync = Resync(
             kube,
             state=self.state,
             events=self,
             policies_changed=self._policies_changed,
+            list_quarantines=self._list_quarantines,
         )
 
     def _policies_changed(self) -> None:
         self.policy_changes += 1
+
+    async def _list_quarantines(self) -> None:
+        self.quarantine_lists.append(len(self.inventories))
 
     def inventory_deleted(self, name: str, uid: str) -> None:
         self.gone.append(name)
@@ -61,6 +67,16 @@ async def test_everything_is_listed(bench: ResyncBench) -> None:
     assert [policy.name for policy in bench.state.policies] == ["p"]
     assert bench.policy_changes == 1
     assert bench.resync.inventories_version == str(bench.kube.version)
+
+
+async def test_quarantines_are_listed_before_the_gpus_that_they_may_list(
+    bench: ResyncBench,
+) -> None:
+    put_inventory(bench.kube, "n1")
+    await bench.resync.run()
+    assert bench.quarantine_lists == [0]
+    await bench.resync.catch_up()
+    assert bench.quarantine_lists == [0, 1]
 
 
 async def test_pods_are_listed_before_nodes(bench: ResyncBench) -> None:

@@ -19,6 +19,20 @@ from tests.support.kube import FakeKube, forbidden
 STEPS: list[str] = []
 
 
+class Quarantines:
+    """Quarantines that the API server serves, or not."""
+
+    def __init__(self) -> None:
+        self.available = True
+        self.lists = 0
+
+    async def list_all(self) -> None:
+        self.lists += 1
+
+    def quarantine_event(self, body: dict[str, Any], *, deleted: bool) -> None:
+        pass
+
+
 class Work:
     """Work that only notes its steps; `refuses` is the number of starts that fail."""
 
@@ -28,6 +42,7 @@ class Work:
         self.sources: tuple[PodSelector, ...] = (PodSelector("gpu-operator", "app=plugin"),)
         self.sources_changed = asyncio.Event()
         self.kinds_gone = asyncio.Event()
+        self.quarantines = Quarantines()
 
     async def start(self) -> None:
         if Work.refuses:
@@ -58,8 +73,11 @@ class Watch:
     made: list[Watch]
     tasks = 0
 
-    def __init__(self, *, sources: Any, receiver: Any, credentials: Any, beat: Any) -> None:
+    def __init__(
+        self, *, sources: Any, receiver: Any, credentials: Any, beat: Any, quarantines: Any
+    ) -> None:
         self.sources = sources
+        self.quarantines = quarantines
         self.receiver = receiver
         self.authorization = credentials().authorization
         self.end = asyncio.Event()
@@ -131,6 +149,31 @@ async def test_the_work_starts_before_the_watch_and_stops_at_the_end(kube: Clust
     assert watch.cancelled and running.leader.watch is None
     assert running.leader.work is None
     assert running.health.dead() == []
+
+
+async def test_quarantines_are_watched_where_they_are_available(kube: Cluster) -> None:
+    running = Running(kube)
+    first = await running.watches(1)
+    [work] = running.works
+    assert first.quarantines is work.quarantines
+    work.quarantines.available = False
+    work.sources_changed.set()
+    second = await running.watches(2)
+    assert second.quarantines is None
+    assert work.quarantines.lists == 0
+    await running.stop()
+
+
+async def test_a_watch_that_ended_is_restarted_for_the_kinds_that_are_there_then(
+    kube: Cluster,
+) -> None:
+    running = Running(kube)
+    first = await running.watches(1)
+    [work] = running.works
+    first.end.set()
+    await running.watches(2)
+    assert work.quarantines.lists == 1
+    await running.stop()
 
 
 async def test_it_waits_for_the_crds_before_it_starts_anything(kube: Cluster) -> None:

@@ -1,0 +1,41 @@
+"""Reads GPUQuarantine objects and writes their status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gpuid_operator.api.meta import API_VERSION, QUARANTINE_KIND, QUARANTINE_PLURAL
+from gpuid_operator.kube.client import KubeClient
+from gpuid_operator.kube.status import apply_whole_status
+
+_QUARANTINES: Final = f"/apis/{API_VERSION}/{QUARANTINE_PLURAL}"
+
+
+async def list_quarantines(client: KubeClient) -> list[dict[str, Any]]:
+    """All quarantines as API objects.
+
+    Raises NotFound where the CRD is not installed, Forbidden where the right is missing,
+    ListExpired, and what `KubeClient.request` raises.
+    """
+    return [body async for page in client.pages(_QUARANTINES) for body in page["items"]]
+
+
+async def apply_quarantine_status(
+    client: KubeClient,
+    *,
+    name: str,
+    resource_version: str,
+    status: Mapping[str, Any],
+    manager: str,
+) -> str:
+    """Apply the whole status of a quarantine; see `apply_whole_status`."""
+    return await apply_whole_status(
+        client,
+        _QUARANTINES,
+        kind=QUARANTINE_KIND,
+        name=name,
+        resource_version=resource_version,
+        status=status,
+        manager=manager,
+    )
