@@ -39,8 +39,8 @@ test-unit: venv ## Run the tests that need no server; they cover 90 % of plan/ a
 test-sinks: venv ## Run the tests of the sinks on a real PostgreSQL, S3 and HTTP server.
 	$(BIN)/pytest tests/sinks $(PYTEST_ARGS)
 
-test-cluster: venv ## Run the tests on a real API server with simulated nodes.
-	$(BIN)/pytest tests/cluster $(PARALLEL) $(PYTEST_ARGS)
+test-cluster: venv ## Run the tests on a real API server with simulated nodes, and a part of the fault campaign.
+	$(BIN)/pytest tests/cluster tests/faults $(PARALLEL) $(PYTEST_ARGS)
 
 test-faults: venv ## Run the whole fault campaign and print its figures (hours; `make test` runs a part).
 	FAULTS=all $(BIN)/pytest tests/faults $(PYTEST_ARGS)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from gpuid_operator.api.meta import GPU_RESOURCE, QUARANTINE_TAINT
 from gpuid_operator.kube.client import MERGE_PATCH, ONLY_METADATA, KubeClient, item
+from gpuid_operator.kube.errors import NotFound, ServerError
 
 _NODES: Final = "/api/v1/nodes"
 _NO_SCHEDULE: Final = "NoSchedule"
@@ -68,8 +69,20 @@ class NodeFacts:
 
 
 async def get_node(client: KubeClient, name: str) -> NodeFacts:
-    """A node. Raises NotFound, and what `KubeClient.request` raises."""
-    return NodeFacts.from_node(await client.request("GET", item(_NODES, name)))
+    """A node. Raises NotFound, and what `KubeClient.request` raises.
+
+    NotFound makes the caller record that the node has departed, so only an answer of the API is
+    one: a load balancer, and an API server that has just started, send other 404s.
+    """
+    try:
+        return NodeFacts.from_node(await client.request("GET", item(_NODES, name)))
+    except NotFound as error:
+        if error.reason == "NotFound":
+            raise
+        message = f"{error.message} (not from the API: it names no reason; check what answers)"
+        raise ServerError(
+            message, status=404, reason="", server_message=error.server_message
+        ) from error
 
 
 async def list_nodes(client: KubeClient, *, limit: int = _PAGE) -> AsyncIterator[NodeFacts]:

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
 import pytest
 
+from gpuid_operator.localcluster import binaries
 from tests.cluster.conftest import cluster, local_cluster
 from tests.faults.campaign import SEED, Figures, table
 
 __all__ = ["cluster", "local_cluster"]  # fixtures
 
 _ROW = "figures"
+
+
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _HERE in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the servers before the first test: from nothing that takes minutes."""
+    mine = any(_HERE in item.path.parents for item in session.items)
+    if mine and not session.config.option.collectonly:
+        binaries.resolve(real_node=False, progress=partial(print, file=sys.stderr))
 
 
 @pytest.fixture

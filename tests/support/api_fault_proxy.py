@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import ssl
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -48,6 +50,80 @@ class WriteTrap:
     """Method and path of the write, once it arrived."""
 
 
+@dataclass(frozen=True)
+class Fault:
+    """What becomes of one request."""
+
+    name: str
+    play: Callable[[asyncio.StreamWriter, bytes], Awaitable[bool]]
+    """Gets the connection of the operator and the first bytes of the answer. Returns whether the
+    rest of the answer follows."""
+    is_before: bool = False
+    """The server never receives the request; there are no bytes of an answer then."""
+    drops: float = 0
+    """How many of the following pieces of the answer never come: of a watch, each is an event."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def answers(status: str, *headers: str, before: bool = True) -> Fault:
+    """The operator gets this answer, before the server did what was asked, or afterwards."""
+    head = (f"HTTP/1.1 {status}", "Connection: close", "Content-Length: 0", *headers)
+
+    async def play(writer: asyncio.StreamWriter, _: bytes) -> bool:
+        writer.write("\r\n".join((*head, "", "")).encode())
+        await writer.drain()
+        writer.close()
+        return False
+
+    return Fault(f"{status} {'before' if before else 'after'}", play, is_before=before)
+
+
+def closes(*, before: bool) -> Fault:
+    """The connection ends before the server did what was asked, or without its answer."""
+
+    async def play(_: asyncio.StreamWriter, __: bytes) -> bool:
+        return False
+
+    return Fault(f"closed {'before' if before else 'after'}", play, is_before=before)
+
+
+def cuts() -> Fault:
+    """The connection ends in the middle of the answer."""
+
+    async def play(writer: asyncio.StreamWriter, data: bytes) -> bool:
+        writer.write(data[: len(data) // 2])
+        await writer.drain()
+        writer.close()
+        return False
+
+    return Fault("cut body", play)
+
+
+def delays(seconds: float) -> Fault:
+    """The second half of the answer comes late."""
+
+    async def play(writer: asyncio.StreamWriter, data: bytes) -> bool:
+        writer.write(data[: len(data) // 2])
+        await asyncio.sleep(seconds)
+        writer.write(data[len(data) // 2 :])
+        return True
+
+    return Fault(f"late body, {seconds:g} s", play)
+
+
+def skips(events: float = math.inf) -> Fault:
+    """A watch opens, and so many of its events never come: without a number, it is silent."""
+
+    async def play(writer: asyncio.StreamWriter, data: bytes) -> bool:
+        head, separator, _ = data.partition(b"\r\n\r\n")
+        writer.write(head + separator)
+        return True
+
+    return Fault(f"{events:g} events skipped", play, drops=events)
+
+
 @dataclass(eq=False)
 class _Connection:
     writer: asyncio.StreamWriter
@@ -55,6 +131,7 @@ class _Connection:
     request: str = ""
     """The request in progress; empty between two requests."""
     trap: WriteTrap | None = None
+    fault: Fault | None = None
 
 
 class ApiFaultProxy:
@@ -74,11 +151,20 @@ class ApiFaultProxy:
         self._connections: set[_Connection] = set()
         self._trap: WriteTrap | None = None
         self._writes: list[str] = []
+        self.servers = [cluster.server]
+        """API servers of the cluster; new connections go to them in turn."""
+        self._connected = count()
+        self.edits: Callable[[str], str] = lambda line: line
+        """Changes the first line of a request."""
         self.refuses: Callable[[str], str | None] = lambda _: None
         """Decides by the head of a request: None passes it on, a status line is the answer, and an
         empty string breaks the connection."""
         self.refused = 0
         """How many requests were refused."""
+        self.requests: list[str] = []
+        """Method and path of each request; clear it to count from 0 again."""
+        self.fault_at: Callable[[int, str], Fault | None] = lambda *_: None
+        """Decides by number and text of a request what becomes of it."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -176,9 +262,10 @@ class ApiFaultProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tls = ssl.create_default_context(cafile=str(self._cluster.ca_file))
-        address = urlsplit(self._cluster.server)
+        number = next(self._connected) % len(self.servers)
+        address = urlsplit(self.servers[number])
         try:
-            answers, upstream = await asyncio.open_connection(
+            received, upstream = await asyncio.open_connection(
                 address.hostname, address.port, ssl=tls
             )
         except OSError:
@@ -186,7 +273,7 @@ class ApiFaultProxy:
             return
         connection = _Connection(writer, upstream)
         self._connections.add(connection)
-        answering = asyncio.create_task(self._answer(answers, connection))
+        answering = asyncio.create_task(self._answer(received, connection))
         with suppress(OSError, asyncio.IncompleteReadError):
             await self._ask(reader, connection)
         upstream.transport.abort()
@@ -199,13 +286,20 @@ class ApiFaultProxy:
     async def _ask(self, reader: asyncio.StreamReader, connection: _Connection) -> None:
         """Pass requests on, one after the other."""
         while True:
-            head = await reader.readuntil(b"\r\n\r\n")
+            line, rest = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n", 1)
+            head = self.edits(line.decode("latin-1")).encode("latin-1") + b"\r\n" + rest
             first, *lines = head.decode("latin-1").split("\r\n")
             headers = {
                 name.lower(): value.strip() for name, _, value in (s.partition(":") for s in lines)
             }
             body = await reader.readexactly(int(headers.get("content-length", "0")))
             connection.request = first.rpartition(" ")[0]
+            self.requests.append(connection.request)
+            fault = self.fault_at(len(self.requests) - 1, connection.request)
+            if fault is not None and fault.is_before:
+                await fault.play(connection.writer, b"")
+                return
+            connection.fault = fault
             refusal = self.refuses(head.decode("latin-1"))
             if refusal is not None:
                 self.refused += 1
@@ -244,13 +338,21 @@ class ApiFaultProxy:
         await asyncio.to_thread(trap.action)
         trap.triggered.set()
 
-    async def _answer(self, answers: asyncio.StreamReader, connection: _Connection) -> None:
+    async def _answer(self, received: asyncio.StreamReader, connection: _Connection) -> None:
         with suppress(OSError):
-            while data := await answers.read(65_536):
+            while data := await received.read(65_536):
                 if connection.trap is not None:
                     await self._trigger(connection.trap)
                     break
+                fault, connection.fault = connection.fault, None
+                if fault is not None and not await fault.play(connection.writer, data):
+                    break
                 if "watch=true" not in connection.request:
                     connection.request = ""
-                connection.writer.write(data)
+                if fault is None:
+                    connection.writer.write(data)
+                    continue
+                dropped = 0
+                while dropped < fault.drops and await received.read(65_536):
+                    dropped += 1
         connection.writer.transport.abort()

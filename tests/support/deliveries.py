@@ -44,6 +44,8 @@ class FakeHTTP(HTTPClient):
     def __init__(self) -> None:
         super().__init__()
         self.posts: list[Post] = []
+        self.records: list[dict[str, Any]] = []
+        """What was accepted, in order of arrival."""
         self.answer: Callable[[Post], int] = lambda _: 200
         self.until: asyncio.Event | None = None
         """Answers wait for it."""
@@ -51,16 +53,17 @@ class FakeHTTP(HTTPClient):
     async def post(
         self, url: str, *, body: bytes, headers: Mapping[str, str], timeout: float, tls: Any
     ) -> Answer:
-        ids = tuple(record["id"] for record in orjson.loads(body))
+        records = orjson.loads(body)
+        ids = tuple(record["id"] for record in records)
         now = asyncio.get_running_loop().time()
         host = url.removeprefix("https://").partition("/")[0]
         post = Post(host, ids, headers.get("Authorization"), now)
         self.posts.append(post)
         if self.until is not None:
             await self.until.wait()
-        return Answer(
-            status=self.answer(post), phrase="said", retry_after=None, text="", truncated=False
-        )
+        status = self.answer(post)
+        self.records += records if status < 300 else []
+        return Answer(status=status, phrase="said", retry_after=None, text="", truncated=False)
 
     @property
     def hosts(self) -> list[str]:

@@ -55,7 +55,7 @@ def options(**fields: Any) -> Options:
 class EngineHarness:
     """An engine on a fake cluster, and the records that its stdout sinks wrote."""
 
-    def __init__(self, kube: FakeKube, **fields: Any) -> None:
+    def __init__(self, kube: FakeKube, *, http: HTTPClient | None = None, **fields: Any) -> None:
         self.kube = kube
         self.records: list[dict[str, Any]] = []
         self.metrics = Metrics()
@@ -64,7 +64,7 @@ class EngineHarness:
             kube,
             options(**fields),
             secrets=Secrets(cluster=source, environment=source),
-            context=SinkContext(http=HTTPClient(), write_records=self._write),
+            context=SinkContext(http=http or HTTPClient(), write_records=self._write),
             metrics=self.metrics,
             clock=clock.now,
         )

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import Enum, auto
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -26,7 +30,7 @@ from gpuid_operator.api.meta import (
 )
 from gpuid_operator.kube import errors
 from gpuid_operator.kube.client import APPLY_PATCH, ONLY_METADATA, KubeClient
-from tests.support.api_objects import content, matches, merge, within
+from tests.support.api_objects import clone, content, matches, merge, within
 from tests.support.apply import ConflictingManagerError, Leaf, apply
 from tests.support.clock import START
 from tests.support.fake_exec import ExecHandler, FakeWebSockets
@@ -59,10 +63,25 @@ class Request:
     """Seconds of the loop's clock."""
 
 
+class StreamFault(Enum):
+    """What happens to a watch instead of its next event."""
+
+    SKIPPED = auto()
+    """The event never comes."""
+    CUT = auto()
+    """The connection breaks off."""
+    HALF = auto()
+    """Half of the event comes."""
+    GONE = auto()
+    """The server ends the watch: its version is too old."""
+    SILENT = auto()
+    """Nothing comes any more."""
+
+
 @dataclass(slots=True)
 class Fault:
     """What happens to the next `times` requests that fit `method` and, as a regular expression,
-    `path`."""
+    `path`, after `skip` of them; an empty method fits all."""
 
     method: str
     path: str
@@ -73,6 +92,18 @@ class Fault:
     """The server does what it was asked before the error."""
     until: asyncio.Event | None
     """The request waits for it first."""
+    skip: int
+    delay: float
+    """Seconds by which the request reaches the server late; with `after`, the answer is late. With
+    an error and without `after`, the client gives up after half of them, and the server does
+    later what nobody waits for."""
+    back: int
+    """A list is answered from a version that is so many versions old."""
+    meanwhile: Callable[[], object] | None
+    """Called before the request reaches the server: what another client does."""
+    lasts: float
+    """Seconds from the first of them in which all requests meet the fault, whatever `times` is."""
+    ends: float = math.inf
     met: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a request has met the fault."""
 
@@ -98,6 +129,14 @@ class FakeKube(KubeClient):
         self._owners: dict[str, dict[Leaf, set[str]]] = {}
         self._snapshots: dict[str, tuple[int, list[dict[str, Any]]]] = {}
         self._faults: list[Fault] = []
+        self.last_fault = -math.inf
+        """When a request or a watch last met a fault, in seconds of the loop's clock."""
+        self.stream_faults: dict[int, StreamFault] = {}
+        """Faults of watches by the number of the event, counted from 0 over all watches."""
+        self.streamed = 0
+        """Events so far, of all watches."""
+        self.listeners: list[Callable[[str, str, dict[str, Any]], None]] = []
+        """Get type, path and object of each change, as a watch that Kopf has would."""
         self._news = asyncio.Event()
         self._cut = asyncio.Event()
 
@@ -109,7 +148,7 @@ class FakeKube(KubeClient):
     def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Create an object, or replace one as a user would; what the server made of it."""
         known = self.objects.get(path)
-        made = _copy(dict(body))
+        made = clone(dict(body))
         meta = made.setdefault("metadata", {})
         meta["name"] = path.rpartition("/")[2]
         if known is None:
@@ -122,12 +161,12 @@ class FakeKube(KubeClient):
             changed = made.get("spec") != known.get("spec")
             meta["generation"] = known["metadata"].get("generation", 1) + changed
             if content(made) == content(known):
-                return _copy(known)
+                return clone(known)
         return self._store(path, made, "MODIFIED" if known else "ADDED")
 
     def change(self, path: str, edit: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """Let `edit` change an object in place, as a user or another client would."""
-        body = _copy(self.objects[path])
+        body = clone(self.objects[path])
         edit(body)
         return self.put(path, body)
 
@@ -158,9 +197,14 @@ class FakeKube(KubeClient):
         times: int = 1,
         after: bool = False,
         until: asyncio.Event | None = None,
+        skip: int = 0,
+        delay: float = 0.0,
+        back: int = 0,
+        meanwhile: Callable[[], object] | None = None,
+        lasts: float = 0.0,
     ) -> Fault:
         """Lay a fault for the next requests that fit; see Fault."""
-        fault = Fault(method, path, error, times, after, until)
+        fault = Fault(method, path, error, times, after, until, skip, delay, back, meanwhile, lasts)
         self._faults.append(fault)
         return fault
 
@@ -203,14 +247,27 @@ class FakeKube(KubeClient):
             fault.met.set()
             if fault.until is not None:
                 await fault.until.wait()
+            if fault.meanwhile is not None:
+                fault.meanwhile()
             if fault.error is not None and not fault.after:
+                if fault.delay:
+                    late = partial(self._do_late, method, path, query, sent, content_type)
+                    loop.call_later(fault.delay, late)
+                    await asyncio.sleep(fault.delay / 2)
                 raise fault.error
+            if not fault.after:
+                await asyncio.sleep(fault.delay)
+        if fault is not None and fault.back and _COLLECTION.fullmatch(path):
+            return self._list(path, query, back=fault.back)
         answer = self._answer(method, path, query, sent, content_type)
+        if fault is not None and fault.after:
+            answer = clone(answer)  # as it was when the server sent it
+            await asyncio.sleep(fault.delay)
         if fault is not None and fault.error is not None:
             raise fault.error
         if accept == ONLY_METADATA and isinstance(answer, dict):
             answer = {**_PARTIAL, "metadata": answer["metadata"]}
-        return _copy(answer)
+        return clone(answer)
 
     async def lines(
         self, path: str, *, params: Mapping[str, str], accept: str, silence: float
@@ -233,8 +290,20 @@ class FakeKube(KubeClient):
         while True:
             for version, kind, where, body in self._events[seen:]:
                 if version > since and where.rpartition("/")[0] == path:
-                    partial = {**_PARTIAL, "metadata": body["metadata"]}
-                    yield orjson.dumps({"type": kind, "object": partial})
+                    event = {"type": kind, "object": {**_PARTIAL, "metadata": body["metadata"]}}
+                    match self._stream_fault():
+                        case None:
+                            yield orjson.dumps(event)
+                        case StreamFault.CUT:
+                            raise errors.ApiUnreachable(f"GET {path}: interrupted")
+                        case StreamFault.HALF:
+                            yield orjson.dumps(event)[:-9]
+                        case StreamFault.GONE:
+                            status = {"code": 410, "reason": "Expired", "message": "too old"}
+                            yield orjson.dumps({"type": "ERROR", "object": status})
+                        case StreamFault.SILENT:
+                            await asyncio.sleep(silence)
+                            raise errors.ApiUnreachable(f"GET {path}: no data")
             seen = len(self._events)
             if cut.is_set():
                 self.broken_watches += 1
@@ -249,9 +318,29 @@ class FakeKube(KubeClient):
 
     # The server
 
+    def _do_late(self, *request: Any) -> None:
+        with suppress(errors.ApiError):  # nobody hears of it
+            self._answer(*request)
+
+    def _stream_fault(self) -> StreamFault | None:
+        fault = self.stream_faults.pop(self.streamed, None)
+        self.streamed += 1
+        if fault is not None:
+            self.last_fault = asyncio.get_running_loop().time()
+        return fault
+
     def _fault(self, method: str, path: str) -> Fault | None:
+        now = asyncio.get_running_loop().time()
+        self._faults = [fault for fault in self._faults if now < fault.ends]
         for fault in self._faults:
-            if fault.method == method and re.search(fault.path, path):
+            if fault.method in ("", method) and re.search(fault.path, path):
+                if fault.skip:
+                    fault.skip -= 1
+                    continue
+                self.last_fault = now
+                if fault.lasts:
+                    fault.ends = min(fault.ends, now + fault.lasts)
+                    return fault
                 fault.times -= 1
                 if not fault.times:
                     self._faults.remove(fault)
@@ -292,17 +381,28 @@ class FakeKube(KubeClient):
         merged["metadata"]["resourceVersion"] = known["metadata"]["resourceVersion"]
         return self.put(target, within(path, known, merged))
 
-    def _list(self, path: str, query: dict[str, str]) -> dict[str, Any]:
+    def _objects_at(self, version: int) -> dict[str, dict[str, Any]]:
+        """What there was at a version."""
+        objects: dict[str, dict[str, Any]] = {}
+        for at, kind, path, body in self._events:
+            if at <= version:
+                objects[path] = body
+                if kind == "DELETED":
+                    del objects[path]
+        return objects
+
+    def _list(self, path: str, query: dict[str, str], *, back: int = 0) -> dict[str, Any]:
         token = query.get("continue")
         if token is not None:
             if token not in self._snapshots:
                 raise _error(errors.Gone, 410, "Expired", "the continue token is too old")
             version, left = self._snapshots.pop(token)
         else:
-            version = self._version
+            version = max(self._version - back, _FIRST)
+            objects = self._objects_at(version) if back else self.objects
             left = [
-                _copy(body)
-                for where, body in sorted(self.objects.items())
+                clone(body)
+                for where, body in sorted(objects.items())
                 if where.rpartition("/")[0] == path
                 and matches(body["metadata"].get("labels") or {}, query.get("labelSelector", ""))
             ]
@@ -352,24 +452,20 @@ class FakeKube(KubeClient):
         self._owners[path] = owners
         if status == (known.get("status") or {}):
             return known
-        return self._store(path, {**_copy(known), "status": status}, "MODIFIED")
+        return self._store(path, {**clone(known), "status": status}, "MODIFIED")
 
     def _store(self, path: str, body: dict[str, Any], kind: str) -> dict[str, Any]:
         self._version += 1
         body["metadata"]["resourceVersion"] = str(self._version)
         self.objects[path] = body
         self._tell(kind, path, body)
-        return _copy(body)
+        return clone(body)
 
     def _tell(self, kind: str, path: str, body: dict[str, Any]) -> None:
-        self._events.append((self._version, kind, path, _copy(body)))
+        self._events.append((self._version, kind, path, clone(body)))
         self._news.set()
-
-
-def _copy(value: _T) -> _T:
-    """A deep copy of JSON values; copy.deepcopy takes ten times as long."""
-    copied: _T = orjson.loads(orjson.dumps(value))
-    return copied
+        for listener in self.listeners:
+            listener(kind, path, clone(body))
 
 
 def _error(kind: type[errors.ApiError], status: int, reason: str, message: str) -> errors.ApiError:
@@ -382,6 +478,11 @@ def server_error(status: int = 503) -> errors.ServerError:
     return errors.ServerError(
         words, status=status, reason="ServiceUnavailable", server_message=words
     )
+
+
+def rejected(kind: type[errors.ApiError], status: int, reason: str) -> errors.ApiError:
+    """Any other answer with a status that is no success."""
+    return _error(kind, status, reason, reason or "404 page not found")
 
 
 def forbidden() -> errors.Forbidden:

@@ -9,8 +9,9 @@ import pytest
 
 from gpuid_operator.api.meta import REQUESTED_AT
 from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
+from gpuid_operator.kube.errors import NotFound, ServerError
 from tests.support.fake_exec import ExecAnswer
-from tests.support.kube import FakeKube, server_error
+from tests.support.kube import FakeKube, rejected, server_error
 from tests.support.objects import (
     inventory_path,
     node_path,
@@ -211,6 +212,16 @@ async def test_an_unreachable_api_server_decides_nothing(bench: ReadBench) -> No
         await bench.process("n1")
     assert bench.ready()[:2] == ("True", "ReadOK")
     assert await bench.process("n1") == timedelta(seconds=60)
+
+
+async def test_a_404_that_does_not_come_from_the_api_decides_nothing(bench: ReadBench) -> None:
+    """A load balancer answers like that, as does an API server that has just started."""
+    await read(bench)
+    lose_pod(bench)
+    bench.kube.fail("GET", "/nodes/n1$", rejected(NotFound, 404, ""))
+    with pytest.raises(ServerError, match="not from the API"):
+        await bench.process("n1")
+    assert bench.status()["state"] == "Present"
 
 
 async def test_a_node_that_returns_does_not_wait_for_an_old_back_off(bench: ReadBench) -> None:
