@@ -8,6 +8,9 @@ REGISTRY ?=
 KEY ?=
 SOURCE ?=
 BUILDER ?=
+# The tests mostly wait, so three processes fit on two cores. Each has control planes of its own, for
+# a file at a time. The order of the files stays: by number of tests, the longest would come last.
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-faults test-release test-tools lint format bench bench-sinks dist release registry crds chart lock lock-base clean
@@ -37,7 +40,7 @@ test-sinks: venv ## Run the tests of the sinks on a real PostgreSQL, S3 and HTTP
 	$(BIN)/pytest tests/sinks $(PYTEST_ARGS)
 
 test-cluster: venv ## Run the tests on a real API server with simulated nodes, and a part of the fault campaign.
-	$(BIN)/pytest tests/cluster tests/faults $(PYTEST_ARGS)
+	$(BIN)/pytest tests/cluster tests/faults $(PARALLEL) $(PYTEST_ARGS)
 
 test-faults: venv ## Run the whole fault campaign and print its figures (hours; `make test` runs a part).
 	FAULTS=all $(BIN)/pytest tests/faults $(PYTEST_ARGS)

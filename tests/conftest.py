@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gpuid_operator.localcluster import ports
 from tests.support.servers import postgres, s3
 
 __all__ = ["postgres", "s3"]  # fixtures
@@ -17,6 +18,15 @@ __all__ = ["postgres", "s3"]  # fixtures
 ALLOWED_SKIPS = ("the real output ", "this machine has no IPv6")
 """Beginnings of the reasons for which CI, too, lets a test be skipped: data that do not belong to
 the repository, and what no package can give a machine."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each worker of pytest-xdist ports of its own: two that look for free ones at the same
+    time find the same."""
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        number = int(worker["workerid"].removeprefix("gw"))
+        ports.candidates = ports.candidates[number :: worker["workercount"]]
 
 
 @pytest.hookimpl(wrapper=True)

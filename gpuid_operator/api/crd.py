@@ -28,6 +28,9 @@ _RULES: Final = {
     for model, rules in source.RULES.items()
 }
 
+# The API server answers a value that does not match a `pattern` with the pattern alone.
+_PATTERNS: Final = {**sinks.PATTERNS, **policy.PATTERNS, **quarantine.PATTERNS}
+
 # Server-side apply merges these lists by key, so that two writers can own different items. All
 # others are atomic: managedFields for 500 history entries would outgrow the object.
 _LIST_MAPS: Final = {
@@ -218,6 +221,9 @@ def _structural(
     result = {key: value for key, value in node.items() if key in _KEPT}
     if "description" in result:
         result["description"] = " ".join(inspect.cleandoc(result["description"]).split())
+    if message := _PATTERNS.get(result.get("pattern", "")):
+        rule = f"self.matches(r'{result.pop('pattern')}')"
+        result["x-kubernetes-validations"] = [{"rule": rule, "message": message}]
     required = [key for key in result.pop("required", []) if _is_required(node, key)]
     if required:
         result["required"] = required

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from gpuid_operator.api.inventory import Condition
 from gpuid_operator.api.meta import (
@@ -16,13 +17,19 @@ from gpuid_operator.api.meta import (
     MAX_SINKS,
 )
 from gpuid_operator.api.sinks import Name, Sink
-from gpuid_operator.api.values import Duration, Model
+from gpuid_operator.api.values import Duration, Model, first_fault
 
 LABEL_VALUE_PATTERN: Final = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 LABEL_KEY_PATTERN: Final = (
     r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?"
     r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
 )
+PATTERNS: Final = {
+    LABEL_KEY_PATTERN: "must be a label key such as app or example.com/app",
+}
+"""What the CRD says to a user whose value does not match a pattern. A rule for each label value
+would exceed the API server's budget."""
+
 _Fact = Annotated[str, Field(min_length=1, max_length=128)]
 _LabelValue = Annotated[str, Field(max_length=63, pattern=LABEL_VALUE_PATTERN)]
 
@@ -147,10 +154,21 @@ class Policy(Model):
     """creationTimestamp; of two policies with the same priority, the older applies."""
     spec: PolicySpec = PolicySpec()
     status: PolicyStatus = PolicyStatus()
+    fault: str = ""
+    """Why the spec cannot be parsed, if so. `spec` is then empty, and not in force."""
 
     @classmethod
     def from_object(cls, body: dict[str, Any]) -> Policy:
-        """Read an API object. Raises pydantic.ValidationError for an invalid spec."""
+        """Read an API object whose spec may be invalid. An invalid status is read as an empty one:
+        the operator writes the whole status again."""
+        spec, fault = PolicySpec(), ""
+        status = PolicyStatus()
+        try:
+            spec = PolicySpec.model_validate(body.get("spec") or {})
+        except ValidationError as error:
+            fault = first_fault(error)
+        with suppress(ValidationError):
+            status = PolicyStatus.model_validate(body.get("status") or {})
         meta = body.get("metadata", {})
         return cls(
             name=meta["name"],
@@ -158,8 +176,9 @@ class Policy(Model):
             generation=meta.get("generation", 0),
             resource_version=meta.get("resourceVersion", ""),
             created=meta.get("creationTimestamp", ""),
-            spec=PolicySpec.model_validate(body.get("spec") or {}),
-            status=PolicyStatus.model_validate(body.get("status") or {}),
+            spec=spec,
+            status=status,
+            fault=fault,
         )
 
 

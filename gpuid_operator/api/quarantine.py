@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from gpuid_operator.api.conditions import Condition
 from gpuid_operator.api.meta import MAX_QUARANTINE_MATCHES, MAX_QUARANTINE_PARTS
@@ -16,11 +17,18 @@ MAX_REASON: Final = 256
 UNKNOWN_SERIALS: Final = ("na", "n/a", "[n/a]", "none", "unknown", "unknown error")
 """What stands for an unknown serial, in lower case: no part can be found by it."""
 
+_UUID_PATTERN: Final = r"^GPU-[0-9A-Za-z-]+$"
+PATTERNS: Final = {
+    _UUID_PATTERN: "must be the UUID of a GPU as nvidia-smi prints it:"
+    " GPU- followed by hexadecimal digits and hyphens"
+}
+"""What the CRD says to a user whose value does not match a pattern."""
+
 
 class Part(Model):
     """A GPU, a board or a chassis: exactly one of the fields."""
 
-    uuid: Annotated[str, Field(max_length=128, pattern=r"^GPU-[0-9A-Za-z-]+$")] | None = None
+    uuid: Annotated[str, Field(max_length=128, pattern=_UUID_PATTERN)] | None = None
     """UUID of a GPU, `GPU-…`, as nvidia-smi prints it."""
     serial: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Serial number of a board, which all of its GPUs share."""
@@ -92,15 +100,19 @@ class Quarantine(Model):
 
     @classmethod
     def from_object(cls, body: dict[str, Any]) -> Quarantine:
-        """Read an API object. Raises pydantic.ValidationError for an invalid one."""
+        """Read an API object. Raises pydantic.ValidationError for an invalid spec. An invalid
+        status is read as an empty one: the operator writes the whole status again."""
         meta = body.get("metadata", {})
+        status = QuarantineStatus()
+        with suppress(ValidationError):
+            status = QuarantineStatus.model_validate(body.get("status") or {})
         return cls(
             name=meta["name"],
             uid=meta.get("uid", ""),
             generation=meta.get("generation", 0),
             resource_version=meta.get("resourceVersion", ""),
             spec=QuarantineSpec.model_validate(body.get("spec") or {}),
-            status=QuarantineStatus.model_validate(body.get("status") or {}),
+            status=status,
         )
 
 

@@ -26,6 +26,13 @@ _ONE_OF_RULE: Final = {
     "message": "set exactly one of stdout, http, postgres or s3 (stdout as `stdout: {}`)",
 }
 
+# The API server's \s is ASCII, and pydantic's is Unicode; a policy that only the API server accepts
+# could not be read. These classes mean the same to both.
+_URL_PATTERN: Final = r"^https?://[^\t\n\f\r /@?#]+([/?][^\t\n\f\r ]*)?$"
+# Other characters in either of them make the S3 client panic, or lead to another object.
+_ENDPOINT_PATTERN: Final = r"^https?://([-A-Za-z0-9._]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?$"
+_BUCKET_PATTERN: Final = r"^[A-Za-z0-9][-A-Za-z0-9._]*$"
+
 Name = Annotated[str, Field(min_length=1, max_length=63, pattern=NAME_PATTERN)]
 _Text = Annotated[str, Field(min_length=1, max_length=253)]
 
@@ -58,6 +65,26 @@ class SSLMode(StrEnum):
     VERIFY_FULL = "verify-full"
 
 
+_KEY_PATTERN: Final = r"^[-._a-zA-Z0-9]+$"
+_TABLE_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_.]*$"
+_PARTITION_PATTERN: Final = r"^([^%]|%[YmdHMSjyV%])*$"
+
+PATTERNS: Final = {
+    NAME_PATTERN: "must be lower-case letters, digits and hyphens, such as fleet-1,"
+    " and begin and end with a letter or digit",
+    _URL_PATTERN: "must be a URL such as https://host.example/path, without spaces and credentials",
+    _ENDPOINT_PATTERN: "must be the URL of a server such as https://s3.example.com:9000,"
+    " without a path",
+    _BUCKET_PATTERN: "must be the name of a bucket: letters, digits, hyphens, underscores and dots",
+    _KEY_PATTERN: "must be letters, digits, hyphens, underscores and dots, such as token",
+    _TABLE_PATTERN: "must be the name of a table such as serials or fleet.serials:"
+    " letters, digits and underscores",
+    _PARTITION_PATTERN: "must be text with no other fields than %Y, %m, %d, %H, %M, %S, %j, %y and"
+    " %V, and %% for a percent sign",
+}
+"""What the CRD says to a user whose value does not match a pattern."""
+
+
 class SecretKeyRef(Model):
     """A key of a Secret in the namespace of the operator.
 
@@ -66,7 +93,7 @@ class SecretKeyRef(Model):
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
     """Name of the Secret."""
-    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=_KEY_PATTERN)]
     """Key in the data of the Secret."""
 
 
@@ -94,9 +121,7 @@ class StdoutSink(Model):
 class HTTPSink(Model):
     """Sends records by POST as a JSON array or as a CloudEvents batch."""
 
-    url: Annotated[
-        str, Field(min_length=8, max_length=2048, pattern=r"^https?://[^\s/@?#]+([/?][^\s]*)?$")
-    ]
+    url: Annotated[str, Field(min_length=8, max_length=2048, pattern=_URL_PATTERN)]
     """URL to send records to; https unless `insecure` is true. Put credentials into a Secret, not
     here."""
     token_secret_ref: SecretKeyRef | None = None
@@ -137,10 +162,7 @@ class PostgresSink(Model):
     """Secret with the user name."""
     password_secret_ref: SecretKeyRef | None = None
     """Secret with the password."""
-    table: (
-        Annotated[str, Field(min_length=1, max_length=127, pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")]
-        | None
-    ) = None
+    table: Annotated[str, Field(min_length=1, max_length=127, pattern=_TABLE_PATTERN)] | None = None
     """Name of the table, optionally with its schema, such as `fleet.serials` (default
     `serials`)."""
     auto_migrate: bool | None = None
@@ -151,15 +173,13 @@ class PostgresSink(Model):
 class S3Sink(Model):
     """Puts records as objects into an S3-compatible bucket."""
 
-    bucket: Annotated[str, Field(min_length=1, max_length=255)]
+    bucket: Annotated[str, Field(min_length=1, max_length=255, pattern=_BUCKET_PATTERN)]
     """Name of the bucket."""
     prefix: Annotated[str, Field(max_length=512)] | None = None
     """Prefix of the object keys, without a leading or trailing slash."""
     region: Annotated[str, Field(max_length=63)] | None = None
     """Region of the bucket (default: the region of the environment, or us-east-1)."""
-    endpoint: Annotated[str, Field(max_length=2048, pattern=r"^https?://[^\s/@?#]+/?$")] | None = (
-        None
-    )
+    endpoint: Annotated[str, Field(max_length=2048, pattern=_ENDPOINT_PATTERN)] | None = None
     """URL of an S3-compatible server instead of AWS; https unless `insecure` is true."""
     credentials_secret_ref: SecretRef | None = None
     """Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, optionally, AWS_SESSION_TOKEN
@@ -167,9 +187,7 @@ class S3Sink(Model):
     format: S3Format | None = None
     """Format of the objects: `csv`, gpuid's layout with sightings only (default), or `jsonl`, one
     record per line."""
-    partition: Annotated[str, Field(max_length=255, pattern=r"^([^%]|%[YmdHMSjyV%])*$")] | None = (
-        None
-    )
+    partition: Annotated[str, Field(max_length=255, pattern=_PARTITION_PATTERN)] | None = None
     """strftime pattern, in UTC, for the part of the key after the prefix (default
     year=%Y/month=%m/day=%d/hour=%H)."""
     insecure: bool | None = None

@@ -89,8 +89,14 @@ def _duration(value: Any) -> Any:
 
 
 def whole_seconds(value: datetime) -> datetime:
-    """The time in UTC, truncated to seconds: metav1.Time has no fractions."""
-    return value.astimezone(UTC).replace(microsecond=0)
+    """The time in UTC, truncated to seconds: metav1.Time has no fractions.
+
+    Raises ValueError if the time in UTC is before the year 1 or after the year 9999.
+    """
+    try:
+        return value.astimezone(UTC).replace(microsecond=0)
+    except OverflowError as error:
+        raise ValueError("a time between the years 1 and 9999 in UTC") from error
 
 
 def encoded_size(text: str) -> int:

@@ -268,9 +268,11 @@ class Engine:
         if unknown:
             fault = f"spec.sinks: {', '.join(unknown)}: unknown type of sink"
             self._observer.invalid(name, body["metadata"]["uid"], fault)
-        if before is not None and cached is not None and cached.generation != before.generation:
-            self._stop_unwanted()
-            self._delivery.prune_soon()
+        if before is not None and cached is not None:
+            if cached.generation != before.generation:
+                self._stop_unwanted()
+                self._delivery.prune_soon()
+            self._status_writer.labels_changed(name)
         self._reconciler.enqueue([name])
 
     def inventory_deleted(self, name: str, uid: str) -> None:

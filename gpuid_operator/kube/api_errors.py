@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from gpuid_operator.kube.errors import (
     Forbidden,
     Gone,
     Invalid,
+    ListExpired,
     NotFound,
     ServerError,
     TooManyRequests,
@@ -68,6 +70,24 @@ def api_error(
     with suppress(KeyError, ValueError):
         error.retry_after = float(response.headers["Retry-After"])
     return error
+
+
+def is_retryable(error: ApiError | ApiUnreachable, method: str) -> bool:
+    """Whether the client sends a request again that the server answered with this error."""
+    return isinstance(error, TooManyRequests) or (
+        method == "GET" and isinstance(error, ServerError)
+    )
+
+
+def check_list_version(path: str, page: Mapping[str, Any], *, since: str) -> None:
+    """Raise ListExpired for a page of a list that is older than the resourceVersion `since` of an
+    object that is known: such a list does not show that what it lacks is gone."""
+    version = str(page.get("metadata", {}).get("resourceVersion", ""))
+    if version.isdigit() and since.isdigit() and int(version) < int(since):
+        raise ListExpired(
+            f"GET {path}: the list has version {version}, but version {since} is known; if etcd was"
+            " restored from a backup, restart the operator"
+        )
 
 
 def unreachable(

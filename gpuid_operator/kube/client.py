@@ -23,15 +23,13 @@ import orjson
 from yarl import URL
 
 from gpuid_operator import __version__
-from gpuid_operator.kube.api_errors import api_error, unreachable
+from gpuid_operator.kube.api_errors import api_error, check_list_version, is_retryable, unreachable
 from gpuid_operator.kube.credentials import Credentials, FreshCredentials, find_source
 from gpuid_operator.kube.errors import (
     ApiError,
     ApiUnreachable,
     Gone,
     ListExpired,
-    ServerError,
-    TooManyRequests,
     Unauthorized,
 )
 from gpuid_operator.kube.ratelimit import TokenBucket
@@ -207,7 +205,7 @@ class KubeClient:
                         tries += 1
                         continue
                     raise error
-                if not _retryable(error, method):
+                if not is_retryable(error, method):
                     raise error
             if tries == len(_RETRY_PAUSES):
                 raise error
@@ -218,12 +216,18 @@ class KubeClient:
             tries += 1
 
     async def pages(
-        self, path: str, *, params: Mapping[str, str] | None = None, limit: int = 500
+        self,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        limit: int = 500,
+        since: str = "",
     ) -> AsyncIterator[dict[str, Any]]:
         """List in pages of at most `limit` objects: yields the body of each page of one snapshot.
 
-        Raises ListExpired if the server drops the snapshot between two pages (after about five
-        minutes): the list is incomplete, so start it again. Also raises what `request` raises.
+        Raises ListExpired if the list is older than the resourceVersion `since`, or if the server
+        drops the snapshot between two pages (after about five minutes): the list is incomplete, so
+        start it again. Also raises what `request` raises.
         """
         query = {**(params or {}), "limit": str(limit)}
         while True:
@@ -231,6 +235,7 @@ class KubeClient:
                 page = await self.request("GET", path, params=query, timeout=60.0)
             except Gone as error:
                 raise ListExpired(f"{error.message}; list again from the start") from error
+            check_list_version(path, page, since=since)
             yield page
             token = page.get("metadata", {}).get("continue")
             if not token:
@@ -284,12 +289,6 @@ def _session(headers: Mapping[str, str], *, connections: int) -> aiohttp.ClientS
         headers=headers,
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(),
-    )
-
-
-def _retryable(error: ApiError | ApiUnreachable, method: str) -> bool:
-    return isinstance(error, TooManyRequests) or (
-        method == "GET" and isinstance(error, ServerError)
     )
 
 

@@ -151,14 +151,14 @@ async def get_inventory(client: KubeClient, name: str) -> dict[str, Any]:
 
 
 async def inventory_pages(
-    client: KubeClient, *, limit: int = _PAGE
+    client: KubeClient, *, limit: int = _PAGE, since: str = ""
 ) -> AsyncIterator[dict[str, Any]]:
     """All inventories, in pages of the API. Each page has the `metadata.resourceVersion` of the
-    list, from which `watch_inventories` continues.
+    list, from which `watch_inventories` continues. See `KubeClient.pages` for `since`.
 
     Raises ListExpired, and what `KubeClient.request` raises.
     """
-    async for page in client.pages(_INVENTORIES, limit=limit):
+    async for page in client.pages(_INVENTORIES, limit=limit, since=since):
         yield page
 
 

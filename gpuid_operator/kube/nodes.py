@@ -85,12 +85,14 @@ async def get_node(client: KubeClient, name: str) -> NodeFacts:
         ) from error
 
 
-async def list_nodes(client: KubeClient, *, limit: int = _PAGE) -> AsyncIterator[NodeFacts]:
-    """All nodes, read in pages of `limit`.
+async def list_nodes(
+    client: KubeClient, *, limit: int = _PAGE, since: str = ""
+) -> AsyncIterator[NodeFacts]:
+    """All nodes, read in pages of `limit`. See `KubeClient.pages` for `since`.
 
     Raises ListExpired, and what `KubeClient.request` raises.
     """
-    async for page in client.pages(_NODES, limit=limit):
+    async for page in client.pages(_NODES, limit=limit, since=since):
         for node in page["items"]:
             yield NodeFacts.from_node(node)
 

@@ -73,15 +73,16 @@ class TargetPod:
 
 
 async def list_pods(
-    client: KubeClient, *, namespace: str, selector: str
+    client: KubeClient, *, namespace: str, selector: str, since: str = ""
 ) -> AsyncIterator[dict[str, Any]]:
-    """All pods of a namespace that match a label selector (`a=b,c in (d,e)`), as API objects.
+    """All pods of a namespace that match a label selector (`a=b,c in (d,e)`), as API objects. See
+    `KubeClient.pages` for `since`.
 
     Raises ListExpired, ApiError, ApiUnreachable.
     """
     params = {"labelSelector": selector} if selector else {}
     path = f"/api/v1/namespaces/{namespace}/pods"
-    async for page in client.pages(path, params=params, limit=_PAGE):
+    async for page in client.pages(path, params=params, limit=_PAGE, since=since):
         for pod in page["items"]:
             yield pod
 

@@ -12,9 +12,9 @@ from gpuid_operator.kube.status import apply_whole_status
 _POLICIES: Final = f"/apis/{API_VERSION}/{POLICY_PLURAL}"
 
 
-async def list_policies(client: KubeClient) -> list[dict[str, Any]]:
-    """All policies as API objects. Raises ListExpired, and what `KubeClient.request` raises."""
-    return [body async for page in client.pages(_POLICIES) for body in page["items"]]
+async def list_policies(client: KubeClient, *, since: str = "") -> list[dict[str, Any]]:
+    """All policies as API objects. Raises as `KubeClient.pages`, which explains `since`."""
+    return [body async for page in client.pages(_POLICIES, since=since) for body in page["items"]]
 
 
 async def apply_policy_status(

@@ -12,13 +12,14 @@ from gpuid_operator.kube.status import apply_whole_status
 _QUARANTINES: Final = f"/apis/{API_VERSION}/{QUARANTINE_PLURAL}"
 
 
-async def list_quarantines(client: KubeClient) -> list[dict[str, Any]]:
-    """All quarantines as API objects.
+async def list_quarantines(client: KubeClient, *, since: str = "") -> list[dict[str, Any]]:
+    """All quarantines as API objects. See `KubeClient.pages` for `since`.
 
     Raises NotFound where the CRD is not installed, Forbidden where the right is missing,
     ListExpired, and what `KubeClient.request` raises.
     """
-    return [body async for page in client.pages(_QUARANTINES) for body in page["items"]]
+    pages = client.pages(_QUARANTINES, since=since)
+    return [body async for page in pages for body in page["items"]]
 
 
 async def apply_quarantine_status(

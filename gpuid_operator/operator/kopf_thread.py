@@ -56,6 +56,12 @@ class KopfThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def tasks(self) -> int:
+        """How many tasks Kopf has."""
+        loop = self._loop
+        return len(asyncio.all_tasks(loop)) if loop is not None and loop.is_running() else 0
+
     async def run(self) -> None:
         """Watch until Kopf ends, or this is cancelled."""
         self._thread.start()

@@ -69,6 +69,9 @@ class InventoryWork(LeaderWork, Protocol):
 class EventWatch(Protocol):
     """Watches the cluster until it is cancelled or can no longer watch."""
 
+    @property
+    def tasks(self) -> int: ...
+
     async def run(self) -> None: ...
 
 
@@ -85,6 +88,8 @@ class Leader:
         self._credentials = CredentialsCache(client)
         self.work: LeaderWork | None = None
         """The work that has started, for its metrics."""
+        self.watch: EventWatch | None = None
+        """The watch that runs, for its metrics."""
 
     async def run(self, make_work: Callable[[], LeaderWork]) -> None:
         """Work until cancelled."""
@@ -129,7 +134,7 @@ class Leader:
         refresh = asyncio.create_task(self._credentials.keep_fresh())
         engine = work if isinstance(work, InventoryWork) else None
         try:
-            watch = self._make_watch(
+            self.watch = watch = self._make_watch(
                 sources=work.sources,
                 receiver=work,
                 credentials=self._credentials.current,
@@ -144,4 +149,5 @@ class Leader:
                 endings += [engine.sources_changed.wait(), engine.kinds_gone.wait()]
             await run_until_first(*endings)
         finally:
+            self.watch = None
             refresh.cancel()

@@ -64,9 +64,11 @@ class Process:
         _log.info("stopped")
 
     def _render(self, accept: str) -> tuple[str, bytes]:
-        work = self._leader.work if self._leader is not None else None
-        if isinstance(work, InventoryWork):
-            work.count()
+        leader = self._leader
+        if leader is not None and isinstance(leader.work, InventoryWork):
+            leader.work.count()
+        kopf_tasks = leader.watch.tasks if leader is not None and leader.watch is not None else 0
+        self._metrics.asyncio_tasks.set(len(asyncio.all_tasks()) + kopf_tasks)
         return self._metrics.render(accept)
 
     async def _work(self) -> None:

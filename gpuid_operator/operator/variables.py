@@ -189,9 +189,10 @@ def table(text: str) -> str:
 
 
 def bucket(text: str) -> str:
-    if re.fullmatch(r"[^\s/]{1,255}", text):
-        return text
-    raise ValueError("the name of a bucket")
+    return _as_field(
+        lambda: S3Sink(bucket=text).bucket,
+        "the name of a bucket: letters, digits, hyphens, underscores and dots",
+    )
 
 
 def key_prefix(text: str) -> str:

@@ -28,7 +28,9 @@ IDENTITY: Final = frozenset(
 
 _ADDED: Final = HistoryType.GPU_ADDED
 _REMOVED: Final = HistoryType.GPU_REMOVED
-_COUNT: Final = re.compile(r"(\w+)=(\d+)")
+# Fewer digits than a user could write into an entry, so that the texts that are made of them fit.
+_COUNT: Final = re.compile(r"(\w+)=([0-9]{1,15})")
+_NUMBER: Final = re.compile(r"[0-9]{1,15}")
 _REST: Final = "Others"
 _QUARANTINE: Final = frozenset({HistoryType.GPU_QUARANTINED, HistoryType.GPU_RELEASED})
 _NOT_OTHER: Final = IDENTITY | _QUARANTINE | {HistoryType.SIGHTED, HistoryType.DROPPED}
@@ -154,7 +156,7 @@ def _dropped(
             span.append(entry.sequence)
         elif min(waiting) <= entry.sequence:
             counts.update({name: int(n) for name, n in _COUNT.findall(entry.message or "")})
-            span.extend(int(number) for number in (entry.from_ or "").split("-"))
+            span.extend(map(int, _NUMBER.findall(entry.from_ or "")))
     total = f"dropped {counts.total()} entries that not every sink had received: "
     return writer.entry(
         HistoryType.DROPPED,

@@ -239,6 +239,13 @@ def policy_status(
             " s3, or install a version that knows the type"
         )
         ready = condition("Ready", ConditionStatus.FALSE, "InvalidSink", words)
+    if policy.fault:
+        words = (
+            f"not in force: failed to parse the spec: {policy.fault}. The operator skips the"
+            " policy's nodes. If the spec was written for a later version of the operator, install"
+            " that version; otherwise correct the spec"
+        )
+        ready = condition("Ready", ConditionStatus.FALSE, "NotUnderstood", words)
     if contenders:
         conflict = condition(
             "Conflict",

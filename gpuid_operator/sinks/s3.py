@@ -23,7 +23,7 @@ from gpuid_operator.api.record import Record
 from gpuid_operator.api.sinks import S3Sink
 from gpuid_operator.sinks.base import Refused, SecretMissing, SinkError, Unavailable, scrub
 from gpuid_operator.sinks.http_client import Answer, HTTPClient
-from gpuid_operator.sinks.s3_endpoint import is_aws_endpoint, is_bucket, is_region
+from gpuid_operator.sinks.s3_endpoint import is_aws_endpoint, is_region
 from gpuid_operator.sinks.s3_objects import S3Object, objects_of
 from gpuid_operator.sinks.secrets import SecretSource
 from gpuid_operator.telemetry.log import SecretsInUse
@@ -85,8 +85,6 @@ class S3Sender:
         spec = self._spec
         if spec.region and not is_region(spec.region):
             raise Refused("region must consist of lower-case letters, digits and hyphens")
-        if not is_bucket(spec.bucket):
-            raise Refused("bucket must consist of letters, digits, dots, hyphens and underscores")
         if self._endpoint.startswith("http://") and not spec.insecure:
             raise Refused(
                 "endpoint must begin with https://; set insecure: true to send in clear text"

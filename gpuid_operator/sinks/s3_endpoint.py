@@ -7,7 +7,6 @@ import re
 from typing import Final
 
 _REGION: Final = re.compile(r"[a-z0-9-]+")
-_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Not all of amazonaws.com: anyone can have a host there, such as a virtual machine
 # (compute.amazonaws.com) or a load balancer (elb.amazonaws.com).
 _AWS: Final = re.compile(
@@ -36,9 +35,3 @@ def is_region(name: str) -> bool:
     """Whether a name can be a region. Other characters could end the host name that it is part
     of."""
     return _REGION.fullmatch(name) is not None
-
-
-def is_bucket(name: str) -> bool:
-    """Whether a name can be a bucket. Other characters could end the path of the signed URL, and so
-    make another request of the put."""
-    return _BUCKET.fullmatch(name) is not None

@@ -108,6 +108,9 @@ class Metrics:
         )
         self.queue_depth = gauge("gpuid_queue_depth", "Nodes that wait for a worker.")
         self.leader = gauge("gpuid_leader", "1 on the instance that reads and writes, else 0.")
+        self.asyncio_tasks = gauge(
+            "gpuid_asyncio_tasks", "Unfinished asyncio tasks of the process, Kopf's included."
+        )
         self.export_success = counter(
             "gpuid_export_success_total", "Deliveries to sinks that succeeded."
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     that test's to answer for."""
     mine = any(_HERE in item.path.parents for item in session.items)
     if mine and not session.config.option.collectonly:
-        binaries.resolve(real_node=False, progress=print)
+        # A worker of pytest-xdist shows nothing but its stderr.
+        binaries.resolve(real_node=False, progress=partial(print, file=sys.stderr))
 
 
 @pytest.fixture(scope="session")

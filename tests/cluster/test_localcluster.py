@@ -205,6 +205,7 @@ def test_the_apiserver_alone_restarts(local_cluster: Callable[..., LocalCluster]
     assert cluster.kubectl("get", "nodes").returncode == 0
     assert processes.find(Layout(cluster.directory), "etcd") == before
     assert read(cluster, "gpu-node-0000") == cluster.smi_file("gpu-node-0000").read_text()
+    cluster.down()
 
 
 def test_down_ends_everything_and_may_be_repeated(

@@ -76,7 +76,11 @@ def role(namespace: str | None, *rules: dict[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def kubeconfig(fleet: LocalCluster) -> Path:
-    """The kubeconfig of a service account that may do nothing yet."""
+    return service_account(fleet)
+
+
+def service_account(fleet: LocalCluster) -> Path:
+    """The kubeconfig of a service account, which has the rights that `role` gives it."""
     account = {
         "apiVersion": "v1",
         "kind": "ServiceAccount",

@@ -279,18 +279,17 @@ def test_a_request_that_crosses_a_write_is_not_overlooked(
     with Operator(fleet, kubeconfig=proxy.kubeconfig):
         eventually(lambda: read_well(fleet))
         eventually(lambda: is_watched(proxy))
-        before = len(proxy.writes)
-        xml = swap(fleet, "gpu-first")
-        eventually(lambda: shows(fleet, xml))
-        eventually(lambda: is_watched(proxy))
-        count = len(proxy.writes) - before
-        # The last one notes the delivery, apart from any look at the node.
+        # The first stores the swap, and the second notes the delivery, apart from any look at the
+        # node.
+        write = f"PATCH {INVENTORIES}/{NODE}/status{FORCED}"
         crossing = proxy.set_trap(
-            count - 1, Position.MEANWHILE, lambda: request_read(fleet, NODE, "crossing")
+            1,
+            Position.MEANWHILE,
+            lambda: request_read(fleet, NODE, "crossing"),
+            wanted=lambda request: request == write,
         )
-        xml = swap(fleet, "gpu-second")
+        xml = swap(fleet, "gpu-first")
         assert crossing.triggered.wait(30)
-        assert crossing.request == f"PATCH {INVENTORIES}/{NODE}/status{FORCED}"
 
         def handled() -> None:
             assert status(fleet, NODE).get("lastHandledRequest") == "crossing"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from tests.faults.campaign import SEED, Figures, table
 
 __all__ = ["cluster", "local_cluster"]  # fixtures
 
-_ROWS = pytest.StashKey[list[Figures]]()
+_ROW = "figures"
 
 
 _HERE = Path(__file__).parent
@@ -29,24 +32,32 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Build the servers before the first test: from nothing that takes minutes."""
     mine = any(_HERE in item.path.parents for item in session.items)
     if mine and not session.config.option.collectonly:
-        binaries.resolve(real_node=False, progress=print)
+        binaries.resolve(real_node=False, progress=partial(print, file=sys.stderr))
 
 
 @pytest.fixture
-def figures(request: pytest.FixtureRequest) -> Callable[[str], Figures]:
+def figures(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Figures]]:
     """`figures("api faults")` adds a row to the table, for the test to count in."""
-    rows = request.config.stash.setdefault(_ROWS, [])
+    rows: list[Figures] = []
 
     def add(campaign: str) -> Figures:
         rows.append(row := Figures(campaign))
         return row
 
-    return add
+    yield add
+    # A worker of pytest-xdist prints no table: the report takes them to the process that does.
+    request.node.user_properties += [(_ROW, asdict(row)) for row in rows]
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    if rows := config.stash.get(_ROWS, []):
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    rows = [
+        Figures(**figures)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", "") == "teardown"
+        for name, figures in report.user_properties
+        if name == _ROW
+    ]
+    if rows:
         terminalreporter.section(f"fault campaign, FAULTS_SEED={SEED}")
         terminalreporter.write_line(table(rows))

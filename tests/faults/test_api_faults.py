@@ -16,7 +16,7 @@ from tests.faults.campaign import SEED, WHOLE, Figures
 from tests.support import fault_runs
 from tests.support.fault_runs import Injection, Played
 
-PART = 120
+PART = 100
 """Runs of each test in the part that `make test` runs."""
 PAIRS = 1000
 """Pairs of faults in the whole campaign."""

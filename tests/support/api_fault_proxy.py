@@ -1,7 +1,7 @@
 """A proxy in front of the API server, which counts an operator's writes and injects faults.
 
-It speaks plain HTTP to the operator and TLS to the server. It passes bytes through as they arrive,
-but holds a request back until it is complete, and reads its head.
+It speaks TLS to the server, and plain HTTP or TLS to the operator. It passes bytes through as they
+arrive, but holds a request back until it is complete, and reads its head.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import math
 import ssl
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -39,11 +39,12 @@ class Position(Enum):
 
 @dataclass
 class WriteTrap:
-    """What to do at a future write, after `skip` others."""
+    """What to do at a future write that is `wanted`, after `skip` others that are."""
 
     skip: int
     position: Position
     action: Callable[[], None]
+    wanted: Callable[[str], bool]
     triggered: threading.Event = field(default_factory=threading.Event)
     request: str = ""
     """Method and path of the write, once it arrived."""
@@ -136,8 +137,14 @@ class _Connection:
 class ApiFaultProxy:
     """Use it as a context; an operator that uses `kubeconfig` connects through the proxy."""
 
-    def __init__(self, cluster: LocalCluster) -> None:
+    def __init__(self, cluster: LocalCluster, *, tls: bool = False) -> None:
+        """`tls`: the operator, too, speaks TLS, with the certificate of the API server."""
         self._cluster = cluster
+        self._tls: ssl.SSLContext | None = None
+        if tls:
+            self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            pki = cluster.directory / "pki"
+            self._tls.load_cert_chain(pki / "apiserver.crt", pki / "apiserver.key")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="api-fault-proxy")
         self._server: asyncio.Server | None = None
@@ -180,7 +187,10 @@ class ApiFaultProxy:
         assert self._server is not None
         port = self._server.sockets[0].getsockname()[1]
         config = json.loads(self._cluster.kubeconfig.read_text())
-        config["clusters"][0]["cluster"] = {"server": f"http://127.0.0.1:{port}"}
+        target = config["clusters"][0]["cluster"]
+        target["server"] = f"https://127.0.0.1:{port}"
+        if self._tls is None:
+            config["clusters"][0]["cluster"] = {"server": f"http://127.0.0.1:{port}"}
         file = self._cluster.directory / f"proxy-{port}.kubeconfig"
         file.write_text(json.dumps(config))
         return file
@@ -202,9 +212,16 @@ class ApiFaultProxy:
         """How many watches are open."""
         return sum("watch=true" in one.request for one in self._snapshot())
 
-    def set_trap(self, skip: int, position: Position, action: Callable[[], None]) -> WriteTrap:
-        """Run `action` at a future write, after `skip` others."""
-        self._trap = WriteTrap(skip, position, action)
+    def set_trap(
+        self,
+        skip: int,
+        position: Position,
+        action: Callable[[], None],
+        *,
+        wanted: Callable[[str], bool] = lambda _: True,
+    ) -> WriteTrap:
+        """Run `action` at a future write that is `wanted`, after `skip` others that are."""
+        self._trap = WriteTrap(skip, position, action, wanted)
         return self._trap
 
     def clear_trap(self) -> None:
@@ -213,7 +230,14 @@ class ApiFaultProxy:
 
     def cut(self, wanted: Callable[[str], bool] = lambda _: True) -> int:
         """Break the connections whose request is `wanted`, and return their number."""
-        hit = [one for one in self._snapshot() if one.request and wanted(one.request)]
+        return self._abort(one for one in self._snapshot() if one.request and wanted(one.request))
+
+    def close_idle(self) -> int:
+        """Close the connections without a request in progress, and return their number."""
+        return self._abort(one for one in self._snapshot() if not one.request)
+
+    def _abort(self, connections: Iterable[_Connection]) -> int:
+        hit = list(connections)
         for one in hit:
             self._loop.call_soon_threadsafe(one.writer.transport.abort)
             self._loop.call_soon_threadsafe(one.upstream.transport.abort)
@@ -223,7 +247,9 @@ class ApiFaultProxy:
         return list(self._connections)
 
     async def _open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", 0, limit=1 << 20, ssl=self._tls
+        )
 
     async def _close(self) -> None:
         assert self._server is not None
@@ -300,7 +326,7 @@ class ApiFaultProxy:
 
     def _due(self, request: str) -> WriteTrap | None:
         trap = self._trap
-        if trap is None:
+        if trap is None or not trap.wanted(request):
             return None
         if trap.skip:
             trap.skip -= 1

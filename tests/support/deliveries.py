@@ -143,7 +143,7 @@ class Deliveries:
         """A policy with these sinks; inventories name it in their status."""
         spec = [one.to_json() for one in sinks]
         body = put_policy(self.kube, name, sinks=spec)
-        self.state.policies.put(name, Policy.from_object(body))
+        self.state.policies.put(Policy.from_object(body))
 
     def remove(self, node: str) -> None:
         """Delete an inventory, and report it as the engine does."""

@@ -286,3 +286,15 @@ def test_bounds_leave_room_for_what_may_not_give_way() -> None:
     """Present GPUs' arrivals and what is kept for people fit beside a Dropped entry."""
     held = history.KEPT_IDENTITY + history.KEPT_OTHERS + history.KEPT_SIGHTED
     assert 64 + held + history.KEPT_DEPARTED_UUIDS + 1 < MAX_HISTORY
+
+
+@pytest.mark.parametrize(
+    ("span", "counts"),
+    [("nonsense", "nonsense"), ("", "GPUAdded=" + "9" * 200), ("9" * 128, "x" * 256)],
+)
+def test_a_dropped_entry_that_somebody_edited_is_replaced(span: str, counts: str) -> None:
+    log = entries(*[HEALTH] * (MAX_HISTORY + 1))
+    edited = log[0].model_copy(update={"type": DROPPED, "from_": span, "message": counts})
+    kept = bound([edited, *log[1:]], waiting=numbers(log))
+    assert (len(kept), kept[-1].type) == (MAX_HISTORY, DROPPED)
+    assert len(kept[-1].from_ or "") <= MAX_FROM_TO and len(kept[-1].message or "") <= MAX_MESSAGE

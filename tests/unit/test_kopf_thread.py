@@ -115,12 +115,15 @@ async def test_events_reach_the_loop_of_the_caller_until_it_stops_the_watch() ->
             beat=beats.set,
             quarantines=received,
         )
+        assert thread.tasks == 0
         running = asyncio.create_task(thread.run())
         first = [await received.next() for _ in range(4)]
         await beats.wait()
+        assert thread.tasks > len(sources)
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
+        assert thread.tasks == 0
     # The fake server has the same pods in each namespace; only one operator watches the rest.
     pods = [(source, "a", False) for source in sources]
     others = [(None, "fleet", False), (None, "rma", False)]

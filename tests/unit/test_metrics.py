@@ -30,6 +30,7 @@ PROMISED = {
     ("gpuid_duplicate_gpus", ()),
     ("gpuid_queue_depth", ()),
     ("gpuid_leader", ()),
+    ("gpuid_asyncio_tasks", ()),
     ("gpuid_export_success_total", ()),
     ("gpuid_export_failure_total", ()),
 }

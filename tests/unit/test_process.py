@@ -88,6 +88,11 @@ class Running:
             await self.task
 
 
+def tasks(metrics: str) -> float:
+    (line,) = [one for one in metrics.splitlines() if one.startswith("gpuid_asyncio_tasks ")]
+    return float(line.split()[1])
+
+
 @asynccontextmanager
 async def running(
     monkeypatch: pytest.MonkeyPatch,
@@ -117,6 +122,9 @@ async def test_it_leads_at_once_without_leader_election(monkeypatch: pytest.Monk
     async with running(monkeypatch, {}) as process:
         await process.is_ready("leading")
         await process.says("/metrics", lambda _, text: "gpuid_leader 1.0" in text)
+        # More than the loop of the test alone has.
+        own = len(asyncio.all_tasks())
+        await process.says("/metrics", lambda _, text: tasks(text) > own + 1)
         await process.says("/healthz", lambda status, _: status == 200)
         watched = process.cluster.api.requests
         await process.says("/healthz", lambda *_: any("watch" in one.query for one in watched))

@@ -126,13 +126,6 @@ async def test_the_sink_of_the_environment_uses_its_credentials_with_any_endpoin
     assert request["x-amz-security-token"] == "token-of-the-operator"
 
 
-async def test_a_bucket_cannot_make_another_request_of_the_put(server: Server, lake: Any) -> None:
-    with pytest.raises(Refused, match="bucket must consist of") as caught:
-        await lake(bucket="b?acl#", endpoint=server.url, builtin=True).send([RECORD])
-    assert type(caught.value) is Refused
-    assert server.requests == []
-
-
 async def test_pod_identity_provides_the_credentials(
     server: Server, lake: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from gpuid_operator.api.values import (
     DURATION_PATTERN,
@@ -117,3 +118,10 @@ def test_times_are_whole_seconds_in_utc() -> None:
 def test_a_time_that_was_stored_compares_equal(moment: datetime) -> None:
     timer = Timer(since=moment)
     assert Timer.model_validate(timer.to_json()) == timer
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
+def test_a_time_that_is_out_of_range_in_utc_is_invalid(text: str) -> None:
+    """The API server stores it."""
+    with pytest.raises(ValidationError, match="between the years 1 and 9999"):
+        Timer.model_validate({"since": text})

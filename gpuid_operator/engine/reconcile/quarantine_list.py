@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from gpuid_operator.engine.core.background import Loop
 from gpuid_operator.engine.state.quarantines import QuarantineCache
+from gpuid_operator.engine.state.resource_version import newest
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import Forbidden, KubeError, NotFound
 from gpuid_operator.kube.quarantines import list_quarantines
@@ -51,7 +52,8 @@ class QuarantineList:
         kind or right."""
         try:
             with self._quarantines.listing() as known:
-                bodies = await list_quarantines(self._client)
+                since = newest(known.values())
+                bodies = await list_quarantines(self._client, since=since)
                 changed = self._quarantines.take_all(bodies, known=known)
         except (NotFound, Forbidden) as error:
             self._set_available(False, error)

@@ -10,6 +10,7 @@ from typing import Final
 
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.state.inventory_events import InventoryEvents
+from gpuid_operator.engine.state.resource_version import newest
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import ListExpired
 from gpuid_operator.kube.inventories import inventory_pages
@@ -82,7 +83,8 @@ class Resync:
     async def list_inventories(self) -> None:
         """List all inventories and report what changed. Raises KubeError."""
         unseen = self._state.inventories.uids()
-        async for page in inventory_pages(self._client):
+        since = newest(cached.resource_version for cached in self._state.inventories)
+        async for page in inventory_pages(self._client, since=since):
             for body in page["items"]:
                 unseen.pop(body["metadata"]["name"], None)
                 self._events.inventory_changed(body)
@@ -91,7 +93,8 @@ class Resync:
             self._events.inventory_deleted(name, uid)
 
     async def _list_policies(self) -> bool:
-        changed = self._state.policies.take_all(await list_policies(self._client))
+        since = newest(policy.resource_version for policy in self._state.policies)
+        changed = self._state.policies.take_all(await list_policies(self._client, since=since))
         if changed:
             self._policies_changed()
         return changed
@@ -108,7 +111,10 @@ class Resync:
         pods = self._state.pods
         unseen = pods.versions(number)
         async for body in list_pods(
-            self._client, namespace=target.namespace, selector=target.selector
+            self._client,
+            namespace=target.namespace,
+            selector=target.selector,
+            since=newest(unseen.values()),
         ):
             uid, version = body["metadata"]["uid"], body["metadata"]["resourceVersion"]
             unseen.pop(uid, None)
@@ -120,8 +126,9 @@ class Resync:
 
     async def _list_nodes(self) -> None:
         unseen = set(self._state.nodes)
+        since = newest(known.facts.resource_version for _, known in self._state.nodes.items())
         with self._state.nodes.listing() as requested:
-            async for facts in list_nodes(self._client):
+            async for facts in list_nodes(self._client, since=since):
                 unseen.discard(facts.name)
                 self._state.nodes.put(facts, requested=requested)
         for name in unseen:

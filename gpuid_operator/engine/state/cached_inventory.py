@@ -25,6 +25,7 @@ from gpuid_operator.api.inventory import (
 from gpuid_operator.api.meta import MANAGED_BY_LABEL, MANAGER, REQUESTED_AT
 from gpuid_operator.kube.inventories import InventoryMeta
 from gpuid_operator.plan.conditions import ConditionUpdate, find, shown
+from gpuid_operator.plan.consistency import consistent
 from gpuid_operator.plan.expectation import Hardware
 from gpuid_operator.plan.labels import Pair
 from gpuid_operator.plan.ownership import foreign_checks
@@ -114,6 +115,8 @@ class CachedInventory:
     def from_object(cls, body: Mapping[str, Any]) -> CachedInventory:
         """Read an API object. Raises pydantic.ValidationError for one that the CRD would refuse."""
         found = Inventory.from_object(dict(body))
+        status = consistent(found.status)
+        stored = (body.get("status") or {}) if status is found.status else status.to_json()
         cached = cls(
             name=found.name,
             uid=found.uid,
@@ -123,12 +126,10 @@ class CachedInventory:
             request=request_token(found.annotations.get(REQUESTED_AT, "")) or None,
             spec=NO_SPEC if found.spec == NO_SPEC else found.spec,
             foreign_checks=foreign_checks(body["metadata"], manager=MANAGER)
-            if found.status.checks
+            if status.checks
             else frozenset(),
         )
-        return cached.with_status(
-            found.status, body.get("status") or {}, resource_version=found.resource_version
-        )
+        return cached.with_status(status, stored, resource_version=found.resource_version)
 
     @classmethod
     def created(cls, name: str, meta: InventoryMeta, labels: Mapping[str, str]) -> CachedInventory:

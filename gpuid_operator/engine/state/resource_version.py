@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def newer(version: str, *, than: str) -> bool:
     """Whether a resourceVersion is later than another one of the same kind.
@@ -12,3 +14,8 @@ def newer(version: str, *, than: str) -> bool:
     if version.isdigit() and than.isdigit():
         return int(version) > int(than)
     return version != than
+
+
+def newest(versions: Iterable[str]) -> str:
+    """The latest of these resourceVersions; empty where none is a number."""
+    return max((version for version in versions if version.isdigit()), key=int, default="")

@@ -46,8 +46,13 @@ class LookupLabels:
             failure = error.message
         _log.warning("failed to write look-up labels", node=name, error=failure)
 
+    def changed(self, name: str) -> None:
+        """Another client changed the inventory; the next `retry` looks at its labels."""
+        self._outdated.add(name)
+
     async def retry(self, name: str) -> None:
-        """Write the labels of an inventory if the last `sync` failed."""
+        """Write the labels of an inventory if the last `sync` failed, or another client changed
+        the inventory since."""
         if name in self._outdated:
             await self.sync(name)
 

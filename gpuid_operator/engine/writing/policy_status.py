@@ -51,7 +51,7 @@ class PolicyStatuses:
 
     async def _round(self) -> None:
         claims = self._claims()
-        policies = list(self._state.policies)
+        policies = [*self._state.policies, *self._state.policies.unreadable]
         self._rounds.keep_only([policy.name for policy in policies])
         for policy in policies:
             status = policy_status(

@@ -145,8 +145,13 @@ class StatusWriter:
         """Write the look-up labels of an inventory where its status asks for others."""
         await self._lookup_labels.sync(name)
 
+    def labels_changed(self, name: str) -> None:
+        """Another client changed an inventory; `retry_labels` looks at its labels."""
+        self._lookup_labels.changed(name)
+
     async def retry_labels(self, name: str) -> None:
-        """Write the look-up labels of an inventory if the last attempt failed."""
+        """Write the look-up labels of an inventory if the last attempt failed, or another client
+        changed the inventory since."""
         await self._lookup_labels.retry(name)
 
     def is_writing(self, name: str) -> bool:

@@ -72,7 +72,7 @@ class ReadBench:
 
     def see_policy(self, body: dict[str, Any]) -> None:
         """The watch brings a policy."""
-        self.state.policies.put(body["metadata"]["name"], Policy.from_object(body))
+        self.state.policies.put(Policy.from_object(body))
 
     def see_node(self, body: Mapping[str, Any]) -> None:
         """A list brings a Node."""

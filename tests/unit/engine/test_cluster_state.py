@@ -58,7 +58,7 @@ def test_a_view_of_an_unknown_node_has_only_the_built_in_policy(state: ClusterSt
 async def test_a_view_has_what_all_caches_know(kube: FakeKube, state: ClusterState) -> None:
     state.nodes.put(facts(kube), requested=0.0)
     state.pods.put(0, "p1", pod(kube), version="1")
-    state.policies.put("all", Policy.from_object(put_policy(kube, "all", suspend=True)))
+    state.policies.put(Policy.from_object(put_policy(kube, "all", suspend=True)))
     known = view(kube, state, status={"state": "Departed"})
     assert known.inventory is state.inventories.get("n1")
     assert known.node is state.nodes["n1"]
@@ -122,7 +122,7 @@ def test_a_node_whose_inventory_cannot_be_parsed_is_skipped(
 def test_a_node_whose_policy_cannot_be_parsed_is_skipped(
     kube: FakeKube, state: ClusterState
 ) -> None:
-    state.policies.put("later", None)
+    state.policies.put(Policy(name="later", fault="spec: invalid"))
     assert view(kube, state, status={"policy": "later"}).skip is SkipReason.UNREADABLE_POLICY
     assert view(kube, state, status={"policy": "other"}).skip is None
 
@@ -131,7 +131,7 @@ async def test_a_node_with_a_sink_of_an_unknown_type_is_skipped(
     kube: FakeKube, state: ClusterState
 ) -> None:
     """Whether the policy has it or the inventory. A sink of the inventory can replace it."""
-    state.policies.put("a", Policy.from_object(put_policy(kube, "a", sinks=[UNKNOWN_SINK])))
+    state.policies.put(Policy.from_object(put_policy(kube, "a", sinks=[UNKNOWN_SINK])))
     named = {"policy": "a"}
     assert view(kube, state, status=named).skip is SkipReason.UNKNOWN_SINK
     known = {"sinks": [{"name": UNKNOWN_SINK["name"], "stdout": {}}]}

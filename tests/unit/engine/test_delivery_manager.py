@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gpuid_operator.api.inventory import InventoryStatus
+from gpuid_operator.api.policy import Policy
 from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.status_change import StatusChange, StatusContext
 from tests.support import clock
@@ -52,7 +53,7 @@ async def test_a_node_without_anything_to_deliver_costs_nothing(kube: FakeKube) 
     cursors = [{"name": "cmdb", "type": "http", "deliveredSequence": 2, "pending": 0}]
     world.put("n2", 2, status={"sinks": cursors})
     world.put("n3", 1, policy="fleet")
-    world.state.policies.put("fleet", None)
+    world.state.policies.put(Policy(name="fleet", fault="spec: invalid"))
     tasks = asyncio.all_tasks()
     world.deliver("n1", "n2", "n3", "n4")
     assert asyncio.all_tasks() == tasks
@@ -73,7 +74,7 @@ async def test_a_node_under_a_policy_that_cannot_be_read_gets_nothing(kube: Fake
     world = Deliveries(kube, sink("cmdb"))
     world.put("n1", 1, policy="fleet")
     world.put("n2", 1)
-    world.state.policies.put_all([], unreadable=["fleet"])
+    world.state.policies.put_all([Policy(name="fleet", fault="spec: invalid")])
     world.deliver("n1", "n2")
     await until(lambda: world.cursor("n2", "cmdb"))
     assert [len(post.ids) for post in world.http.posts] == [1]
@@ -155,7 +156,7 @@ async def test_a_batch_is_not_sent_again_once_its_policy_is_unreadable(kube: Fak
     world.put("n2", 1)
     world.deliver("n1", "n2")
     await until(lambda: world.http.posts)
-    world.state.policies.put("fleet", None)
+    world.state.policies.put(Policy(name="fleet", fault="spec: invalid"))
     await until(lambda: world.cursor("n2", "cmdb") == 1)
     assert [len(post.ids) for post in world.http.posts] == [2, 1]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gpuid_operator.api.policy import Policy
 from gpuid_operator.api.sinks import Sink
 from gpuid_operator.engine.delivery import manager
 from gpuid_operator.engine.delivery.manager import PRUNE_DELAY
@@ -128,7 +129,7 @@ async def test_records_whose_cursor_could_not_be_written_are_sent_again(kube: Fa
     world.idle_gate.update(1)
     world.deliver("n1")
     await until(lambda: world.http.posts)
-    world.state.policies.put("fleet", None)
+    world.state.policies.put(Policy(name="fleet", fault="spec: invalid"))
     world.idle_gate.update(0)
     await asyncio.sleep(60)
     assert world.writes() == 0

@@ -258,3 +258,15 @@ async def test_a_check_runs_once_its_node_is_known(kube: FakeKube) -> None:
     harness.pod_event(put_pod(kube, "n1"))
     await until(lambda: [call.pod for call in kube.exec.calls] == ["plugin-n1", "dcgm"], within=60)
     await harness.engine.stop(within=1)
+
+
+async def test_look_up_labels_that_a_user_removed_come_back(harness: EngineHarness) -> None:
+    await settled(harness)
+    path = inventory_path("n1")
+    before = harness.kube.objects[path]["metadata"]["labels"]
+    mine = {"team": "a"}
+    harness.kube.change(path, lambda body: body["metadata"].update(labels=mine))
+    await until(lambda: len(harness.kube.objects[path]["metadata"]["labels"]) > 1)
+    # Without `managed-by` the object is the user's: the operator does not delete it.
+    wanted = {name: value for name, value in before.items() if name != MANAGED_BY_LABEL}
+    assert harness.kube.objects[path]["metadata"]["labels"] == wanted | mine

@@ -59,7 +59,7 @@ def set_status(kube: FakeKube, writing: Writing, **status: Any) -> None:
 
 
 def put(kube: FakeKube, writing: Writing, **spec: Any) -> None:
-    writing.state.policies.put("all", Policy.from_object(put_policy(kube, "all", **spec)))
+    writing.state.policies.put(Policy.from_object(put_policy(kube, "all", **spec)))
 
 
 async def test_labels_are_written_once(kube: FakeKube, labeller: NodeLabeller) -> None:
@@ -125,7 +125,7 @@ async def test_a_skipped_node_keeps_its_labels(
     kube: FakeKube, writing: Writing, labeller: NodeLabeller
 ) -> None:
     set_status(kube, writing, policy="newer")
-    writing.state.policies.put("newer", None)
+    writing.state.policies.put(Policy(name="newer", fault="spec: invalid"))
     await labeller.sync("n1")
     assert kube.requests == []
 

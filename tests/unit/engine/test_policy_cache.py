@@ -33,7 +33,7 @@ def policy(kube: FakeKube, name: str, **spec: Any) -> Policy:
 
 
 def put(state: ClusterState, policy: Policy) -> bool:
-    return state.policies.put(policy.name, policy)
+    return state.policies.put(policy)
 
 
 def cached(name: str, *, policy: str = "", spec: dict[str, Any] | None = None) -> CachedInventory:
@@ -157,18 +157,18 @@ def test_nodes_whose_policy_cannot_be_parsed_are_skipped(
     put(state, policy(kube, "gold"))
     known = cached("n1", policy="gold")
     assert not state.policies.is_unreadable(known.policy)
-    assert state.policies.put("gold", None)
+    assert state.policies.put(Policy(name="gold", fault="spec: invalid"))
     assert list(state.policies) == []
     assert state.policies.is_unreadable(known.policy)
     assert not state.policies.is_unreadable("another")
-    assert not state.policies.put("gold", None)  # nothing has changed
+    assert not state.policies.put(Policy(name="gold", fault="spec: invalid"))  # nothing has changed
 
 
 @pytest.mark.parametrize("how", ["corrected", "deleted", "listed"])
 def test_nodes_are_not_skipped_once_the_policy_is_corrected_or_deleted(
     kube: FakeKube, state: ClusterState, how: str
 ) -> None:
-    state.policies.put_all([], unreadable=["gold"])
+    state.policies.put_all([Policy(name="gold", fault="spec: invalid")])
     known = cached("n1", policy="gold")
     assert state.policies.is_unreadable(known.policy)
     match how:
@@ -229,3 +229,22 @@ def test_a_written_status_does_not_replace_a_later_version(
     state.policies.remove("all")
     state.policies.put_status(later, PolicyStatus(matched_nodes=2), version="901")
     assert list(state.policies) == []
+
+
+def test_a_status_that_cannot_be_parsed_does_not_disable_the_policy(
+    kube: FakeKube, state: ClusterState
+) -> None:
+    body = put_policy(kube, "all", priority=1)
+    condition = {"type": "Ready", "status": "True", "reason": "InForce"}
+    condition["lastTransitionTime"] = "0000-01-01T00:00:00Z"
+    assert state.policies.take({**body, "status": {"conditions": [condition]}}, deleted=False)
+    assert [(one.name, one.status) for one in state.policies] == [("all", PolicyStatus())]
+
+
+def test_a_spec_that_is_edited_and_still_cannot_be_parsed_is_a_change(
+    kube: FakeKube, state: ClusterState
+) -> None:
+    """Its status has to name the generation."""
+    for spec in ("FromTheFuture", "AnotherFuture"):
+        assert state.policies.take(put_policy(kube, "later", nodeSelector=spec), deleted=False)
+    assert [one.generation for one in state.policies.unreadable] == [2]

@@ -54,7 +54,7 @@ def statuses(kube: FakeKube, writing: Writing) -> Statuses:
 
 
 def put(kube: FakeKube, writing: Writing, name: str, **spec: Any) -> None:
-    writing.state.policies.put(name, Policy.from_object(put_policy(kube, name, **spec)))
+    writing.state.policies.put(Policy.from_object(put_policy(kube, name, **spec)))
 
 
 def status(kube: FakeKube, name: str) -> dict[str, Any]:
@@ -103,7 +103,7 @@ async def test_departed_and_skipped_nodes_do_not_count(
     if state == "Departed":
         put_inventory(kube, "n3", status={"state": "Departed"})
     else:
-        writing.state.policies.put("newer", None)
+        writing.state.policies.put(Policy(name="newer", fault="spec: invalid"))
         put_inventory(kube, "n3", status={"state": "Present", "policy": "newer"})
     writing.load("n3")
     async with statuses:
@@ -227,3 +227,23 @@ async def test_a_conflict_is_resolved_by_the_event_of_the_changed_policy(
         await until(lambda: status(kube, "all"))
         assert status(kube, "all")["observedGeneration"] == 2
         assert next(iter(writing.state.policies)).status.matched_nodes == 3
+
+
+async def test_a_policy_that_cannot_be_parsed_says_why(
+    kube: FakeKube, writing: Writing, statuses: Statuses
+) -> None:
+    put(kube, writing, "later", nodeSelector="FromTheFuture")
+    async with statuses:
+        await until(lambda: status(kube, "later"))
+        ready, reason, message = condition(kube, "later", "Ready")
+        assert (ready, reason) == ("False", "NotUnderstood")
+        assert "nodeSelector: Input should be" in message
+        assert status(kube, "later")["observedGeneration"] == 1
+        assert status(kube, "later")["matchedNodes"] == 0
+        statuses.touch()
+        await asyncio.sleep(2 * QUIET)
+        assert len(kube.asked("PATCH", ANY)) == 1
+        put(kube, writing, "later")
+        statuses.touch()
+        await until(lambda: status(kube, "later"))
+        assert condition(kube, "later", "Ready")[:2] == ("True", "InForce")

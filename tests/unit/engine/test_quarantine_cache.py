@@ -127,3 +127,9 @@ def test_what_is_not_served_any_more_is_not_known(kube: FakeKube) -> None:
     assert (cache.index, len(cache), cache.forget_all()) == (None, 0, False)
     assert take_all(cache, body) is True
     assert names(cache) == ["a"]
+
+
+def test_a_status_that_cannot_be_parsed_does_not_disable_the_quarantine(kube: FakeKube) -> None:
+    match = {"node": "n1", "since": "0000-01-01T00:00:00Z"}
+    cache = listed({**put_quarantine(kube, "a", PART), "status": {"matches": [match]}})
+    assert [(one.name, one.status) for one in cache] == [("a", QuarantineStatus())]

@@ -300,3 +300,30 @@ class TestInvalidPolicy:
         assert list(bench.state.policies) == []
         (line,) = [record for record in caplog.records if record.levelname == "ERROR"]
         assert "priority" in str(line.__dict__)
+
+
+class TestOldList:
+    """A server that lags behind, or a cache in front of it, answers a list from an old version."""
+
+    async def test_it_does_not_show_that_anything_is_gone(self, bench: ResyncBench) -> None:
+        put_policy(bench.kube, "fleet")
+        put_node(bench.kube, "n1")
+        put_pod(bench.kube, "n1")
+        put_inventory(bench.kube, "n1")
+        await bench.resync.run()
+        for collection in ("gpuinventorypolicies", "pods", "nodes", "gpuinventories"):
+            bench.kube.fail("GET", f"/{collection}$", back=1000)
+        with pytest.raises(ListExpired, match="restart the operator"):
+            await bench.resync.run()
+        await bench.resync.run()
+        assert bench.state.policies.get("fleet") is not None
+        assert "n1" in bench.state.pods
+        assert "n1" in bench.state.nodes
+        assert bench.gone == []
+        assert bench.policy_changes == 1
+
+    async def test_it_is_taken_by_an_operator_that_knows_nothing(self, bench: ResyncBench) -> None:
+        put_policy(bench.kube, "fleet")
+        bench.kube.fail("GET", "/gpuinventorypolicies$", back=1000)
+        await bench.resync.run()
+        assert bench.state.policies.get("fleet") is None

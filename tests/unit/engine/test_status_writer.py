@@ -80,7 +80,7 @@ async def test_a_status_that_does_not_change_is_not_written(
 
 async def test_a_decision_gets_what_is_in_force(kube: FakeKube, writing: Writing) -> None:
     put_policy(kube, "all", suspend=True)
-    writing.state.policies.put("all", Policy.from_object(kube.objects[policy_path("all")]))
+    writing.state.policies.put(Policy.from_object(kube.objects[policy_path("all")]))
     writing.state.nodes.put(NodeFacts.from_node(put_node(kube, "n1")), requested=0.0)
     decided: list[StatusContext] = []
 
@@ -194,7 +194,7 @@ async def test_an_inventory_whose_policy_cannot_be_parsed_is_not_written(
     put_inventory(kube, "n1", status={"state": "Present", "policy": "newer"})
     writing.load("n1")
     put_policy(kube, "newer")
-    writing.state.policies.put("newer", None)
+    writing.state.policies.put(Policy(name="newer", fault="spec: invalid"))
     assert await writing.status_writer.write("n1", setting(gpu_count=1), create=True) is None
     assert kube.requests == []
 

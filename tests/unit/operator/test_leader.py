@@ -71,6 +71,7 @@ class Watch:
     """A watch that beats once, and ends when the test says so."""
 
     made: list[Watch]
+    tasks = 0
 
     def __init__(
         self, *, sources: Any, receiver: Any, credentials: Any, beat: Any, quarantines: Any
@@ -138,13 +139,14 @@ async def test_the_work_starts_before_the_watch_and_stops_at_the_end(kube: Clust
     [work] = running.works
     assert watch.receiver is work and watch.sources == work.sources
     assert watch.authorization == "Bearer a"
+    assert running.leader.watch is watch
     assert running.leader.work is work
     assert running.health.ready == (True, "leading")
     await asyncio.sleep(121)
     assert "watch: no heartbeat" in running.health.dead()[0]
     await running.stop()
     assert STEPS == ["start", "watch", "stop"]
-    assert watch.cancelled
+    assert watch.cancelled and running.leader.watch is None
     assert running.leader.work is None
     assert running.health.dead() == []
 
