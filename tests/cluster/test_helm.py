@@ -114,7 +114,7 @@ def test_upgrade_from_an_old_chart_and_uninstall(cluster: LocalCluster, helm: He
     assert cluster.client.get(INVENTORY)["metadata"]["uid"] == uid
     helm("uninstall", "gpuid-operator", "--wait", "--timeout=60s")
     # Nothing holds what is deleted: no finalizer, neither on the kinds nor on the objects.
-    cluster.kubectl("delete", "crd", *KINDS, "--wait", "--timeout=30s")
+    cluster.kubectl("delete", "crd", *KINDS, "--wait", "--timeout=90s")
     assert leftovers(cluster) == set()
 
 

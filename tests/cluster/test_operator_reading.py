@@ -238,6 +238,7 @@ def test_the_table_and_its_explanation(fleet: LocalCluster, node: str) -> None:
     assert fleet.kubectl("get", "gpuinv", node, "-o", "wide").stdout.split("\n")[0].split() == [
         *["NAME", "GPUS", "PRODUCT", "DRIVER", "STATE", "READY", "HEALTHY", "DELIVERED"],
         *["LAST", "READ", "AGE", "MACHINE", "CHASSIS", "SERIALS", "POLICY"],
+        "QUARANTINED",
     ]
     row = " ".join(table()[1]).split()
     assert row[:2] == [node, "2"]

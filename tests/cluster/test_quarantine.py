@@ -89,8 +89,8 @@ def replace(cluster: LocalCluster, node: str, xml: str) -> None:
 def marked_with_its_read(cluster: LocalCluster, node: str, serial: str, name: str) -> None:
     """The mark is of the same write as the GPU: no status had the part without it."""
     entries = [entry for entry in history(cluster, node) if entry.get("serial") == serial]
-    added = next(entry for entry in reversed(entries) if entry["type"] == "GPUAdded")
-    noted = next(entry for entry in reversed(entries) if entry["type"] == "GPUQuarantined")
+    added = [entry for entry in entries if entry["type"] == "GPUAdded"][-1]
+    noted = [entry for entry in entries if entry["type"] == "GPUQuarantined"][-1]
     assert noted["to"] == name
     assert added["time"] == noted["time"]
     assert all(gpu.get("quarantines") == [name] for gpu in gpus_with(cluster, node, serial))

@@ -358,7 +358,7 @@ def test_the_chart(
     lease = "update /apis/coordination.k8s.io/v1/namespaces/gpuid/leases/gpuid-operator"
     assert set(calls_of(cluster, "gpuid-operator", since=audited).denied) <= {lease}
     cluster.kubectl("delete", "secret", "-n", "gpuid", "collector")
-    cluster.kubectl("delete", "crd", *CRDS, "--timeout=30s")
+    cluster.kubectl("delete", "crd", *CRDS, "--timeout=90s")
 
 
 def test_the_reader(installable: LocalCluster, helm: Helm, audited: int, tmp_path: Path) -> None:
@@ -385,7 +385,7 @@ def test_the_reader(installable: LocalCluster, helm: Helm, audited: int, tmp_pat
     # It ends on SIGTERM, not when it is killed.
     gone = ("wait", "-n", "gpuid", "pod", "-l", "app.kubernetes.io/component=reader")
     cluster.kubectl(*gone, "--for=delete", "--timeout=30s")
-    cluster.kubectl("delete", "crd", *CRDS, "--timeout=30s")
+    cluster.kubectl("delete", "crd", *CRDS, "--timeout=90s")
 
 
 def leads(port: int) -> bool:

@@ -24,7 +24,6 @@ class PatternTrap:
     pattern: bytes
     position: Position
     action: Callable[[], object]
-    cuts: bool
     triggered: threading.Event = field(default_factory=threading.Event)
 
 
@@ -60,11 +59,11 @@ class TcpFaultProxy:
         return int(self._listener.getsockname()[1])
 
     def set_trap(
-        self, pattern: bytes, position: Position, action: Callable[[], object], *, cuts: bool = True
+        self, pattern: bytes, position: Position, action: Callable[[], object]
     ) -> PatternTrap:
         """Run `action` at the next request that contains `pattern`: before the server receives it,
-        or after the server answered. With `cuts`, the proxy then drops the request or answer."""
-        self._trap = PatternTrap(pattern, position, action, cuts)
+        or after the server answered. The proxy then drops the request or answer."""
+        self._trap = PatternTrap(pattern, position, action)
         return self._trap
 
     def _accept(self) -> None:
@@ -90,7 +89,8 @@ class TcpFaultProxy:
                     self._trap = None
                     if trap.position is Position.AFTER:
                         answered.append(trap)
-                    elif _trigger(trap):
+                    else:
+                        _trigger(trap)
                         break
                 server.sendall(data)
         _hang_up(server)
@@ -100,18 +100,17 @@ class TcpFaultProxy:
     ) -> None:
         with suppress(OSError):
             while data := server.recv(65_536):
-                if answered and _trigger(answered.pop()):
+                if answered:
+                    _trigger(answered.pop())
                     break
                 client.sendall(data)
         _hang_up(client)
         self._open -= {client, server}
 
 
-def _trigger(trap: PatternTrap) -> bool:
-    """Run the action; true if the connection ends here."""
+def _trigger(trap: PatternTrap) -> None:
     trap.action()
     trap.triggered.set()
-    return trap.cuts
 
 
 def _hang_up(one: socket.socket) -> None:

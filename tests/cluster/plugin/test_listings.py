@@ -93,7 +93,7 @@ def test_export_has_every_gpu_of_every_page(
     assert list(rows[0]) == [
         *["cluster", "node", "machine", "state", "serial", "uuid", "chassis", "slot", "pci"],
         *["product", "driver", "vbios", "boardPartNumber", "gpuPartNumber", "gpuState"],
-        "lastRead",
+        *["lastRead", "quarantines"],
     ]
     assert [row["uuid"] for row in rows] == [f"GPU-{number}" for number in range(103)] + ["GPU-d"]
     assert (rows[7]["slot"], rows[7]["vbios"], rows[7]["state"]) == ("7", "", "Present")
