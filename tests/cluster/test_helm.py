@@ -14,16 +14,12 @@ from typing import Any
 import pytest
 
 from gpuid_operator.localcluster import LocalCluster
+from tests.support.crds import CRDS, delete_crds
 from tests.support.gotools import go_tool
 from tests.support.manifests import CHART, DEPLOYMENT
 from tests.support.operators import eventually
 
 OLD = Path(__file__).parent.parent / "fixtures" / "charts" / "0.0.1"
-KINDS = (
-    "gpuinventories.gpuid.github.com",
-    "gpuinventorypolicies.gpuid.github.com",
-    "gpuquarantines.gpuid.github.com",
-)
 INVENTORY = "/apis/gpuid.github.com/v1alpha1/gpuinventories/kept"
 HISTORY = [{"sequence": 1, "time": "2026-06-07T10:30:45Z", "type": "GPUAdded", "uuid": "GPU-1"}]
 
@@ -53,7 +49,7 @@ class Helm:
 @pytest.fixture(params=["helm3", "helm4"])
 def helm(request: pytest.FixtureRequest, cluster: LocalCluster) -> Helm:
     """Helm on a cluster without CRDs."""
-    cluster.kubectl("delete", "crd", *KINDS, "--ignore-not-found")
+    delete_crds(cluster)
     return Helm(request.param, cluster)
 
 
@@ -75,7 +71,7 @@ def leftovers(cluster: LocalCluster) -> set[str]:
 
 def test_upgrade_from_an_old_chart_and_uninstall(cluster: LocalCluster, helm: Helm) -> None:
     helm("install", "gpuid-operator", str(OLD), "--wait", "--timeout=60s")
-    assert "gpus" not in properties(cluster, KINDS[0])
+    assert "gpus" not in properties(cluster, CRDS[0])
 
     def create() -> dict[str, Any]:
         kept = {
@@ -97,15 +93,15 @@ def test_upgrade_from_an_old_chart_and_uninstall(cluster: LocalCluster, helm: He
     )
 
     helm("upgrade", "gpuid-operator", str(CHART), "--wait", "--timeout=60s")
-    assert "gpus" in properties(cluster, KINDS[0])
-    cluster.kubectl("wait", "--for=condition=Established", "crd", KINDS[1], "--timeout=30s")
+    assert "gpus" in properties(cluster, CRDS[0])
+    cluster.kubectl("wait", "--for=condition=Established", "crd", CRDS[1], "--timeout=30s")
     after = cluster.client.get(INVENTORY)
     assert (after["metadata"]["uid"], after["status"]["history"]) == (uid, HISTORY)
     deployments = cluster.kubectl("get", "deployment", "-n", "gpuid", "-o", "name").stdout.split()
     assert deployments == ["deployment.apps/gpuid-operator"]
 
     helm("uninstall", "gpuid-operator", "--wait", "--timeout=60s")
-    crds = {f"customresourcedefinition.apiextensions.k8s.io/{name}" for name in KINDS}
+    crds = {f"customresourcedefinition.apiextensions.k8s.io/{name}" for name in CRDS}
     assert leftovers(cluster) == crds
     assert cluster.client.get(INVENTORY)["status"]["history"] == HISTORY
 
@@ -114,7 +110,7 @@ def test_upgrade_from_an_old_chart_and_uninstall(cluster: LocalCluster, helm: He
     assert cluster.client.get(INVENTORY)["metadata"]["uid"] == uid
     helm("uninstall", "gpuid-operator", "--wait", "--timeout=60s")
     # Nothing holds what is deleted: no finalizer, neither on the kinds nor on the objects.
-    cluster.kubectl("delete", "crd", *KINDS, "--wait", "--timeout=90s")
+    delete_crds(cluster)
     assert leftovers(cluster) == set()
 
 
@@ -124,8 +120,8 @@ def test_a_second_release_leaves_the_crds_to_the_first(cluster: LocalCluster, he
     example = str(CHART / "examples" / "kernel-parameter.yaml")
     helm("install", "kernel-parameter", str(CHART), "--values", example)
     helm("uninstall", "kernel-parameter")
-    kinds = cluster.kubectl("get", "crd", *KINDS, "-o", "name").stdout.split()
-    assert len(kinds) == len(KINDS)
+    kinds = cluster.kubectl("get", "crd", *CRDS, "-o", "name").stdout.split()
+    assert len(kinds) == len(CRDS)
     refused = helm("install", "other", str(CHART), check=False)
     assert refused.returncode != 0
     assert "meta.helm.sh/release-name" in refused.stderr
@@ -142,12 +138,12 @@ def test_a_missing_target_namespace_is_named(cluster: LocalCluster, helm: Helm) 
 
 def test_kustomize_removal_by_label_keeps_the_inventories(cluster: LocalCluster) -> None:
     """As docs/install.md has it."""
-    cluster.kubectl("delete", "crd", *KINDS, "--ignore-not-found")
+    delete_crds(cluster)
     base = str(DEPLOYMENT / "base")
     cluster.kubectl("apply", "-k", base)
     cluster.kubectl("delete", "-k", base, "-l", "app.kubernetes.io/instance=gpuid")
     cluster.kubectl("get", "namespace", "gpuid")
-    cluster.kubectl("get", "crd", *KINDS)
+    cluster.kubectl("get", "crd", *CRDS)
     kinds = "deployments,services,serviceaccounts,roles,rolebindings,clusterroles"
     left = cluster.kubectl("get", kinds, "-A", "-l", "app=gpuid", "-o", "name").stdout
     assert left == ""

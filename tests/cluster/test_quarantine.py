@@ -12,6 +12,7 @@ import pytest
 
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
+from tests.support.crds import delete_crds
 from tests.support.operators import (
     Operator,
     condition,
@@ -337,7 +338,7 @@ def test_the_crd_may_go_and_come_while_the_operator_works(elsewhere: LocalCluste
     for known in elsewhere.client.get(QUARANTINES)["items"]:
         lift(elsewhere, known["metadata"]["name"])
     with Operator(elsewhere, periods={"quarantine_look": 1.0}) as operator:
-        elsewhere.kubectl("delete", "crd", name)
+        delete_crds(elsewhere, name)
         eventually(lambda: logged(operator, "GPUQuarantine is not served"), within=90)
         elsewhere.add_node(node, xml=xml)
         eventually(lambda: read_well(elsewhere, node), within=90)

@@ -31,6 +31,7 @@ from gpuid_operator.localcluster.waiting import wait_for
 from gpuid_operator.plan.smi import parse
 from tests.node import operator_image
 from tests.node.grants import GPUID, Grant, calls_of
+from tests.support.crds import delete_crds
 from tests.support.gotools import go_tool
 from tests.support.manifests import CHART, DEPLOYMENT, render, rights
 
@@ -40,11 +41,6 @@ PLUGIN_IMAGE = "gpuid.local/device-plugin:install"
 SMI = generate("gb200", node="real-node")
 SWAPPED = generate("gb200", node="another-node")
 """What nvidia-smi prints after SMI_FILE was changed: other GPUs altogether."""
-CRDS = (
-    "gpuinventories.gpuid.github.com",
-    "gpuinventorypolicies.gpuid.github.com",
-    "gpuquarantines.gpuid.github.com",
-)
 TOKEN = "the-token-nobody-may-see"
 
 UNUSED: dict[tuple[str, str, str], str] = {
@@ -86,7 +82,7 @@ def installable(node_cluster: LocalCluster) -> Iterator[LocalCluster]:
         shutil.rmtree(folder)
     apply(node_cluster, plugin(node_cluster.real_node_name))
     rollout(node_cluster, "gpu-operator", "daemonset/real-device-plugin")
-    node_cluster.kubectl("delete", "crd", *CRDS, "--ignore-not-found")
+    delete_crds(node_cluster)
     yield node_cluster
     node_cluster.kubectl("delete", "-n", "gpu-operator", "daemonset/real-device-plugin")
     gone = ("wait", "-n", "gpu-operator", "pod", "-l", "install=test", "--for=delete")
@@ -358,7 +354,7 @@ def test_the_chart(
     lease = "update /apis/coordination.k8s.io/v1/namespaces/gpuid/leases/gpuid-operator"
     assert set(calls_of(cluster, "gpuid-operator", since=audited).denied) <= {lease}
     cluster.kubectl("delete", "secret", "-n", "gpuid", "collector")
-    cluster.kubectl("delete", "crd", *CRDS, "--timeout=90s")
+    delete_crds(cluster)
 
 
 def test_the_reader(installable: LocalCluster, helm: Helm, audited: int, tmp_path: Path) -> None:
@@ -385,7 +381,7 @@ def test_the_reader(installable: LocalCluster, helm: Helm, audited: int, tmp_pat
     # It ends on SIGTERM, not when it is killed.
     gone = ("wait", "-n", "gpuid", "pod", "-l", "app.kubernetes.io/component=reader")
     cluster.kubectl(*gone, "--for=delete", "--timeout=30s")
-    cluster.kubectl("delete", "crd", *CRDS, "--timeout=90s")
+    delete_crds(cluster)
 
 
 def leads(port: int) -> bool:
