@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,17 +19,32 @@ from gpuid_operator.api.record import Record
 from gpuid_operator.api.sinks import Sink, SinkType
 from gpuid_operator.api.values import parse_duration
 from gpuid_operator.engine.delivery import manager
+from gpuid_operator.localcluster import LocalCluster
+from gpuid_operator.localcluster.client import Request
+from gpuid_operator.localcluster.errors import ApiError
 from gpuid_operator.sinks import base as sinks
 from gpuid_operator.sinks.registry import open_sink
 from tests.faults.campaign import SEED, WHOLE, Figures
 from tests.support import clock
 from tests.support.bystander import NODE, world
+from tests.support.check_scripts import policy_condition, put_policy
 from tests.support.engines import until
 from tests.support.objects import inventory_path, policy_path
 from tests.support.objects import put_policy as put_fake_policy
-from tests.support.schema_strategies import schema_of, values
+from tests.support.operators import (
+    INVENTORIES,
+    POLICIES,
+    Operator,
+    eventually,
+    inventory,
+    read_well,
+    status,
+)
+from tests.support.schema_strategies import Broken, Schema, broken, schema_of, values
+from tests.support.smi_fixtures import facts, machine, swapped
 
-KINDS = ("GPUInventoryPolicy", "GPUInventory")
+BYSTANDER = "gpu-bystander"
+KINDS = {"GPUInventoryPolicy": POLICIES, "GPUInventory": INVENTORIES}
 Row = Callable[[str], Figures]
 
 
@@ -119,3 +136,115 @@ def test_the_engine_under_generated_policies(figures: Row, monkeypatch: pytest.M
 
     for policies, spec in drawn(worlds, 2000 if WHOLE else 25):
         clock.run(play([unhurried(policy) for policy in policies], spec))
+
+
+def create(cluster: LocalCluster, kind: str, name: str, spec: Any) -> str:
+    """What the API server says to an object that it refuses; nothing if it accepts it."""
+    body = {
+        "apiVersion": "gpuid.github.com/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+    try:
+        cluster.client.send(Request("POST", f"{KINDS[kind]}?fieldValidation=Strict", body))
+    except ApiError as error:
+        assert error.status in (400, 422), error
+        return str(error)
+    return ""
+
+
+def field(schema: Schema, path: str) -> Schema:
+    """The schema of the field at a path such as `spec.sinks[0].name`."""
+    for name in path.split(".")[1:]:
+        schema = schema.get("properties", {}).get(name.partition("[")[0], {})
+        schema = schema.get("items", {}) if "[" in name else schema
+    return schema
+
+
+_ALLOWED = {
+    "type": r"must be of type|unknown field|cannot be handled",
+    "null": r"Required value|must be of type|Invalid value: \"null\"",
+    "required": r"Required value",
+    "unknown": r"unknown field",
+    "maxLength": r"may not be more than \d+|Too long",
+    "minLength": r"should be at least \d+ chars",
+    "enum": r"supported values: \"",
+    "minimum": r"should be greater than or equal to",
+    "maximum": r"should be less than or equal to",
+    "maxItems": r"must have at most \d+ items",
+    "unique": r"Duplicate value",
+    "duration": r"must be a duration such as",
+    "pattern": r"must be |matchLabels.*should match|values.*should match",
+}
+"""What a refusal says, by the rule that is broken."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_breaks_one_rule_is_refused_in_words(
+    cluster: LocalCluster, kind: str, figures: Row
+) -> None:
+    row = figures(f"invalid {kind}")
+    made: list[Broken] = drawn(broken(schema_of(kind, "spec"), path="spec"), 2000 if WHOLE else 80)
+    for number, one in enumerate(made):
+        row.injected += 1
+        said = create(cluster, kind, f"broken-{number}", one.value)
+        assert said, f"{one.path} breaks {one.rule}, and was accepted: {one.value}"
+        assert re.search(_ALLOWED[one.rule], said), (one, said)
+        assert one.path in said or one.rule in ("null", "unknown", "maxItems"), (one, said)
+        row.survived += 1
+
+
+def test_generated_specs(cluster: LocalCluster, figures: Row) -> None:
+    """Each policy says within a minute whether it is in force, and no other object is harmed."""
+    row = figures("generated specs")
+    cluster.add_node(BYSTANDER, xml=machine(BYSTANDER))
+    own = {"matchLabels": {"kubernetes.io/hostname": BYSTANDER}}
+    put_policy(cluster, "a-bystander", priority=1_000_000, nodeSelector=own)
+    with Operator(cluster, POLICY_CHECKS="true") as operator:
+        eventually(lambda: read_well(cluster, BYSTANDER))
+        entries = len(status(cluster, BYSTANDER)["history"])
+        for at in range(40 if WHOLE else 1):
+            names = [f"made-{at}-{number}" for number in range(30)]
+            for kind in KINDS:
+                for name, spec in zip(names, _specs(kind, seed_of=at, count=30), strict=False):
+                    row.injected += 1
+                    if said := create(cluster, kind, name, spec):
+                        assert "must" in said or "set exactly" in said or "require" in said, said
+            accepted = {item["metadata"]["name"] for item in cluster.client.get(POLICIES)["items"]}
+            for name in accepted & set(names):
+                eventually(partial(says_whether_in_force, cluster, name), within=60)
+            assert operator.process.poll() is None
+            row.survived += 2 * len(names)
+            for path in (POLICIES, INVENTORIES):
+                for item in cluster.client.get(path)["items"]:
+                    if item["metadata"]["name"].startswith("made-"):
+                        cluster.client.send(Request("DELETE", f"{path}/{item['metadata']['name']}"))
+        xml = swapped(cluster.smi_file(BYSTANDER).read_text(), 0, "gpu-swapped")
+        cluster.write_smi(BYSTANDER, xml)
+        container = cluster.restart_plugin(BYSTANDER)
+
+        def is_swapped() -> None:
+            found = status(cluster, BYSTANDER)
+            assert found["source"]["containerID"] == container
+            assert (found["gpus"], found["policy"]) == (facts(xml), "a-bystander")
+            read_well(cluster, BYSTANDER)
+
+        eventually(is_swapped)
+        added = [entry["type"] for entry in status(cluster, BYSTANDER)["history"][entries:]]
+        assert added == ["GPURemoved", "GPUAdded", "Sighted"]
+        assert inventory(cluster, BYSTANDER).get("spec", {}) == {}
+    assert policy_condition(cluster, "a-bystander", "Ready")[:2] == ("True", "InForce")
+    cluster.client.send(Request("DELETE", f"{POLICIES}/a-bystander"))
+
+
+def _specs(kind: str, *, seed_of: int, count: int) -> list[Any]:
+    return drawn(values(schema_of(kind, "spec")), (seed_of + 1) * count)[seed_of * count :]
+
+
+def says_whether_in_force(cluster: LocalCluster, name: str) -> None:
+    generation = cluster.client.get(f"{POLICIES}/{name}")["metadata"]["generation"]
+    found = cluster.client.get(f"{POLICIES}/{name}")["status"]
+    assert found["observedGeneration"] == generation
+    ready, reason, _ = policy_condition(cluster, name, "Ready")
+    assert ready in ("True", "False") and reason

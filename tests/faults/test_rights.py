@@ -1,0 +1,188 @@
+"""Rights and kinds that are taken from the operator while it runs, and given back."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpuid_operator.localcluster import LocalCluster
+from gpuid_operator.localcluster.client import MERGE, Request
+from tests.cluster.test_operator_access import (
+    CRDS,
+    EVENTS,
+    EXEC,
+    FOOTPRINT,
+    LEASES,
+    PODS,
+    SECRETS,
+    apply,
+    role,
+    service_account,
+)
+from tests.faults.campaign import SEED, WHOLE, Figures
+from tests.support.operators import (
+    INVENTORIES,
+    Operator,
+    eventually,
+    history,
+    read_well,
+    status,
+    types,
+)
+from tests.support.smi_fixtures import facts, machine, swapped
+
+NODE = "gpu-rights"
+Row = Callable[[str], Figures]
+Rule = dict[str, Any]
+
+ROLES: dict[str | None, list[Rule]] = {
+    None: FOOTPRINT,
+    "gpuid": [LEASES, SECRETS],
+    "default": [EVENTS],
+    "gpu-operator": [PODS, EXEC],
+}
+"""The operator's rules by namespace."""
+
+
+@pytest.fixture(scope="module")
+def cluster(local_cluster: Callable[..., LocalCluster]) -> LocalCluster:
+    made = local_cluster(nodes=0)
+    made.add_node(NODE, xml=machine(NODE))
+    return made
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(cluster: LocalCluster) -> Path:
+    """That of a service account with exactly the operator's roles."""
+    for namespace, rules in ROLES.items():
+        apply(cluster, *role(namespace, *rules))
+    return service_account(cluster)
+
+
+def swap(cluster: LocalCluster, name: str) -> Callable[[], None]:
+    """Put another GPU into the node. Returns the check that this is read and delivered."""
+    xml = swapped(cluster.smi_file(NODE).read_text(), 0, name)
+    cluster.write_smi(NODE, xml)
+    container = cluster.restart_plugin(NODE)
+
+    def is_read() -> None:
+        read_well(cluster, NODE)
+        found = status(cluster, NODE)
+        assert (found["source"]["containerID"], found["gpus"]) == (container, facts(xml))
+
+    return is_read
+
+
+def verbs() -> list[tuple[str | None, int, str]]:
+    """Each verb of each rule: namespace of the role, number of the rule, verb."""
+    return [
+        (namespace, at, verb)
+        for namespace, rules in ROLES.items()
+        for at, rule in enumerate(rules)
+        for verb in rule["verbs"]
+    ]
+
+
+@contextmanager
+def without(cluster: LocalCluster, namespace: str | None, at: int, verb: str) -> Iterator[None]:
+    rules = copy.deepcopy(ROLES[namespace])
+    rules[at]["verbs"].remove(verb)
+    apply(cluster, *role(namespace, *(rule for rule in rules if rule["verbs"])))
+    try:
+        yield
+    finally:
+        apply(cluster, *role(namespace, *ROLES[namespace]))
+
+
+def test_each_right_is_taken_and_given_back(
+    cluster: LocalCluster, kubeconfig: Path, figures: Row
+) -> None:
+    row = figures("rights taken")
+    taken = verbs()
+    if not WHOLE:
+        taken = random.Random(SEED).sample(taken, 4)
+    with Operator(cluster, kubeconfig=kubeconfig, ready=False) as operator:
+        eventually(lambda: read_well(cluster, NODE))
+        for number, (namespace, at, verb) in enumerate(taken):
+            row.injected += 1
+            lines = len(operator.lines())
+            with without(cluster, namespace, at, verb):
+                is_read = swap(cluster, f"gpu-{number}")
+
+                def has_ended(lines: int = lines, done: Callable[[], None] = is_read) -> None:
+                    """The swap is read without the right, or the log says what is missing."""
+                    said = json.dumps(operator.lines()[lines:])
+                    if "forbidden" not in said:
+                        done()
+
+                eventually(has_ended)
+            eventually(is_read, within=60)
+            row.survived += 1
+        added = types(history(cluster, NODE)).count("GPUAdded")
+        row.expected = 2 + len(taken)
+        row.delivered = (
+            len({one["id"] for one in operator.records() if one.get("event") == "GPUAdded"})
+            or added
+        )
+        assert operator.process.poll() is None
+
+
+OLDER = [
+    ("lastChangeTime",),
+    ("gpus", "items", "health"),
+    ("history", "items", "message"),
+    ("sinks", "items", "pending"),
+]
+"""Fields of the status that an older version of the CRD does not have."""
+
+
+@contextmanager
+def older_crd(cluster: LocalCluster, *paths: tuple[str, ...]) -> Iterator[None]:
+    name = f"{CRDS}/gpuinventories.gpuid.github.com"
+    original = cluster.client.get(name)["spec"]
+    older = copy.deepcopy(original)
+    schema = older["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
+    for path in paths:
+        fields = schema
+        for step in path[:-1]:
+            fields = fields["items"] if step == "items" else fields["properties"][step]
+        del fields["properties"][path[-1]]
+
+    def put(spec: dict[str, Any]) -> None:
+        cluster.client.send(Request("PATCH", name, {"spec": spec}, content_type=MERGE))
+
+    put(older)
+    try:
+        yield
+    finally:
+        put(original)
+
+
+def test_an_older_crd(cluster: LocalCluster, figures: Row) -> None:
+    """The operator goes on without the fields that the older CRD does not have."""
+    row = figures("older CRD")
+    row.injected += len(OLDER)
+    with Operator(cluster):
+        eventually(lambda: read_well(cluster, NODE))
+        with older_crd(cluster, *OLDER):
+            cluster.client.send(Request("DELETE", f"{INVENTORIES}/{NODE}"))
+            swap(cluster, "gpu-under-an-older-crd")
+
+            def is_there() -> None:
+                found = status(cluster, NODE)
+                assert "lastChangeTime" not in found
+                uuids = [gpu["uuid"] for gpu in found["gpus"]]
+                smi = cluster.smi_file(NODE).read_text()
+                assert uuids == [gpu["uuid"] for gpu in facts(smi)]
+
+            eventually(is_there)
+        swap(cluster, "gpu-under-the-crd-again")
+        eventually(lambda: read_well(cluster, NODE))
+    row.survived += len(OLDER)
