@@ -15,6 +15,7 @@ from gpuid_operator.kube.errors import (
     ApiError,
     ApiUnreachable,
     Conflict,
+    FieldUnknown,
     Forbidden,
     Gone,
     Invalid,
@@ -39,6 +40,7 @@ _WHAT_TO_DO: Final[dict[type[ApiError], str]] = {
     Unauthorized: "renew the credentials (kubeconfig, exec plugin, service account token)",
     Forbidden: "grant this permission to the service account",
     Conflict: "read the object again and retry",
+    FieldUnknown: "install the CRDs of this version of the operator",
     TooManyRequests: "lower QPS, or give the operator a higher priority level on the API server",
     ServerError: "check the log of the API server",
 }
@@ -61,6 +63,9 @@ def api_error(
     kind = _BY_STATUS.get(status, ServerError if status >= 500 else ApiError)
     if reason == "AlreadyExists":
         kind = AlreadyExists
+    elif "field not declared in schema" in said:
+        # The API server calls it an internal error, but it lasts until the CRD is upgraded.
+        kind = FieldUnknown
     message = f"{method} {path}: the API server answered {status} {reason or response.reason or ''}"
     if said:
         message += f": {said}"

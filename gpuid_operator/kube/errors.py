@@ -13,6 +13,7 @@
     │   ├── Gone                  410
     │   ├── Invalid               422
     │   ├── TooManyRequests       429, after retries
+    │   ├── FieldUnknown          500 of an apply: the CRD lacks a field
     │   └── ServerError           5xx
     └── ExecError                 a command in a container: .stdout .stderr until then
         ├── ExecTimedOut
@@ -93,6 +94,10 @@ class Invalid(ApiError):
 
 class TooManyRequests(ApiError):
     """429: the server is still overloaded after retries."""
+
+
+class FieldUnknown(ApiError):
+    """500 of an apply: the CRD in the cluster does not have a field of it."""
 
 
 class ServerError(ApiError):

@@ -29,10 +29,14 @@ FOOTPRINT: list[dict[str, Any]] = [
     {"apiGroups": [OURS], "resources": ["gpuinventories/status"], "verbs": ["patch"]},
     {
         "apiGroups": [OURS],
-        "resources": ["gpuinventorypolicies"],
+        "resources": ["gpuinventorypolicies", "gpuquarantines"],
         "verbs": ["get", "list", "watch"],
     },
-    {"apiGroups": [OURS], "resources": ["gpuinventorypolicies/status"], "verbs": ["patch"]},
+    {
+        "apiGroups": [OURS],
+        "resources": ["gpuinventorypolicies/status", "gpuquarantines/status"],
+        "verbs": ["patch"],
+    },
     {
         "apiGroups": [""],
         "resources": ["namespaces"],

@@ -156,7 +156,8 @@ def _breaks(
     kind = schema["type"]
     other: Any = 1 if kind in ("string", "boolean") else "text"
     yield path, "type", steps, other
-    yield path, "null", steps, None
+    if steps and isinstance(steps[-1], int):  # The API server drops a field that is null.
+        yield path, "null", steps, None
     if kind == "string":
         if "maxLength" in schema:
             yield path, "maxLength", steps, "x" * (schema["maxLength"] + 1)
