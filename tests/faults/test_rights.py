@@ -27,6 +27,7 @@ from tests.cluster.test_operator_access import (
 )
 from tests.faults.campaign import SEED, WHOLE, Figures
 from tests.support.operators import (
+    INVENTORIES,
     Operator,
     eventually,
     history,
@@ -154,8 +155,16 @@ def older_crd(cluster: LocalCluster, *paths: tuple[str, ...]) -> Iterator[None]:
     def put(spec: dict[str, Any]) -> None:
         cluster.client.send(Request("PATCH", name, {"spec": spec}, content_type=MERGE))
 
+    def lacks_a_field() -> None:
+        # A CRD is in force a moment after it was written.
+        probe = {"status": {"lastChangeTime": "2026-06-07T10:30:45Z"}}
+        path = f"{INVENTORIES}/{NODE}/status?dryRun=All&fieldValidation=Strict"
+        request = Request("PATCH", path, probe, content_type=MERGE, tolerate=(400, 422))
+        assert cluster.client.send(request) is None
+
     put(older)
     try:
+        eventually(lacks_a_field)
         yield
     finally:
         put(original)

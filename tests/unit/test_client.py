@@ -160,6 +160,14 @@ async def test_a_refused_write_is_not_repeated_and_is_told_by_kind(
     assert len(answers.asked) == 1
 
 
+async def test_a_field_that_the_crd_lacks_is_no_fault_of_the_server() -> None:
+    said = "failed to create typed patch object: .status.later: field not declared in schema"
+    async with serving(Answers(status(500, reason="", message=said))) as client:
+        with pytest.raises(errors.FieldUnknown, match="install the CRDs of this version") as caught:
+            await client.request("PATCH", "/apis/x", body={})
+    assert ".status.later" in caught.value.message
+
+
 async def test_an_error_without_a_status_object_keeps_the_servers_words() -> None:
     async with serving(Answers(text(404, "404 page not found\n"))) as client:
         with pytest.raises(errors.NotFound, match="404 page not found"):
