@@ -1,4 +1,4 @@
-"""Rights and kinds that are taken from the operator while it runs, and given back."""
+"""Rights, kinds and a namespace that are taken from the running operator, and given back."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import MERGE, Request
+from gpuid_operator.localcluster.nodes import TARGET_NAMESPACE, device_plugin
 from tests.cluster.test_operator_access import (
     CRDS,
     EVENTS,
@@ -31,6 +32,7 @@ from tests.support.operators import (
     Operator,
     eventually,
     history,
+    is_not_ready,
     read_well,
     status,
     types,
@@ -44,7 +46,7 @@ Rule = dict[str, Any]
 ROLES: dict[str | None, list[Rule]] = {
     None: FOOTPRINT,
     "default": [EVENTS],
-    "gpu-operator": [PODS, EXEC],
+    TARGET_NAMESPACE: [PODS, EXEC],
 }
 """The operator's rules by namespace, without those on leases, whose loss ends the operator, and on
 Secrets of sinks, of which there are none."""
@@ -183,3 +185,27 @@ def test_an_older_crd(cluster: LocalCluster, figures: Row) -> None:
         eventually(is_read, within=90)
         assert types(history(cluster, NODE))[-2:] == ["GPURemoved", "GPUAdded"]
     row.survived += len(OLDER)
+
+
+def test_the_namespace_of_the_target_is_deleted_and_made_again(
+    cluster: LocalCluster, kubeconfig: Path, figures: Row
+) -> None:
+    """The operator's role goes with the namespace, and comes back after the pods."""
+    row = figures("namespace deleted")
+    row.injected += 1
+    with Operator(cluster, kubeconfig=kubeconfig, periods={"pod_grace": 1.0}) as operator:
+        eventually(lambda: read_well(cluster, NODE))
+        gpus, entries = status(cluster, NODE)["gpus"], history(cluster, NODE)
+        cluster.kubectl("delete", "namespace", TARGET_NAMESPACE, "--timeout=60s")
+        eventually(lambda: is_not_ready(cluster, NODE, "NoTargetPod"), within=60)
+        assert (status(cluster, NODE)["gpus"], history(cluster, NODE)) == (gpus, entries)
+        cluster.kubectl("create", "namespace", TARGET_NAMESPACE)
+        apply(cluster, device_plugin())
+        cluster.wait_plugin(NODE)
+        is_read = swap(cluster, "gpu-in-the-new-namespace")
+        apply(cluster, *role(TARGET_NAMESPACE, *ROLES[TARGET_NAMESPACE]))
+        eventually(is_read, within=90)
+        new = history(cluster, NODE)[len(entries) :]
+        assert types(new) == ["GPURemoved", "GPUAdded"]
+        assert operator.process.poll() is None
+    row.survived += 1
