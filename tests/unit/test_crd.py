@@ -49,7 +49,7 @@ def walk(node: dict[str, Any], path: str) -> Iterator[Node]:
 
 NODES: list[Node] = [
     found
-    for manifest in (INVENTORY, POLICY)
+    for manifest in (INVENTORY, POLICY, QUARANTINE)
     for side in ("spec", "status")
     for found in walk(part(manifest, side), f"{manifest['spec']['names']['kind']}.{side}")
 ]
@@ -169,6 +169,13 @@ def rules_of(node: dict[str, Any]) -> list[dict[str, str]]:
             "Machine Chassis Serials Policy Quarantined",
         ),
         (POLICY, "gpuinventorypolicies", "gpupol", "Priority Nodes Ready Conflict Age", ""),
+        (
+            QUARANTINE,
+            "gpuquarantines",
+            "gpuq",
+            "Present Matches Action Reason Age",
+            "Ticket Until Ready",
+        ),
     ],
 )
 def test_names_and_columns(
@@ -186,7 +193,7 @@ def test_names_and_columns(
     assert " ".join(c["name"] for c in printed if c.get("priority") == 1) == wide
 
 
-@pytest.mark.parametrize("manifest", [INVENTORY, POLICY])
+@pytest.mark.parametrize("manifest", [INVENTORY, POLICY, QUARANTINE])
 def test_columns_lead_to_fields_of_their_type(manifest: dict[str, Any]) -> None:
     for column in manifest["spec"]["versions"][0]["additionalPrinterColumns"]:
         path = column["jsonPath"].removeprefix(".")
