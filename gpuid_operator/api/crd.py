@@ -107,6 +107,12 @@ _QUARANTINE_COLUMNS: Final[list[dict[str, Any]]] = [
     {"name": "Reason", "type": "string", "jsonPath": ".spec.reason"},
     {"name": "Ticket", "type": "string", "jsonPath": ".spec.ticket", "priority": 1},
     {"name": "Until", "type": "string", "jsonPath": ".spec.until", "priority": 1},
+    {
+        "name": "Ready",
+        "type": "string",
+        "jsonPath": '.status.conditions[?(@.type=="Ready")].status',
+        "priority": 1,
+    },
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
 ]
 

@@ -23,7 +23,7 @@ _NODES: Final = (
     Column("state", "STATE", condition=True),
     Column("ready", "READY", condition=True),
     Column("healthy", "HEALTHY", condition=True),
-    Column("quarantined", "QUARANTINED", condition=True, sparse=True),
+    Column("quarantined", "QUARANTINED", alarm=True, sparse=True),
     Column("unique", "UNIQUE", condition=True, sparse=True),
     Column("asExpected", "AS EXPECTED", condition=True, sparse=True),
     Column("lastReadTime", "LAST READ", age=True),

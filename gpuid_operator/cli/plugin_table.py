@@ -41,6 +41,8 @@ class Column:
     """Tables show it only if a row has a value."""
     condition: bool = False
     """Its values are states, which a terminal shows in colour."""
+    alarm: bool = False
+    """A condition that means trouble where it is True."""
     age: bool = False
     """A time that tables show as an age."""
     absent: str = "-"
@@ -105,6 +107,8 @@ def _print_table(rows: Sequence[Row], columns: Sequence[Column]) -> None:
             value = row.get(column.key)
             text = _age(value, now) if column.age and value else _text(value, absent=column.absent)
             style = _STYLES.get(text.partition(" ")[0], "") if column.condition else ""
+            if column.alarm:
+                style = "red" if value == "True" else ""
             cells.append(Text(printable(text), style=style))
         table.add_row(*cells)
     with console.capture() as captured:

@@ -80,13 +80,10 @@ class Lease:
         """Renew until cancelled. Raises LostLease when the deadline has passed or another instance
         holds the lease."""
         while True:
+            # The process may have been stopped during the renewal, past the deadline.
+            self._time_left()
             await asyncio.sleep(self._options.retry_period)
-            left = self._renewed_at + self._options.renew_deadline - self._now()
-            if left <= 0:
-                raise LostLease(
-                    f"failed to renew lease {self._where()} within"
-                    f" {self._options.renew_deadline:g}s"
-                )
+            left = self._time_left()
             try:
                 await self._renew(timeout=left)
                 self._beat()
@@ -95,6 +92,15 @@ class Lease:
                     raise LostLease(f"another instance holds lease {self._where()}") from error
             except KubeError as error:
                 _log.warning("failed to renew lease", lease=self._where(), error=error.message)
+
+    def _time_left(self) -> float:
+        """Seconds until the deadline. Raises LostLease when it has passed."""
+        left = self._renewed_at + self._options.renew_deadline - self._now()
+        if left <= 0:
+            raise LostLease(
+                f"failed to renew lease {self._where()} within {self._options.renew_deadline:g}s"
+            )
+        return left
 
     async def release(self) -> None:
         """Let a standby lead at once. After a failure it waits until the lease has expired."""

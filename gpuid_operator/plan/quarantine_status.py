@@ -90,7 +90,7 @@ def _ready(
         return (
             ConditionStatus.FALSE,
             TAINTS_HALTED,
-            f"no taint on {_listed(halted)}: {taints.tainted} nodes have the taint, and"
+            f"no taint on {_listed(halted)}: nodes with the taint: {taints.tainted}, and"
             f" QUARANTINE_MAX_NODES allows {taints.limit}; increase it, or lift other quarantines",
         )
     waiting = [node for node, asking in taints.untouched.items() if rule.name in asking]

@@ -81,7 +81,7 @@ class TaintPlan:
     untouched: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The names that ask for it, by node that is left as it is without a taint."""
     tainted: int = 0
-    """Number of nodes that have the taint now."""
+    """Number of nodes that have the taint, or get it by these changes."""
     limit: int = 0
     """Number of nodes that may have it."""
 
@@ -89,8 +89,7 @@ class TaintPlan:
 def plan_taints(nodes: Iterable[TaintedNode], *, allowed: bool, limit: int) -> TaintPlan:
     """Decide by the table above; `allowed` is QUARANTINE_TAINTS."""
     known = sorted(nodes, key=lambda node: node.name)
-    tainted = sum(node.value is not None for node in known)
-    room = limit - tainted
+    room = limit - sum(node.value is not None for node in known)
     removed: dict[str, str | None] = {}
     written: dict[str, str | None] = {}
     halted: dict[str, tuple[str, ...]] = {}
@@ -110,4 +109,4 @@ def plan_taints(nodes: Iterable[TaintedNode], *, allowed: bool, limit: int) -> T
             room -= 1
         elif asking:
             halted[node.name] = asking
-    return TaintPlan(removed | written, halted, untouched, tainted, limit)
+    return TaintPlan(removed | written, halted, untouched, limit - room, limit)

@@ -61,7 +61,7 @@ def test_ready_says_whether_it_does_what_it_asks_for(
     ("spec", "taints", "words"),
     [
         ({"until": PAST}, None, "ended at 2026-06-07T10:30:45Z: delete it, or set a later until"),
-        ({"action": "Taint"}, HALTED, "no taint on n1: 3 nodes have the taint, and"),
+        ({"action": "Taint"}, HALTED, "no taint on n1: nodes with the taint: 3, and"),
         ({"action": "Taint"}, HALTED, "QUARANTINE_MAX_NODES allows 3;"),
         ({"action": "Taint"}, WAITING, "no taint on n1: suspended or left alone"),
         ({"action": "Taint"}, None, "QUARANTINE_TAINTS=true"),
@@ -77,7 +77,7 @@ def test_the_message_says_why_and_what_to_do(
 def test_a_long_list_of_nodes_is_cut() -> None:
     halted = TaintPlan(halted={f"n{number:02}": ("q",) for number in range(25)}, limit=1)
     made = quarantine_status(quarantine(action="Taint"), found=[], taints=halted, now=NOW)
-    assert "n18, n19 and 5 more: 0 nodes" in condition(made, "Ready")[2]
+    assert "n18, n19 and 5 more: nodes with the taint: 0" in condition(made, "Ready")[2]
 
 
 def test_present_names_the_nodes() -> None:

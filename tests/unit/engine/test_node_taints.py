@@ -189,7 +189,7 @@ class TestGuard:
         found = condition(kube, quarantine_path("more"), "Ready")
         assert found is not None
         assert found[2] == (
-            "no taint on n3, n4, n5: 2 nodes have the taint, and QUARANTINE_MAX_NODES allows 2;"
+            "no taint on n3, n4, n5: nodes with the taint: 2, and QUARANTINE_MAX_NODES allows 2;"
             " increase it, or lift other quarantines"
         )
         assert ready(kube) == ("True", "InForce")

@@ -31,10 +31,18 @@ class Candidate:
             retry_period=RETRY_PERIOD,
         )
         self.clock = asyncio.get_running_loop().time
+        self.asleep = 0.0
+        """Seconds for which the process was stopped: its loop does not notice them."""
         self.beats: list[float] = []
         self.lease = Lease(
-            kube, options, beat=lambda: self.beats.append(self.clock()), now=self.clock
+            kube,
+            options,
+            beat=lambda: self.beats.append(self.clock()),
+            now=lambda: self.clock() + self.asleep,
         )
+
+    def fall_asleep(self) -> None:
+        self.asleep += 60.0
 
 
 def spec(kube: FakeKube) -> dict[str, Any]:
@@ -189,6 +197,19 @@ async def test_a_leader_that_cannot_renew_has_lost_the_lease_at_its_deadline(
         await first.lease.keep()
     assert RENEW_DEADLINE <= first.clock() < DURATION
     assert first.beats == [0]
+
+
+@pytest.mark.parametrize("error", [None, unreachable()])
+async def test_a_leader_that_was_stopped_during_a_renewal_has_lost_the_lease_when_it_wakes(
+    kube: FakeKube, error: Exception | None
+) -> None:
+    """Not one retry period later: the next leader works by then."""
+    first = Candidate(kube, "first")
+    await first.lease.acquire()
+    kube.fail("PUT", "/leases/", error, meanwhile=first.fall_asleep)
+    with pytest.raises(LostLease, match="failed to renew lease"):
+        await first.lease.keep()
+    assert first.clock() == RETRY_PERIOD
 
 
 async def test_a_leader_whose_lease_another_holds_has_lost_it_at_once(kube: FakeKube) -> None:
