@@ -45,74 +45,47 @@ _KEPT: Final = frozenset(
     | {"x-kubernetes-validations"}
 )
 
+
+def _condition(kind: str) -> dict[str, Any]:
+    """The printer column with the status of a condition."""
+    path = f'.status.conditions[?(@.type=="{kind}")].status'
+    return {"name": kind, "type": "string", "jsonPath": path}
+
+
 _INVENTORY_COLUMNS: Final[list[dict[str, Any]]] = [
     {"name": "GPUs", "type": "integer", "jsonPath": ".status.gpuCount"},
     {"name": "Product", "type": "string", "jsonPath": ".status.product"},
     {"name": "Driver", "type": "string", "jsonPath": ".status.driverVersion"},
     {"name": "State", "type": "string", "jsonPath": ".status.state"},
-    {
-        "name": "Ready",
-        "type": "string",
-        "jsonPath": '.status.conditions[?(@.type=="Ready")].status',
-    },
-    {
-        "name": "Healthy",
-        "type": "string",
-        "jsonPath": '.status.conditions[?(@.type=="Healthy")].status',
-    },
-    {
-        "name": "Delivered",
-        "type": "string",
-        "jsonPath": '.status.conditions[?(@.type=="Delivered")].status',
-    },
+    _condition("Ready"),
+    _condition("Healthy"),
+    _condition("Delivered"),
     {"name": "Last Read", "type": "date", "jsonPath": ".status.lastReadTime"},
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     {"name": "Machine", "type": "string", "jsonPath": ".status.node.machine", "priority": 1},
     {"name": "Chassis", "type": "string", "jsonPath": ".status.chassis", "priority": 1},
     {"name": "Serials", "type": "string", "jsonPath": ".status.serials", "priority": 1},
     {"name": "Policy", "type": "string", "jsonPath": ".status.policy", "priority": 1},
-    {
-        "name": "Quarantined",
-        "type": "string",
-        "jsonPath": '.status.conditions[?(@.type=="Quarantined")].status',
-        "priority": 1,
-    },
+    _condition("Quarantined") | {"priority": 1},
 ]
 
 _POLICY_COLUMNS: Final[list[dict[str, Any]]] = [
     {"name": "Priority", "type": "integer", "jsonPath": ".spec.priority"},
     {"name": "Nodes", "type": "integer", "jsonPath": ".status.matchedNodes"},
-    {
-        "name": "Ready",
-        "type": "string",
-        "jsonPath": '.status.conditions[?(@.type=="Ready")].status',
-    },
-    {
-        "name": "Conflict",
-        "type": "string",
-        "jsonPath": '.status.conditions[?(@.type=="Conflict")].status',
-    },
+    _condition("Ready"),
+    _condition("Conflict"),
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
 ]
 
 
 _QUARANTINE_COLUMNS: Final[list[dict[str, Any]]] = [
-    {
-        "name": "Present",
-        "type": "string",
-        "jsonPath": '.status.conditions[?(@.type=="Present")].status',
-    },
+    _condition("Present"),
     {"name": "Matches", "type": "integer", "jsonPath": ".status.matchCount"},
     {"name": "Action", "type": "string", "jsonPath": ".spec.action"},
     {"name": "Reason", "type": "string", "jsonPath": ".spec.reason"},
     {"name": "Ticket", "type": "string", "jsonPath": ".spec.ticket", "priority": 1},
     {"name": "Until", "type": "string", "jsonPath": ".spec.until", "priority": 1},
-    {
-        "name": "Ready",
-        "type": "string",
-        "jsonPath": '.status.conditions[?(@.type=="Ready")].status',
-        "priority": 1,
-    },
+    _condition("Ready") | {"priority": 1},
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
 ]
 

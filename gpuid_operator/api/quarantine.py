@@ -121,8 +121,8 @@ _UNKNOWN: Final = ", ".join(f"'{word}'" for word in UNKNOWN_SERIALS)
 
 def _known(field: str) -> dict[str, str]:
     return {
-        "rule": f"!has(self.{field}) || !(self.{field}.trim().lowerAscii() in ['', {_UNKNOWN}])"
-        f" && !(has(self.{field}) && self.{field}.matches('^0+$'))",
+        "rule": f"!has(self.{field}) || !(self.{field}.trim().lowerAscii() in ['', {_UNKNOWN}]"
+        f" || self.{field}.matches('^0+$'))",
         "message": f"{field} must be a number as nvidia-smi prints it, not a word for an unknown"
         " one; write the uuid of the GPU instead",
     }

@@ -21,12 +21,12 @@ from gpuid_operator.api.meta import (
 from gpuid_operator.api.quarantine import UNKNOWN_SERIALS, Part, QuarantineAction
 from gpuid_operator.cli.plugin_clusters import Cluster, Clusters, say
 from gpuid_operator.kube.errors import Conflict, Forbidden, KubeError, NotFound
+from gpuid_operator.kube.quarantines import create_quarantine, list_quarantines
 from gpuid_operator.plan.labels import label_text
 from gpuid_operator.plan.placement import canonical
 from gpuid_operator.plan.placements import placements
 
 RESOURCE: Final = f"{QUARANTINE_PLURAL}.{GROUP}"
-COLLECTION: Final = f"/apis/{API_VERSION}/{QUARANTINE_PLURAL}"
 
 _NOT_IN_A_NAME: Final = re.compile(r"[^a-z0-9.]+")
 _MAX_NAME: Final = 63
@@ -97,7 +97,7 @@ async def quarantine(clusters: Clusters, request: Request) -> bool:
         if not request.chassis and _is_chassis(found, identifier):
             return f"{identifier} is the serial of a chassis; add --chassis to quarantine its GPUs"
         try:
-            await cluster.client.request("POST", COLLECTION, body=manifest)
+            await create_quarantine(cluster.client, manifest)
         except (Conflict, Forbidden, NotFound) as error:
             return _explain(error, name)
         click.echo(f"{RESOURCE}/{name} created" + _of(cluster, clusters))
@@ -157,14 +157,14 @@ def _explain(error: KubeError, name: str) -> str:
 async def notes(cluster: Cluster, identifiers: set[str]) -> list[str]:
     """One line for each quarantine of a cluster that lists one of these serials and UUIDs."""
     try:
-        body = await cluster.client.request("GET", COLLECTION)
+        quarantines = await list_quarantines(cluster.client)
     except NotFound:
         return []  # an older version of the operator
     except Forbidden:
         return [f"note: no permission to list {RESOURCE} in context {cluster.name}"]
     return [
         _note(cluster, item)
-        for item in body["items"]
+        for item in quarantines
         if any(identifiers & set(part.values()) for part in item["spec"].get("parts") or ())
     ]
 

@@ -19,7 +19,8 @@ from gpuid_operator.api.meta import (
     MANAGED_BY_LABEL,
     MANAGER,
 )
-from gpuid_operator.kube.client import APPLY_PATCH, MERGE_PATCH, ONLY_METADATA, KubeClient, item
+from gpuid_operator.kube.client import MERGE_PATCH, ONLY_METADATA, KubeClient, item
+from gpuid_operator.kube.status import apply_whole_status
 from gpuid_operator.kube.watch import MetadataEvent, watch_metadata
 
 _INVENTORIES: Final = f"/apis/{API_VERSION}/{INVENTORY_PLURAL}"
@@ -78,32 +79,19 @@ async def apply_status(
     manager: str,
     force: bool,
 ) -> str:
-    """Apply the whole status that `manager` owns; return the new resourceVersion (the old one if
-    nothing changed).
-
-    Raises Conflict if the object changed since `resource_version`, or if another manager owns a
-    field and `force` is false; NotFound; and what `KubeClient.request` raises. An apply does not
-    compare `uid`: only the resourceVersion detects a new object with the same name.
-    """
-    answer = await client.request(
-        "PATCH",
-        f"{item(_INVENTORIES, name)}/status",
-        params={
-            "fieldManager": manager,
-            "force": "true" if force else "false",
-            "fieldValidation": "Ignore",
-        },
-        body={
-            "apiVersion": API_VERSION,
-            "kind": INVENTORY_KIND,
-            "metadata": {"name": name, "uid": uid, "resourceVersion": resource_version},
-            "status": status,
-        },
-        content_type=APPLY_PATCH,
-        accept=ONLY_METADATA,
+    """Apply the status of an inventory; see `apply_whole_status`."""
+    return await apply_whole_status(
+        client,
+        _INVENTORIES,
+        kind=INVENTORY_KIND,
+        name=name,
+        uid=uid,
+        resource_version=resource_version,
+        status=status,
+        manager=manager,
+        force=force,
+        validation="Ignore",
     )
-    version: str = answer["metadata"]["resourceVersion"]
-    return version
 
 
 async def patch_inventory_labels(

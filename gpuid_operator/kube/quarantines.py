@@ -22,6 +22,12 @@ async def list_quarantines(client: KubeClient, *, since: str = "") -> list[dict[
     return [body async for page in pages for body in page["items"]]
 
 
+async def create_quarantine(client: KubeClient, body: Mapping[str, Any]) -> None:
+    """Create a quarantine from a manifest. Raises AlreadyExists, NotFound where the CRD is not
+    installed, and what `KubeClient.request` raises."""
+    await client.request("POST", _QUARANTINES, body=body)
+
+
 async def apply_quarantine_status(
     client: KubeClient,
     *,

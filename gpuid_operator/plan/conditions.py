@@ -34,6 +34,9 @@ class ConditionUpdate:
     message: str = ""
 
 
+NODE_GONE: Final = ConditionUpdate(ConditionStatus.UNKNOWN, "NodeDeparted", "the node is gone")
+
+
 def find(conditions: Sequence[Condition] | None, kind: ConditionType) -> Condition | None:
     return next((item for item in conditions or () if item.type == kind), None)
 

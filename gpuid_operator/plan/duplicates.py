@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 
 from gpuid_operator.api.inventory import ConditionStatus
 from gpuid_operator.api.values import truncate
-from gpuid_operator.plan.conditions import MAX_CONDITION_MESSAGE, ConditionUpdate
+from gpuid_operator.plan.conditions import MAX_CONDITION_MESSAGE, NODE_GONE, ConditionUpdate
 
 WINDOW: Final = 300.0
 """Seconds between two reads in which a GPU cannot have moved back and forth unnoticed."""
@@ -38,7 +38,6 @@ NAMED_NODES: Final = 3
 """Largest number of other nodes that a message names."""
 
 _UNIQUE: Final = ConditionUpdate(ConditionStatus.TRUE, "Unique")
-_GONE: Final = ConditionUpdate(ConditionStatus.UNKNOWN, "NodeDeparted", "the node is gone")
 
 
 class Duplicate(NamedTuple):
@@ -68,7 +67,7 @@ def unique(
     """The condition Unique, by the second table; None for no condition. `duplicates` is None where
     they are not known yet."""
     if departed:
-        return _GONE if before is not None else None
+        return NODE_GONE if before is not None else None
     if duplicates:
         message = truncate(_message(duplicates), MAX_CONDITION_MESSAGE)
         return ConditionUpdate(ConditionStatus.FALSE, "SeenElsewhere", message)

@@ -38,12 +38,10 @@ from typing import Any, Final
 from gpuid_operator.api.inventory import GPU, ConditionStatus, HistoryEntry, HistoryType
 from gpuid_operator.api.policy import Expectation
 from gpuid_operator.api.values import truncate
-from gpuid_operator.plan.conditions import MAX_CONDITION_MESSAGE, ConditionUpdate
+from gpuid_operator.plan.conditions import MAX_CONDITION_MESSAGE, NODE_GONE, ConditionUpdate
 from gpuid_operator.plan.diff import HistoryWriter
 
-NODE_DEPARTED: Final = "NodeDeparted"
 _NOTHING: Final = Expectation()
-_GONE: Final = ConditionUpdate(ConditionStatus.UNKNOWN, "NodeDeparted", "the node is gone")
 _NOT_READ: Final = ConditionUpdate(ConditionStatus.UNKNOWN, "NotRead", "no successful read yet")
 _AS_EXPECTED: Final = ConditionUpdate(ConditionStatus.TRUE, "AsExpected")
 _JUDGED: Final = (ConditionStatus.TRUE, ConditionStatus.FALSE)
@@ -79,7 +77,7 @@ def as_expected(
     if expect is None or expect == _NOTHING or (departed and before is None):
         return None
     if departed:
-        return _GONE
+        return NODE_GONE
     if hardware is None:
         return _NOT_READ
     failures = _failures(expect, hardware)
@@ -143,5 +141,5 @@ def expectation_entries(
     facts: dict[str, Any] = {"from_": was, "to": now.reason, "message": message}
     if now.status is ConditionStatus.FALSE and now.reason != was:
         yield writer.entry(HistoryType.EXPECTATION_FAILED, **facts)
-    elif now.status is ConditionStatus.TRUE and (failed or was == NODE_DEPARTED):
+    elif now.status is ConditionStatus.TRUE and (failed or was == NODE_GONE.reason):
         yield writer.entry(HistoryType.EXPECTATION_MET, **facts)
