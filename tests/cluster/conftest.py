@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gpuid_operator.localcluster import LocalCluster, binaries
+from gpuid_operator.localcluster import LocalCluster
+from tests.support.collection import build_servers, mark, will_run
 from tests.support.operators import Operator, eventually, history, read_well, status
 from tests.support.smi_fixtures import machine
 
@@ -20,18 +19,12 @@ _HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if _HERE in item.path.parents:
-            item.add_marker(pytest.mark.cluster)
+    mark(items, _HERE, pytest.mark.cluster)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the servers before the first test: from nothing that takes minutes, which are not
-    that test's to answer for."""
-    mine = any(_HERE in item.path.parents for item in session.items)
-    if mine and not session.config.option.collectonly:
-        # A worker of pytest-xdist shows nothing but its stderr.
-        binaries.resolve(real_node=False, progress=partial(print, file=sys.stderr))
+    if will_run(session, _HERE):
+        build_servers(real_node=False)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
+from tests.support.check_scripts import put_policy
 from tests.support.operators import (
     POLICIES,
     Operator,
@@ -39,13 +39,7 @@ def expect(fleet: LocalCluster, node: str, **expected: Any) -> None:
     }
     if expected:
         spec["expect"] = expected
-    body = {
-        "apiVersion": "gpuid.github.com/v1alpha1",
-        "kind": "GPUInventoryPolicy",
-        "metadata": {"name": POLICY},
-        "spec": spec,
-    }
-    fleet.kubectl("apply", "-f", "-", input=json.dumps(body))
+    put_policy(fleet, POLICY, **spec)
 
 
 def says(fleet: LocalCluster, node: str, status_: str, reason: str) -> None:

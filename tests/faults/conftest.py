@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from gpuid_operator.localcluster import binaries
 from tests.cluster.conftest import cluster, local_cluster
 from tests.faults.campaign import SEED, Figures, table
+from tests.support.collection import build_servers, mark, will_run
 
 __all__ = ["cluster", "local_cluster"]  # fixtures
 
 _ROW = "figures"
-
-
 _HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if _HERE in item.path.parents:
-            item.add_marker(pytest.mark.cluster)
+    mark(items, _HERE, pytest.mark.cluster)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the servers before the first test: from nothing that takes minutes."""
-    mine = any(_HERE in item.path.parents for item in session.items)
-    if mine and not session.config.option.collectonly:
-        binaries.resolve(real_node=False, progress=partial(print, file=sys.stderr))
+    if will_run(session, _HERE):
+        build_servers(real_node=False)
 
 
 @pytest.fixture

@@ -10,22 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from gpuid_operator.localcluster import LocalCluster, RealNodeUnavailable, binaries, realnode
+from gpuid_operator.localcluster import LocalCluster, RealNodeUnavailable, realnode
+from tests.support.collection import build_servers, mark, will_run
 
 _HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if _HERE in item.path.parents:
-            item.add_marker(pytest.mark.node)
+    mark(items, _HERE, pytest.mark.node)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the servers before the first test, as tests/cluster/conftest.py says."""
-    mine = any(_HERE in item.path.parents for item in session.items)
-    if mine and not session.config.option.collectonly and _missing() is None:
-        binaries.resolve(real_node=True, progress=print)
+    if will_run(session, _HERE) and _missing() is None:
+        build_servers(real_node=True)
 
 
 def _missing() -> str | None:

@@ -24,13 +24,14 @@ import yaml
 
 from gpuid_operator import __version__
 from gpuid_operator.cli.crds import crd_files
-from gpuid_operator.localcluster import LocalCluster, images
+from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.ports import free_ports
 from gpuid_operator.localcluster.smi import generate
 from gpuid_operator.localcluster.waiting import wait_for
 from gpuid_operator.plan.smi import parse
 from tests.node import operator_image
 from tests.node.grants import GPUID, Grant, calls_of
+from tests.node.smi_image import import_smi_image
 from tests.support.crds import delete_crds
 from tests.support.gotools import go_tool
 from tests.support.manifests import CHART, DEPLOYMENT, render, rights
@@ -70,14 +71,14 @@ def installable(node_cluster: LocalCluster) -> Iterator[LocalCluster]:
         tars = operator_image.build(folder, name=IMAGE, with_smi=READER_IMAGE, smi=SWAPPED)
         for tar in tars:
             node_cluster.import_image(tar)
-        files, links = images.busybox()
-        script = b'#!/bin/sh\nexec cat "${SMI_FILE:-/smi.xml}"\n'
-        files |= {"/bin/nvidia-smi": script}
-        files |= {"/smi.xml": SMI.encode(), "/swapped.xml": SWAPPED.encode()}
-        command = ["/bin/sh", "-c", "trap exit TERM; while sleep 1; do :; done"]
-        tar = folder / "plugin.tar"
-        images.build_image(tar, name=PLUGIN_IMAGE, files=files, links=links, command=command)
-        node_cluster.import_image(tar)
+        import_smi_image(
+            node_cluster,
+            folder,
+            PLUGIN_IMAGE,
+            SMI,
+            script=b'#!/bin/sh\nexec cat "${SMI_FILE:-/smi.xml}"\n',
+            other={"/swapped.xml": SWAPPED.encode()},
+        )
     finally:
         shutil.rmtree(folder)
     apply(node_cluster, plugin(node_cluster.real_node_name))

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from gpuid_operator.localcluster import LocalCluster, images
+from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.smi import generate
+from tests.node.smi_image import import_smi_image
 from tests.support.operators import Operator, eventually, read_well
 from tests.support.quarantines import TAINT, condemn, lift, taints
 from tests.support.smi_fixtures import serials
@@ -28,12 +29,7 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def image(node_cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An image with a simulated nvidia-smi, on the real node."""
-    files, links = images.busybox()
-    files |= {"/smi.xml": SMI.encode(), "/bin/nvidia-smi": b"#!/bin/sh\nexec cat /smi.xml\n"}
-    tar = tmp_path_factory.mktemp("image") / "plugin.tar"
-    command = ["/bin/sh", "-c", "trap exit TERM; while sleep 1; do :; done"]
-    images.build_image(tar, name=IMAGE, files=files, links=links, command=command)
-    node_cluster.import_image(tar)
+    import_smi_image(node_cluster, tmp_path_factory.mktemp("image"), IMAGE, SMI)
     return IMAGE
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from gpuid_operator.localcluster import LocalCluster, images
+from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.smi import generate
+from tests.node.smi_image import import_smi_image
 
 IMAGE = "gpuid.local/simulated-plugin:test"
 SMI = generate("gb200", node="real-node")
@@ -20,12 +21,7 @@ SMI = generate("gb200", node="real-node")
 @pytest.fixture(scope="module")
 def plugin(node_cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Name of a DaemonSet on the real node whose containers have a simulated nvidia-smi."""
-    files, links = images.busybox()
-    files |= {"/smi.xml": SMI.encode(), "/bin/nvidia-smi": b"#!/bin/sh\nexec cat /smi.xml\n"}
-    tar = tmp_path_factory.mktemp("image") / "plugin.tar"
-    command = ["/bin/sh", "-c", "trap exit TERM; while sleep 1; do :; done"]
-    images.build_image(tar, name=IMAGE, files=files, links=links, command=command)
-    node_cluster.import_image(tar)
+    import_smi_image(node_cluster, tmp_path_factory.mktemp("image"), IMAGE, SMI)
     pod: dict[str, Any] = {
         "nodeSelector": {"kubernetes.io/hostname": node_cluster.real_node_name},
         "hostNetwork": True,

@@ -17,11 +17,10 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import count
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import urlsplit
 
 from gpuid_operator.localcluster import LocalCluster
+from tests.support.loop_thread import LoopThread
 
 _READS = ("GET", "HEAD", "OPTIONS")
 
@@ -134,19 +133,18 @@ class _Connection:
     fault: Fault | None = None
 
 
-class ApiFaultProxy:
+class ApiFaultProxy(LoopThread):
     """Use it as a context; an operator that uses `kubeconfig` connects through the proxy."""
 
     def __init__(self, cluster: LocalCluster, *, tls: bool = False) -> None:
         """`tls`: the operator, too, speaks TLS, with the certificate of the API server."""
+        super().__init__("api-fault-proxy")
         self._cluster = cluster
         self._tls: ssl.SSLContext | None = None
         if tls:
             self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             pki = cluster.directory / "pki"
             self._tls.load_cert_chain(pki / "apiserver.crt", pki / "apiserver.key")
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="api-fault-proxy")
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
         self._trap: WriteTrap | None = None
@@ -165,22 +163,6 @@ class ApiFaultProxy:
         """Method and path of each request; clear it to count from 0 again."""
         self.fault_at: Callable[[int, str], Fault | None] = lambda *_: None
         """Decides by number and text of a request what becomes of it."""
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
     @property
     def kubeconfig(self) -> Path:

@@ -7,7 +7,6 @@ watch cache, from which it serves lists at `resourceVersion=0`, is as old.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -19,36 +18,20 @@ from gpuid_operator.localcluster.client import ApiClient
 from gpuid_operator.localcluster.errors import ApiError, ServerError
 from gpuid_operator.localcluster.layout import Layout
 from gpuid_operator.localcluster.ports import free_ports
+from tests.support.loop_thread import LoopThread
 
 _NAME: Final = "kube-apiserver-lagging"
 _READY_WITHIN: Final = 120.0
 
 
-class DelayProxy:
+class DelayProxy(LoopThread):
     """Listens in front of a server; what the server sends arrives `delay` seconds later."""
 
     def __init__(self, port: int) -> None:
+        super().__init__("delay-proxy")
         self._upstream = port
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="delay-proxy")
         self._server: asyncio.Server | None = None
         self.delay = 0.0
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
     @property
     def port(self) -> int:
