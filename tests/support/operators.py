@@ -208,6 +208,10 @@ def condition(cluster: LocalCluster, node: str, kind: str = "Ready") -> tuple[st
     raise AssertionError(f"{node} has no condition {kind}")
 
 
+def condition_types(cluster: LocalCluster, node: str) -> set[str]:
+    return {one["type"] for one in status(cluster, node).get("conditions", ())}
+
+
 def read_well(cluster: LocalCluster, node: str) -> None:
     """The last read of the node was good, and what it gave is delivered."""
     assert condition(cluster, node) == ("True", "ReadOK")
