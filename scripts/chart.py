@@ -1,14 +1,16 @@
 """Generate files of the chart and of deployment/: `make chart`.
 
-The CRDs, from the models, as templates of the chart and as a kustomization; and the table of values
-in the chart's README, from the comments (`# -- …`) in its values.yaml. With `--check` the script
-writes nothing, and the exit code is 1 if a file is stale.
+The CRDs, from the models, as templates of the chart and as a kustomization; the dashboards; the
+chart's copies of dashboards and rules; and the table of values in the chart's README, from the
+comments (`# -- …`) in its values.yaml. With `--check` the script writes nothing, and the exit code
+is 1 if a file is stale.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from gpuid_operator.cli.crds import crd_files
 
 ROOT: Final = Path(__file__).parent.parent
 CHART: Final = ROOT / "charts" / "gpuid-operator"
+RULES: Final = ROOT / "deployment" / "monitoring" / "rules.yaml"
 CRD_KUSTOMIZATION: Final = ROOT / "deployment" / "crds"
 
 _MARKS: Final = ("<!-- values: begin -->\n", "<!-- values: end -->\n")
@@ -33,6 +36,12 @@ def generated() -> dict[Path, str]:
     for name, text in crd_files().items():
         files[CHART / "templates" / "crds" / name] = _template(text)
         files[CRD_KUSTOMIZATION / name] = text
+    dashboards: dict[Path, str] = runpy.run_path(str(ROOT / "scripts" / "dashboards.py"))[
+        "generated"
+    ]()
+    for path, text in dashboards.items():
+        files[path] = files[CHART / "files" / "dashboards" / path.name] = text
+    files[CHART / "files" / "rules.yaml"] = RULES.read_text(encoding="utf-8")
     readme = CHART / "README.md"
     values = (CHART / "values.yaml").read_text(encoding="utf-8")
     files[readme] = _with_table(readme.read_text(encoding="utf-8"), table(values))

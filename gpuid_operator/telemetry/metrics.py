@@ -213,6 +213,11 @@ class Metrics:
         for metric in self._node_gauges:
             metric.forget(node)
 
+    def add_sink(self, sink: str) -> None:
+        """Begin the counters of a sink at 0: `increase` does not see a counter's first value."""
+        for counter in (self.records_delivered, self.records_dropped, self.delivery_failures):
+            counter.labels(sink)
+
     def forget_sink(self, sink: str) -> None:
         """Drop every series of a sink that is configured nowhere any more."""
         for metric in (

@@ -1,10 +1,8 @@
-"""deployment/monitoring/rules.yaml, by promtool: parts that move, twins, restarts, and every alert."""
+"""deployment/monitoring/rules.yaml by promtool: parts that move, twins, restarts, every alert."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
-RULES = ROOT / "deployment" / "monitoring" / "rules.yaml"
+from tests.support.prometheus import ROOT, RULES, program
+
 RUNBOOKS = ROOT / "docs" / "runbooks"
 GROUPS = yaml.safe_load(RULES.read_text())["groups"]
 ALERTS = {rule["alert"]: rule for group in GROUPS for rule in group["rules"] if "alert" in rule}
@@ -25,13 +23,12 @@ UUID = "GPU-a"
 Series = tuple[str, Sequence[float | None]]
 
 
-def promtool() -> str:
-    if program := shutil.which("promtool"):
-        return program
-    why = "promtool is not installed: apt-get install prometheus"
-    if os.environ.get("CI"):
-        pytest.fail(why)
-    pytest.skip(why)
+def promtool(*arguments: str) -> None:
+    """Run promtool, which says what differs."""
+    done = subprocess.run(
+        [program("promtool"), *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def during(value: float, first: int, last: int) -> list[float | None]:
@@ -85,7 +82,10 @@ def check(tmp_path: Path, series: Sequence[Series], **tests: Any) -> None:
     file = tmp_path / "case.yaml"
     file.write_text(yaml.safe_dump(case, sort_keys=False))
     done = subprocess.run(
-        [promtool(), "test", "rules", str(file)], capture_output=True, text=True, check=False
+        [program("promtool"), "test", "rules", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -106,13 +106,7 @@ PART = "gpuid:DCGM_FI_DEV_XID_ERRORS:part"
 
 
 def test_the_rules_are_valid() -> None:
-    done = subprocess.run(
-        [promtool(), "check", "rules", "--lint-fatal", str(RULES)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    promtool("check", "rules", "--lint-fatal", str(RULES))
 
 
 def test_a_gpu_that_moves_between_nodes_has_one_part_at_any_time(tmp_path: Path) -> None:
@@ -283,12 +277,16 @@ FIRES: dict[str, tuple[str, list[Series], list[Series], dict[str, str]]] = {
         [*info("n1", "c1", read=100), dcgm()],
         [*info("n1", "c1", read=100), dcgm(value=31)],
         {
-            **{"gpu": "0", "UUID": UUID, "device": "nvidia0", "Hostname": "host-1"},
-            **{"serial": "s1", "chassis": "c1"},
+            "gpu": "0",
+            "UUID": UUID,
+            "device": "nvidia0",
+            "Hostname": "host-1",
+            "serial": "s1",
+            "chassis": "c1",
         },
     ),
 }
-"""For each alert: when it fires, series on which it does, series on which it does not, its labels."""
+"""For each alert: when it fires, series with which it does, with which it does not, its labels."""
 for _alert, _condition, _time in (
     ("GPUIDNodeNotReady", "Ready", "30m"),
     ("GPUIDGPUUnhealthy", "Healthy", "5m"),
@@ -328,7 +326,7 @@ def test_every_alert_has_a_case_and_a_runbook() -> None:
 def long(series: Sequence[Series], time: str) -> list[Series]:
     """The series, as long as an alert needs: the last step goes on."""
     minutes = int(time.removesuffix("m"))
-    result = []
+    result: list[Series] = []
     for one, samples in series:
         step = (samples[-1] or 0) - (samples[-2] or 0) if "total" in one else 0
         more = [(samples[-1] or 0) + step * n for n in range(1, max(0, minutes - MINUTES) + 1)]

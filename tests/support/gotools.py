@@ -23,6 +23,7 @@ VERSIONS: Final = PROGRAMS | {
     "crane": "github.com/google/go-containerregistry/cmd/crane@v0.22.1",
     "helm3": "helm.sh/helm/v3/cmd/helm@v3.21.4",
     "helm4": "helm.sh/helm/v4/cmd/helm@v4.3.1",
+    "kube-state-metrics": "k8s.io/kube-state-metrics/v2@v2.18.0",
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
     "policy-tester": "github.com/sigstore/policy-controller//cmd/tester@v0.13.1",
     "syft": "github.com/anchore/syft/cmd/syft@v1.20.0",

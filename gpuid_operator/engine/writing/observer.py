@@ -9,6 +9,7 @@ from gpuid_operator.api.inventory import (
     ConditionStatus,
     ConditionType,
     HistoryEntry,
+    HistoryType,
     InventoryState,
     InventoryStatus,
 )
@@ -37,6 +38,9 @@ class Observer:
     def __init__(self, recorder: EventRecorder, metrics: Metrics) -> None:
         self._recorder = recorder
         self._metrics = metrics
+        for kind in HistoryType:
+            # `increase` does not see the first value of a counter that begins above 0.
+            metrics.gpu_changes.labels(kind.value)
 
     def __call__(self, written: StatusWritten) -> None:
         """Report a write; see StatusListener."""
