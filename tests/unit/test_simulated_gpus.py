@@ -14,7 +14,8 @@ import pytest
 from gpuid_operator.api.inventory import GPU, GPUHealth, GPUState
 from gpuid_operator.plan.smi import Reading, parse
 
-PROGRAM = Path(__file__).parents[2] / "deployment" / "simulated" / "simulated_gpus.py"
+ROOT = Path(__file__).parents[2]
+PROGRAM = ROOT / "deployment" / "simulated" / "simulated_gpus.py"
 
 
 class Container:
@@ -152,3 +153,13 @@ def test_another_use_of_nvidia_smi_says_what_is_simulated(node: Node) -> None:
 def test_the_end_of_the_pod_takes_no_grace_period(node: Node) -> None:
     node.container.main.send_signal(signal.SIGTERM)
     assert node.container.main.wait(timeout=30) == 0
+
+
+def test_the_readme_shows_what_a_swap_on_kind_prints(tmp_path: Path) -> None:
+    container = Container(tmp_path / "state", "kind-control-plane")
+    try:
+        printed = container.exec("swap-gpu", "0").stdout
+    finally:
+        container.end()
+    assert printed
+    assert printed in (ROOT / "README.md").read_text()
