@@ -61,7 +61,7 @@ def read_gpu(body: Any, *, index: int, dtd_version: int | None, troubled: bool) 
     that some body of this output contains a text such as `GPU is lost`.
     """
     facts = _facts(body)
-    uuid = text_of(facts.get("uuid"))
+    uuid = identifier(facts.get("uuid"))
     board, chip = _part_numbers(facts, dtd_version=dtd_version)
     module = integer(facts.get("module_id"))
     return GPU(

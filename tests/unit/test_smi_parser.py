@@ -154,7 +154,8 @@ def test_module_id_of_either_place() -> None:
     "spelling",
     [None, "", "  \n ", "N/A", "[N/A]", "n/a", "Requested functionality has been deprecated",
      "Insufficient Permissions", "[Insufficient Permissions]", "Unknown Error", "[Unknown Error]",
-     "Not Supported", "ERR!"],
+     "Not Supported", "ERR!", "Uninitialized", "Corrupted infoROM", "Driver Not Loaded", "No data",
+     "GPU access blocked by the operating system", "System is not in ready state"],
 )  # fmt: skip
 def test_a_missing_value_is_an_absent_field(spelling: str | None) -> None:
     names = [
@@ -342,6 +343,13 @@ def test_reset_required_in_its_own_element() -> None:
 def test_an_unreadable_uuid_is_an_unknown_state() -> None:
     gpu = only(output(Card(uuid="Unknown Error")))
     assert (gpu.uuid, gpu.serial, gpu.state) == (None, "1650000000017", GPUState.UNKNOWN)
+
+
+def test_an_error_text_of_a_newer_driver_is_no_identity() -> None:
+    text = "Some new error"
+    gpu = only(output(Card(uuid=text, serial=text, board_part=text, chassis=text, cluster=text)))
+    assert (gpu.uuid, gpu.serial, gpu.board_part_number) == (None, None, None)
+    assert (gpu.chassis_serial, gpu.fabric, gpu.state) == (None, None, GPUState.UNKNOWN)
 
 
 def test_a_process_that_is_called_lost_harms_no_gpu() -> None:
