@@ -126,6 +126,18 @@ def test_ecc_off_is_no_count(generation: Generation) -> None:
     assert health.ecc_uncorrected is None
 
 
+def test_a_total_of_errors_is_no_count() -> None:
+    """As nvidia-smi prints it for a GPU that does not answer."""
+    part = b"<device_memory>3</device_memory>"
+    printed = output(Card(), generation=R340)
+    assert printed.count(part) == 1
+    printed = printed.replace(
+        part + b"\n<total>3<", b"<device_memory>GPU is lost</device_memory><total>0<"
+    )
+    assert b"<total>0<" in printed
+    assert only(printed).health == GPUHealth(recovery_action="None", retired_pages_pending=None)
+
+
 def test_the_new_version_names_rule() -> None:
     both = output(Card(), generation=R615).replace(
         b"<kmd_version>", b"<driver_version>1.0</driver_version><kmd_version>"
