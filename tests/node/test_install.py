@@ -493,6 +493,8 @@ def test_the_simulated_device_plugin(
     assert after["source"]["containerID"] != before["source"]["containerID"]
     cluster.kubectl("delete", "-k", str(tmp_path), "--wait", "--timeout=90s")
     cluster.kubectl("delete", "-k", str(DEPLOYMENT / "simulated"), "--wait", "--timeout=90s")
+    gone = ("wait", "-n", "gpu-operator", "pod", *selected, "--for=delete", "--timeout=60s")
+    cluster.kubectl(*gone)
 
 
 def overlay(folder: Path, *, node: str, port: int) -> None:
