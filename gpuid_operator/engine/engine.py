@@ -39,7 +39,7 @@ from gpuid_operator.engine.writing.status_writer import StatusWriter, StatusWrit
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan.policy import unknown_sinks
-from gpuid_operator.sinks.registry import SinkContext
+from gpuid_operator.sinks.opening import SinkContext
 from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
 

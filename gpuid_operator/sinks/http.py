@@ -18,6 +18,7 @@ from gpuid_operator.api.record import Record
 from gpuid_operator.api.sinks import HTTPFormat, HTTPSink, SecretKeyRef
 from gpuid_operator.sinks.base import RecordsRefused, Refused, SinkError, Unavailable, scrub
 from gpuid_operator.sinks.http_client import Answer, HTTPClient, describe
+from gpuid_operator.sinks.opening import SinkOpening
 from gpuid_operator.sinks.secrets import SecretSource
 from gpuid_operator.telemetry.log import SecretsInUse
 
@@ -41,6 +42,10 @@ _TOKEN: Final = frozenset(
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def open_sink(spec: HTTPSink, opening: SinkOpening) -> HTTPSender:
+    return HTTPSender(spec, secrets=opening.secrets, client=opening.context.http)
 
 
 class HTTPSender:

@@ -18,8 +18,9 @@ import pytest
 from gpuid_operator.api.sinks import Sink
 from gpuid_operator.sinks.base import Refused, SinkError, Unavailable
 from gpuid_operator.sinks.http_client import HTTPClient
+from gpuid_operator.sinks.opening import SinkContext
 from gpuid_operator.sinks.postgres_wire import MAX_ITERATIONS, MAX_MESSAGE
-from gpuid_operator.sinks.registry import SinkContext, open_sink
+from gpuid_operator.sinks.registry import open_sink
 from tests.support.hostile_servers import (
     FLOOD,
     LOGIN,

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from gpuid_operator.api.sinks import SinkType, SSLMode
+from gpuid_operator.api.sinks import SSLMode
 from gpuid_operator.operator.selectors import check_selector
-from gpuid_operator.operator.settings import Settings, own_namespace
+from gpuid_operator.operator.settings import ExporterType, Settings, own_namespace
 from gpuid_operator.operator.variables import SECRETS, SettingsError
 from gpuid_operator.plan.quarantine_taints import NodeLimit
 from gpuid_operator.plan.target import Target
@@ -68,7 +68,7 @@ DEFAULTS: dict[str, Any] = {
     "command": None,
     "check_name": "command",
     "force_restart": False,
-    "exporter_type": SinkType.STDOUT,
+    "exporter_type": ExporterType.STDOUT,
     "http_endpoint": None,
     "http_timeout": timedelta(seconds=30),
     "http_auth_token": None,
@@ -381,7 +381,7 @@ def test_empty_variables_count_as_unset() -> None:
 def test_the_variables_of_other_exporters_are_not_looked_at() -> None:
     nonsense = {"POSTGRES_SSLMODE": "?", "S3_REGION": "?", "AWS_SESSION_TOKEN": "\x00"}
     settings = Settings.load({**HTTP, **nonsense, **KEYS})
-    assert settings.exporter_type is SinkType.HTTP
+    assert settings.exporter_type is ExporterType.HTTP
     assert settings.aws_access_key_id is None
     assert failure({**POSTGRES, **nonsense}).variable == "POSTGRES_SSLMODE"
 

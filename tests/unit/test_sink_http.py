@@ -28,7 +28,8 @@ from gpuid_operator.sinks.base import (
     Unavailable,
 )
 from gpuid_operator.sinks.http_client import HTTPClient
-from gpuid_operator.sinks.registry import SinkContext, open_sink
+from gpuid_operator.sinks.opening import SinkContext
+from gpuid_operator.sinks.registry import open_sink
 from tests.support.secret_source import Secrets
 
 TOKEN = "a-token-that-nobody-may-see"

@@ -9,7 +9,8 @@ import pytest
 
 from gpuid_operator.api.sinks import Sink
 from gpuid_operator.sinks.http_client import Answer, HTTPClient
-from gpuid_operator.sinks.registry import SinkContext, open_sink
+from gpuid_operator.sinks.opening import SinkContext
+from gpuid_operator.sinks.registry import open_sink
 from gpuid_operator.telemetry import redact
 from gpuid_operator.telemetry.redact import redact_text
 from tests.support.secret_source import Secrets

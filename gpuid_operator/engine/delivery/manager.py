@@ -19,7 +19,8 @@ from gpuid_operator.engine.delivery.sink_worker import SinkWorker
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.writing.status_writer import StatusWriter, StatusWritten
 from gpuid_operator.plan.policy import EffectivePolicy
-from gpuid_operator.sinks.registry import SinkContext, open_sink
+from gpuid_operator.sinks.opening import SinkContext
+from gpuid_operator.sinks.registry import open_sink
 from gpuid_operator.sinks.secrets import SecretSource
 from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
