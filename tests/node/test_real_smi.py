@@ -135,6 +135,15 @@ def test_a_gpu_that_nvidia_smi_skips_is_not_a_missing_one(read: Read, code: int)
     assert raised.value.reason is FailureReason.INCOMPLETE
 
 
+def test_a_gpu_without_a_pci_address_is_an_error_with_its_text(read: Read) -> None:
+    with pytest.raises(ReadError) as raised:
+        read(FIRST, replace(SECOND, bus_id="?", code=LOST))
+    assert raised.value.message.startswith(
+        "nvidia-smi -q -x reports 2 attached GPUs but lists 1 and “Unable to determine the PCI bus"
+        " id for the target device: GPU is lost”; retrying"
+    )
+
+
 def test_no_gpu_at_all(read: Read) -> None:
     with pytest.raises(ReadError, match="No devices were found") as raised:
         read()

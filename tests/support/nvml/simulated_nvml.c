@@ -4,7 +4,8 @@
  *
  *   init CODE                                   what nvmlInit returns
  *   gpu BUS_ID UUID SERIAL HANDLE_CODE CODE     a GPU; HANDLE_CODE is what the look-up of its handle
- *                                               returns, CODE what every question about it returns
+ *                                               returns, CODE what every question about it returns;
+ *                                               its BUS_ID is known all the same, unless it is "?"
  *
  * Codes are those of nvmlReturn_t: 0 is success, 9 driver not loaded, 15 GPU is lost. The texts for
  * them are in nvidia-smi, not here. Functions that are not defined here return "not supported", which
@@ -128,9 +129,10 @@ int nvmlDeviceGetRemappedRows(gpu_t *gpu, unsigned *corrected, unsigned *uncorre
     return gpu->code;
 }
 
-/* The bus ID is known of a GPU that does not answer, too. */
 int nvmlDeviceGetPciInfo_v3(gpu_t *gpu, pci_t *to)
 {
+    if (*gpu->bus_id == '?')
+        return gpu->code;
     memset(to, 0, sizeof *to);
     sscanf(gpu->bus_id, "%x:%x:%x", &to->domain, &to->bus, &to->device);
     to->device_id = 0x233010de;
