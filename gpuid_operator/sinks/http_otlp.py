@@ -16,6 +16,7 @@ from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.api.record import Record
 from gpuid_operator.plan.announcements import WARNINGS, event_message
 from gpuid_operator.plan.records import NO_GPU
+from gpuid_operator.sinks.cloudevents import EVENT_TYPE
 
 _INFO: Final = {"severityNumber": 9, "severityText": "INFO"}
 _WARN: Final = {"severityNumber": 13, "severityText": "WARN"}
@@ -25,7 +26,7 @@ _ELSEWHERE: Final = frozenset({"cluster", "node", "time"})
 """Fields of a record that OTLP has a place for; the others are attributes."""
 
 
-def export_request(records: Sequence[Record], *, event_type: str) -> dict[str, Any]:
+def export_request(records: Sequence[Record]) -> dict[str, Any]:
     """An ExportLogsServiceRequest: one `resourceLogs` per node, with its records in order."""
     by_node: dict[tuple[str, str], list[Record]] = {}
     for record in records:
@@ -45,7 +46,7 @@ def export_request(records: Sequence[Record], *, event_type: str) -> dict[str, A
                 "scopeLogs": [
                     {
                         "scope": {"name": MANAGER},
-                        "logRecords": [_log_record(record, event_type) for record in of_node],
+                        "logRecords": [_log_record(record) for record in of_node],
                     }
                 ],
             }
@@ -71,7 +72,7 @@ def rejection(text: str) -> str | None:
     return f"rejected {number} log records" + (f": {why}" if why else "")
 
 
-def _log_record(record: Record, event_type: str) -> dict[str, Any]:
+def _log_record(record: Record) -> dict[str, Any]:
     nanoseconds = int(record.time.timestamp()) * _NANOSECONDS
     # 0 is OTLP's unknown time.
     time = str(nanoseconds if 0 < nanoseconds <= _MAX_UINT64 else 0)
@@ -80,7 +81,7 @@ def _log_record(record: Record, event_type: str) -> dict[str, Any]:
         # The time of an entry is when the operator observed the change.
         "observedTimeUnixNano": time,
         **(_WARN if record.event in WARNINGS else _INFO),
-        "eventName": f"{event_type}.{record.event}",
+        "eventName": f"{EVENT_TYPE}.{record.event}",
         "body": {"stringValue": _body(record)},
         "attributes": _attributes(
             {

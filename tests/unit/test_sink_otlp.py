@@ -36,7 +36,7 @@ from tests.support.secret_source import Secrets
 
 def parsed(batch: list[Record]) -> ExportLogsServiceRequest:
     """The request, read by the protocol's definition; an unknown field is an error."""
-    body = orjson.dumps(export_request(batch, event_type="com.github.gpuid"))
+    body = orjson.dumps(export_request(batch))
     request = ExportLogsServiceRequest()
     json_format.Parse(body, request)
     return request
