@@ -132,6 +132,10 @@ class S3:
     access_key: str = "AKIDTEST"
     secret_key: str = "the-key-nobody-may-see"
 
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
     def objects(self, bucket: str) -> dict[str, bytes]:
         root = self.folder / bucket
         return {
