@@ -107,10 +107,21 @@ def _s3(setting: Setting) -> Receiver:
     )
 
 
+def _otlp(setting: Setting) -> Receiver:
+    collector = setting.server("collector")
+    return Receiver(
+        port=collector.port,
+        pattern=b"POST /v1/logs",
+        sink=lambda port: collector.sink(port=port),
+        records=collector.records,
+    )
+
+
 RECEIVERS: Final[dict[str, Callable[[Setting], Receiver]]] = {
     "http": _http,
     "postgres": _postgres,
     "s3": _s3,
+    "otlp": _otlp,
 }
 
 

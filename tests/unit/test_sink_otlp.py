@@ -31,6 +31,7 @@ from tests.support.http_sink import (
     sent_records,
     serving,
 )
+from tests.support.otlp_collector import records_of
 from tests.support.secret_source import Secrets
 
 
@@ -74,25 +75,8 @@ def test_each_node_is_a_resource_with_its_records_in_order() -> None:
 
 
 def test_a_record_can_be_put_together_again() -> None:
-    for record in (*records(MOVED), *records(SIGHTED, sightings=True)):
-        (resource_logs,) = parsed([record]).resource_logs
-        (found,) = resource_logs.scope_logs[0].log_records
-        values = attributes(found)
-        fields = {key.removeprefix("gpuid."): value for key, value in values.items()}
-        resource = attributes(resource_logs.resource)
-        moment = datetime.fromtimestamp(found.time_unix_nano / 10**9, UTC)
-        assert found.observed_time_unix_nano == found.time_unix_nano
-        assert (
-            Record.model_validate(
-                {
-                    **fields,
-                    "cluster": resource["k8s.cluster.name"],
-                    "node": resource["k8s.node.name"],
-                    "time": moment,
-                }
-            )
-            == record
-        )
+    for batch in (records(MOVED), records(SIGHTED, sightings=True), sent_records(3)):
+        assert records_of(export_request(batch)) == [record.to_json() for record in batch]
 
 
 @pytest.mark.parametrize("kind", HistoryType)
