@@ -17,7 +17,7 @@ import pytest
 
 from gpuid_operator.localcluster import RealNodeUnavailable, binaries, realnode
 from gpuid_operator.localcluster.errors import BuildError
-from release.tools import PROGRAMS, install
+from release.tools import PROGRAMS, install, install_own
 from tests.support import real_smi
 
 VERSIONS: Final = PROGRAMS | {
@@ -30,6 +30,8 @@ VERSIONS: Final = PROGRAMS | {
     "versitygw": "github.com/versity/versitygw/cmd/versitygw@v1.8.0",
 }
 """Package and version by name."""
+OWN: Final = {"collector": Path(__file__).with_name("collector")}
+"""Folder of the Go module by name."""
 
 
 def go_tool(name: str) -> Path:
@@ -38,7 +40,7 @@ def go_tool(name: str) -> Path:
     Where it cannot be built the test is skipped, and fails where CI is set.
     """
     try:
-        return install(name, VERSIONS[name])
+        return install_own(name, OWN[name]) if name in OWN else install(name, VERSIONS[name])
     except BuildError as error:
         _missing(str(error))
 
@@ -64,7 +66,7 @@ def main(names: Sequence[str]) -> None:
     """Build what is missing; what cannot be built is named, and its tests say so again."""
     if not names:
         _build_cluster()
-    for name in names or (*VERSIONS, real_smi.PROGRAM):
+    for name in names or (*VERSIONS, *OWN, real_smi.PROGRAM):
         began = time.monotonic()
         try:
             program = real_nvidia_smi() if name == real_smi.PROGRAM else go_tool(name)
