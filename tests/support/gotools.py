@@ -1,4 +1,4 @@
-"""Programs that the tests need and that come as Go modules: built once into the user's cache.
+"""Programs that the tests need, nearly all of them Go modules: built once into the user's cache.
 
 `python -m tests.support.gotools` builds them all, so that no test has to wait for one; with names
 it builds only those.
@@ -18,6 +18,7 @@ import pytest
 from gpuid_operator.localcluster import RealNodeUnavailable, binaries, realnode
 from gpuid_operator.localcluster.errors import BuildError
 from release.tools import PROGRAMS, install, install_own
+from tests.support import real_smi
 
 VERSIONS: Final = PROGRAMS | {
     "crane": "github.com/google/go-containerregistry/cmd/crane@v0.22.1",
@@ -44,6 +45,17 @@ def go_tool(name: str) -> Path:
         _missing(str(error))
 
 
+def real_nvidia_smi() -> Path:
+    """The folder with the real nvidia-smi and the simulated NVML, made now if need be (4 seconds).
+
+    Where it cannot be made the test is skipped, and fails where CI is set.
+    """
+    try:
+        return real_smi.build()
+    except BuildError as error:
+        _missing(str(error))
+
+
 def _missing(why: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(why)
@@ -54,10 +66,10 @@ def main(names: Sequence[str]) -> None:
     """Build what is missing; what cannot be built is named, and its tests say so again."""
     if not names:
         _build_cluster()
-    for name in names or (*VERSIONS, *OWN):
+    for name in names or (*VERSIONS, *OWN, real_smi.PROGRAM):
         began = time.monotonic()
         try:
-            program = go_tool(name)
+            program = real_nvidia_smi() if name == real_smi.PROGRAM else go_tool(name)
         except (pytest.skip.Exception, pytest.fail.Exception) as error:
             print(error)
         else:
