@@ -33,6 +33,16 @@ class Quarantines:
         pass
 
 
+class Rights:
+    """What may be watched."""
+
+    def __init__(self) -> None:
+        self.checks = 0
+
+    async def check_rights(self) -> None:
+        self.checks += 1
+
+
 class Work:
     """Work that only notes its steps; `refuses` is the number of starts that fail."""
 
@@ -43,6 +53,7 @@ class Work:
         self.sources_changed = asyncio.Event()
         self.kinds_gone = asyncio.Event()
         self.quarantines = Quarantines()
+        self.pod_events = Rights()
 
     async def start(self) -> None:
         if Work.refuses:
