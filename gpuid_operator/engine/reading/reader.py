@@ -263,6 +263,10 @@ class Reader:
         if isinstance(error.__cause__, ExecPodGone) and failures < _GONE_TRIES:
             return
         known = self._state.nodes.get(attempt.node)
+        # Some DaemonSets of presets also run on nodes without a GPU.
+        no_gpus = error.reason is FailureReason.NVIDIA_SMI_NOT_FOUND and not (
+            known is not None and known.facts.gpu_capacity
+        )
         decide = partial(
             plan.after_failure,
             reason=error.reason,
@@ -271,7 +275,8 @@ class Reader:
             now=self._clock(),
             request=attempt.request,
         )
-        await self._status_writer.write(attempt.node, decide, create=True)
+        create = attempt.target.preset is None or not no_gpus
+        await self._status_writer.write(attempt.node, decide, create=create)
 
     def _add_failure(self, attempt: _Attempt, reason: str, message: str, *, hung: bool) -> int:
         """Start the back-off, count and log a failure. Returns how many there were in a row."""
