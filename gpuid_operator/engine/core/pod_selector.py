@@ -40,7 +40,7 @@ def _merged(group: list[PodSelector]) -> PodSelector:
         return group[0]
     parts = [_parts(selector) for selector in group]
     key, _, rest = parts[0]
-    values = ",".join(value for _, value, _ in parts)
+    values = ",".join(sorted(value for _, value, _ in parts))
     return PodSelector(group[0].namespace, f"{key} in ({values}){rest}")
 
 
