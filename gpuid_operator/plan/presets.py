@@ -1,7 +1,7 @@
 """Presets: where the pods of well-known installations have nvidia-smi.
 
-The table below is the only place that says so. docs/presets.md and the chart's copy of the
-namespaces and labels are generated from it (`make chart`).
+`PRESETS` is the only place that says so. The table of docs/presets.md, and the file with which the
+chart finds the namespaces of a preset, are generated from it (`make chart`).
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ _GPU_OPERATOR: Final = ("gpu-operator",)
 _KUBE_SYSTEM: Final = ("kube-system",)
 _DRA_DRIVER: Final = "dra-driver-nvidia-gpu"
 _OLD_DRA_DRIVER: Final = "nvidia-dra-driver-gpu"
+SHARED_NAMESPACES: Final = frozenset({*_KUBE_SYSTEM, "gpuid"})
+"""Namespaces that are there without the pods of a preset. The chart grants no rights there for
+`auto` unless it sees such pods."""
 
 
 @dataclass(frozen=True, slots=True)

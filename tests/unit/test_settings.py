@@ -17,8 +17,8 @@ from gpuid_operator.api.sinks import SSLMode
 from gpuid_operator.operator.selectors import check_selector
 from gpuid_operator.operator.settings import ExporterType, Settings, own_namespace
 from gpuid_operator.operator.variables import SECRETS, SettingsError
-from gpuid_operator.plan.quarantine_taints import NodeLimit
 from gpuid_operator.plan.presets import expand
+from gpuid_operator.plan.quarantine_taints import NodeLimit
 from gpuid_operator.plan.target import Target
 
 HTTP = {"EXPORTER_TYPE": "http", "HTTP_ENDPOINT": "https://api.example.com/gpu-data"}

@@ -48,7 +48,8 @@ class TargetPods:
     async def list_all(self) -> set[str]:
         """List the pods of all targets. Returns the names of the nodes whose pods changed.
 
-        Raises KubeError; Forbidden only if the operator may not list pods in any namespace.
+        Raises KubeError; Forbidden only if the operator may not list pods in any namespace, and
+        one of them is of a target that is no preset.
         """
         changed: set[str] = set()
         forbidden: dict[str, Forbidden] = {}
@@ -96,13 +97,18 @@ class TargetPods:
         return changed
 
     def _set_forbidden(self, errors: Mapping[str, Forbidden]) -> None:
-        if errors.keys() >= self._pods.namespaces:
+        own = any(one.preset is None for one in self._pods.targets if one.namespace in errors)
+        everywhere = errors.keys() >= self._pods.namespaces
+        if own and everywhere:
             raise next(iter(errors.values()))
         before, self._pods.forbidden = self._pods.forbidden, frozenset(errors)
         if self._pods.forbidden == before:
             return
         if errors:
-            _log.warning(
+            # A preset names namespaces that most clusters do not have. Without any, the inventories
+            # of GPU nodes say what to do.
+            log = _log.warning if own or everywhere else _log.info
+            log(
                 "not permitted to list target pods in some namespaces; continuing without them",
                 namespaces=sorted(errors),
             )

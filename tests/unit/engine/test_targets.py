@@ -398,10 +398,18 @@ class TestNamespaces:
         assert "gpu-operator" in watched and "kube-system" not in watched
         assert cluster.harness.engine.sources_changed.is_set()
 
-    async def test_with_rights_nowhere_the_start_fails(self, cluster: Cluster) -> None:
+    async def test_presets_without_rights_anywhere_say_what_to_do(self, cluster: Cluster) -> None:
         cluster.kube.fail("GET", "/pods$", forbidden(), times=10**6)
+        await cluster.start()
+        await until(lambda: cluster.ready[1] == "NoTargetPod")
+        assert "run reader pods" in cluster.ready[2]
+        assert cluster.harness.engine.sources == ()
+
+    async def test_targets_of_the_user_need_their_rights(self, kube: FakeKube) -> None:
+        kube.fail("GET", "/pods$", forbidden(), times=10**6)
+        harness = EngineHarness(kube, targets=(Target("a", "b=c"), *expand("gke")))
         with pytest.raises(Forbidden):
-            await cluster.start()
+            await harness.engine.start()
 
 
 async def test_a_pod_that_changes_its_label_changes_its_target(kube: FakeKube) -> None:

@@ -253,6 +253,8 @@ async def test_a_watch_that_ends_restarts_with_growing_pauses_beside_the_same_wo
     pauses = [record.__dict__["fields"]["seconds"] for record in caplog.records]
     assert pauses == [1, 2, 4, 8, 16, 30, 30]
     assert {record.message for record in caplog.records} == {"watch ended; restarting"}
+    # One that is not permitted any more would end each watch.
+    assert running.works[0].pod_events.checks == 7
     assert (STEPS[0], set(STEPS[1:]), len(STEPS)) == ("start", {"watch"}, 9)
     await running.stop()
 
