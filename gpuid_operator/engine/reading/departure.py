@@ -86,6 +86,8 @@ class Departures:
             self._state.pods.targets,
             stopped=(f"{pod.namespace}/{pod.name}", pod.container) if pod else None,
             running=view.target is not None,
+            node=view.node.facts.traits if view.node else None,
+            forbidden=self._state.pods.forbidden,
         )
         decide = partial(
             plan.after_failure,
