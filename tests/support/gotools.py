@@ -1,4 +1,4 @@
-"""Programs that the tests need and that come as Go modules: built once into the user's cache.
+"""Programs that the tests need, built once into the user's cache. Most come as Go modules.
 
 `python -m tests.support.gotools` builds them all, so that no test has to wait for one; with names
 it builds only those.
@@ -18,9 +18,11 @@ import pytest
 from gpuid_operator.localcluster import RealNodeUnavailable, binaries, realnode
 from gpuid_operator.localcluster.errors import BuildError
 from release.tools import PROGRAMS, install
+from tests.support.nodetools import azurite
 
 VERSIONS: Final = PROGRAMS | {
     "crane": "github.com/google/go-containerregistry/cmd/crane@v0.22.1",
+    "fake-gcs-server": "github.com/fsouza/fake-gcs-server@v1.56.1",
     "helm3": "helm.sh/helm/v3/cmd/helm@v3.21.4",
     "helm4": "helm.sh/helm/v4/cmd/helm@v4.3.1",
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
@@ -52,11 +54,11 @@ def main(names: Sequence[str]) -> None:
     """Build what is missing; what cannot be built is named, and its tests say so again."""
     if not names:
         _build_cluster()
-    for name in names or VERSIONS:
+    for name in names or (*VERSIONS, "azurite"):
         began = time.monotonic()
         try:
-            program = go_tool(name)
-        except (pytest.skip.Exception, pytest.fail.Exception) as error:
+            program = azurite()[-1] if name == "azurite" else go_tool(name)
+        except (BuildError, pytest.skip.Exception, pytest.fail.Exception) as error:
             print(error)
         else:
             print(f"{time.monotonic() - began:4.0f} s  {program}", flush=True)
