@@ -3,12 +3,13 @@ its cloud. No user of the API chooses these addresses; the responses are bounded
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import urlsplit
+
+from pydantic import BaseModel, Field, ValidationError
 
 from gpuid_operator.sinks.base import Refused, SinkError, Unavailable, scrub
 from gpuid_operator.sinks.http_client import Answer, HTTPClient
@@ -35,6 +36,11 @@ class TokenRequest:
     body: bytes | None = None
     secrets: tuple[str, ...] = ()
     """Parts of it that no message may contain."""
+
+
+class _Token(BaseModel):
+    access_token: Annotated[str, Field(pattern=r"^[!-~]+$")]
+    expires_in: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class TokenSource:
@@ -76,13 +82,10 @@ class TokenSource:
         if not answer.succeeded:
             raise _failure(answer, tried, request.secrets)
         try:
-            found = json.loads(answer.text)
-            token, lifetime = found["access_token"], float(found["expires_in"])
-        except (ValueError, TypeError, LookupError, RecursionError) as error:
-            raise Unavailable(f"{tried}: the response is no token") from error
-        if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-            raise Unavailable(f"{tried}: the response is no token")
-        return token, lifetime
+            found = _Token.model_validate_json(answer.text)
+        except ValidationError:
+            raise Unavailable(f"{tried}: the response is no token") from None
+        return found.access_token, found.expires_in
 
 
 def _failure(answer: Answer, tried: str, secrets: tuple[str, ...]) -> SinkError:

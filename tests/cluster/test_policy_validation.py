@@ -13,7 +13,7 @@ CHECK = {"name": "c", "podSelector": {}, "command": "true"}
 HTTP = {"url": "https://host/path"}
 PG = {"host": "h", "database": "d"}
 DURATION = "must be a duration such as 500ms, 30s, 1m30s or 24h (0s for none), at most 87600h"
-ONE_OF = "set exactly one of stdout, http, postgres or s3 (stdout as `stdout: {}`)"
+ONE_OF = "set exactly one of stdout, http, postgres, s3, gcs or azure (stdout as `stdout: {}`)"
 HTTPS = "must begin with https://; set insecure: true to send in clear text"
 
 

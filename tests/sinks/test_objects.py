@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gpuid_operator.api.sinks import S3Sink, Sink
 from gpuid_operator.sinks.base import (
@@ -30,7 +30,8 @@ from gpuid_operator.sinks.opening import SinkContext
 from gpuid_operator.sinks.registry import open_sink
 from tests.support import golden
 from tests.support.api_fault_proxy import Position
-from tests.support.object_servers import GCS, S3, Azure, ObjectServer, private_key
+from tests.support.google_keys import new_key, private_key
+from tests.support.object_servers import GCS, S3, Azure, ObjectServer
 from tests.support.tcp_fault_proxy import TcpFaultProxy
 
 Open = Callable[..., Any]
@@ -369,7 +370,7 @@ def wrong(server: ObjectServer, s3: S3, other_key: str) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def other_key() -> str:
     """A private key of nobody."""
-    return private_key(rsa.generate_private_key(public_exponent=65537, key_size=2048))
+    return private_key(new_key())
 
 
 @pytest.mark.parametrize("server", ["gcs", "azure"], indirect=True)
@@ -409,6 +410,28 @@ async def test_a_sas_token_that_may_create_and_write_suffices(
     with pytest.raises(Refused, match="AuthorizationPermissionMismatch") as caught:
         await lake.send([record()])
     assert "sig" not in caught.value.message
+
+
+async def test_the_account_is_in_the_path_or_in_the_host(
+    azure: Azure,
+    make_secrets: Any,
+    record: Any,
+    opened: Open,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    azure.create("host-style")
+    host = f"{azure.account}.blob.localhost"
+    look_up = socket.getaddrinfo
+
+    def at_home(name: str, *args: Any, **options: Any) -> Any:
+        return look_up("127.0.0.1" if name == host else name, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", at_home)
+    secrets = make_secrets(**azure.credentials)
+    endpoint = f"http://{host}:{azure.url.rpartition(':')[2]}"
+    await opened(azure, "host-style", secrets, endpoint=endpoint).send([record()])
+    assert len(azure.objects("host-style")) == 1
+    assert secrets.hosts == {host}
 
 
 EXISTS = {

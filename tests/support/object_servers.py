@@ -22,11 +22,10 @@ from urllib.parse import quote, urlencode
 from xml.etree import ElementTree
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gpuid_operator.localcluster.errors import BuildError
 from tests.support.gcs_front import GCSFront
+from tests.support.google_keys import new_key, service_account_key
 from tests.support.gotools import go_tool
 from tests.support.nodetools import azurite
 from tests.support.servers import DEADLINE, free_port, missing, wait_for
@@ -172,13 +171,8 @@ def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GCS]:
     """A stand-in: Google has no server that can be had. fake-gcs-server has the JSON API with its
     preconditions, but takes every token, so a front checks them as Google does."""
     folder, port = tmp_path_factory.mktemp("gcs"), free_port()
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    account = {
-        "type": "service_account",
-        "client_email": "gpuid@fleet.iam.gserviceaccount.com",
-        "private_key_id": "0123abcd",
-        "private_key": private_key(key),
-    }
+    key = new_key()
+    account = service_account_key(key)
     command = [str(go_tool("fake-gcs-server")), "-scheme", "http", "-host", "127.0.0.1"]
     command += ["-port", str(port), "-backend", "filesystem", "-filesystem-root", str(folder)]
     upstream = f"http://127.0.0.1:{port}"
@@ -187,12 +181,6 @@ def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GCS]:
         GCSFront(upstream, key.public_key(), account) as front,
     ):
         yield GCS(front.url, folder, {"GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(account)})
-
-
-def private_key(key: rsa.RSAPrivateKey) -> str:
-    """The PEM of a key, as Google writes it."""
-    form, encryption = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    return key.private_bytes(serialization.Encoding.PEM, form, encryption).decode()
 
 
 @pytest.fixture(scope="session")
