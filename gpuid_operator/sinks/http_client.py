@@ -18,7 +18,7 @@ from gpuid_operator.sinks.addresses import address_not_allowed, is_forbidden
 from gpuid_operator.sinks.base import Refused, Unavailable
 
 MAX_ANSWER: Final = 4096
-"""Maximum number of bytes read from an error response; a legitimate one needs no more."""
+"""Maximum number of bytes read from a response; a legitimate error needs no more."""
 
 MAX_RECEIVED: Final = 256 * 1024
 """Maximum number of bytes received over a connection, with its TLS handshake. aiohttp bounds a
@@ -42,7 +42,7 @@ class Answer:
 
     @property
     def succeeded(self) -> bool:
-        return 200 <= self.status < 300
+        return _succeeded(self.status)
 
 
 class HTTPClient:
@@ -64,9 +64,11 @@ class HTTPClient:
         headers: Mapping[str, str],
         timeout: float,
         tls: ssl.SSLContext | None,
+        read_success: bool = False,
     ) -> Answer:
         """Send a POST and, unless it succeeds, read the beginning of the response.
 
+        `read_success`: read the response of a success, too; without the whole response, it is none.
         `timeout` is in seconds and covers the whole exchange. If `tls` is None, the authorities of
         the system are trusted. Raises AddressNotAllowed, Refused (invalid URL, untrusted
         certificate) and Unavailable.
@@ -80,6 +82,7 @@ class HTTPClient:
             tls=True if tls is None else tls,
             tried=describe(url),
             advice="set caSecretRef, or replace the certificate",
+            read_success=read_success,
         )
 
     async def upload(
@@ -126,6 +129,7 @@ class HTTPClient:
             tls=True,
             tried=tried,
             advice=_REPLACE_CERTIFICATE,
+            read_success=True,
             limit=limit,
         )
 
@@ -140,7 +144,8 @@ class HTTPClient:
         tls: ssl.SSLContext | bool,
         tried: str,
         advice: str,
-        limit: int = 0,
+        read_success: bool = False,
+        limit: int = MAX_ANSWER,
     ) -> Answer:
         try:
             async with self._open().request(
@@ -154,8 +159,8 @@ class HTTPClient:
                 skip_auto_headers=("Accept-Encoding",),
             ) as response:
                 text, truncated = "", False
-                if limit or not 200 <= response.status < 300:
-                    text, truncated = await _beginning(response, limit or MAX_ANSWER)
+                if read_success or not _succeeded(response.status):
+                    text, truncated = await _beginning(response, limit)
                 return Answer(
                     status=response.status,
                     phrase=response.reason or "",
@@ -204,6 +209,10 @@ class HTTPClient:
         return self._session
 
 
+def _succeeded(status: int) -> bool:
+    return 200 <= status < 300
+
+
 def describe(url: str) -> str:
     """The request as shown in messages: without path and query, which may contain secrets."""
     parts = urlsplit(url)
@@ -245,10 +254,11 @@ class _BoundedSocket(socket.socket):
 
 
 async def _beginning(response: aiohttp.ClientResponse, limit: int) -> tuple[str, bool]:
-    """At most `limit` bytes of the body, and whether there are more."""
+    """At most limit bytes of the body, and whether there are more."""
     body = bytearray()
-    # An incomplete body does not change the known status.
-    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+    # The status of an error counts without its body, too.
+    tolerated = () if _succeeded(response.status) else (aiohttp.ClientError, TimeoutError)
+    with contextlib.suppress(*tolerated):
         while len(body) <= limit:
             chunk = await response.content.read(limit + 1 - len(body))
             if not chunk:

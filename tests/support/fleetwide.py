@@ -108,12 +108,23 @@ def _bucket(setting: Setting, server: str, pattern: bytes) -> Receiver:
     )
 
 
+def _otlp(setting: Setting) -> Receiver:
+    collector = setting.server("collector")
+    return Receiver(
+        port=collector.port,
+        pattern=b"POST /v1/logs",
+        sink=lambda port: collector.sink(port=port),
+        records=collector.records,
+    )
+
+
 RECEIVERS: Final[dict[str, Callable[[Setting], Receiver]]] = {
     "http": _http,
     "postgres": _postgres,
     "s3": partial(_bucket, server="s3", pattern=b"PUT /"),
     "gcs": partial(_bucket, server="gcs", pattern=b"POST /upload/"),
     "azure": partial(_bucket, server="azure", pattern=b"PUT /"),
+    "otlp": _otlp,
 }
 
 

@@ -23,12 +23,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from gpuid_operator.localcluster.errors import BuildError
 from tests.support.gcs_front import GCSFront
 from tests.support.google_keys import new_key, service_account_key
-from tests.support.gotools import go_tool
-from tests.support.nodetools import azurite
-from tests.support.servers import DEADLINE, free_port, missing, wait_for
+from tests.support.gotools import azurite, go_tool
+from tests.support.servers import DEADLINE, free_port, wait_for
 
 
 class ObjectServer(Protocol):
@@ -187,11 +185,14 @@ def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GCS]:
 def azure() -> Iterator[Azure]:
     port = free_port()
     server = Azure(f"http://127.0.0.1:{port}")
-    try:
-        command = azurite()
-    except BuildError as error:
-        missing(str(error))
-    command += ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--inMemoryPersistence"]
+    command = [
+        *azurite(),
+        "--blobHost",
+        "127.0.0.1",
+        "--blobPort",
+        str(port),
+        "--inMemoryPersistence",
+    ]
     command += ["--disableTelemetry", "--silent"]
     accounts = {"AZURITE_ACCOUNTS": f"{server.account}:{server.key}"}
     with _running("azurite", command, server.url, accounts):

@@ -17,15 +17,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 DEADLINE = 60.0
 
 
-def missing(what: str) -> NoReturn:
-    """Skip the test, or fail where CI is set."""
+def _missing(what: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(what)
     pytest.skip(what)
@@ -68,7 +67,7 @@ def run_postgres(*, certificate: Path | None = None, key: Path | None = None) ->
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     binary = str(found[-1]) if found else shutil.which("postgres")
     if binary is None:
-        missing("PostgreSQL is not installed: apt-get install postgresql")
+        _missing("PostgreSQL is not installed: apt-get install postgresql")
     server = Postgres(port=free_port())
     # Not pytest's own folder: that is root's alone, and postgres refuses to run as root.
     folder = Path(tempfile.mkdtemp(prefix="gpuid-postgres-"))
