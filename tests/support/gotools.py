@@ -18,10 +18,11 @@ import pytest
 from gpuid_operator.localcluster import RealNodeUnavailable, binaries, realnode
 from gpuid_operator.localcluster.errors import BuildError
 from release.tools import PROGRAMS, install, install_own
-from tests.support import real_smi
+from tests.support import nodetools, real_smi
 
 VERSIONS: Final = PROGRAMS | {
     "crane": "github.com/google/go-containerregistry/cmd/crane@v0.22.1",
+    "fake-gcs-server": "github.com/fsouza/fake-gcs-server@v1.56.1",
     "helm3": "helm.sh/helm/v3/cmd/helm@v3.21.4",
     "helm4": "helm.sh/helm/v4/cmd/helm@v4.3.1",
     "kube-state-metrics": "k8s.io/kube-state-metrics/v2@v2.18.0",
@@ -57,6 +58,17 @@ def real_nvidia_smi() -> Path:
         _missing(str(error))
 
 
+def azurite() -> list[str]:
+    """The command that runs the Blob service of azurite, installed now if need be (a minute).
+
+    Where it cannot be installed the test is skipped, and fails where CI is set.
+    """
+    try:
+        return nodetools.azurite()
+    except BuildError as error:
+        _missing(str(error))
+
+
 def _missing(why: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(why)
@@ -67,10 +79,11 @@ def main(names: Sequence[str]) -> None:
     """Build what is missing; what cannot be built is named, and its tests say so again."""
     if not names:
         _build_cluster()
-    for name in names or (*VERSIONS, *OWN, real_smi.PROGRAM):
+    others = {real_smi.PROGRAM: real_nvidia_smi, "azurite": azurite}
+    for name in names or (*VERSIONS, *OWN, *others):
         began = time.monotonic()
         try:
-            program = real_nvidia_smi() if name == real_smi.PROGRAM else go_tool(name)
+            program = others[name]() if name in others else go_tool(name)
         except (pytest.skip.Exception, pytest.fail.Exception) as error:
             print(error)
         else:

@@ -11,9 +11,12 @@ from typing import Annotated, Final, get_args
 
 from pydantic import Field
 
+from gpuid_operator.api.sinks.azure import AzureSink
+from gpuid_operator.api.sinks.gcs import GCSSink
 from gpuid_operator.api.sinks.http import HTTPFormat, HTTPSink
+from gpuid_operator.api.sinks.objects import ObjectFormat, ObjectSink
 from gpuid_operator.api.sinks.postgres import PostgresSink, SSLMode
-from gpuid_operator.api.sinks.s3 import S3Format, S3Sink
+from gpuid_operator.api.sinks.s3 import S3Sink
 from gpuid_operator.api.sinks.settings import (
     COMMON_PATTERNS,
     NAME_PATTERN,
@@ -30,13 +33,16 @@ __all__ = [
     "PATTERNS",
     "RULES",
     "TYPE_NAMES",
+    "AzureSink",
     "Batch",
+    "GCSSink",
     "HTTPFormat",
     "HTTPSink",
     "Name",
+    "ObjectFormat",
+    "ObjectSink",
     "PostgresSink",
     "Records",
-    "S3Format",
     "S3Sink",
     "SSLMode",
     "SecretKeyRef",
@@ -81,6 +87,10 @@ class Sink(Model):
     """Inserts records into a PostgreSQL table."""
     s3: S3Sink | None = None
     """Puts objects into an S3-compatible bucket."""
+    gcs: GCSSink | None = None
+    """Puts objects into a bucket of Google Cloud Storage."""
+    azure: AzureSink | None = None
+    """Puts blobs into a container of Azure Blob Storage."""
 
     @property
     def is_known(self) -> bool:
