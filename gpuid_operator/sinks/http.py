@@ -7,8 +7,8 @@ import ssl
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from typing import Final
+from urllib.parse import urlsplit
 
 import orjson
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
@@ -17,13 +17,13 @@ from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.api.record import Record
 from gpuid_operator.api.sinks import HTTPFormat, HTTPSink, SecretKeyRef
 from gpuid_operator.sinks.base import RecordsRefused, Refused, SinkError, Unavailable, scrub
+from gpuid_operator.sinks.cloudevents import cloud_event
 from gpuid_operator.sinks.http_client import Answer, HTTPClient, describe
 from gpuid_operator.sinks.opening import SinkOpening
 from gpuid_operator.sinks.secrets import SecretSource
 from gpuid_operator.telemetry.log import SecretsInUse
 
 _DEFAULT_TIMEOUT: Final = 30.0
-_EVENT_TYPE: Final = "com.github.gpuid"
 _SIGNED_PREFIX: Final = "whsec_"
 
 _RECORDS_REFUSED: Final = frozenset({400, 413, 422})
@@ -79,9 +79,13 @@ class HTTPSender:
         self._in_use.set(*secrets)
         key = idempotency_key(records)
         if self._spec.format is HTTPFormat.CLOUDEVENTS:
-            content_type, values = "application/cloudevents-batch+json", [*map(_event, records)]
+            content_type, values = (
+                "application/cloudevents-batch+json",
+                [*map(cloud_event, records)],
+            )
         else:
-            content_type, values = "application/json", [record.to_json() for record in records]
+            content_type = "application/json"
+            values = [record.to_json() for record in records]
         body = orjson.dumps(values)
         headers = _user_headers(self._spec.headers or {}) | {
             "Content-Type": content_type,
@@ -150,21 +154,6 @@ def failure(answer: Answer, *, tried: str, secrets: Sequence[str], now: datetime
     if answer.status in _TEMPORARY or answer.status >= 500:
         return Unavailable(message, retry_after=retry_after)
     return Refused(message, retry_after=retry_after)
-
-
-def _event(record: Record) -> dict[str, Any]:
-    """A CloudEvent 1.0; `source` and `id` together are unique, as the specification requires."""
-    data = record.to_json()
-    return {
-        "specversion": "1.0",
-        "id": record.id,
-        "source": f"/{MANAGER}/{quote(record.cluster, safe='')}",
-        "type": f"{_EVENT_TYPE}.{record.event}",
-        "subject": record.node,
-        "time": data["time"],
-        "datacontenttype": "application/json",
-        "data": data,
-    }
 
 
 def _signature(key: str, *, message_id: str, time: datetime, body: bytes) -> dict[str, str]:

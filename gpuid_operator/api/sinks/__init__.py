@@ -12,6 +12,13 @@ from typing import Annotated, Final, get_args
 from pydantic import Field
 
 from gpuid_operator.api.sinks.http import HTTPFormat, HTTPSink
+from gpuid_operator.api.sinks.kafka import (
+    KafkaFormat,
+    KafkaSASL,
+    KafkaSink,
+    KafkaTLS,
+    SASLMechanism,
+)
 from gpuid_operator.api.sinks.postgres import PostgresSink, SSLMode
 from gpuid_operator.api.sinks.s3 import S3Format, S3Sink
 from gpuid_operator.api.sinks.settings import (
@@ -32,11 +39,16 @@ __all__ = [
     "Batch",
     "HTTPFormat",
     "HTTPSink",
+    "KafkaFormat",
+    "KafkaSASL",
+    "KafkaSink",
+    "KafkaTLS",
     "Name",
     "PostgresSink",
     "Records",
     "S3Format",
     "S3Sink",
+    "SASLMechanism",
     "SSLMode",
     "SecretKeyRef",
     "SecretRef",
@@ -61,6 +73,7 @@ class SinkType(StrEnum):
     HTTP = "http"
     POSTGRES = "postgres"
     S3 = "s3"
+    KAFKA = "kafka"
 
 
 _NAMES: Final = ", ".join(list(SinkType)[:-1]) + f" or {list(SinkType)[-1]}"
@@ -94,6 +107,8 @@ class Sink(Model):
     """Inserts records into a PostgreSQL table."""
     s3: S3Sink | None = None
     """Puts objects into an S3-compatible bucket."""
+    kafka: KafkaSink | None = None
+    """Produces messages to a Kafka topic."""
 
     @property
     def is_known(self) -> bool:
