@@ -74,7 +74,7 @@ class Kafka:
         topic = (name, partitions, 1, [], named)
         response = await self.ask(CreateTopicsRequest([topic], 10_000, False))
         assert not any(one["error_code"] for one in response["topic_errors"]), response
-        while not await self._partitions(name):
+        while not await self._partitions(name):  # noqa: ASYNC110 - another process decides
             await asyncio.sleep(0.05)
 
     async def allow(self, user: str, *, topic: str, operations: Iterable[int]) -> None:
