@@ -8,7 +8,8 @@ from urllib.parse import quote
 from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.api.record import Record
 
-_EVENT_TYPE: Final = "com.github.gpuid"
+EVENT_TYPE: Final = "com.github.gpuid"
+"""Prefix of the name that a type of changes has outside this project."""
 
 
 def cloud_event(record: Record) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def cloud_event(record: Record) -> dict[str, Any]:
         "specversion": "1.0",
         "id": record.id,
         "source": f"/{MANAGER}/{quote(record.cluster, safe='')}",
-        "type": f"{_EVENT_TYPE}.{record.event}",
+        "type": f"{EVENT_TYPE}.{record.event}",
         "subject": record.node,
         "time": data["time"],
         "datacontenttype": "application/json",

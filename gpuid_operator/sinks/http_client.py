@@ -54,9 +54,11 @@ class HTTPClient:
         headers: Mapping[str, str],
         timeout: float,
         tls: ssl.SSLContext | None,
+        read_success: bool = False,
     ) -> Answer:
         """Send a POST and, unless it succeeds, read the beginning of the response.
 
+        `read_success`: read the response of a success, too; without the whole response, it is none.
         `timeout` is in seconds and covers the whole exchange. If `tls` is None, the authorities of
         the system are trusted. Raises AddressNotAllowed, Refused (invalid URL, untrusted
         certificate) and Unavailable.
@@ -70,6 +72,7 @@ class HTTPClient:
             tls=True if tls is None else tls,
             tried=describe(url),
             advice="set caSecretRef, or replace the certificate",
+            read_success=read_success,
         )
 
     async def put(
@@ -99,6 +102,7 @@ class HTTPClient:
         tls: ssl.SSLContext | bool,
         tried: str,
         advice: str,
+        read_success: bool = False,
     ) -> Answer:
         try:
             async with self._open().request(
@@ -111,7 +115,8 @@ class HTTPClient:
                 allow_redirects=False,
                 skip_auto_headers=("Accept-Encoding",),
             ) as response:
-                text, truncated = ("", False) if response.ok else await _beginning(response)
+                wanted = read_success or not response.ok
+                text, truncated = await _beginning(response) if wanted else ("", False)
                 return Answer(
                     status=response.status,
                     phrase=response.reason or "",
@@ -178,8 +183,9 @@ def _guarded_socket(info: tuple[Any, ...]) -> socket.socket:
 async def _beginning(response: aiohttp.ClientResponse) -> tuple[str, bool]:
     """At most MAX_ANSWER bytes of the body, and whether there are more."""
     body = bytearray()
-    # An incomplete body does not change the known status.
-    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+    # The status of an error counts without its body, too.
+    tolerated = () if response.ok else (aiohttp.ClientError, TimeoutError)
+    with contextlib.suppress(*tolerated):
         while len(body) <= MAX_ANSWER:
             chunk = await response.content.read(MAX_ANSWER + 1 - len(body))
             if not chunk:

@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Final, NoReturn
-
-import pytest
+from typing import Final
 
 from gpuid_operator.localcluster import toolchain
+from gpuid_operator.localcluster.errors import BuildError
 
-KAFKA: Final = "4.3.1"
+PROGRAM: Final = "kafka"
+_VERSION: Final = "4.3.1"
 _ARTIFACTS: Final = {
-    "org.apache.kafka:kafka_2.13": KAFKA,
+    "org.apache.kafka:kafka_2.13": _VERSION,
     "org.apache.logging.log4j:log4j-slf4j-impl": "2.25.4",
 }
 _PACKAGES: Final = "apt-get install openjdk-17-jre-headless maven"
 
 
-def kafka() -> str:
-    """The class path of Kafka, fetched now if need be (20 s, 44 MB).
-
-    Where it cannot be had the test is skipped, and fails where CI is set.
-    """
+def kafka_classpath() -> str:
+    """The class path of Kafka, fetched now if need be (20 s, 44 MB). Raises BuildError."""
     if shutil.which("java") is None:
-        _missing(f"Java is not installed: {_PACKAGES}")
+        raise BuildError(f"Java is not installed: {_PACKAGES}")
     folder = toolchain.cache_directory() / "tools"
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"kafka-{KAFKA}"
+    target = folder / f"kafka-{_VERSION}"
     with (folder / "kafka.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
@@ -43,7 +39,7 @@ def kafka() -> str:
 
 def _fetch(folder: Path) -> None:
     if shutil.which("mvn") is None:
-        _missing(f"Maven is not installed: {_PACKAGES}")
+        raise BuildError(f"Maven is not installed: {_PACKAGES}")
     dependencies = "".join(
         "<dependency><groupId>{}</groupId><artifactId>{}</artifactId>"
         "<version>{}</version></dependency>".format(*name.split(":"), version)
@@ -65,10 +61,4 @@ def _fetch(folder: Path) -> None:
         check=False,
     )
     if done.returncode:
-        _missing(f"failed to fetch Kafka {KAFKA} with Maven: {done.stdout[-1000:]}")
-
-
-def _missing(why: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(why)
-    pytest.skip(why)
+        raise BuildError(f"failed to fetch Kafka {_VERSION} with Maven: {done.stdout[-1000:]}")

@@ -24,7 +24,7 @@ from gpuid_operator.localcluster.ports import free_ports
 from gpuid_operator.sinks.base import SinkError
 from gpuid_operator.sinks.kafka_access import Access
 from gpuid_operator.sinks.kafka_wire import BrokerConnection
-from tests.support import javatools
+from tests.support.gotools import kafka_classpath
 
 USER: Final = "gpuid"
 PASSWORD: Final = "the-broker-password-nobody-may-see"
@@ -199,7 +199,7 @@ def run_kafka(certificates: Any) -> Iterator[Kafka]:
 
 
 def _java() -> list[str]:
-    return ["java", *_HEAP, "-cp", javatools.kafka()]
+    return ["java", *_HEAP, "-cp", kafka_classpath()]
 
 
 def _settings(server: Kafka) -> str:
