@@ -111,7 +111,9 @@ class _Build:
         shutil.copytree(json.loads(found)["Dir"], source, copy_function=shutil.copyfile)
         for path in (source, *source.rglob("*/")):
             path.chmod(0o755)  # the module cache is read-only
-        return self.module(source, package.rpartition("/")[2].strip(".") or "program", f"./{package}")
+        return self.module(
+            source, package.rpartition("/")[2].strip(".") or "program", f"./{package}"
+        )
 
     def module(self, source: Path, name: str, package: str = ".") -> Path:
         flags = ["-trimpath", "-buildvcs=false", "-ldflags", "-s -w"]
