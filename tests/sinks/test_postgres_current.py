@@ -51,6 +51,7 @@ FROM serials WHERE uuid IS NOT NULL ORDER BY uuid, read_time DESC, id DESC
 def documented(first: str) -> str:
     """The SQL block of docs/sinks.md that contains this text."""
     text = (Path(__file__).parents[2] / "docs" / "sinks.md").read_text()
+    block: str
     (block,) = [one for one in re.findall(r"```sql\n(.*?)```", text, re.DOTALL) if first in one]
     return block
 
@@ -252,7 +253,7 @@ async def test_insert_on_the_table_is_the_only_right_that_a_writer_needs(
         "SELECT * FROM gpu_current",
         "UPDATE gpu_current_state SET node = 'mine'",
         # The function works as its owner: nobody else may have it write what they choose.
-        "CREATE TABLE mine (LIKE serials); CREATE TRIGGER mine AFTER INSERT ON mine"
+        "CREATE TABLE mine (uuid TEXT); CREATE TRIGGER mine AFTER INSERT ON mine"
         " REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT"
         " EXECUTE FUNCTION gpu_current_update()",
     ):
@@ -361,6 +362,8 @@ async def test_old_rows_can_be_deleted(database: Database, record: Any) -> None:
             at(40, "a", "GPU-moved", "GPURemoved"),
             at(40, "a", "GPU-twice", "GPUReleased"),
             at(40, "a", "GPU-calm", "HealthChanged"),
+            # Late: older than the row of its move, which is deleted.
+            at(0, "c", "GPU-moved", "HealthChanged"),
         ]
     )
     rows = "SELECT uuid, node, event, present, quarantined FROM gpu_current ORDER BY uuid"
