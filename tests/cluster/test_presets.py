@@ -48,12 +48,6 @@ def namespaces(fleet: LocalCluster) -> None:
         make_namespace(fleet, target.namespace)
 
 
-@pytest.fixture(scope="module")
-def operator(fleet: LocalCluster) -> Iterator[Operator]:
-    with Operator(fleet, periods=PERIODS, TARGETS=AUTO) as operator:
-        yield operator
-
-
 def install(fleet: LocalCluster, node: str, *pods: InstalledPod) -> None:
     for pod in pods:
         make_pod(
@@ -77,42 +71,54 @@ def is_read_in(fleet: LocalCluster, node: str, pod: InstalledPod) -> None:
     assert (source["namespace"], source["container"]) == (pod.namespace, pod.containers[0])
 
 
-@pytest.mark.parametrize("pod", INSTALLED, ids=lambda pod: pod.name)
-def test_the_pod_of_an_installation_is_used(
-    fleet: LocalCluster, operator: Operator, pod: InstalledPod
-) -> None:
-    node = f"gpu-preset-{pod.name.replace('.', '-')}"
-    xml = machine(node)
-    make_node(fleet, node, xml)
-    install(fleet, node, pod)
-    if pod.preset in ELSEWHERE:
+@pytest.fixture(scope="class")
+def operator(fleet: LocalCluster) -> Iterator[Operator]:
+    with Operator(fleet, periods=PERIODS, TARGETS=AUTO) as operator:
+        yield operator
 
-        def is_tried() -> None:
+
+class TestInstallations:
+    """One operator reads the pods of all installations."""
+
+    @pytest.mark.parametrize("pod", INSTALLED, ids=lambda pod: pod.name)
+    def test_the_pod_of_an_installation_is_used(
+        self, fleet: LocalCluster, operator: Operator, pod: InstalledPod
+    ) -> None:
+        node = f"gpu-preset-{pod.name.replace('.', '-')}"
+        xml = machine(node)
+        make_node(fleet, node, xml)
+        install(fleet, node, pod)
+        if pod.preset in ELSEWHERE:
+
+            def is_tried() -> None:
+                said = ready(fleet, node)
+                assert said["reason"] == "NvidiaSmiNotFound"
+                assert (
+                    f"{pod.namespace}/" in said["message"] and pod.containers[0] in said["message"]
+                )
+
+            eventually(is_tried)
+        else:
+            eventually(lambda: is_read_in(fleet, node, pod))
+            assert status(fleet, node)["gpus"] == facts(xml)
+
+    def test_pods_that_validate_are_not_used(self, fleet: LocalCluster, operator: Operator) -> None:
+        node = "gpu-traps"
+        make_node(fleet, node, machine(node))
+        install(fleet, node, *TRAPS)
+
+        def is_reported() -> None:
             said = ready(fleet, node)
-            assert said["reason"] == "NvidiaSmiNotFound"
-            assert f"{pod.namespace}/" in said["message"] and pod.containers[0] in said["message"]
+            assert said["reason"] == "NoTargetPod"
+            assert (
+                "preset gpu-operator in gpu-operator; preset static-manifest in" in said["message"]
+            )
 
-        eventually(is_tried)
-    else:
-        eventually(lambda: is_read_in(fleet, node, pod))
-        assert status(fleet, node)["gpus"] == facts(xml)
-
-
-def test_pods_that_validate_are_not_used(fleet: LocalCluster, operator: Operator) -> None:
-    node = "gpu-traps"
-    make_node(fleet, node, machine(node))
-    install(fleet, node, *TRAPS)
-
-    def is_reported() -> None:
-        said = ready(fleet, node)
-        assert said["reason"] == "NoTargetPod"
-        assert "preset gpu-operator in gpu-operator; preset static-manifest in" in said["message"]
-
-    eventually(is_reported)
-    assert fleet.exec_log(node) == []
-    # The node is read once there is a pod for that.
-    install(fleet, node, BY_NAME["dcgm"])
-    eventually(lambda: is_read_in(fleet, node, BY_NAME["dcgm"]))
+        eventually(is_reported)
+        assert fleet.exec_log(node) == []
+        # The node is read once there is a pod for that.
+        install(fleet, node, BY_NAME["dcgm"])
+        eventually(lambda: is_read_in(fleet, node, BY_NAME["dcgm"]))
 
 
 def test_what_has_no_nvidia_smi_falls_to_the_next_and_is_not_tried_again(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
@@ -48,15 +49,23 @@ def make_pod(
     containers: Iterable[str],
 ) -> None:
     """A pod on a simulated node, which KWOK makes ready."""
+    owner = owned_by_node(cluster, node)
     spec = {
         "nodeName": node,
         "tolerations": [{"operator": "Exists"}],
         "automountServiceAccountToken": False,
         "containers": [{"name": container, "image": container} for container in containers],
     }
-    meta = {"name": name, "namespace": namespace, "labels": dict(labels)}
+    meta = {"name": name, "namespace": namespace, "labels": dict(labels), **owner}
     body = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
     cluster.client.send(Request("POST", f"/api/v1/namespaces/{namespace}/pods", body))
+
+
+def owned_by_node(cluster: LocalCluster, node: str) -> dict[str, Any]:
+    """Metadata with a controller, so that no DaemonSet whose labels a pod has adopts it."""
+    uid = cluster.client.get(f"/api/v1/nodes/{node}")["metadata"]["uid"]
+    owner = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid, "controller": True}
+    return {"ownerReferences": [owner]}
 
 
 def delete_pod(cluster: LocalCluster, name: str, *, namespace: str) -> None:

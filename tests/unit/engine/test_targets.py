@@ -210,9 +210,11 @@ async def test_where_none_has_it_the_condition_says_why_of_each(cluster: Cluster
     await cluster.start()
     await until(lambda: cluster.ready[1] == "NvidiaSmiNotFound")
     message = cluster.ready[2]
-    assert message.startswith("none of 2 targets on this node has nvidia-smi: preset gpu-operator,")
-    assert f"gpu-operator/{DRIVER} container {DRIVER}: " in message
-    assert f"; preset dcgm-exporter, gpu-operator/{DCGM} container {DCGM}: " in message
+    assert message.startswith(
+        "none of 2 targets on this node has nvidia-smi: preset gpu-operator: `nvidia-smi -q -x` in"
+        f" gpu-operator/{DRIVER}, container {DRIVER} cannot run: "
+    )
+    assert f"; preset dcgm-exporter in gpu-operator/{DCGM}, container {DCGM}: nvidia-smi" in message
     assert "no libc" in message
     assert cluster.calls() == [DRIVER, DCGM]
     # All are tried again, with a back-off.
