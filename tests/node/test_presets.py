@@ -162,7 +162,7 @@ def test_nvidia_smi_is_found(node_cluster: LocalCluster, operator: Operator, cas
     eventually(is_read, within=60)
     found = status(node_cluster, node)
     assert found["gpus"] == facts(SMI)
-    # Of all the targets so far, none changed anything.
+    # No target so far changed anything.
     assert set(types(history(node_cluster, node))) == {"GPUAdded"}
     for place, name in created:
         node_cluster.kubectl("delete", "pod", "-n", place, name, "--wait=true", "--timeout=60s")
