@@ -51,6 +51,7 @@ FROM serials WHERE uuid IS NOT NULL ORDER BY uuid, read_time DESC, id DESC
 def documented(first: str) -> str:
     """The SQL block of docs/sinks.md that contains this text."""
     text = (Path(__file__).parents[2] / "docs" / "sinks.md").read_text()
+    block: str
     (block,) = [one for one in re.findall(r"```sql\n(.*?)```", text, re.DOTALL) if first in one]
     return block
 
