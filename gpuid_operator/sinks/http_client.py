@@ -16,15 +16,10 @@ from yarl import URL
 
 from gpuid_operator.sinks.addresses import address_not_allowed, is_forbidden
 from gpuid_operator.sinks.base import Refused, Unavailable
+from gpuid_operator.sinks.bounded_socket import BoundedSocket
 
 MAX_ANSWER: Final = 4096
 """Maximum number of bytes read from a response; a legitimate error needs no more."""
-
-MAX_RECEIVED: Final = 256 * 1024
-"""Maximum number of bytes received over a connection, with its TLS handshake. aiohttp bounds a
-response's headers, but not how many interim responses (1xx) or chunk extensions come before what
-the caller waits for."""
-_MAX_READ: Final = 16 * 1024  # what the event loop handles at a time
 
 _FORBIDDEN_ADDRESS: Final = "address is link-local"
 _REPLACE_CERTIFICATE: Final = "replace the certificate, or add its authority to those of the system"
@@ -229,28 +224,7 @@ def _guarded_socket(info: tuple[Any, ...]) -> socket.socket:
 
 def _bounded_socket(info: tuple[Any, ...]) -> socket.socket:
     family, kind, protocol, _, _ = info
-    return _BoundedSocket(family=family, type=kind, proto=protocol)
-
-
-class _BoundedSocket(socket.socket):
-    """A socket that receives at most MAX_RECEIVED bytes, through both methods of asyncio."""
-
-    _left = MAX_RECEIVED
-
-    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        data = super().recv(self._at_most(bufsize), flags)
-        self._left -= len(data)
-        return data
-
-    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0, /) -> int:
-        received = super().recv_into(buffer, self._at_most(nbytes or len(buffer)), flags)
-        self._left -= received
-        return received
-
-    def _at_most(self, size: int) -> int:
-        if not self._left:
-            raise OSError(errno.EMSGSIZE, f"the server sent more than {MAX_RECEIVED} bytes")
-        return min(size, self._left, _MAX_READ)
+    return BoundedSocket(family=family, type=kind, proto=protocol)
 
 
 async def _beginning(response: aiohttp.ClientResponse, limit: int) -> tuple[str, bool]:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +62,12 @@ def postgres(certificates: Any) -> Iterator[Postgres]:
 
 
 @contextmanager
-def run_postgres(*, certificate: Path | None = None, key: Path | None = None) -> Iterator[Postgres]:
+def run_postgres(
+    *,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Postgres]:
     """A server that is gone afterwards; it speaks TLS where it gets a certificate."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     binary = str(found[-1]) if found else shutil.which("postgres")
@@ -93,6 +98,7 @@ def run_postgres(*, certificate: Path | None = None, key: Path | None = None) ->
         **identity,
     )
     settings = {
+        **(settings or {}),
         "listen_addresses": "127.0.0.1",
         "port": str(server.port),
         "unix_socket_directories": "",

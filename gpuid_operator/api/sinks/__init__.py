@@ -14,6 +14,13 @@ from pydantic import Field
 from gpuid_operator.api.sinks.azure import AzureSink
 from gpuid_operator.api.sinks.gcs import GCSSink
 from gpuid_operator.api.sinks.http import HTTPFormat, HTTPSink
+from gpuid_operator.api.sinks.kafka import (
+    KafkaFormat,
+    KafkaSASL,
+    KafkaSink,
+    KafkaTLS,
+    SASLMechanism,
+)
 from gpuid_operator.api.sinks.objects import ObjectFormat, ObjectSink
 from gpuid_operator.api.sinks.postgres import PostgresSink, SSLMode
 from gpuid_operator.api.sinks.s3 import S3Sink
@@ -39,12 +46,17 @@ __all__ = [
     "GCSSink",
     "HTTPFormat",
     "HTTPSink",
+    "KafkaFormat",
+    "KafkaSASL",
+    "KafkaSink",
+    "KafkaTLS",
     "Name",
     "ObjectFormat",
     "ObjectSink",
     "PostgresSink",
     "Records",
     "S3Sink",
+    "SASLMechanism",
     "SSLMode",
     "SecretKeyRef",
     "SecretRef",
@@ -92,6 +104,8 @@ class Sink(Model):
     """Puts objects into a bucket of Google Cloud Storage."""
     azure: AzureSink | None = None
     """Puts blobs into a container of Azure Blob Storage."""
+    kafka: KafkaSink | None = None
+    """Produces messages to a Kafka topic."""
 
     @property
     def is_known(self) -> bool:
