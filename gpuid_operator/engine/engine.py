@@ -30,6 +30,7 @@ from gpuid_operator.engine.reconcile.quarantines import Quarantines
 from gpuid_operator.engine.reconcile.reconciler import NodeReconciler
 from gpuid_operator.engine.reconcile.resync import Resync
 from gpuid_operator.engine.reconcile.resync_loop import ResyncLoop
+from gpuid_operator.engine.reconcile.slice_watch import ResourceSliceWatch
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
 from gpuid_operator.engine.writing.node_labels import NodeLabeller
@@ -75,10 +76,7 @@ class Engine:
         self._recorder = EventRecorder(client)
         self._observer = Observer(self._recorder, metrics)
         self._status_writer = StatusWriter(
-            client,
-            state=self._state,
-            events=self,
-            listeners=[self._observer, self._status_written],
+            client, state=self._state, events=self, listeners=[self._observer, self._status_written]
         )
         labeller = NodeLabeller(client, state=self._state)
         self._reader = Reader(
@@ -115,10 +113,7 @@ class Engine:
             clock=clock,
         )
         self._policy_statuses = PolicyStatuses(
-            client,
-            state=self._state,
-            clock=clock,
-            checks_allowed=options.checks_allowed,
+            client, state=self._state, clock=clock, checks_allowed=options.checks_allowed
         )
         self.quarantines = Quarantines(
             client,
@@ -143,12 +138,14 @@ class Engine:
             clock=clock,
         )
         self._state.duplicates.subscribe(self._reconciler.enqueue)
+        slices = ResourceSliceWatch(client, state=self._state, enqueue=self._reconciler.enqueue)
         self._resync = Resync(
             client,
             state=self._state,
             events=self,
             policies_changed=self._policies_changed,
             list_quarantines=self.quarantines.list_all,
+            list_slices=slices.list_all,
         )
         self._resync_loop = ResyncLoop(
             self._resync,
@@ -174,6 +171,7 @@ class Engine:
             *self._reconciler.loops(options.workers),
             *self._checks.loops(),
             *self._inventory_watch.loops(),
+            *slices.loops(),
             *self._resync_loop.loops(),
             self._policy_statuses.run,
             *self.quarantines.loops(),

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gpuid_operator.api.meta import GPU_RESOURCE, QUARANTINE_TAINT
+from gpuid_operator.api.meta import GPU_PRESENT_LABEL, GPU_RESOURCE, QUARANTINE_TAINT
 from gpuid_operator.kube.client import MERGE_PATCH, ONLY_METADATA, KubeClient, item
 from gpuid_operator.kube.errors import NotFound, ServerError
 
@@ -50,6 +50,11 @@ class NodeFacts:
             gpu_capacity=_count(capacity),
             taints=tuple(spec.get("taints") or ()),
         )
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether the Node has GPU capacity, or the label that says that it has GPUs."""
+        return bool(self.gpu_capacity) or self.labels.get(GPU_PRESENT_LABEL) == "true"
 
     @property
     def quarantine_taint(self) -> str | None:

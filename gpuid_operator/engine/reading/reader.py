@@ -105,6 +105,7 @@ class Reader:
             return wait
         if due is not None and due <= self._clock():
             self._state.duplicates.read_begins(view.name)
+            self._state.slices.read_begins(view.name)
             await self._read(_Attempt(view.name, *view.target, view.open_request))
             due = self.due(self._state.view(view.name))
         return None if due is None else due - self._clock()
@@ -138,7 +139,6 @@ class Reader:
         removals = self._removals(view.name, now)
         # A request whose failure could not be written stays open and waits for the back-off, too.
         tried = failures is not None and failures.request == view.open_request
-        reread_in = self._state.duplicates.reread_in(view.name)
         return ReadState(
             container=pod.container_id if pod else None,
             ready=pod is not None and pod.ready,
@@ -152,8 +152,14 @@ class Reader:
             retry_at=loop_start(now) + failures.retry_at if failures else None,
             hung=failures is not None and failures.hung,
             confirm_at=removals.since + CONFIRMATION if removals else None,
-            reread_at=None if reread_in is None else now + timedelta(seconds=reread_in),
+            reread_at=self._reread_at(view, now),
         )
+
+    def _reread_at(self, view: NodeView, now: datetime) -> datetime | None:
+        if view.differs_from_slices and self._state.slices.changed_since_read(view.name):
+            return now
+        reread_in = self._state.duplicates.reread_in(view.name)
+        return None if reread_in is None else now + timedelta(seconds=reread_in)
 
     async def _read(self, attempt: _Attempt) -> None:
         loop = asyncio.get_running_loop()
@@ -207,6 +213,7 @@ class Reader:
             now=now,
             request=attempt.request,
             pending_removals=self._removals(name, now),
+            through_claim=pod.claims,
         )
         change = await self._status_writer.write(name, decide, create=True)
         self._forget_outcome(name)

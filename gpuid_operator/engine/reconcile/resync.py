@@ -26,7 +26,8 @@ _ATTEMPTS: Final = 3
 
 
 class Resync:
-    """Lists policies, quarantines, pods, nodes and inventories into the cluster state."""
+    """Lists policies, quarantines, ResourceSlices, pods, nodes and inventories into the cluster
+    state."""
 
     def __init__(
         self,
@@ -36,6 +37,7 @@ class Resync:
         events: InventoryEvents,
         policies_changed: Callable[[], None],
         list_quarantines: Callable[[], Awaitable[None]],
+        list_slices: Callable[[], Awaitable[None]],
     ) -> None:
         """`events` receives each inventory of a list; `policies_changed` is called when a list
         changes what is in force."""
@@ -44,6 +46,7 @@ class Resync:
         self._events = events
         self._policies_changed = policies_changed
         self._list_quarantines = list_quarantines
+        self._list_slices = list_slices
         self.inventories_version: str | None = None
         """The resourceVersion of the last list of inventories, from which a watch can continue."""
 
@@ -58,6 +61,7 @@ class Resync:
             try:
                 await self._list_policies()
                 await self._list_quarantines()
+                await self._list_slices()
                 await self._list_pods()
                 await self._list_nodes()
                 await self.list_inventories()
@@ -66,9 +70,7 @@ class Resync:
                 if attempt == _ATTEMPTS:
                     raise
                 _log.info("list expired; restarting it", error=error.message)
-        return self._state.node_names() | {
-            name for name, known in self._state.nodes.items() if known.facts.gpu_capacity
-        }
+        return self._state.node_names() | self._state.gpu_nodes()
 
     async def catch_up(self) -> set[str]:
         """List policies, quarantines and pods. Returns the names of the nodes that changed.

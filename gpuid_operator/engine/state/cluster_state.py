@@ -13,6 +13,7 @@ from gpuid_operator.engine.state.nodes import NodeCache
 from gpuid_operator.engine.state.pods import PodCache
 from gpuid_operator.engine.state.policies import PolicyCache
 from gpuid_operator.engine.state.quarantines import QuarantineCache
+from gpuid_operator.engine.state.resource_slices import ResourceSliceCache
 from gpuid_operator.plan.policy import EffectivePolicy
 from gpuid_operator.plan.target import Target
 
@@ -35,6 +36,7 @@ class ClusterState:
         self.pods = PodCache(targets)
         self.nodes = NodeCache()
         self.quarantines = QuarantineCache()
+        self.slices = ResourceSliceCache()
         self.policies = PolicyCache(
             builtin=builtin, suspended=suspended, checks_allowed=checks_allowed
         )
@@ -52,6 +54,7 @@ class ClusterState:
             duplicates=self.duplicates.of(name),
             skip=self._skip_reason(name, inventory, policy),
             quarantines=self.quarantines.index,
+            published=self.slices.of(name),
         )
 
     def node_names(self) -> set[str]:
@@ -77,9 +80,20 @@ class ClusterState:
         return self.policies.effective(policy, inventory.spec if inventory else NO_SPEC)
 
     def is_gpu_node(self, name: str) -> bool:
-        """Whether the node has a target pod or GPU capacity."""
-        known = self.nodes.get(name)
-        return name in self.pods or (known is not None and bool(known.facts.gpu_capacity))
+        """Whether the node has a target pod, or is known to have GPUs."""
+        return name in self.pods or self.has_gpus(name)
+
+    def has_gpus(self, name: str) -> bool:
+        """Whether the Node or its ResourceSlices say that the node has GPUs."""
+        known, published = self.nodes.get(name), self.slices.of(name)
+        return (known is not None and known.facts.has_gpus) or (
+            published is not None and published.has_devices
+        )
+
+    def gpu_nodes(self) -> set[str]:
+        """The names of all nodes of which Node or ResourceSlices say that they have GPUs."""
+        labelled = {name for name, known in self.nodes.items() if known.facts.has_gpus}
+        return labelled | self.slices.gpu_nodes()
 
     def gpu_node_count(self) -> int:
         """The number of nodes that have an inventory, or will have one: a target pod runs there."""
