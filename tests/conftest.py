@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from gpuid_operator.localcluster import ports
+from tests.support.otlp_collector import collector
 from tests.support.servers import postgres, s3
 
-__all__ = ["postgres", "s3"]  # fixtures
+__all__ = ["collector", "postgres", "s3"]  # fixtures
 
 ALLOWED_SKIPS = ("the real output ", "this machine has no IPv6")
 """Beginnings of the reasons for which CI, too, lets a test be skipped: data that do not belong to

@@ -17,10 +17,9 @@ from gpuid_operator.api.sinks import (
     SecretKeyRef,
     SecretRef,
     Sink,
-    SinkType,
     StdoutSink,
 )
-from gpuid_operator.operator.settings import Settings
+from gpuid_operator.operator.settings import ExporterType, Settings
 
 SIGHTING_INTERVAL: Final = timedelta(hours=24)
 RETENTION: Final = timedelta(hours=720)
@@ -46,13 +45,13 @@ def builtin_policy(settings: Settings) -> PolicySpec:
 def _sink(settings: Settings) -> Sink:
     name, records = settings.exporter_type.value, Records.SIGHTINGS
     match settings.exporter_type:
-        case SinkType.STDOUT:
+        case ExporterType.STDOUT:
             return Sink(name=name, records=records, stdout=StdoutSink())
-        case SinkType.HTTP:
+        case ExporterType.HTTP:
             return Sink(name=name, records=records, http=_http(settings))
-        case SinkType.POSTGRES:
+        case ExporterType.POSTGRES:
             return Sink(name=name, records=records, postgres=_postgres(settings))
-        case SinkType.S3:
+        case ExporterType.S3:
             return Sink(name=name, records=records, s3=_s3(settings))
 
 

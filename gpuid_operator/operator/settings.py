@@ -5,15 +5,17 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from gpuid_operator.api.sinks import SinkType, SSLMode
+from gpuid_operator.api.sinks import SSLMode
 from gpuid_operator.api.values import format_duration
 from gpuid_operator.operator import variables as read
 from gpuid_operator.operator.selectors import check_selector
+from gpuid_operator.operator.targets import targets as parse_targets
 from gpuid_operator.operator.variables import SECRETS, SettingsError, reads
 from gpuid_operator.plan.quarantine_taints import DEFAULT_MAX_NODES, NodeLimit
 from gpuid_operator.plan.target import Target
@@ -27,18 +29,28 @@ _SECOND: Final = timedelta(seconds=1)
 _HOUR: Final = timedelta(hours=1)
 _YEAR: Final = timedelta(hours=8760)
 
+
+class ExporterType(StrEnum):
+    """The types of sinks that the environment can configure: those of gpuid. A policy has more."""
+
+    STDOUT = "stdout"
+    HTTP = "http"
+    POSTGRES = "postgres"
+    S3 = "s3"
+
+
 _INDENTED: Final = frozenset({"COMMAND", "TARGETS"})
 """Variables of several lines, in which leading spaces matter."""
 _EXPORTER_PREFIXES: Final = {
-    "HTTP_": SinkType.HTTP,
-    "POSTGRES_": SinkType.POSTGRES,
-    "S3_": SinkType.S3,
-    "AWS_": SinkType.S3,
+    "HTTP_": ExporterType.HTTP,
+    "POSTGRES_": ExporterType.POSTGRES,
+    "S3_": ExporterType.S3,
+    "AWS_": ExporterType.S3,
 }
 _REQUIRED: Final = {
-    SinkType.HTTP: ("HTTP_ENDPOINT",),
-    SinkType.POSTGRES: ("POSTGRES_HOST", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"),
-    SinkType.S3: ("S3_BUCKET",),
+    ExporterType.HTTP: ("HTTP_ENDPOINT",),
+    ExporterType.POSTGRES: ("POSTGRES_HOST", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"),
+    ExporterType.S3: ("S3_BUCKET",),
 }
 
 _Bool = Annotated[bool, reads(read.boolean)]
@@ -71,7 +83,7 @@ class Settings(BaseModel):
     """Selects the target pods in that namespace."""
     container: _Label = "nvidia-device-plugin"
     """Container of the pod."""
-    targets: Annotated[tuple[Target, ...], reads(read.targets)] = Field(
+    targets: Annotated[tuple[Target, ...], reads(parse_targets)] = Field(
         default_factory=_default_targets
     )
     """Where to read, in order of preference. Without TARGETS: the three above."""
@@ -127,7 +139,7 @@ class Settings(BaseModel):
     force_restart: _Bool = False
     """Whether the check runner restarts the pods that fail."""
 
-    exporter_type: Annotated[SinkType, reads(read.one_of(*SinkType))] = SinkType.STDOUT
+    exporter_type: Annotated[ExporterType, reads(read.one_of(*ExporterType))] = ExporterType.STDOUT
     """Type of the one sink of the built-in policy. Variables of the other types are ignored."""
     http_endpoint: Annotated[str, reads(read.endpoint)] | None = None
     http_timeout: _Timeout = timedelta(seconds=30)
@@ -154,7 +166,7 @@ class Settings(BaseModel):
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Self:
         """Read the environment; an empty variable counts as unset. Raises SettingsError."""
-        exporter = environ.get("EXPORTER_TYPE", "").strip().lower() or SinkType.STDOUT
+        exporter = environ.get("EXPORTER_TYPE", "").strip().lower() or ExporterType.STDOUT
         values = {}
         for field in cls.model_fields:
             variable = field.upper()

@@ -18,7 +18,7 @@ from gpuid_operator.operator.builtin import builtin_policy
 from gpuid_operator.operator.lease import Lease, LeaseOptions
 from gpuid_operator.operator.settings import Settings
 from gpuid_operator.sinks.http_client import HTTPClient
-from gpuid_operator.sinks.registry import SinkContext
+from gpuid_operator.sinks.opening import SinkContext
 from gpuid_operator.sinks.secrets import EnvironmentSecrets, KubernetesSecrets
 from gpuid_operator.telemetry.log import write_records
 from gpuid_operator.telemetry.metrics import Metrics

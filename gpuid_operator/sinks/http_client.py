@@ -59,9 +59,11 @@ class HTTPClient:
         headers: Mapping[str, str],
         timeout: float,
         tls: ssl.SSLContext | None,
+        read_success: bool = False,
     ) -> Answer:
         """Send a POST and, unless it succeeds, read the beginning of the response.
 
+        `read_success`: read the response of a success, too; without the whole response, it is none.
         `timeout` is in seconds and covers the whole exchange. If `tls` is None, the authorities of
         the system are trusted. Raises AddressNotAllowed, Refused (invalid URL, untrusted
         certificate) and Unavailable.
@@ -75,6 +77,7 @@ class HTTPClient:
             tls=True if tls is None else tls,
             tried=describe(url),
             advice="set caSecretRef, or replace the certificate",
+            read_success=read_success,
         )
 
     async def put(
@@ -104,6 +107,7 @@ class HTTPClient:
         tls: ssl.SSLContext | bool,
         tried: str,
         advice: str,
+        read_success: bool = False,
     ) -> Answer:
         try:
             async with self._open().request(
@@ -116,7 +120,8 @@ class HTTPClient:
                 allow_redirects=False,
                 skip_auto_headers=("Accept-Encoding",),
             ) as response:
-                text, truncated = ("", False) if response.ok else await _beginning(response)
+                wanted = read_success or not response.ok
+                text, truncated = await _beginning(response) if wanted else ("", False)
                 return Answer(
                     status=response.status,
                     phrase=response.reason or "",
@@ -204,8 +209,9 @@ class _BoundedSocket(socket.socket):
 async def _beginning(response: aiohttp.ClientResponse) -> tuple[str, bool]:
     """At most MAX_ANSWER bytes of the body, and whether there are more."""
     body = bytearray()
-    # An incomplete body does not change the known status.
-    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+    # The status of an error counts without its body, too.
+    tolerated = () if response.ok else (aiohttp.ClientError, TimeoutError)
+    with contextlib.suppress(*tolerated):
         while len(body) <= MAX_ANSWER:
             chunk = await response.content.read(MAX_ANSWER + 1 - len(body))
             if not chunk:

@@ -24,6 +24,7 @@ from gpuid_operator.sinks.base import (
     Unavailable,
     scrub,
 )
+from gpuid_operator.sinks.opening import SinkOpening
 from gpuid_operator.sinks.postgres_conflicts import check_conflicts, inserted
 from gpuid_operator.sinks.postgres_wire import Allowance, allowance, copy_text, read_rows
 from gpuid_operator.sinks.secrets import SecretSource
@@ -62,6 +63,10 @@ class _Prepared:
     table: str
     """Quoted and qualified."""
     uniques: tuple[schema.Unique, ...]
+
+
+def open_sink(spec: PostgresSink, opening: SinkOpening) -> PostgresSender:
+    return PostgresSender(spec, secrets=opening.secrets)
 
 
 class PostgresSender:

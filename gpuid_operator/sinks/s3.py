@@ -23,6 +23,7 @@ from gpuid_operator.api.record import Record
 from gpuid_operator.api.sinks import S3Sink
 from gpuid_operator.sinks.base import Refused, SecretMissing, SinkError, Unavailable, scrub
 from gpuid_operator.sinks.http_client import Answer, HTTPClient
+from gpuid_operator.sinks.opening import SinkOpening
 from gpuid_operator.sinks.s3_endpoint import is_aws_endpoint, is_region
 from gpuid_operator.sinks.s3_objects import S3Object, objects_of
 from gpuid_operator.sinks.secrets import SecretSource
@@ -44,6 +45,15 @@ _EXISTS: Final = 412
 _TEMPORARY: Final = frozenset({408, 409, 425, 429})
 _CODE: Final = re.compile(r"<Code>([^<]*)</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]*)</Message>")
+
+
+def open_sink(spec: S3Sink, opening: SinkOpening) -> S3Sender:
+    return S3Sender(
+        spec,
+        secrets=opening.secrets,
+        client=opening.context.http,
+        builtin=opening.builtin,
+    )
 
 
 class S3Sender:

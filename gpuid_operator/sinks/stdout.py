@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 from gpuid_operator.api.record import Record
+from gpuid_operator.api.sinks import StdoutSink
 from gpuid_operator.sinks.base import Unavailable
+from gpuid_operator.sinks.opening import RecordWriter, SinkOpening
 
-RecordWriter = Callable[[Iterable[Mapping[str, object]]], None]
-"""Writes records as log lines, all or none; provided by the owner of the log. May raise OSError."""
+
+def open_sink(spec: StdoutSink, opening: SinkOpening) -> StdoutSender:
+    return StdoutSender(opening.context.write_records)
 
 
 class StdoutSender:

@@ -13,8 +13,10 @@ import yaml
 from gpuid_operator import __version__
 from gpuid_operator.cli.crds import crd_files
 from gpuid_operator.operator.settings import Settings
+from gpuid_operator.plan.presets import NAMES, default_namespaces, expand
 from tests.support.chart_values import EVERYTHING, SINKS, load
 from tests.support.manifests import (
+    CHART,
     EXAMPLES,
     ROOT,
     Manifest,
@@ -23,6 +25,7 @@ from tests.support.manifests import (
     find,
     pod_specs,
     render,
+    render_text,
     rights,
 )
 
@@ -37,13 +40,15 @@ def test_both_helms_render_the_same(helm: str) -> None:
 
 
 def test_defaults_are_the_operators_own() -> None:
-    """But for what two replicas need, and for restarts, which the chart does not allow."""
+    """But for what two replicas need, for restarts, which the chart does not allow, and for the
+    targets, which are gpuid's without the chart."""
     settings, bare = load(render()), Settings.load({"POD_NAME": "from-elsewhere"})
     differing = {
         field for field in Settings.model_fields if getattr(settings, field) != getattr(bare, field)
     }
     replicas = {"leader_election", "lease_namespace", "pod_namespace"}
-    assert differing == replicas | {"restarts_per_hour"}
+    assert differing == replicas | {"restarts_per_hour", "targets"}
+    assert settings.targets == expand("auto")
 
 
 @pytest.mark.parametrize("sink", SINKS, ids=lambda sink: str(sink["type"]))
@@ -74,6 +79,9 @@ def test_every_setting_is_a_value() -> None:
         ({"image": {"digest": "sha256:12"}}, "digest"),
         ({"targets": [{"namespace": "a"}]}, "selector"),
         ({"targets": [{"namespace": "A", "selector": "a=b"}]}, "namespace"),
+        ({"targets": [{"preset": "gpu"}]}, "gpu-operator"),
+        ({"targets": [{"preset": "gke", "selector": "a=b"}]}, "selector"),
+        ({"targets": [{"preset": "gke", "namespace": "A"}]}, "namespace"),
         ({"exporter": {"type": "kafka"}}, "type"),
         ({"exporter": {"type": "http"}}, "exporter.http.endpoint"),
         ({"exporter": {"http": {"endpoint": "https://u:p@host/"}}}, "endpoint"),
@@ -95,6 +103,7 @@ def test_every_setting_is_a_value() -> None:
             },
             "targets[0].container",
         ),
+        ({"runner": {"command": "true"}, "targets": [{"preset": "gke"}]}, "without a preset"),
         ({"checks": {"admission": {"enabled": True, "groups": []}}}, "users or groups"),
     ],
     ids=str,
@@ -112,11 +121,11 @@ def test_parents_may_pass_global_and_enabled() -> None:
 def test_the_reader_comes_first_and_takes_no_gpu() -> None:
     objects = render(values={"reader": {"enabled": True}})
     reader = find(objects, "DaemonSet")["spec"]["template"]
-    first, second = load(objects).targets
+    first, *others = load(objects).targets
     assert (first.namespace, first.container) == ("gpuid", "reader")
     wanted = dict(part.split("=") for part in first.selector.split(","))
     assert wanted.items() <= reader["metadata"]["labels"].items()
-    assert second.namespace == "gpu-operator"
+    assert tuple(others) == expand("auto")
     (container,) = reader["spec"]["containers"]
     assert "nvidia.com/gpu" not in json.dumps(container["resources"])
     assert reader["spec"]["runtimeClassName"] == "nvidia"
@@ -134,6 +143,31 @@ def test_the_reader_by_volume_mounts() -> None:
     (mount,) = spec["containers"][0]["volumeMounts"]
     assert volume == {"name": mount["name"], "hostPath": {"path": "/dev/null"}}
     assert mount["mountPath"] == "/var/run/nvidia-container-devices/all"
+
+
+def test_the_schema_has_every_preset() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert schema["definitions"]["preset"]["properties"]["preset"]["enum"] == list(NAMES)
+
+
+@pytest.mark.parametrize("preset", NAMES)
+def test_presets_are_those_of_the_operator(preset: str) -> None:
+    objects = render(values={"targets": [{"preset": preset}, {"preset": "gke", "namespace": "x"}]})
+    assert load(objects).targets == (*expand(preset), *expand("gke", namespace="x"))
+    # Helm cannot see a cluster here.
+    assert places(objects) == {default_namespaces(preset)[0], "x"}
+
+
+def test_the_preset_of_readers_looks_into_the_namespace_of_the_release() -> None:
+    text = render_text(values={"targets": [{"preset": "reader"}]}, namespace="elsewhere")
+    objects = [item for item in yaml.safe_load_all(text) if item]
+    assert load(objects).targets == expand("reader", namespace="elsewhere")
+    assert places(objects) == {"elsewhere"}
+
+
+def places(objects: list[Manifest]) -> set[str]:
+    """The namespaces in which the operator may run commands."""
+    return {item[0] for item in rights(objects) if item[2] == "pods/exec"}
 
 
 def test_a_check_runner_has_its_target_in_the_plain_variables() -> None:
@@ -167,8 +201,10 @@ def test_braces_in_a_crd_survive_helm() -> None:
 def test_examples_render(example: Path) -> None:
     objects = render("--values", str(example))
     settings = load(objects)
-    places = {item[0] for item in rights(objects) if item[2] == "pods/exec"}
-    assert places == {target.namespace for target in settings.targets}
+    wanted = {target.namespace for target in settings.targets}
+    if settings.targets == expand("auto"):
+        wanted = {"gpu-operator"}  # Helm cannot see a cluster here
+    assert places(objects) == wanted
 
 
 def test_extra_objects_are_templates() -> None:

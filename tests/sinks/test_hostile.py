@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from gpuid_operator.api.sinks import Sink
-from gpuid_operator.sinks.base import Refused, SinkError, Unavailable
+from gpuid_operator.sinks.base import RecordsRefused, Refused, SinkError, Unavailable
 from gpuid_operator.sinks.http_client import HTTPClient
+from gpuid_operator.sinks.opening import SinkContext
 from gpuid_operator.sinks.postgres_wire import MAX_ITERATIONS, MAX_MESSAGE
-from gpuid_operator.sinks.registry import SinkContext, open_sink
+from gpuid_operator.sinks.registry import open_sink
 from tests.support.hostile_servers import (
     FLOOD,
     LOGIN,
@@ -44,14 +45,21 @@ ERROR = b"HTTP/1.1 500 Server Error\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 TEXT = b"x" * MIB
 
-HTTP = {
-    "length": http(ERROR, b"Content-Length: %d\r\n\r\n" % FLOOD, flood=TEXT),
-    "no length": http(ERROR, b"\r\n", flood=TEXT),
-    "chunks": http(ERROR, CHUNKED, flood=b"100000\r\n" + TEXT + b"\r\n"),
-    "small chunks": http(ERROR, CHUNKED, flood=b"1\r\nx\r\n"),
-    "chunk extension": http(ERROR, CHUNKED, b"1;a=", flood=TEXT),
-    "chunk length": http(ERROR, CHUNKED, flood=b"0" * MIB),
-    "trailers": http(ERROR, CHUNKED, b"0\r\n", flood=b"A: b\r\n"),
+
+def _bodies(status: bytes) -> dict[str, Behaviour]:
+    """Responses whose body does not end."""
+    return {
+        "length": http(status, b"Content-Length: %d\r\n\r\n" % FLOOD, flood=TEXT),
+        "no length": http(status, b"\r\n", flood=TEXT),
+        "chunks": http(status, CHUNKED, flood=b"100000\r\n" + TEXT + b"\r\n"),
+        "small chunks": http(status, CHUNKED, flood=b"1\r\nx\r\n"),
+        "chunk extension": http(status, CHUNKED, b"1;a=", flood=TEXT),
+        "chunk length": http(status, CHUNKED, flood=b"0" * MIB),
+        "trailers": http(status, CHUNKED, b"0\r\n", flood=b"A: b\r\n"),
+    }
+
+
+HTTP = _bodies(ERROR) | {
     "headers": http(ERROR, flood=b"A: b\r\n"),
     "header": http(ERROR, b"A: ", flood=TEXT),
     "reason": http(b"HTTP/1.1 500 ", flood=TEXT),
@@ -59,6 +67,7 @@ HTTP = {
     "responses": http(flood=ERROR + b"Content-Length: 0\r\n\r\n"),
     "no HTTP": http(flood=TEXT),
 }
+ACCEPTED = _bodies(b"HTTP/1.1 200 OK\r\n")
 LONG = message(b"E", length=FLOOD)
 TOO_LONG = rf"sent a message of {FLOOD + 4} bytes, more than {MAX_MESSAGE}"
 TOO_MUCH = r"sent more than \d+ bytes"
@@ -170,6 +179,18 @@ async def test_an_http_server_cannot_send_without_end(
     assert type(error) is Unavailable
     assert f"POST http://localhost:{server.port}: " in error.message
     assert "hidden" not in error.message
+    assert server.sent < ENOUGH
+
+
+@pytest.mark.parametrize("behaviour", ACCEPTED.values(), ids=ACCEPTED)
+async def test_an_otlp_receiver_cannot_send_without_end(
+    behaviour: Behaviour, failure: Failure
+) -> None:
+    """The sink reads also what a receiver says when it accepts."""
+    async with HostileServer(behaviour) as server:
+        error = await failure(**_http(server.port, format="otlp"))
+    assert type(error) in (Unavailable, RecordsRefused)
+    assert f"POST http://localhost:{server.port}: " in error.message
     assert server.sent < ENOUGH
 
 

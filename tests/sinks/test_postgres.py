@@ -20,8 +20,9 @@ from gpuid_operator.sinks.base import (
     Unavailable,
 )
 from gpuid_operator.sinks.http_client import HTTPClient
+from gpuid_operator.sinks.opening import SinkContext
 from gpuid_operator.sinks.postgres_wire import Allowance
-from gpuid_operator.sinks.registry import SinkContext, open_sink
+from gpuid_operator.sinks.registry import open_sink
 from tests.support import golden
 
 TIME = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)

@@ -21,7 +21,8 @@ from gpuid_operator.sinks.base import (
     Unavailable,
 )
 from gpuid_operator.sinks.http_client import HTTPClient
-from gpuid_operator.sinks.registry import SinkContext, open_sink
+from gpuid_operator.sinks.opening import SinkContext
+from gpuid_operator.sinks.registry import open_sink
 from gpuid_operator.sinks.s3_objects import objects_of
 
 CREDENTIALS = {"credentialsSecretRef": {"name": "lake"}}

@@ -17,7 +17,7 @@ from gpuid_operator.engine.delivery.manager import Delivery, Secrets
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.writing.status_writer import StatusWriter
 from gpuid_operator.sinks.http_client import Answer, HTTPClient
-from gpuid_operator.sinks.registry import SinkContext
+from gpuid_operator.sinks.opening import SinkContext
 from gpuid_operator.telemetry.metrics import Metrics
 from tests.support import clock, secret_source
 from tests.support.engines import TARGET, builtin
@@ -50,9 +50,7 @@ class FakeHTTP(HTTPClient):
         self.until: asyncio.Event | None = None
         """Answers wait for it."""
 
-    async def post(
-        self, url: str, *, body: bytes, headers: Mapping[str, str], timeout: float, tls: Any
-    ) -> Answer:
+    async def post(self, url: str, *, body: bytes, headers: Mapping[str, str], **_: Any) -> Answer:
         records = orjson.loads(body)
         ids = tuple(record["id"] for record in records)
         now = asyncio.get_running_loop().time()

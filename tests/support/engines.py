@@ -15,7 +15,7 @@ from gpuid_operator.engine.delivery.manager import Secrets
 from gpuid_operator.engine.engine import Engine
 from gpuid_operator.plan.target import Target
 from gpuid_operator.sinks.http_client import HTTPClient
-from gpuid_operator.sinks.registry import SinkContext
+from gpuid_operator.sinks.opening import SinkContext
 from gpuid_operator.telemetry.metrics import Metrics
 from tests.support import clock, secret_source
 from tests.support.kube import FakeKube

@@ -1,4 +1,4 @@
-"""Programs that the tests need and that come as Go modules: built once into the user's cache.
+"""Programs that the tests need, nearly all of them Go modules: built once into the user's cache.
 
 `python -m tests.support.gotools` builds them all, so that no test has to wait for one; with names
 it builds only those.
@@ -17,18 +17,22 @@ import pytest
 
 from gpuid_operator.localcluster import RealNodeUnavailable, binaries, realnode
 from gpuid_operator.localcluster.errors import BuildError
-from release.tools import PROGRAMS, install
+from release.tools import PROGRAMS, install, install_own
+from tests.support import real_smi
 
 VERSIONS: Final = PROGRAMS | {
     "crane": "github.com/google/go-containerregistry/cmd/crane@v0.22.1",
     "helm3": "helm.sh/helm/v3/cmd/helm@v3.21.4",
     "helm4": "helm.sh/helm/v4/cmd/helm@v4.3.1",
+    "kube-state-metrics": "k8s.io/kube-state-metrics/v2@v2.18.0",
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
     "policy-tester": "github.com/sigstore/policy-controller//cmd/tester@v0.13.1",
     "syft": "github.com/anchore/syft/cmd/syft@v1.20.0",
     "versitygw": "github.com/versity/versitygw/cmd/versitygw@v1.8.0",
 }
 """Package and version by name."""
+OWN: Final = {"collector": Path(__file__).with_name("collector")}
+"""Folder of the Go module by name."""
 
 
 def go_tool(name: str) -> Path:
@@ -37,7 +41,18 @@ def go_tool(name: str) -> Path:
     Where it cannot be built the test is skipped, and fails where CI is set.
     """
     try:
-        return install(name, VERSIONS[name])
+        return install_own(name, OWN[name]) if name in OWN else install(name, VERSIONS[name])
+    except BuildError as error:
+        _missing(str(error))
+
+
+def real_nvidia_smi() -> Path:
+    """The folder with the real nvidia-smi and the simulated NVML, made now if need be (4 seconds).
+
+    Where it cannot be made the test is skipped, and fails where CI is set.
+    """
+    try:
+        return real_smi.build()
     except BuildError as error:
         _missing(str(error))
 
@@ -52,10 +67,10 @@ def main(names: Sequence[str]) -> None:
     """Build what is missing; what cannot be built is named, and its tests say so again."""
     if not names:
         _build_cluster()
-    for name in names or VERSIONS:
+    for name in names or (*VERSIONS, *OWN, real_smi.PROGRAM):
         began = time.monotonic()
         try:
-            program = go_tool(name)
+            program = real_nvidia_smi() if name == real_smi.PROGRAM else go_tool(name)
         except (pytest.skip.Exception, pytest.fail.Exception) as error:
             print(error)
         else:

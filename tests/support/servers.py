@@ -34,14 +34,14 @@ def _missing(what: str) -> None:
     pytest.skip(what)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _wait_for(what: str, ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def wait_for(what: str, ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + DEADLINE
     while not ready():
         assert process.poll() is None, f"{what} ended with {process.returncode}"
@@ -71,7 +71,7 @@ def run_postgres(*, certificate: Path | None = None, key: Path | None = None) ->
     binary = str(found[-1]) if found else shutil.which("postgres")
     if binary is None:
         _missing("PostgreSQL is not installed: apt-get install postgresql")
-    server = Postgres(port=_free_port())
+    server = Postgres(port=free_port())
     # Not pytest's own folder: that is root's alone, and postgres refuses to run as root.
     folder = Path(tempfile.mkdtemp(prefix="gpuid-postgres-"))
     owner = pwd.getpwnam("nobody") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
@@ -115,7 +115,7 @@ def run_postgres(*, certificate: Path | None = None, key: Path | None = None) ->
         return not subprocess.run([*probe, "-p", str(server.port)], capture_output=True).returncode
 
     try:
-        _wait_for("PostgreSQL", accepts, process)
+        wait_for("PostgreSQL", accepts, process)
         yield server
     finally:
         process.send_signal(signal.SIGINT)
@@ -131,6 +131,10 @@ class S3:
     folder: Path
     access_key: str = "AKIDTEST"
     secret_key: str = "the-key-nobody-may-see"
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     def objects(self, bucket: str) -> dict[str, bytes]:
         root = self.folder / bucket
@@ -151,7 +155,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 def run_s3(folder: Path) -> Iterator[S3]:
     """A server with its buckets in this folder."""
     binary = go_tool("versitygw")
-    port = _free_port()
+    port = free_port()
     server = S3(url=f"http://127.0.0.1:{port}", folder=folder)
     process = subprocess.Popen(
         [str(binary), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(server.folder)],
@@ -175,7 +179,7 @@ def run_s3(folder: Path) -> Iterator[S3]:
         return True
 
     try:
-        _wait_for("versitygw", answers, process)
+        wait_for("versitygw", answers, process)
         yield server
     finally:
         process.terminate()

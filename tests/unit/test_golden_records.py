@@ -48,6 +48,33 @@ EVENT = (
     b'"datacontenttype":"application/json","data":' + RECORD + b"}"
 )
 
+LOGS = (
+    b'{"resourceLogs":[{"resource":{"attributes":['
+    b'{"key":"service.name","value":{"stringValue":"gpuid-operator"}},'
+    b'{"key":"k8s.cluster.name","value":{"stringValue":"prod/eu"}},'
+    b'{"key":"k8s.node.name","value":{"stringValue":"gpu-node-01"}}]},'
+    b'"scopeLogs":[{"scope":{"name":"gpuid-operator"},"logRecords":[{'
+    b'"timeUnixNano":"1780828245000000000","observedTimeUnixNano":"1780828245000000000",'
+    b'"severityNumber":9,"severityText":"INFO","eventName":"com.github.gpuid.GPUMoved",'
+    b'"body":{"stringValue":"GPUMoved on gpu-node-01: NVIDIA GB200 serial 1761025346025'
+    b" GPU-25e04bdf-1c2d-4e3f-8a9b-0c1d2e3f4a5b at 00000000:2A:00.0:"
+    b' from 00000000:29:00.0 to 00000000:2A:00.0"},"attributes":['
+    b'{"key":"gpuid.id","value":'
+    b'{"stringValue":"8f14e45f-ceea-467f-a0e6-5d1f8b2f6c11.7.1780828245"}},'
+    b'{"key":"gpuid.event","value":{"stringValue":"GPUMoved"}},'
+    b'{"key":"gpuid.machine","value":{"stringValue":"i-1234567890abcdef0"}},'
+    b'{"key":"gpuid.source","value":{"stringValue":"gpu-operator/nvidia-device-plugin-abc"}},'
+    b'{"key":"gpuid.chassis","value":{"stringValue":"1821325191344"}},'
+    b'{"key":"gpuid.gpu","value":{"stringValue":"1761025346025"}},'
+    b'{"key":"gpuid.uuid","value":{"stringValue":"GPU-25e04bdf-1c2d-4e3f-8a9b-0c1d2e3f4a5b"}},'
+    b'{"key":"gpuid.pci","value":{"stringValue":"00000000:2A:00.0"}},'
+    b'{"key":"gpuid.product","value":{"stringValue":"NVIDIA GB200"}},'
+    b'{"key":"gpuid.driver","value":{"stringValue":"570.148.08"}},'
+    b'{"key":"gpuid.sequence","value":{"intValue":"7"}},'
+    b'{"key":"gpuid.from","value":{"stringValue":"00000000:29:00.0"}},'
+    b'{"key":"gpuid.to","value":{"stringValue":"00000000:2A:00.0"}}]}]}]}]}'
+)
+
 IDEMPOTENCY_KEY = "0142e667737cc4dccf815ca60df827cb09823ea542b07ed7913c1689de8db09e"
 
 CSV = (
@@ -66,9 +93,7 @@ class Captured(HTTPClient):
         self.body = b""
         self.headers: Mapping[str, str] = {}
 
-    async def post(
-        self, url: str, *, body: bytes, headers: Mapping[str, str], timeout: float, tls: Any
-    ) -> Answer:
+    async def post(self, url: str, *, body: bytes, headers: Mapping[str, str], **_: Any) -> Answer:
         self.body, self.headers = body, headers
         return Answer(status=204, phrase="", retry_after=None, text="", truncated=False)
 
@@ -83,6 +108,7 @@ async def test_a_line_on_stdout(capfdbinary: pytest.CaptureFixture[bytes]) -> No
     [
         (HTTPFormat.JSON, "application/json", b"[" + RECORD + b"]"),
         (HTTPFormat.CLOUDEVENTS, "application/cloudevents-batch+json", b"[" + EVENT + b"]"),
+        (HTTPFormat.OTLP, "application/json", LOGS),
     ],
 )
 async def test_a_request(form: HTTPFormat, content_type: str, body: bytes) -> None:

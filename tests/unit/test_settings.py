@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from gpuid_operator.api.sinks import SinkType, SSLMode
+from gpuid_operator.api.sinks import SSLMode
 from gpuid_operator.operator.selectors import check_selector
-from gpuid_operator.operator.settings import Settings, own_namespace
+from gpuid_operator.operator.settings import ExporterType, Settings, own_namespace
 from gpuid_operator.operator.variables import SECRETS, SettingsError
+from gpuid_operator.plan.presets import expand
 from gpuid_operator.plan.quarantine_taints import NodeLimit
 from gpuid_operator.plan.target import Target
 
@@ -68,7 +69,7 @@ DEFAULTS: dict[str, Any] = {
     "command": None,
     "check_name": "command",
     "force_restart": False,
-    "exporter_type": SinkType.STDOUT,
+    "exporter_type": ExporterType.STDOUT,
     "http_endpoint": None,
     "http_timeout": timedelta(seconds=30),
     "http_auth_token": None,
@@ -381,7 +382,7 @@ def test_empty_variables_count_as_unset() -> None:
 def test_the_variables_of_other_exporters_are_not_looked_at() -> None:
     nonsense = {"POSTGRES_SSLMODE": "?", "S3_REGION": "?", "AWS_SESSION_TOKEN": "\x00"}
     settings = Settings.load({**HTTP, **nonsense, **KEYS})
-    assert settings.exporter_type is SinkType.HTTP
+    assert settings.exporter_type is ExporterType.HTTP
     assert settings.aws_access_key_id is None
     assert failure({**POSTGRES, **nonsense}).variable == "POSTGRES_SSLMODE"
 
@@ -426,6 +427,40 @@ def test_targets_in_order_with_their_defaults() -> None:
         Target("gpu-operator", "app=nvidia-device-plugin-daemonset", "nvidia-device-plugin"),
         Target("kube-system", "k8s-app in (gke)", None, ("/bin/smi", "-q", "-x")),
     )
+
+
+def test_presets_are_expanded_in_their_place() -> None:
+    settings = Settings.load(
+        {
+            "TARGETS": """
+            - {namespace: mine, selector: a=b}
+            - preset: gke
+            - {preset: dcgm-exporter, namespace: monitoring}
+            - preset: auto
+            """
+        }
+    )
+    mine, rest = settings.targets[0], settings.targets[1:]
+    assert mine == Target("mine", "a=b")
+    moved = expand("dcgm-exporter", namespace="monitoring")
+    others = tuple(target for target in expand("auto") if target.preset != "gke")
+    assert rest == (*expand("gke"), *moved, *others)
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        (
+            "{preset: gpu}",
+            "unknown preset gpu; the presets are gpu-operator, static-manifest, gke,",
+        ),
+        ("{preset: gke, selector: a=b}", "item 1 has the unknown key selector"),
+        ("{preset: gke, namespace: A}", "namespace of item 1: at most 63"),
+        ("{preset: [gke]}", "item 1 needs a string as its preset"),
+    ],
+)
+def test_a_bad_preset_is_named(item: str, said: str) -> None:
+    assert said in str(failure({"TARGETS": f"[{item}]"}))
 
 
 def test_one_target_from_the_three_variables() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from gpuid_operator.api.sinks import Sink
 from gpuid_operator.sinks.http_client import Answer, HTTPClient
-from gpuid_operator.sinks.registry import SinkContext, open_sink
+from gpuid_operator.sinks.opening import SinkContext
+from gpuid_operator.sinks.registry import open_sink
 from gpuid_operator.telemetry import redact
 from gpuid_operator.telemetry.redact import redact_text
 from tests.support.secret_source import Secrets
@@ -25,9 +26,7 @@ SPEC = Sink.model_validate(
 class FakeHTTP(HTTPClient):
     """Accepts every batch."""
 
-    async def post(
-        self, url: str, *, body: bytes, headers: Mapping[str, str], timeout: float, tls: Any
-    ) -> Answer:
+    async def post(self, url: str, *, body: bytes, headers: Mapping[str, str], **_: Any) -> Answer:
         assert redact_text(headers["Authorization"]) == "Bearer ***"
         return Answer(status=200, phrase="OK", retry_after=None, text="", truncated=False)
 

@@ -12,9 +12,9 @@ from gpuid_operator.api.sinks import Sink
 from gpuid_operator.sinks import base
 from gpuid_operator.sinks.base import Unavailable
 from gpuid_operator.sinks.http_client import HTTPClient
-from gpuid_operator.sinks.registry import SinkContext, open_sink
+from gpuid_operator.sinks.opening import RecordWriter, SinkContext
+from gpuid_operator.sinks.registry import open_sink
 from gpuid_operator.sinks.secrets import EnvironmentSecrets
-from gpuid_operator.sinks.stdout import RecordWriter
 
 RECORD = Record(
     id="u.1.1",

@@ -18,7 +18,7 @@
     fieldRef:
       fieldPath: metadata.namespace
 {{- if .Values.runner.command }}
-{{- with first .Values.targets }}
+{{- with include "gpuid-operator.runnerTarget" . | fromYaml }}
 - name: NAMESPACE
   value: {{ .namespace | quote }}
 - name: LABEL_SELECTOR

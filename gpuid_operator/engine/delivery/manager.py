@@ -19,7 +19,8 @@ from gpuid_operator.engine.delivery.sink_worker import SinkWorker
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.writing.status_writer import StatusWriter, StatusWritten
 from gpuid_operator.plan.policy import EffectivePolicy
-from gpuid_operator.sinks.registry import SinkContext, open_sink
+from gpuid_operator.sinks.opening import SinkContext
+from gpuid_operator.sinks.registry import open_sink
 from gpuid_operator.sinks.secrets import SecretSource
 from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
@@ -173,6 +174,7 @@ class Delivery:
 
     def _worker(self, sink: SinkSpec, key: _SinkKey) -> SinkWorker:
         if key not in self._running:
+            self._metrics.add_sink(sink.name)
             worker = self._open(sink, builtin=key.builtin)
             task = asyncio.create_task(worker.run(), name=f"sink {sink.name}")
             self._running[key] = _Running(worker, task)

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
 from gpuid_operator.engine.reconcile.resync import Resync
+from gpuid_operator.engine.reconcile.target_pods import TargetPods
 from gpuid_operator.kube.errors import ListExpired, ServerError
 from tests.support.kube import FakeKube, server_error
 from tests.support.objects import (
@@ -33,14 +35,26 @@ class ResyncBench(ReadBench):
         """How many inventories were known at each list of quarantines."""
         self.slice_lists = 0
         self.gone: list[str] = []
+        self.namespace_changes: list[frozenset[str]] = []
+        self.enqueued: set[str] = set()
         self.resync = Resync(
             kube,
             state=self.state,
             events=self,
+            target_pods=TargetPods(
+                kube,
+                state=self.state,
+                namespaces_changed=self._namespaces_changed,
+                enqueue=self.enqueued.update,
+                timings=DEFAULT_TIMINGS,
+            ),
             policies_changed=self._policies_changed,
             list_quarantines=self._list_quarantines,
             list_slices=self._list_slices,
         )
+
+    def _namespaces_changed(self) -> None:
+        self.namespace_changes.append(self.state.pods.forbidden)
 
     def _policies_changed(self) -> None:
         self.policy_changes += 1
