@@ -76,18 +76,18 @@ def operator(fleet: LocalCluster) -> Iterator[Operator]:
         yield operator
 
 
-def bare_node(fleet: LocalCluster, name: str) -> None:
-    """A GPU node without capacity, label and target pod, as DRA leaves it."""
+def bare_node(fleet: LocalCluster, name: str, *, capacity: int = 0) -> None:
+    """A GPU node without label and target pod and, as DRA leaves it, without capacity."""
     body = node(
         name,
-        gpus=0,
+        gpus=capacity,
         product=PRODUCT,
         instance_type="p5.48xlarge",
         provider_id=None,
         labels={"nvidia.com/gpu.present": "false"},
         object_bytes=None,
     )
-    for field in ("capacity", "allocatable"):
+    for field in ("capacity", "allocatable") if not capacity else ():
         rest = {k: v for k, v in body["status"][field].items() if k != "nvidia.com/gpu"}
         body["status"][field] = rest
     fleet.client.send(Request("POST", "/api/v1/nodes", body))
@@ -314,10 +314,11 @@ def test_without_the_right_the_operator_works_and_says_so_once(
         publish(cluster, "gpu-bare", gpus("GPU-a", driver="1.0.0"))
         cluster.add_node("gpu-read", xml=machine("gpu-read"))
         eventually(lambda: read_well(cluster, "gpu-read"))
-        set_label(cluster, "gpu-bare", "true")
-        # Resyncs come and go without the right: the label is found by one of them.
-        eventually(lambda: is_not_ready(cluster, "gpu-bare", "NoTargetPod"))
-        assert "source" not in status(cluster, "gpu-bare")
+        # Resyncs go on without the right: one of them finds this node.
+        bare_node(cluster, "gpu-capacity", capacity=8)
+        eventually(lambda: is_not_ready(cluster, "gpu-capacity", "NoTargetPod"))
+        path = f"{INVENTORIES}/gpu-bare"
+        assert cluster.client.send(Request("GET", path, tolerate=(404,))) is None
         assert [line["msg"] for line in operator.lines()].count(said) == 1
         apply(cluster, *role(None, *FOOTPRINT))
         eventually(lambda: shows(cluster, "gpu-bare", "1.0.0"))
