@@ -11,9 +11,19 @@ from typing import Annotated, Final, get_args
 
 from pydantic import Field
 
+from gpuid_operator.api.sinks.azure import AzureSink
+from gpuid_operator.api.sinks.gcs import GCSSink
 from gpuid_operator.api.sinks.http import HTTPFormat, HTTPSink
+from gpuid_operator.api.sinks.kafka import (
+    KafkaFormat,
+    KafkaSASL,
+    KafkaSink,
+    KafkaTLS,
+    SASLMechanism,
+)
+from gpuid_operator.api.sinks.objects import ObjectFormat, ObjectSink
 from gpuid_operator.api.sinks.postgres import PostgresSink, SSLMode
-from gpuid_operator.api.sinks.s3 import S3Format, S3Sink
+from gpuid_operator.api.sinks.s3 import S3Sink
 from gpuid_operator.api.sinks.settings import (
     COMMON_PATTERNS,
     NAME_PATTERN,
@@ -30,14 +40,22 @@ __all__ = [
     "PATTERNS",
     "RULES",
     "TYPE_NAMES",
+    "AzureSink",
     "Batch",
+    "GCSSink",
     "HTTPFormat",
     "HTTPSink",
+    "KafkaFormat",
+    "KafkaSASL",
+    "KafkaSink",
+    "KafkaTLS",
     "Name",
+    "ObjectFormat",
+    "ObjectSink",
     "PostgresSink",
     "Records",
-    "S3Format",
     "S3Sink",
+    "SASLMechanism",
     "SSLMode",
     "SecretKeyRef",
     "SecretRef",
@@ -81,6 +99,12 @@ class Sink(Model):
     """Inserts records into a PostgreSQL table."""
     s3: S3Sink | None = None
     """Puts objects into an S3-compatible bucket."""
+    gcs: GCSSink | None = None
+    """Puts objects into a bucket of Google Cloud Storage."""
+    azure: AzureSink | None = None
+    """Puts blobs into a container of Azure Blob Storage."""
+    kafka: KafkaSink | None = None
+    """Produces messages to a Kafka topic."""
 
     @property
     def is_known(self) -> bool:

@@ -265,9 +265,8 @@ class Reader:
             return
         known = self._state.nodes.get(attempt.node)
         # Some DaemonSets of presets also run on nodes without a GPU.
-        no_gpus = error.reason is FailureReason.NVIDIA_SMI_NOT_FOUND and not (
-            known is not None and known.facts.gpu_capacity
-        )
+        missing = error.reason is FailureReason.NVIDIA_SMI_NOT_FOUND
+        no_gpus = missing and not self._state.has_gpus(attempt.node)
         decide = partial(
             plan.after_failure,
             reason=error.reason,
