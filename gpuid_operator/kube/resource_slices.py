@@ -24,6 +24,7 @@ _ONLY_METADATA: Final = (
 )
 _PAGE: Final = 100
 """Slices per page: 1 MB of JSON for nodes with 8 GPUs, 6 MB with their MIG partitions."""
+_METADATA_PAGE: Final = 500
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _GPU: Final = "gpu"
@@ -49,8 +50,8 @@ def slice_pages(
 ) -> AsyncIterator[dict[str, Any]]:
     """All slices of the driver, in pages. A server may send whole objects in spite of
     `only_metadata`. Raises as `KubeClient.pages`, which explains `since`."""
-    accept = _ONLY_METADATA if only_metadata else None
-    return client.pages(collection, params=_OF_DRIVER, accept=accept, limit=_PAGE, since=since)
+    accept, limit = (_ONLY_METADATA, _METADATA_PAGE) if only_metadata else (None, _PAGE)
+    return client.pages(collection, params=_OF_DRIVER, accept=accept, limit=limit, since=since)
 
 
 async def get_slice(client: KubeClient, collection: str, name: str) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gpuid_operator.api.inventory import ConditionStatus, ConditionType, InventoryStatus
 from gpuid_operator.api.values import encoded_size
@@ -203,6 +205,37 @@ def ready(status: InventoryStatus) -> str:
     found = find(status.conditions, ConditionType.READY)
     assert found is not None
     return found.message
+
+
+STEPS = st.sampled_from(["read both", "read one", "fail", "depart"])
+PUBLISHED = st.sampled_from([None, NOTHING_PUBLISHED, AB, PublishedGPUs(True, ("GPU-a",), "L4")])
+
+
+@given(st.lists(st.tuples(STEPS, PUBLISHED), max_size=12))
+def test_slices_never_change_gpus_and_history(
+    steps: list[tuple[str, PublishedGPUs | None]],
+) -> None:
+    with_slices, without = ReadNode(), ReadNode()
+    for step, published in steps:
+        with_slices.context = context(published)
+        for node in (with_slices, without):
+            match step:
+                case "read both":
+                    node.read(A, B, after=10)
+                case "read one":
+                    node.read(A, after=10)
+                case "fail":
+                    node.fail()
+                case "depart":
+                    node.depart()
+        one, other = with_slices.status, without.status
+        assert (one.gpus, one.history, one.sequence) == (other.gpus, other.history, other.sequence)
+        assert (one.serials, one.gpu_count) == (other.serials, other.gpu_count)
+        assert one.last_change_time == other.last_change_time
+        if one.gpus is not None:
+            assert (one.product, one.source) == (other.product, other.source)
+        shown = FromSlices.of(one)
+        assert shown.is_source <= (one.gpus is None)
 
 
 class TestStatus:
