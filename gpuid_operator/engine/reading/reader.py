@@ -250,7 +250,7 @@ class Reader:
                 error=error.message,
             )
             return True
-        failure = no_program_error(pods.memory.missing(attempt.node), error)
+        failure = no_program_error(pods.memory.missing(attempt.node))
         # The next attempt begins with the first target; its container is the one that backs off.
         first = self._state.target_for_read(attempt.node)
         if first is not None:
