@@ -1,4 +1,4 @@
-"""gpu_current on a real PostgreSQL: right after every statement, whichever the writer and order."""
+"""gpu_current on a real PostgreSQL: right after every statement, of any writer and in any order."""
 
 from __future__ import annotations
 
