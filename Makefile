@@ -13,7 +13,7 @@ BUILDER ?=
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-faults test-release test-tools lint format bench bench-sinks dist release registry crds chart lock lock-base clean
+.PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-faults test-release test-tools lint format bench bench-sinks bench-sql dist release registry crds chart lock lock-base clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -78,6 +78,9 @@ registry:
 
 bench-sinks: venv ## Count the transactions and objects in which NODES=1000 reach PostgreSQL and S3.
 	$(BIN)/python -m tests.bench.delivery --nodes $(NODES)
+
+bench-sql: venv ## Measure look-ups and inserts in PostgreSQL at ROWS=1000000 of history.
+	$(BIN)/python -m tests.bench.sql --rows $(or $(ROWS),1000000)
 
 crds: venv ## Generate the CRDs in crds/, the chart and deployment/ from the models.
 	$(BIN)/gpuid-operator crds --write crds

@@ -1,16 +1,17 @@
 """Generate files of the chart and of deployment/: `make chart`.
 
-The CRDs, from the models, as templates of the chart and as a kustomization; and the table of values
-in the chart's README, from the comments (`# -- …`) in its values.yaml. The presets, from
-`gpuid_operator/plan/presets.py`, as the chart's files/presets.yaml and the table in
-docs/presets.md. With `--check` the script writes nothing, and the exit code is 1 if a file is
-stale.
+The CRDs, from the models, as templates of the chart and as a kustomization; the dashboards; the
+chart's copies of dashboards and rules; and the table of values in the chart's README, from the
+comments (`# -- …`) in its values.yaml. The presets, from `gpuid_operator/plan/presets.py`, as the
+chart's files/presets.yaml and the table in docs/presets.md. With `--check` the script writes
+nothing, and the exit code is 1 if a file is stale.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from gpuid_operator.plan.presets import PRESETS, SHARED_NAMESPACES
 
 ROOT: Final = Path(__file__).parent.parent
 CHART: Final = ROOT / "charts" / "gpuid-operator"
+RULES: Final = ROOT / "deployment" / "monitoring" / "rules.yaml"
 CRD_KUSTOMIZATION: Final = ROOT / "deployment" / "crds"
 
 _KEY: Final = re.compile(r"( *)([A-Za-z][A-Za-z0-9]*):")
@@ -35,6 +37,12 @@ def generated() -> dict[Path, str]:
     for name, text in crd_files().items():
         files[CHART / "templates" / "crds" / name] = _template(text)
         files[CRD_KUSTOMIZATION / name] = text
+    dashboards: dict[Path, str] = runpy.run_path(str(ROOT / "scripts" / "dashboards.py"))[
+        "generated"
+    ]()
+    for path, text in dashboards.items():
+        files[path] = files[CHART / "files" / "dashboards" / path.name] = text
+    files[CHART / "files" / "rules.yaml"] = RULES.read_text(encoding="utf-8")
     readme = CHART / "README.md"
     values = (CHART / "values.yaml").read_text(encoding="utf-8")
     files[readme] = _with_table(readme.read_text(encoding="utf-8"), table(values), "values")

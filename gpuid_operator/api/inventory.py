@@ -73,7 +73,7 @@ class SinkStatus(Model):
     name: Annotated[str, Field(max_length=63)]
     """Name of the sink."""
     type: Text
-    """Type of the sink: stdout, http, postgres or s3. A sink with a new type is a new sink."""
+    """Type of the sink, as in the spec. A sink with a new type is a new sink."""
     delivered_sequence: int = 0
     """Sequence number up to which the sink has received all entries."""
     pending: int = 0

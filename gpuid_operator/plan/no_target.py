@@ -19,8 +19,10 @@ A pod often goes before its Node does, so the Node is fetched at both ends of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -85,6 +87,12 @@ def next_action(node: NodeWithoutTarget, *, grace: float, now: float) -> NoTarge
 def grace_left(node: NodeWithoutTarget, *, grace: float, now: float) -> float:
     """Seconds until the grace period of the node ends; 0 or less once it is over."""
     return 0.0 if node.pods_changed is None else node.pods_changed + grace - now
+
+
+def grace_wait(node: NodeWithoutTarget, *, grace: float, now: float) -> timedelta:
+    """How long to wait for the end of the grace period: rounded up, since a wait that ends before
+    it would be followed by waits of zero."""
+    return timedelta(microseconds=math.ceil(grace_left(node, grace=grace, now=now) * 1e6))
 
 
 def no_target_error(

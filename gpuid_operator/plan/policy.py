@@ -21,7 +21,7 @@ from gpuid_operator.api.policy import (
     PolicyStatus,
     SelectorOperator,
 )
-from gpuid_operator.api.sinks import Sink
+from gpuid_operator.api.sinks import TYPE_NAMES, Sink
 from gpuid_operator.plan import conditions
 from gpuid_operator.plan.duplicates import Duplicate
 from gpuid_operator.plan.outbox import SinkFilter
@@ -77,7 +77,7 @@ class EffectivePolicy:
 
 
 def sink_filter(sink: Sink) -> SinkFilter:
-    return SinkFilter(name=sink.name, type=sink.type.value, sightings=sink.sightings)
+    return SinkFilter(name=sink.name, type=sink.type, sightings=sink.sightings)
 
 
 def unknown_sinks(sinks: Iterable[Sink]) -> tuple[str, ...]:
@@ -235,8 +235,8 @@ def policy_status(
     if unknown:
         words = (
             "not in force: this version of the operator does not know the type of sinks"
-            f" {', '.join(unknown)}, and skips the policy's nodes; set stdout, http, postgres or"
-            " s3, or install a version that knows the type"
+            f" {', '.join(unknown)}, and skips the policy's nodes; set {TYPE_NAMES},"
+            " or install a version that knows the type"
         )
         ready = condition("Ready", ConditionStatus.FALSE, "InvalidSink", words)
     if policy.fault:

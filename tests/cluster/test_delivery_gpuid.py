@@ -187,8 +187,7 @@ def test_gpuids_environment_gives_the_same_records_everywhere(
                 "S3_REGION": "us-east-1",
                 "S3_PARTITION_PATTERN": "year=%Y/month=%m/day=%d/hour=%H",
                 "AWS_ENDPOINT_URL_S3": s3.url,
-                "AWS_ACCESS_KEY_ID": s3.access_key,
-                "AWS_SECRET_ACCESS_KEY": s3.secret_key,
+                **s3.credentials,
             },
             lambda: from_csv(bucket),
         ),
@@ -199,7 +198,7 @@ def test_gpuids_environment_gives_the_same_records_everywhere(
             for name in nodes:
                 eventually(partial(delivered, fleet, name, kind))
             logged += operator.records()
-            for value in (TOKEN, postgres.password, s3.secret_key):
+            for value in (TOKEN, postgres.password, s3.credentials["AWS_SECRET_ACCESS_KEY"]):
                 assert value not in json.dumps(operator.lines())
     wanted = [one for one in written(fleet, sightings=True).values() if one["node"] in nodes]
     pairs = {(name, serial) for name, xml in nodes.items() for serial in serials(xml)}

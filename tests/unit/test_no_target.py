@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -12,6 +13,7 @@ from gpuid_operator.plan.no_target import (
     NodeWithoutTarget,
     NoTargetAction,
     grace_left,
+    grace_wait,
     next_action,
     no_target_error,
 )
@@ -74,6 +76,14 @@ def test_the_grace_period_begins_with_the_last_change_of_the_pods() -> None:
 
 
 TARGETS = (Target(namespace="a", selector="app=x"), Target(namespace="b", selector="app=y"))
+
+
+def test_the_wait_for_the_end_of_the_grace_period_is_never_zero_before_it() -> None:
+    """Less than half a microsecond would round to 0, and the node be looked at in a busy loop."""
+    for left in (50.0, 3e-7, 1e-9):
+        wait = grace_wait(replace(LOST, pods_changed=left), grace=0.0, now=0.0)
+        assert 0 < left <= wait.total_seconds() < left + 2e-6
+    assert grace_wait(NEVER, grace=GRACE, now=NOW) == timedelta(0)
 
 
 def test_the_report_names_every_place_where_a_pod_was_looked_for() -> None:

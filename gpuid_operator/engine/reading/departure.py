@@ -16,7 +16,7 @@ from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.no_target import (
     NodeWithoutTarget,
     NoTargetAction,
-    grace_left,
+    grace_wait,
     next_action,
     no_target_error,
 )
@@ -62,7 +62,7 @@ class Departures:
             case NoTargetAction.REPORT:
                 await self._report(view)
             case NoTargetAction.WAIT:
-                return timedelta(seconds=grace_left(node, grace=self._grace, now=_now()))
+                return grace_wait(node, grace=self._grace, now=_now())
         return None
 
     def _node(self, view: NodeView, *, gone: bool = False) -> NodeWithoutTarget:
