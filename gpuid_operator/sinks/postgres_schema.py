@@ -182,7 +182,9 @@ def _views(schema: str, table: str, views: Views) -> list[str]:
     statements = []
     if not views.taken:
         if not (views.has_trigger and views.has_state):
-            statements += current.maintain(schema, table, rebuild=views.has_state)
+            statements += current.maintain(
+                schema, table, rebuild=views.has_state, triggered=views.has_trigger
+            )
         elif not views.has_current:
             statements.append(current.view(schema))
     if not views.has_sightings:
