@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -49,10 +50,34 @@ def run(name: str, *arguments: str, settings: Mapping[str, str] | None = None) -
 def install(name: str, package: str) -> Path:
     """The program of a Go package, `path@version`. Raises BuildError if the build fails.
 
-    `module//path@version` is a package whose module has `replace` directives. Go applies them only
-    in the main module, so the build runs in a copy of the source.
+    `module//path@version` is a package whose module has `replace` directives, or whose versions the
+    proxy does not list. Go applies the directives only in the main module, so the build runs in a
+    copy of the source.
     """
     path, version = package.split("@")
+
+    def build(build: _Build) -> Path:
+        if "//" not in path:
+            return build.package(package)
+        module, _, inner = path.partition("//")
+        return build.in_its_module(f"{module}@{version}", inner)
+
+    return _once(name, version, build)
+
+
+def install_own(name: str, source: Path) -> Path:
+    """The program of a Go module in a folder of this project, built again when a file changes.
+
+    Raises BuildError if the build fails.
+    """
+    files = hashlib.sha256()
+    for path in sorted(source.iterdir()):
+        files.update(path.read_bytes())
+    return _once(name, files.hexdigest()[:16], lambda build: build.module(source, name))
+
+
+def _once(name: str, version: str, build: Callable[[_Build], Path]) -> Path:
+    """The program, built if the cache lacks this version of it."""
     folder = toolchain.cache_directory() / "tools"
     target = folder / f"{name}-{version}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,38 +89,44 @@ def install(name: str, package: str) -> Path:
         if go.program is None:
             go = toolchain.install(print)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            build = _Build(str(go.program), Path(scratch))
-            if "//" in path:
-                module, _, inner = path.partition("//")
-                build.in_its_module(f"{module}@{version}", inner)
-            else:
-                build.package(package)
-            (build.folder / path.rpartition("/")[2]).rename(target)
+            build(_Build(str(go.program), Path(scratch))).rename(target)
     return target
 
 
 class _Build:
-    """One build, which writes its program to `folder`."""
+    """One build. Its methods return the program."""
 
     def __init__(self, go: str, scratch: Path) -> None:
         self._go = go
         self._scratch = scratch
-        self.folder = scratch / "bin"
+        self._programs = scratch / "bin"
 
-    def package(self, package: str) -> None:
+    def package(self, package: str) -> Path:
         self._run("install", "-trimpath", "-ldflags", "-s -w", package, cwd=self._scratch)
+        return self._programs / package.partition("@")[0].rpartition("/")[2]
 
-    def in_its_module(self, module: str, package: str) -> None:
+    def in_its_module(self, module: str, package: str) -> Path:
         source = self._scratch / "source"
         found = self._run("mod", "download", "-json", module, cwd=self._scratch)
         shutil.copytree(json.loads(found)["Dir"], source, copy_function=shutil.copyfile)
         for path in (source, *source.rglob("*/")):
             path.chmod(0o755)  # the module cache is read-only
+        return self.module(
+            source, package.rpartition("/")[2].strip(".") or "program", f"./{package}"
+        )
+
+    def module(self, source: Path, name: str, package: str = ".") -> Path:
         flags = ["-trimpath", "-buildvcs=false", "-ldflags", "-s -w"]
-        self._run("build", *flags, "-o", f"{self.folder}/", f"./{package}", cwd=source)
+        self._run("build", *flags, "-o", f"{self._programs}/{name}", package, cwd=source)
+        return self._programs / name
 
     def _run(self, *arguments: str, cwd: Path) -> str:
-        settings = {"GOBIN": str(self.folder), "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
+        settings = {
+            "GOBIN": str(self._programs),
+            "CGO_ENABLED": "0",
+            "GOFLAGS": "",
+            "GOWORK": "off",
+        }
         done = subprocess.run(
             [self._go, *arguments],
             cwd=cwd,

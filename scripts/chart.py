@@ -1,14 +1,17 @@
 """Generate files of the chart and of deployment/: `make chart`.
 
-The CRDs, from the models, as templates of the chart and as a kustomization; and the table of values
-in the chart's README, from the comments (`# -- …`) in its values.yaml. With `--check` the script
-writes nothing, and the exit code is 1 if a file is stale.
+The CRDs, from the models, as templates of the chart and as a kustomization; the dashboards; the
+chart's copies of dashboards and rules; and the table of values in the chart's README, from the
+comments (`# -- …`) in its values.yaml. The presets, from `gpuid_operator/plan/presets.py`, as the
+chart's files/presets.yaml and the table in docs/presets.md. With `--check` the script writes
+nothing, and the exit code is 1 if a file is stale.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +20,13 @@ from typing import Any, Final
 import yaml
 
 from gpuid_operator.cli.crds import crd_files
+from gpuid_operator.plan.presets import PRESETS, SHARED_NAMESPACES
 
 ROOT: Final = Path(__file__).parent.parent
 CHART: Final = ROOT / "charts" / "gpuid-operator"
+RULES: Final = ROOT / "deployment" / "monitoring" / "rules.yaml"
 CRD_KUSTOMIZATION: Final = ROOT / "deployment" / "crds"
 
-_MARKS: Final = ("<!-- values: begin -->\n", "<!-- values: end -->\n")
 _KEY: Final = re.compile(r"( *)([A-Za-z][A-Za-z0-9]*):")
 _SHORT: Final = 60
 
@@ -33,10 +37,45 @@ def generated() -> dict[Path, str]:
     for name, text in crd_files().items():
         files[CHART / "templates" / "crds" / name] = _template(text)
         files[CRD_KUSTOMIZATION / name] = text
+    dashboards: dict[Path, str] = runpy.run_path(str(ROOT / "scripts" / "dashboards.py"))[
+        "generated"
+    ]()
+    for path, text in dashboards.items():
+        files[path] = files[CHART / "files" / "dashboards" / path.name] = text
+    files[CHART / "files" / "rules.yaml"] = RULES.read_text(encoding="utf-8")
     readme = CHART / "README.md"
     values = (CHART / "values.yaml").read_text(encoding="utf-8")
-    files[readme] = _with_table(readme.read_text(encoding="utf-8"), table(values))
+    files[readme] = _with_table(readme.read_text(encoding="utf-8"), table(values), "values")
+    files[CHART / "files" / "presets.yaml"] = _presets_file()
+    page = ROOT / "docs" / "presets.md"
+    files[page] = _with_table(page.read_text(encoding="utf-8"), presets_table(), "presets")
     return files
+
+
+def _presets_file() -> str:
+    """Where the chart grants rights for a preset, and by which pods it recognizes one."""
+    content = {
+        "order": list(PRESETS),
+        "shared": sorted(SHARED_NAMESPACES),
+        "presets": {
+            name: [{"namespaces": list(pods.namespaces), "label": pods.label} for pods in rows]
+            for name, rows in PRESETS.items()
+        },
+    }
+    head = "# Generated from gpuid_operator/plan/presets.py by `make chart`.\n"
+    return head + yaml.safe_dump(content, sort_keys=False)
+
+
+def presets_table() -> str:
+    """The presets as rows of Markdown, in the order of `auto`."""
+    rows = ["| Preset | Namespaces | Pods | Container | nvidia-smi |", "|---|---|---|---|---|"]
+    for name, pods in PRESETS.items():
+        for one in pods:
+            script = one.command[0] == "sh"
+            command = "under `/driver-root` or `/host`" if script else f"`{one.command[0]}`"
+            places = ", ".join(f"`{place}`" for place in one.namespaces)
+            rows.append(f"| `{name}` | {places} | `{one.label}` | `{one.container}` | {command} |")
+    return "\n".join(rows) + "\n"
 
 
 def _template(text: str) -> str:
@@ -85,9 +124,9 @@ def _described(values: str) -> Iterator[tuple[list[str], str]]:
             comment = []
 
 
-def _with_table(readme: str, rows: str) -> str:
-    begin, end = _MARKS
-    head, _, rest = readme.partition(begin)
+def _with_table(page: str, rows: str, name: str) -> str:
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
+    head, _, rest = page.partition(begin)
     _, _, tail = rest.partition(end)
     return f"{head}{begin}{rows}{end}{tail}"
 

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from gpuid_operator.localcluster import ports
-from tests.support.servers import postgres, s3
+from tests.support.kafka_server import kafka
+from tests.support.object_servers import azure, gcs, s3
+from tests.support.otlp_collector import collector
+from tests.support.servers import postgres
 
-__all__ = ["postgres", "s3"]  # fixtures
+__all__ = ["azure", "collector", "gcs", "kafka", "postgres", "s3"]  # fixtures
 
 ALLOWED_SKIPS = ("the real output ", "this machine has no IPv6")
 """Beginnings of the reasons for which CI, too, lets a test be skipped: data that do not belong to
@@ -60,11 +63,14 @@ def _require(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 @dataclass(frozen=True)
 class Certificates:
-    """A certificate authority made for this run, and a server's certificate for `localhost`."""
+    """A certificate authority made for this run, a server's certificate for `localhost`, and that
+    of a client."""
 
     authority: str
     certificate: Path
     key: Path
+    client_certificate: Path
+    client_key: Path
 
 
 @pytest.fixture(scope="session")
@@ -79,14 +85,18 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
         *["req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2"],
         *["-subj", "/CN=Test authority", "-addext", "keyUsage=critical,keyCertSign"],
     )
-    openssl("req", *new_key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=server")
     (folder / "names").write_text("subjectAltName=DNS:localhost\n")
-    openssl(
-        *["x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key"],
-        *["-CAcreateserial", "-days", "2", "-extfile", "names", "-out", "server.pem"],
-    )
+    for name in ("server", "client"):
+        request = f"{name}.csr"
+        openssl("req", *new_key, "-keyout", f"{name}.key", "-out", request, "-subj", f"/CN={name}")
+        openssl(
+            *["x509", "-req", "-in", request, "-CA", "ca.pem", "-CAkey", "ca.key"],
+            *["-CAcreateserial", "-days", "2", "-extfile", "names", "-out", f"{name}.pem"],
+        )
     return Certificates(
         authority=(folder / "ca.pem").read_text(),
         certificate=folder / "server.pem",
         key=folder / "server.key",
+        client_certificate=folder / "client.pem",
+        client_key=folder / "client.key",
     )

@@ -40,7 +40,7 @@ def guide(cluster: LocalCluster, *, node: str | None, log: Path) -> str:
             sections += _swap(cluster, node, gpus)
     sections.append(
         (
-            "The records in its sink, the log (in your own cluster also HTTP, PostgreSQL and S3):",
+            "The records in its sink, the log (docs/sinks.md has the others):",
             [f"grep 'gpu serial number reading' {shlex.quote(str(log))}"],
         )
     )

@@ -26,10 +26,12 @@ from gpuid_operator.engine.delivery.manager import Delivery, Secrets
 from gpuid_operator.engine.reading.reader import Reader
 from gpuid_operator.engine.reconcile.expiry import InventoryExpiry
 from gpuid_operator.engine.reconcile.inventory_watch import InventoryWatch
+from gpuid_operator.engine.reconcile.pod_events import PodEvents
 from gpuid_operator.engine.reconcile.quarantines import Quarantines
 from gpuid_operator.engine.reconcile.reconciler import NodeReconciler
 from gpuid_operator.engine.reconcile.resync import Resync
 from gpuid_operator.engine.reconcile.resync_loop import ResyncLoop
+from gpuid_operator.engine.reconcile.slice_watch import ResourceSliceWatch
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
 from gpuid_operator.engine.writing.node_labels import NodeLabeller
@@ -37,7 +39,6 @@ from gpuid_operator.engine.writing.observer import Observer
 from gpuid_operator.engine.writing.policy_status import PolicyStatuses
 from gpuid_operator.engine.writing.status_writer import StatusWriter, StatusWritten
 from gpuid_operator.kube.client import KubeClient
-from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan.policy import unknown_sinks
 from gpuid_operator.sinks.opening import SinkContext
 from gpuid_operator.telemetry.log import get_logger
@@ -69,18 +70,15 @@ class Engine:
             builtin=options.builtin,
             suspended=options.suspended,
             checks_allowed=options.checks_allowed,
+            grace=options.timings.pod_grace,
         )
         slots = asyncio.Semaphore(options.workers)
         idle_gate = IdleGate()
         self._recorder = EventRecorder(client)
         self._observer = Observer(self._recorder, metrics)
         self._status_writer = StatusWriter(
-            client,
-            state=self._state,
-            events=self,
-            listeners=[self._observer, self._status_written],
+            client, state=self._state, events=self, listeners=[self._observer, self._status_written]
         )
-        labeller = NodeLabeller(client, state=self._state)
         self._reader = Reader(
             client,
             state=self._state,
@@ -115,10 +113,7 @@ class Engine:
             clock=clock,
         )
         self._policy_statuses = PolicyStatuses(
-            client,
-            state=self._state,
-            clock=clock,
-            checks_allowed=options.checks_allowed,
+            client, state=self._state, clock=clock, checks_allowed=options.checks_allowed
         )
         self.quarantines = Quarantines(
             client,
@@ -135,7 +130,7 @@ class Engine:
             state=self._state,
             status_writer=self._status_writer,
             reader=self._reader,
-            labeller=labeller,
+            labeller=NodeLabeller(client, state=self._state),
             delivery=self._delivery,
             checks=self._checks,
             idle_gate=idle_gate,
@@ -143,12 +138,22 @@ class Engine:
             clock=clock,
         )
         self._state.duplicates.subscribe(self._reconciler.enqueue)
+        slices = ResourceSliceWatch(client, state=self._state, enqueue=self._reconciler.enqueue)
+        self.pod_events = PodEvents(
+            client,
+            state=self._state,
+            checks=self._checks,
+            enqueue=self._reconciler.enqueue,
+            timings=options.timings,
+        )
         self._resync = Resync(
             client,
             state=self._state,
             events=self,
+            target_pods=self.pod_events.targets,
             policies_changed=self._policies_changed,
             list_quarantines=self.quarantines.list_all,
+            list_slices=slices.list_all,
         )
         self._resync_loop = ResyncLoop(
             self._resync,
@@ -174,7 +179,9 @@ class Engine:
             *self._reconciler.loops(options.workers),
             *self._checks.loops(),
             *self._inventory_watch.loops(),
+            *slices.loops(),
             *self._resync_loop.loops(),
+            *self.pod_events.targets.loops(),
             self._policy_statuses.run,
             *self.quarantines.loops(),
         ]
@@ -182,7 +189,7 @@ class Engine:
     @property
     def sources(self) -> tuple[PodSelector, ...]:
         """The pods to watch."""
-        return tuple(sorted(self._state.pods.selectors | self._checks.sources))
+        return self.pod_events.sources()
 
     @property
     def sources_changed(self) -> asyncio.Event:
@@ -238,13 +245,7 @@ class Engine:
 
     def pod_event(self, source: PodSelector, body: dict[str, Any], *, deleted: bool) -> None:
         """A pod of a source was added, modified or deleted."""
-        uid, version = body["metadata"]["uid"], body["metadata"]["resourceVersion"]
-        for number in self._state.pods.targets_of(source):
-            pod = None
-            if not deleted:
-                pod = TargetPod.from_pod(body, container=self._state.pods.targets[number].container)
-            self._reconciler.enqueue(self._state.pods.put(number, uid, pod, version=version))
-        self._reconciler.enqueue(self._checks.pod_event(source, body, deleted=deleted))
+        self.pod_events.take(source, body, deleted=deleted)
 
     def policy_event(self, body: dict[str, Any], *, deleted: bool) -> None:
         """A policy was added, modified or deleted."""
@@ -294,7 +295,6 @@ class Engine:
         self._checks.stop_unwanted()
 
     def _status_written(self, written: StatusWritten) -> None:
-        if written.before.policy != written.after.policy or any(
-            change.entries for change in written.changes
-        ):
+        told = any(change.entries for change in written.changes)
+        if told or written.before.policy != written.after.policy:
             self._policy_statuses.touch()

@@ -3,13 +3,15 @@ taints."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gpuid_operator.api.meta import GPU_RESOURCE, QUARANTINE_TAINT
+from gpuid_operator.api.meta import GPU_PRESENT_LABEL, GPU_RESOURCE, QUARANTINE_TAINT
 from gpuid_operator.kube.client import MERGE_PATCH, ONLY_METADATA, KubeClient, item
 from gpuid_operator.kube.errors import NotFound, ServerError
+from gpuid_operator.plan.cluster_kind import NodeTraits
 
 _NODES: Final = "/api/v1/nodes"
 _NO_SCHEDULE: Final = "NoSchedule"
@@ -33,23 +35,38 @@ class NodeFacts:
     """status.capacity of nvidia.com/gpu; None if the Node does not report it."""
     taints: tuple[Mapping[str, Any], ...] = ()
     """spec.taints: all of them, since a patch replaces the list."""
+    os_image: str = ""
+    """status.nodeInfo.osImage."""
 
     @classmethod
     def from_node(cls, node: Mapping[str, Any]) -> NodeFacts:
         """Read an API object."""
         meta = node["metadata"]
         spec, status = node.get("spec") or {}, node.get("status") or {}
+        system = status.get("nodeInfo") or {}
         capacity = (status.get("capacity") or {}).get(GPU_RESOURCE)
         return cls(
             name=meta["name"],
             uid=meta["uid"],
             provider_id=spec.get("providerID") or None,
-            boot_id=(status.get("nodeInfo") or {}).get("bootID") or None,
+            boot_id=system.get("bootID") or None,
             resource_version=meta["resourceVersion"],
             labels=meta.get("labels") or {},
             gpu_capacity=_count(capacity),
             taints=tuple(spec.get("taints") or ()),
+            # The nodes of a fleet have few different ones.
+            os_image=sys.intern(system.get("osImage") or ""),
         )
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether the Node has GPU capacity, or the label that says that it has GPUs."""
+        return bool(self.gpu_capacity) or self.labels.get(GPU_PRESENT_LABEL) == "true"
+
+    @property
+    def traits(self) -> NodeTraits:
+        """What the Node says about its kind of cluster."""
+        return NodeTraits(name=self.name, labels=self.labels, os_image=self.os_image)
 
     @property
     def quarantine_taint(self) -> str | None:

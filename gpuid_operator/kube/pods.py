@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from gpuid_operator.kube.client import KubeClient
-from gpuid_operator.kube.errors import NotFound
+from gpuid_operator.kube.client import ONLY_METADATA, KubeClient
+from gpuid_operator.kube.errors import Forbidden, NotFound
 
 _DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
 _OVER: Final = frozenset({"Succeeded", "Failed"})
@@ -32,20 +32,26 @@ class TargetPod:
     """When the container started."""
     controlled: bool = False
     """Whether a controller owns the pod and would recreate it."""
+    claims: bool = False
+    """Whether the container has resource claims (DRA), and may therefore see their devices only."""
 
     @classmethod
-    def from_pod(cls, pod: Mapping[str, Any], *, container: str | None) -> TargetPod | None:
+    def from_pod(
+        cls, pod: Mapping[str, Any], *, container: str | None, required: bool = False
+    ) -> TargetPod | None:
         """Read an API object; None for a pod that has no node, has terminated or is being deleted.
 
         The target is the container with the name `container`, that of the annotation
-        kubectl.kubernetes.io/default-container, or the first, in this order.
+        kubectl.kubernetes.io/default-container, or the first, in this order. With `required`, a pod
+        without that container is None.
         """
         meta, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
         node = spec.get("nodeName")
         if not node or meta.get("deletionTimestamp") or status.get("phase") in _OVER:
             return None
-        names: list[str] = [entry["name"] for entry in spec.get("containers") or ()]
-        if not names:
+        containers = spec.get("containers") or ()
+        names: list[str] = [entry["name"] for entry in containers]
+        if not names or (required and container not in names):
             return None
         asked = (container, (meta.get("annotations") or {}).get(_DEFAULT_CONTAINER))
         target = next((name for name in asked if name in names), names[0])
@@ -59,6 +65,7 @@ class TargetPod:
                     ready = bool(seen.get("ready")) and bool(container_id)
                 break
         started = running.get("startedAt")
+        resources = containers[names.index(target)].get("resources") or {}
         return cls(
             namespace=meta["namespace"],
             name=meta["name"],
@@ -69,6 +76,7 @@ class TargetPod:
             ready=ready,
             started_at=datetime.fromisoformat(started) if started else None,
             controlled=any(owner.get("controller") for owner in meta.get("ownerReferences") or ()),
+            claims=bool(resources.get("claims")),
         )
 
 
@@ -85,6 +93,19 @@ async def list_pods(
     async for page in client.pages(path, params=params, limit=_PAGE, since=since):
         for pod in page["items"]:
             yield pod
+
+
+async def may_list_pods(client: KubeClient, *, namespace: str) -> Forbidden | None:
+    """The error if the credentials do not allow to list the pods of a namespace.
+
+    Raises ApiError, ApiUnreachable.
+    """
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    try:
+        await client.request("GET", path, params={"limit": "1"}, accept=ONLY_METADATA)
+    except Forbidden as error:
+        return error
+    return None
 
 
 async def delete_pod(client: KubeClient, *, namespace: str, name: str, uid: str) -> bool:

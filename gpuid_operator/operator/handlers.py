@@ -41,7 +41,8 @@ class QuarantineReceiver(Protocol):
 class Memo:
     """What every handler gets as its `memo`. One Kopf operator watches the pods of one `source`."""
 
-    source: PodSelector
+    source: PodSelector | None
+    """None where no pods are watched."""
     receiver: EventReceiver
     loop: asyncio.AbstractEventLoop
     """The loop of the receiver."""
@@ -51,8 +52,9 @@ class Memo:
     """None where quarantines are not watched."""
 
     def enqueue_pod(self, body: dict[str, Any], *, deleted: bool) -> None:
-        take = functools.partial(self.receiver.pod_event, self.source, body, deleted=deleted)
-        self.loop.call_soon_threadsafe(take)
+        if self.source is not None:
+            take = functools.partial(self.receiver.pod_event, self.source, body, deleted=deleted)
+            self.loop.call_soon_threadsafe(take)
 
     def enqueue_policy(self, body: dict[str, Any], *, deleted: bool) -> None:
         take = functools.partial(self.receiver.policy_event, body, deleted=deleted)
@@ -84,13 +86,16 @@ async def login(memo: Memo, **_: Any) -> kopf.ConnectionInfo:
     return connection_info(memo.credentials())
 
 
-def registry(*, policies: bool, quarantines: bool = False) -> kopf.OperatorRegistry:
+def registry(
+    *, policies: bool, quarantines: bool = False, pods: bool = True
+) -> kopf.OperatorRegistry:
     """The handlers of one Kopf operator. Policies and quarantines are cluster-scoped: one of
     several operators watches them. `quarantines` must be false where the API server does not serve
     them."""
     handlers = kopf.OperatorRegistry()
     kopf.on.login(registry=handlers)(login)
-    kopf.on.event("v1", "pods", registry=handlers)(pod_event)
+    if pods:
+        kopf.on.event("v1", "pods", registry=handlers)(pod_event)
     if policies:
         kopf.on.event(GROUP, VERSION, POLICY_PLURAL, registry=handlers)(policy_event)
     if quarantines:

@@ -8,10 +8,11 @@ from gpuid_operator.api.meta import GROUP
 from gpuid_operator.operator.kopf_private import kopf
 
 
-def kopf_settings(selector: str) -> kopf.OperatorSettings:
-    """Settings for a watch of the pods that `selector` selects."""
+def kopf_settings(selector: str | None) -> kopf.OperatorSettings:
+    """Settings for a watch of the pods that `selector` selects; None for a watch without pods."""
     settings = kopf.OperatorSettings()
-    settings.watching.label_selectors["v1", "pods"] = selector
+    if selector is not None:
+        settings.watching.label_selectors["v1", "pods"] = selector
     settings.watching.chunk_size = 250
     settings.watching.server_timeout = 300
     settings.watching.connect_timeout = 10

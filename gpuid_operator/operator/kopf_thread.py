@@ -91,10 +91,11 @@ class KopfThread:
         if self._stopping.is_set():
             return  # `run` was cancelled before it could see the task
         beating = asyncio.create_task(self._beat_while_complete())
-        # Each source has its own selector, and a Kopf operator has one selector for all pods.
+        # Each source has its own selector, and a Kopf operator has one selector for all pods. One
+        # without pods still watches policies.
         operators = [
             asyncio.create_task(self._operator(number, source))
-            for number, source in enumerate(self._sources)
+            for number, source in enumerate(self._sources or [None])
         ]
         try:
             done, _ = await asyncio.wait([beating, *operators], return_when=asyncio.FIRST_COMPLETED)
@@ -103,15 +104,17 @@ class KopfThread:
         finally:
             await _end_all()
 
-    async def _operator(self, number: int, source: PodSelector) -> None:
+    async def _operator(self, number: int, source: PodSelector | None) -> None:
         await kopf.operator(
             registry=registry(
-                policies=number == 0, quarantines=number == 0 and self._quarantines is not None
+                policies=number == 0,
+                quarantines=number == 0 and self._quarantines is not None,
+                pods=source is not None,
             ),
-            settings=kopf_settings(source.selector),
+            settings=kopf_settings(source.selector if source else None),
             memo=Memo(source, self._receiver, self._home, self._credentials, self._quarantines),
             standalone=True,
-            namespaces=[source.namespace],
+            namespaces=[source.namespace if source else "default"],
             # Without it Kopf asks getpass, which fails for a uid without a passwd entry.
             identity=Identity(f"gpuid-operator-{number}"),
         )

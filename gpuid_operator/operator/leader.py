@@ -51,6 +51,12 @@ class QuarantineWork(QuarantineReceiver, Protocol):
     async def list_all(self) -> None: ...
 
 
+class RightsWork(Protocol):
+    """The part of the engine that knows which pods it may watch."""
+
+    async def check_rights(self) -> None: ...
+
+
 @runtime_checkable
 class InventoryWork(LeaderWork, Protocol):
     """The engine: it keeps inventories, and the pods that it watches depend on the policies."""
@@ -61,6 +67,8 @@ class InventoryWork(LeaderWork, Protocol):
     def kinds_gone(self) -> asyncio.Event: ...
     @property
     def quarantines(self) -> QuarantineWork: ...
+    @property
+    def pod_events(self) -> RightsWork: ...
 
     def watch_begins(self) -> None: ...
     def count(self) -> None: ...
@@ -121,9 +129,13 @@ class Leader:
             if await missing_crds(self._client, self._health):
                 return
             if isinstance(work, InventoryWork):
-                # A kind that is not served any more would end each watch.
+                # A kind that is not served any more, and pods that may not be listed any more,
+                # would end each watch.
                 await until_success(
                     "failed to list quarantines", work.quarantines.list_all, health=self._health
+                )
+                await until_success(
+                    "failed to list target pods", work.pod_events.check_rights, health=self._health
                 )
             pause = min(LONGEST_PAUSE, 2.0 ** (failures - 1))
             _log.warning("watch ended; restarting", seconds=pause)

@@ -15,6 +15,7 @@ from gpuid_operator.api.sinks import SSLMode
 from gpuid_operator.api.values import format_duration
 from gpuid_operator.operator import variables as read
 from gpuid_operator.operator.selectors import check_selector
+from gpuid_operator.operator.targets import targets as parse_targets
 from gpuid_operator.operator.variables import SECRETS, SettingsError, reads
 from gpuid_operator.plan.quarantine_taints import DEFAULT_MAX_NODES, NodeLimit
 from gpuid_operator.plan.target import Target
@@ -82,7 +83,7 @@ class Settings(BaseModel):
     """Selects the target pods in that namespace."""
     container: _Label = "nvidia-device-plugin"
     """Container of the pod."""
-    targets: Annotated[tuple[Target, ...], reads(read.targets)] = Field(
+    targets: Annotated[tuple[Target, ...], reads(parse_targets)] = Field(
         default_factory=_default_targets
     )
     """Where to read, in order of preference. Without TARGETS: the three above."""

@@ -9,13 +9,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
-import yaml
 from pydantic import BeforeValidator, ValidationError, ValidationInfo
 
 from gpuid_operator.api.sinks import HTTPSink, PostgresSink, S3Sink
 from gpuid_operator.api.values import format_duration, parse_duration
-from gpuid_operator.operator.selectors import check_selector
-from gpuid_operator.plan.target import NVIDIA_SMI, Target
 
 SECRETS: Final = frozenset(
     {
@@ -27,8 +24,6 @@ SECRETS: Final = frozenset(
     }
 )
 """Variables whose value is never shown."""
-
-MAX_TARGETS: Final = 16
 
 _SHOWN: Final = 120
 _DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -207,64 +202,6 @@ def partition(text: str) -> str:
         lambda: S3Sink(bucket="any", partition=text.strip("/")).partition or "",
         "a pattern such as year=%Y/month=%m/day=%d/hour=%H,"
         " with the directives %Y %m %d %H %M %S %j %y %V and %%",
-    )
-
-
-def targets(text: str) -> tuple[Target, ...]:
-    """Read TARGETS: a YAML list of mappings with namespace, selector, container and command."""
-    try:
-        items = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" in line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{_TARGETS_ALLOWED}; invalid YAML{place}") from None
-    if not isinstance(items, list) or not 1 <= len(items) <= MAX_TARGETS:
-        raise ValueError(f"{_TARGETS_ALLOWED}; from 1 to {MAX_TARGETS} items")
-    return tuple(_target(number, item) for number, item in enumerate(items, 1))
-
-
-_TARGETS_ALLOWED: Final = (
-    "a YAML list of {namespace: NAME, selector: SELECTOR, container: NAME, command: [WORD, …]},"
-    " container and command optional"
-)
-
-
-def _target(number: int, item: object) -> Target:
-    if not isinstance(item, dict):
-        raise ValueError(f"{_TARGETS_ALLOWED}; item {number} is not a mapping")
-    unknown = sorted(
-        str(key) for key in item.keys() - {"namespace", "selector", "container", "command"}
-    )
-    if unknown:
-        raise ValueError(
-            f"{_TARGETS_ALLOWED}; item {number} has the unknown key {', '.join(unknown)}"
-        )
-
-    def text(key: str, parse: Callable[[str], str]) -> str:
-        value = item.get(key)
-        if not isinstance(value, str):
-            raise ValueError(f"{_TARGETS_ALLOWED}; item {number} needs a string as its {key}")
-        try:
-            return parse(value)
-        except ValueError as error:
-            raise ValueError(f"{key} of item {number}: {error}") from None
-
-    command = item.get("command")
-    if command is None:
-        command = NVIDIA_SMI
-    elif (
-        not isinstance(command, list)
-        or not command
-        or not all(isinstance(word, str) and word for word in command)
-    ):
-        raise ValueError(
-            f"{_TARGETS_ALLOWED}; item {number} needs a list of strings as its command"
-        )
-    return Target(
-        namespace=text("namespace", dns_label),
-        selector=text("selector", check_selector),
-        container=None if item.get("container") is None else text("container", dns_label),
-        command=tuple(command),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from gpuid_operator.api.inventory import HistoryEntry, HistoryType
 
-_WARNINGS: Final = frozenset(
+WARNINGS: Final = frozenset(
     {
         HistoryType.GPU_REMOVED,
         HistoryType.GPU_LOST,
@@ -36,7 +36,7 @@ class Announcement:
     @property
     def warning(self) -> bool:
         """Whether it is an Event of type Warning."""
-        return self.type in _WARNINGS
+        return self.type in WARNINGS
 
     @property
     def log_message(self) -> str:

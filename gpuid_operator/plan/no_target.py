@@ -9,7 +9,7 @@ departed, and no Node of its name was seen since        | nothing
 its Node is gone                                        | mark an inventory of it as departed
 its facts are older than the last change of its pods,   | fetch the Node and decide again
 or, after the grace period, than the end of that        |
-has neither an inventory nor GPU capacity               | nothing
+has no inventory, and is not known to have GPUs         | nothing
 suspended                                               | nothing
 lost its pod less than the grace period ago             | wait for the rest of it: pods are replaced
 any other                                               | report NoTargetPod
@@ -19,16 +19,24 @@ A pod often goes before its Node does, so the Node is fetched at both ends of th
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
+from gpuid_operator.plan.cluster_kind import NodeTraits, advice_for
 from gpuid_operator.plan.failure import FailureReason, ReadError
 from gpuid_operator.plan.target import Target
 
 _ADVICE: Final = (
     "the operator runs nvidia-smi in the device plugin's pods: check its settings NAMESPACE,"
     " LABEL_SELECTOR and TARGETS"
+)
+_PRESETS_ADVICE: Final = (
+    "install the GPU Operator or a device plugin, run reader pods (chart value reader.enabled), or"
+    " add a target of your own"
 )
 
 
@@ -51,7 +59,7 @@ class NodeWithoutTarget:
     """Whether the inventory says that the node is gone."""
     suspended: bool
     has_gpus: bool
-    """Whether the Node has GPU capacity, as far as it was fetched."""
+    """Whether the Node, as far as it was fetched, or its ResourceSlices show GPUs."""
     pods_changed: float | None
     """When its target pods last changed; None if it never had one: then there is no grace."""
     fetched: float | None
@@ -81,23 +89,49 @@ def grace_left(node: NodeWithoutTarget, *, grace: float, now: float) -> float:
     return 0.0 if node.pods_changed is None else node.pods_changed + grace - now
 
 
+def grace_wait(node: NodeWithoutTarget, *, grace: float, now: float) -> timedelta:
+    """How long to wait for the end of the grace period: rounded up, since a wait that ends before
+    it would be followed by waits of zero."""
+    return timedelta(microseconds=math.ceil(grace_left(node, grace=grace, now=now) * 1e6))
+
+
 def no_target_error(
     targets: tuple[Target, ...],
     *,
     stopped: tuple[str, str] | None = None,
     running: bool = False,
+    node: NodeTraits | None = None,
+    forbidden: Collection[str] = (),
 ) -> ReadError:
     """The failure of a node without a target container to read it in.
 
     `stopped` is the target pod, as namespace/name, and its container, if there is a pod whose
-    container is not running or, with `running`, not ready.
+    container is not running or, with `running`, not ready. `forbidden` are the namespaces in which
+    the operator may not list pods.
     """
     if stopped is not None:
         lacks = "ready" if running else "running"
-        found = f"container {stopped[1]} of pod {stopped[0]} is not {lacks}"
-    else:
-        places = "; ".join(
-            f"namespace {target.namespace}, selector {target.selector}" for target in targets
-        )
-        found = f"no target pod on this node ({places})"
-    return ReadError(FailureReason.NO_TARGET_POD, f"{found}; {_ADVICE}")
+        return _error(f"container {stopped[1]} of pod {stopped[0]} is not {lacks}", _ADVICE)
+    found = f"no target pod on this node ({'; '.join(_places(targets))})"
+    if forbidden:
+        found += f"; the operator may not list pods in {', '.join(sorted(forbidden))}"
+    general = _PRESETS_ADVICE if any(target.preset for target in targets) else _ADVICE
+    return _error(found, (advice_for(node) if node else None) or general)
+
+
+def _error(found: str, advice: str) -> ReadError:
+    return ReadError(FailureReason.NO_TARGET_POD, f"{found}; {advice}")
+
+
+def _places(targets: tuple[Target, ...]) -> Iterator[str]:
+    """Where a pod was looked for: each preset with its namespaces, and each target of the user."""
+    seen = set()
+    for target in targets:
+        if target.preset is None:
+            yield f"namespace {target.namespace}, selector {target.selector}"
+        elif target.preset not in seen:
+            seen.add(target.preset)
+            places = dict.fromkeys(
+                other.namespace for other in targets if other.preset == target.preset
+            )
+            yield f"preset {target.preset} in {', '.join(places)}"

@@ -21,11 +21,12 @@ from gpuid_operator.api.policy import (
     PolicyStatus,
     SelectorOperator,
 )
-from gpuid_operator.api.sinks import Sink
+from gpuid_operator.api.sinks import TYPE_NAMES, Sink
 from gpuid_operator.plan import conditions
 from gpuid_operator.plan.duplicates import Duplicate
 from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.quarantine import QuarantineIndex
+from gpuid_operator.plan.resource_slices import PublishedGPUs
 from gpuid_operator.plan.status_change import StatusContext
 
 _KEY: Final = re.compile(LABEL_KEY_PATTERN)
@@ -60,6 +61,7 @@ class EffectivePolicy:
         foreign: Collection[str] = (),
         quarantines: QuarantineIndex | None = None,
         duplicates: tuple[Duplicate, ...] | None = (),
+        published: PublishedGPUs | None = None,
     ) -> StatusContext:
         """The settings that the status depends on; `foreign` names the checks of the check
         runner."""
@@ -72,12 +74,13 @@ class EffectivePolicy:
             checks=frozenset({check.name for check in self.checks} | set(foreign)),
             quarantines=quarantines,
             duplicates=duplicates,
+            published=published,
             expect=self.expect,
         )
 
 
 def sink_filter(sink: Sink) -> SinkFilter:
-    return SinkFilter(name=sink.name, type=sink.type.value, sightings=sink.sightings)
+    return SinkFilter(name=sink.name, type=sink.type, sightings=sink.sightings)
 
 
 def unknown_sinks(sinks: Iterable[Sink]) -> tuple[str, ...]:
@@ -235,8 +238,8 @@ def policy_status(
     if unknown:
         words = (
             "not in force: this version of the operator does not know the type of sinks"
-            f" {', '.join(unknown)}, and skips the policy's nodes; set stdout, http, postgres or"
-            " s3, or install a version that knows the type"
+            f" {', '.join(unknown)}, and skips the policy's nodes; set {TYPE_NAMES},"
+            " or install a version that knows the type"
         )
         ready = condition("Ready", ConditionStatus.FALSE, "InvalidSink", words)
     if policy.fault:

@@ -90,7 +90,13 @@ def parse(stdout: bytes, *, exit_code: int | None = 0, stderr: bytes = b"") -> R
     facts = {child.tag: child.text for child in root.iterchildren(*_FACTS, reversed=True)}
     bodies = list(root.iterchildren("gpu"))
     attached = integer(facts.get("attached_gpus"))
-    _check_count(attached=attached, listed=len(bodies), closed=document.count(b"</gpu>"))
+    _check_count(
+        attached=attached,
+        listed=len(bodies),
+        closed=document.count(b"</gpu>"),
+        # In place of a GPU whose PCI address NVML does not tell.
+        error=text_of(root.findtext("error_string")),
+    )
     if not bodies and (exit_code not in _GOOD_EXIT_CODES or known_failure(around, exit_code=0)):
         raise ReadError(
             FailureReason.EXEC_FAILED,
@@ -184,7 +190,7 @@ def _root(document: bytes) -> Any:
     return root
 
 
-def _check_count(*, attached: int | None, listed: int, closed: int) -> None:
+def _check_count(*, attached: int | None, listed: int, closed: int, error: str | None) -> None:
     if attached is None and not listed:
         raise ReadError(
             FailureReason.INCOMPLETE,
@@ -193,7 +199,8 @@ def _check_count(*, attached: int | None, listed: int, closed: int) -> None:
     if attached is not None and listed < attached:
         raise ReadError(
             FailureReason.INCOMPLETE,
-            f"nvidia-smi -q -x reports {attached} attached GPUs but lists {listed};"
+            f"nvidia-smi -q -x reports {attached} attached GPUs but lists {listed}"
+            f"{f' and “{error}”' if error else ''};"
             " retrying; if this persists, check dmesg for errors of the driver",
         )
     # More </gpu> than bodies: a process name contains one, to end a body early.

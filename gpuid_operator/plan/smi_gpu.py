@@ -61,7 +61,7 @@ def read_gpu(body: Any, *, index: int, dtd_version: int | None, troubled: bool) 
     that some body of this output contains a text such as `GPU is lost`.
     """
     facts = _facts(body)
-    uuid = text_of(facts.get("uuid"))
+    uuid = identifier(facts.get("uuid"))
     board, chip = _part_numbers(facts, dtd_version=dtd_version)
     module = integer(facts.get("module_id"))
     return GPU(
@@ -145,7 +145,8 @@ def _ecc_uncorrected(body: Any) -> int | None:
     """Uncorrectable errors over the life of the GPU; None if no count is readable.
 
     Up to Volta they are `aggregate/double_bit/total`. Since Turing they are `dram_uncorrectable`
-    and `sram_uncorrectable`; the latter is split in two since R550 on Ampere and newer.
+    and `sram_uncorrectable`; the latter is split in two since R550 on Ampere and newer. For a GPU
+    that does not answer, nvidia-smi prints the total of Volta as 0, beside errors as its parts.
     """
     counts: dict[str, int | None] = {}
     for errors in body.iterchildren("ecc_errors"):
@@ -153,8 +154,10 @@ def _ecc_uncorrected(body: Any) -> int | None:
             for element in aggregate.iterchildren(*_ECC_COUNTS):
                 counts.setdefault(element.tag, integer(element.text))
             for double_bit in aggregate.iterchildren("double_bit"):
-                for total in double_bit.iterchildren("total"):
-                    counts.setdefault("double_bit", integer(total.text))
+                parts = {child.tag: integer(child.text) for child in double_bit.iterchildren()}
+                total = parts.pop("total", None)
+                readable = not parts or any(part is not None for part in parts.values())
+                counts.setdefault("double_bit", total if readable else None)
     if counts.get("sram_uncorrectable") is not None:
         for part in _SRAM_PARTS:
             counts.pop(part, None)

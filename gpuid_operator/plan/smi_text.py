@@ -46,8 +46,8 @@ _KNOWN: Final = (
 )
 """Pattern of a line, reason, what to do. The first match counts."""
 
-_NOT_FOUND_EXIT_CODE: Final = 127
-"""The exit code of shells and runtimes for a command that they do not find."""
+_NOT_RUN_EXIT_CODES: Final = (126, 127)
+"""Exit codes of shells and runtimes for a command that they cannot execute or do not find."""
 
 _HANDLE: Final = re.compile(r"unable to determine the device handle", re.IGNORECASE)
 _ADDRESS: Final = re.compile(r"(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.IGNORECASE)
@@ -67,7 +67,7 @@ def first_line(output: bytes) -> str:
 
 
 def known_failure(output: bytes, *, exit_code: int | None) -> ReadError | None:
-    """The failure that the text or exit code 127 indicates; None for an unknown text."""
+    """The failure that the text or the exit code indicates; None for an unknown text."""
     for line in _lines(output):
         for pattern, reason, advice in _KNOWN:
             if pattern.search(line):
@@ -75,10 +75,12 @@ def known_failure(output: bytes, *, exit_code: int | None) -> ReadError | None:
                 return ReadError(
                     reason, f"nvidia-smi -q -x printed “{said}”{_code(exit_code)}; {advice}"
                 )
-    if exit_code == _NOT_FOUND_EXIT_CODE:
+    if exit_code in _NOT_RUN_EXIT_CODES:
         _, reason, advice = _KNOWN[0]
         said = first_line(output)
-        return ReadError(reason, f"nvidia-smi -q -x failed with exit code 127: {said}; {advice}")
+        return ReadError(
+            reason, f"nvidia-smi -q -x failed with exit code {exit_code}: {said}; {advice}"
+        )
     return None
 
 

@@ -15,17 +15,36 @@ _MISSING: Final = frozenset(
         "",
         "n/a",
         "requested functionality has been deprecated",
-        # Error strings of NVML in place of a value.
+        # What nvidia-smi prints in place of a value for each error code of NVML.
+        "already initialized",
+        "argument version mismatch",
+        "corrupted inforom",
+        "driver not loaded",
+        "driver/library version mismatch",
         "err!",
         "function not found",
+        "gpu access blocked by the operating system",
         "gpu is inaccessible",
         "gpu is lost",
         "gpu requires reset",
+        "in use by another client",
+        "insufficient external power",
+        "insufficient memory",
         "insufficient permissions",
+        "insufficient resources",
+        "insufficient size",
+        "interrupt request issue",
+        "invalid argument",
+        "invalid frequency",
+        "no data",
         "not found",
         "not supported",
+        "nvml shared library not found",
+        "system is not in ready state",
         "timeout",
+        "uninitialized",
         "unknown error",
+        "vgpu ecc not supported",
     }
 )
 _MISSING_STARTS: Final = ("gpu is lost", "gpu requires reset", "gpu is inaccessible")
@@ -57,9 +76,12 @@ def text_of(raw: str | None) -> str | None:
 
 
 def identifier(raw: str | None) -> str | None:
-    """A serial, a part number or the UUID of a fabric: as `text_of`, but None if all zeros."""
+    """A serial, a part number or a UUID: as `text_of`, but None if it has a space or is all zeros.
+
+    An identifier has no space, and an error text that a newer nvidia-smi prints in its place does.
+    """
     text = text_of(raw)
-    return text if text and text.strip("0-") else None
+    return text if text and " " not in text and text.strip("0-") else None
 
 
 def integer(raw: str | None) -> int | None:

@@ -12,7 +12,7 @@ GKE_NVIDIA_SMI: Final = "/usr/local/nvidia/bin/nvidia-smi"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A selector of pods. The operator uses the first target that has a pod on the node."""
+    """A selector of pods, and how to read a node in them. `choose` says which target a node has."""
 
     namespace: str
     selector: str
@@ -20,4 +20,7 @@ class Target:
     container: str | None = None
     """Container of the pod; the default container if the pod has no container of that name."""
     command: tuple[str, ...] = NVIDIA_SMI
-    """Program and arguments; no shell is involved."""
+    """Program and arguments. The operator adds no shell."""
+    preset: str | None = None
+    """Name of the preset that the target is part of. A pod without its container is then no target,
+    and the command has no other path."""

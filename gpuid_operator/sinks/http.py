@@ -1,4 +1,4 @@
-"""http: sends records by POST as a JSON array or as a batch of CloudEvents 1.0."""
+"""http: sends records by POST, in one of the formats of `http_formats`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import hashlib
 import ssl
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from typing import Final
+from urllib.parse import urlsplit
 
 import orjson
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
@@ -17,17 +16,22 @@ from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.api.record import Record
 from gpuid_operator.api.sinks import HTTPFormat, HTTPSink, SecretKeyRef
 from gpuid_operator.sinks.base import RecordsRefused, Refused, SinkError, Unavailable, scrub
-from gpuid_operator.sinks.http_client import Answer, HTTPClient, describe
+from gpuid_operator.sinks.http_client import (
+    MAX_ANSWER,
+    Answer,
+    HTTPClient,
+    describe,
+    retry_after_seconds,
+)
+from gpuid_operator.sinks.http_formats import FORMATS, Format
 from gpuid_operator.sinks.opening import SinkOpening
 from gpuid_operator.sinks.secrets import SecretSource
 from gpuid_operator.telemetry.log import SecretsInUse
 
 _DEFAULT_TIMEOUT: Final = 30.0
-_EVENT_TYPE: Final = "com.github.gpuid"
 _SIGNED_PREFIX: Final = "whsec_"
 
 _RECORDS_REFUSED: Final = frozenset({400, 413, 422})
-_TEMPORARY: Final = frozenset({408, 409, 421, 425, 429})
 _CREDENTIALS_REFUSED: Final = frozenset({401, 403})
 
 _OWN_HEADERS: Final = frozenset(
@@ -65,6 +69,7 @@ class HTTPSender:
         self._in_use = SecretsInUse()
         self._client = client
         self._now = now
+        self._format = FORMATS[spec.format or HTTPFormat.JSON]
         self._host = urlsplit(spec.url).hostname
         self._timeout = spec.timeout.total_seconds() if spec.timeout else _DEFAULT_TIMEOUT
         self._tls: tuple[str, ssl.SSLContext] | None = None
@@ -78,13 +83,9 @@ class HTTPSender:
         secrets = [secret for secret in (token, signing_key) if secret]
         self._in_use.set(*secrets)
         key = idempotency_key(records)
-        if self._spec.format is HTTPFormat.CLOUDEVENTS:
-            content_type, values = "application/cloudevents-batch+json", [*map(_event, records)]
-        else:
-            content_type, values = "application/json", [record.to_json() for record in records]
-        body = orjson.dumps(values)
+        body = orjson.dumps(self._format.encode(records))
         headers = _user_headers(self._spec.headers or {}) | {
-            "Content-Type": content_type,
+            "Content-Type": self._format.content_type,
             "Idempotency-Key": key,
             "User-Agent": MANAGER,
         }
@@ -98,17 +99,19 @@ class HTTPSender:
             headers=headers,
             timeout=self._timeout,
             tls=None if authorities is None else self._context(authorities),
+            read_success=self._format.rejection is not None,
         )
-        if answer.succeeded:
-            return
         if answer.status in _CREDENTIALS_REFUSED:
             self._secrets.invalidate()
-        raise failure(
+        error = failure(
             answer,
+            form=self._format,
             tried=describe(self._spec.url),
             secrets=secrets,
             now=self._now(),
         )
+        if error is not None:
+            raise error
 
     async def close(self) -> None:
         self._in_use.set()  # the client is shared
@@ -131,40 +134,45 @@ def idempotency_key(records: Sequence[Record]) -> str:
     return hashlib.sha256("\n".join(record.id for record in records).encode()).hexdigest()
 
 
-def failure(answer: Answer, *, tried: str, secrets: Sequence[str], now: datetime) -> SinkError:
-    """The error for a response other than 2xx.
+def failure(
+    answer: Answer, *, form: Format, tried: str, secrets: Sequence[str], now: datetime
+) -> SinkError | None:
+    """The error for a response; None if every record arrived.
 
-    | status                               |                                        |
-    |--------------------------------------|----------------------------------------|
-    | 400, 413, 422                        | RecordsRefused                         |
-    | 408, 409, 421, 425, 429, 5xx         | Unavailable, with Retry-After          |
-    | others: 3xx, 401, 403, 404, 410, …   | Refused (410: the consumer says stop)   |
+    | status                               |                                                      |
+    |--------------------------------------|------------------------------------------------------|
+    | 2xx                                  | none; RecordsRefused if the body rejects records     |
+    | 400, 413, 422                        | RecordsRefused                                       |
+    | 408, 409, 421, 425, 429, 5xx         | Unavailable, with Retry-After (otlp: only 429, 502,  |
+    |                                      | 503, 504)                                            |
+    | others: 3xx, 401, 403, 404, 410, …   | Refused (410: the consumer says stop)                |
     """
-    said = scrub(answer.text, secrets, truncated=answer.truncated)
+    said = answer.text
+    if answer.succeeded:
+        rejected = _rejection(answer, form)
+        if rejected is None:
+            return None
+        said = rejected
+    said = scrub(said, secrets, truncated=answer.truncated)
     if 300 <= answer.status < 400:
         said = "redirects are not followed; set url to the target of the redirect"
     message = f"{tried}: {answer.status} {answer.phrase}" + (f": {said}" if said else "")
-    retry_after = _seconds(answer.retry_after, now=now)
-    if answer.status in _RECORDS_REFUSED:
+    retry_after = retry_after_seconds(answer, now=now)
+    if answer.succeeded or answer.status in _RECORDS_REFUSED:
         return RecordsRefused(message, retry_after=retry_after)
-    if answer.status in _TEMPORARY or answer.status >= 500:
+    if answer.status in form.temporary:
         return Unavailable(message, retry_after=retry_after)
     return Refused(message, retry_after=retry_after)
 
 
-def _event(record: Record) -> dict[str, Any]:
-    """A CloudEvent 1.0; `source` and `id` together are unique, as the specification requires."""
-    data = record.to_json()
-    return {
-        "specversion": "1.0",
-        "id": record.id,
-        "source": f"/{MANAGER}/{quote(record.cluster, safe='')}",
-        "type": f"{_EVENT_TYPE}.{record.event}",
-        "subject": record.node,
-        "time": data["time"],
-        "datacontenttype": "application/json",
-        "data": data,
-    }
+def _rejection(answer: Answer, form: Format) -> str | None:
+    """Why a 2xx response says that records did not arrive."""
+    if form.rejection is None:
+        return None
+    if answer.truncated:
+        # What it says cannot be known. Responses to fewer records are shorter.
+        return f"the response is longer than {MAX_ANSWER} bytes: {answer.text}"
+    return form.rejection(answer.text)
 
 
 def _signature(key: str, *, message_id: str, time: datetime, body: bytes) -> dict[str, str]:
@@ -199,18 +207,3 @@ def _header_value(value: str, what: str) -> str:
     if not value or not value.isascii() or not value.isprintable():
         raise Refused(f"{what} must be printable ASCII on one line, and not empty")
     return value
-
-
-def _seconds(retry_after: str | None, *, now: datetime) -> float | None:
-    """Retry-After (seconds or an HTTP date) in seconds from now; None if invalid."""
-    if retry_after is None:
-        return None
-    if retry_after.strip().isascii() and retry_after.strip().isdigit():
-        return float(retry_after)
-    try:
-        moment = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - now).total_seconds())

@@ -144,12 +144,24 @@ class Metrics:
             "1 for each present GPU in quarantine and each quarantine that lists it.",
             ("node", "uuid", "serial", "quarantine"),
         )
+        self._condition = NodeGauge(
+            "gpuid_inventory_condition",
+            "A condition of a node's inventory: 1 True, 0 False, -1 Unknown.",
+            ("node", "condition"),
+        )
+        self._gpu_health = NodeGauge(
+            "gpuid_gpu_health",
+            "Errors, pending and failed repairs of a GPU, by kind; no series where it is 0.",
+            ("node", "uuid", "serial", "kind"),
+        )
         self._node_gauges = (
             self._gpu_info,
             self._last_read,
             self._check_passed,
             self._as_expected,
             self._gpu_quarantined,
+            self._condition,
+            self._gpu_health,
         )
 
     def set_gpus(self, node: str, gpus: Iterable[GPU]) -> None:
@@ -180,10 +192,31 @@ class Metrics:
         else:
             self._gpu_quarantined.forget(node)
 
+    def set_conditions(self, node: str, conditions: Mapping[str, float]) -> None:
+        """Replace what the conditions of the node's inventory say: 1, 0 or -1, by type."""
+        series = [((node, kind), value) for kind, value in conditions.items()]
+        self._condition.set(node, series)
+
+    def set_health(self, node: str, health: Sequence[tuple[str, str, str, int]]) -> None:
+        """Replace what is known of the health of the node's GPUs, as (uuid, serial, kind, value).
+
+        A fleet of 40,000 GPUs would have 160,000 series of zeros, so 0 has none.
+        """
+        series = [((node, *labels), float(value)) for *labels, value in health if value]
+        if series:
+            self._gpu_health.set(node, series)
+        else:
+            self._gpu_health.forget(node)
+
     def forget_node(self, node: str) -> None:
         """Drop every series of a node that is gone."""
         for metric in self._node_gauges:
             metric.forget(node)
+
+    def add_sink(self, sink: str) -> None:
+        """Begin the counters of a sink at 0: `increase` does not see a counter's first value."""
+        for counter in (self.records_delivered, self.records_dropped, self.delivery_failures):
+            counter.labels(sink)
 
     def forget_sink(self, sink: str) -> None:
         """Drop every series of a sink that is configured nowhere any more."""

@@ -21,8 +21,9 @@ from rich.table import Table
 
 from gpuid_operator.localcluster import LocalCluster
 from tests.bench.coldstart import DEADLINE, GPUS, LOAD, Figures, delivered, usage
-from tests.support.servers import run_postgres, run_s3
-from tests.support.sink_servers import NAMESPACE, Bucket, Database, credentials, policy
+from tests.support.object_servers import run_s3
+from tests.support.servers import run_postgres
+from tests.support.sink_servers import NAMESPACE, Bucket, Database, policy, warehouse_credentials
 
 
 def measure(cluster: LocalCluster, database: Database, nodes: int) -> Figures:
@@ -74,7 +75,8 @@ def main() -> None:
         bucket = Bucket(stack.enter_context(run_s3(folder)), "bench")
         cluster = LocalCluster.up(directory / "cluster", nodes=nodes, progress=print)
         stack.callback(cluster.down)
-        credentials(cluster, database, bucket)
+        warehouse_credentials(cluster, database)
+        bucket.credentials(cluster)
         # Batches as they are where nobody says otherwise: 500 records, 1 s.
         sinks = [database.sink(sslMode="disable"), bucket.sink(format="csv")]
         for sink in sinks:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gpuid_operator.plan.presets import expand
 from tests.support.chart_values import load
 from tests.support.gotools import go_tool
 from tests.support.manifests import (
@@ -49,11 +50,11 @@ def variables(objects: list[Manifest]) -> dict[str, str]:
 def test_the_reader_comes_first_and_allocates_no_gpu(mode: str) -> None:
     objects = reader(mode=mode)
     daemonset = find(objects, "DaemonSet")
-    first, second = load(objects).targets
+    first, *others = load(objects).targets
     assert (first.namespace, first.container) == (daemonset["metadata"]["namespace"], "reader")
     wanted = dict(part.split("=") for part in first.selector.split(","))
     assert wanted.items() <= daemonset["spec"]["template"]["metadata"]["labels"].items()
-    assert second.namespace == "gpu-operator"
+    assert tuple(others) == expand("auto")
     assert "nvidia.com/gpu" not in json.dumps(container(objects)["resources"])
 
 
@@ -118,7 +119,7 @@ def test_by_the_driver_of_the_host() -> None:
         "/run/nvidia/driver": ("/host", True),
         "/run/nvidia/driver/dev": ("/dev", True),
     }
-    first, _ = load(objects).targets
+    first = load(objects).targets[0]
     assert first.command == ("python3", "-m", "gpuid_operator.cli.host_smi", "/host")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import yaml
 from gpuid_operator import __version__
 from gpuid_operator.cli.crds import crd_files
 from gpuid_operator.operator.settings import Settings
+from gpuid_operator.plan.presets import NAMES, default_namespaces, expand
 from tests.support.chart_values import EVERYTHING, SINKS, load
 from tests.support.manifests import (
+    CHART,
     EXAMPLES,
     ROOT,
     Manifest,
@@ -21,6 +24,7 @@ from tests.support.manifests import (
     environment,
     pod_specs,
     render,
+    render_text,
     rights,
 )
 
@@ -35,13 +39,15 @@ def test_both_helms_render_the_same(helm: str) -> None:
 
 
 def test_defaults_are_the_operators_own() -> None:
-    """But for what two replicas need, and for restarts, which the chart does not allow."""
+    """But for what two replicas need, for restarts, which the chart does not allow, and for the
+    targets, which are gpuid's without the chart."""
     settings, bare = load(render()), Settings.load({"POD_NAME": "from-elsewhere"})
     differing = {
         field for field in Settings.model_fields if getattr(settings, field) != getattr(bare, field)
     }
     replicas = {"leader_election", "lease_namespace", "pod_namespace"}
-    assert differing == replicas | {"restarts_per_hour"}
+    assert differing == replicas | {"restarts_per_hour", "targets"}
+    assert settings.targets == expand("auto")
 
 
 @pytest.mark.parametrize("sink", SINKS, ids=lambda sink: str(sink["type"]))
@@ -72,6 +78,9 @@ def test_every_setting_is_a_value() -> None:
         ({"image": {"digest": "sha256:12"}}, "digest"),
         ({"targets": [{"namespace": "a"}]}, "selector"),
         ({"targets": [{"namespace": "A", "selector": "a=b"}]}, "namespace"),
+        ({"targets": [{"preset": "gpu"}]}, "gpu-operator"),
+        ({"targets": [{"preset": "gke", "selector": "a=b"}]}, "selector"),
+        ({"targets": [{"preset": "gke", "namespace": "A"}]}, "namespace"),
         ({"exporter": {"type": "kafka"}}, "type"),
         ({"exporter": {"type": "http"}}, "exporter.http.endpoint"),
         ({"exporter": {"http": {"endpoint": "https://u:p@host/"}}}, "endpoint"),
@@ -93,6 +102,7 @@ def test_every_setting_is_a_value() -> None:
             },
             "targets[0].container",
         ),
+        ({"runner": {"command": "true"}, "targets": [{"preset": "gke"}]}, "without a preset"),
         ({"checks": {"admission": {"enabled": True, "groups": []}}}, "users or groups"),
     ],
     ids=str,
@@ -105,6 +115,31 @@ def test_refusals_name_the_value(values: Manifest, said: str) -> None:
 
 def test_parents_may_pass_global_and_enabled() -> None:
     assert render(values={"global": {"imageRegistry": "x"}, "enabled": True}) == render()
+
+
+def test_the_schema_has_every_preset() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert schema["definitions"]["preset"]["properties"]["preset"]["enum"] == list(NAMES)
+
+
+@pytest.mark.parametrize("preset", NAMES)
+def test_presets_are_those_of_the_operator(preset: str) -> None:
+    objects = render(values={"targets": [{"preset": preset}, {"preset": "gke", "namespace": "x"}]})
+    assert load(objects).targets == (*expand(preset), *expand("gke", namespace="x"))
+    # Helm cannot see a cluster here.
+    assert places(objects) == {default_namespaces(preset)[0], "x"}
+
+
+def test_the_preset_of_readers_looks_into_the_namespace_of_the_release() -> None:
+    text = render_text(values={"targets": [{"preset": "reader"}]}, namespace="elsewhere")
+    objects = [item for item in yaml.safe_load_all(text) if item]
+    assert load(objects).targets == expand("reader", namespace="elsewhere")
+    assert places(objects) == {"elsewhere"}
+
+
+def places(objects: list[Manifest]) -> set[str]:
+    """The namespaces in which the operator may run commands."""
+    return {item[0] for item in rights(objects) if item[2] == "pods/exec"}
 
 
 def test_a_check_runner_has_its_target_in_the_plain_variables() -> None:
@@ -138,8 +173,10 @@ def test_braces_in_a_crd_survive_helm() -> None:
 def test_examples_render(example: Path) -> None:
     objects = render("--values", str(example))
     settings = load(objects)
-    places = {item[0] for item in rights(objects) if item[2] == "pods/exec"}
-    assert places == {target.namespace for target in settings.targets}
+    wanted = {target.namespace for target in settings.targets}
+    if settings.targets == expand("auto"):
+        wanted = {"gpu-operator"}  # Helm cannot see a cluster here
+    assert places(objects) == wanted
 
 
 def test_extra_objects_are_templates() -> None:

@@ -29,6 +29,7 @@ from tests.support.manifests import (
 from tests.support.operators import eventually
 
 OVERLAYS = ["base", *sorted(f"overlays/{p.name}" for p in (DEPLOYMENT / "overlays").iterdir())]
+KUSTOMIZATIONS = [*OVERLAYS, "simulated"]
 VALUES: dict[str, Manifest] = {
     "everything": {
         "reader": {"enabled": True},
@@ -95,11 +96,11 @@ def test_the_server_accepts_the_chart(cluster: LocalCluster, name: str, schemas:
     assert summary["valid"] == len(objects)
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("folder", KUSTOMIZATIONS)
 def test_the_server_accepts_the_kustomizations(
-    cluster: LocalCluster, overlay: str, schemas: Path
+    cluster: LocalCluster, folder: str, schemas: Path
 ) -> None:
-    text = kustomize(cluster, overlay)
+    text = kustomize(cluster, folder)
     accept(cluster, objects_of(text))
     assert kubeconform.check(text, schemas)["valid"] == len(objects_of(text))
 
@@ -219,9 +220,9 @@ def reader_pod(mode: str) -> Manifest:
 def test_the_restricted_level_admits_every_pod(cluster: LocalCluster, restricted: str) -> None:
     specs = list(pod_specs(render()).values())
     specs += [reader_pod(mode) for mode in ("runtimeClass", "nri", "dra")]
-    for overlay in OVERLAYS:
-        specs += pod_specs(objects_of(kustomize(cluster, overlay))).values()
-    assert len(specs) == 5 + len(OVERLAYS)
+    for folder in KUSTOMIZATIONS:
+        specs += pod_specs(objects_of(kustomize(cluster, folder))).values()
+    assert len(specs) == 5 + len(KUSTOMIZATIONS)
     for spec in specs:
         admit(cluster, restricted, spec)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 WHOLE = os.environ.get("FAULTS") == "all"
 """Whether the whole campaign runs (`make test-faults`), or only the part that `make test` runs."""
+LIMIT = 3600 if WHOLE else 600
+"""Seconds after which a long test of the campaign counts as stuck."""
 SEED = int(os.environ.get("FAULTS_SEED") or random.randrange(2**32))
 """Seed of whatever a campaign draws at random; the table prints it, FAULTS_SEED sets it."""
 os.environ["FAULTS_SEED"] = str(SEED)  # the same in every worker of pytest-xdist

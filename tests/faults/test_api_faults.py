@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
-from tests.faults.campaign import SEED, WHOLE, Figures
+from tests.faults.campaign import LIMIT, SEED, WHOLE, Figures
 from tests.support import fault_runs
 from tests.support.fault_runs import Injection, Played
 
@@ -47,7 +47,7 @@ def survive(
     return failures
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(LIMIT)
 def test_a_fault_at_any_request_leaves_no_trace(undisturbed: Played, figures: FiguresOf) -> None:
     every = fault_runs.injections(undisturbed)
     chosen = every if WHOLE else random.Random(SEED).sample(every, PART)
@@ -55,7 +55,7 @@ def test_a_fault_at_any_request_leaves_no_trace(undisturbed: Played, figures: Fi
     assert survive(undisturbed, ([one] for one in chosen), row) == []
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(LIMIT)
 def test_two_faults_leave_no_trace(undisturbed: Played, figures: FiguresOf) -> None:
     every = fault_runs.injections(undisturbed)
     draw = random.Random(SEED)

@@ -17,7 +17,7 @@ import pytest
 
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
-from tests.faults.campaign import SEED, WHOLE, Figures
+from tests.faults.campaign import LIMIT, SEED, WHOLE, Figures
 from tests.support.api_fault_proxy import (
     ApiFaultProxy,
     Fault,
@@ -280,7 +280,7 @@ def entries(picture: dict[str, Any]) -> int:
     return sum(len(picture[sink]) - 1 for sink in picture if sink in SINKS)
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(LIMIT)
 def test_a_fault_at_any_request_to_a_real_server_leaves_no_trace(
     rig: Rig, figures: Callable[[str], Figures]
 ) -> None:
@@ -290,7 +290,7 @@ def test_a_fault_at_any_request_to_a_real_server_leaves_no_trace(
     assert survive(rig, every if WHOLE else part, figures("API server, each request")) == []
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(LIMIT)
 def test_two_faults_at_a_real_server_leave_no_trace(
     rig: Rig, figures: Callable[[str], Figures]
 ) -> None:
@@ -301,7 +301,7 @@ def test_two_faults_at_a_real_server_leave_no_trace(
     assert survive(rig, pairs, figures("API server, pairs")) == []
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(LIMIT)
 def test_a_lagging_server_old_lists_and_skipped_events_leave_no_trace(
     rig: Rig, figures: Callable[[str], Figures]
 ) -> None:

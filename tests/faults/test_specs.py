@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gpuid_operator.api.inventory import InventorySpec
 from gpuid_operator.api.policy import Policy
 from gpuid_operator.api.record import Record
-from gpuid_operator.api.sinks import Sink, SinkType
+from gpuid_operator.api.sinks import Sink
 from gpuid_operator.api.values import parse_duration
 from gpuid_operator.engine.delivery import manager
 from gpuid_operator.localcluster import LocalCluster
@@ -107,7 +107,7 @@ def test_the_engine_under_generated_policies(figures: Row, monkeypatch: pytest.M
     row = figures("generated specs, engine")
 
     def opened(spec: Sink, **options: Any) -> sinks.Sink:
-        return open_sink(spec, **options) if spec.type is SinkType.STDOUT else NoSink()
+        return open_sink(spec, **options) if spec.stdout is not None else NoSink()
 
     monkeypatch.setattr(manager, "open_sink", opened)
     kinds = [schema_of(kind, "spec") for kind in KINDS]

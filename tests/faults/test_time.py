@@ -15,7 +15,7 @@ import pytest
 from gpuid_operator.engine.core.options import Timings
 from gpuid_operator.plan import history
 from gpuid_operator.plan.schedule import JITTER
-from tests.faults.campaign import SEED, WHOLE, Figures
+from tests.faults.campaign import LIMIT, SEED, WHOLE, Figures
 from tests.support import clock
 from tests.support.clock import JumpingLoop
 from tests.support.engines import EngineHarness, builtin, until
@@ -195,7 +195,7 @@ class Life:
             self.events += 1
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(LIMIT)
 def test_years_of_a_node(
     figures: Callable[[str], Figures], monkeypatch: pytest.MonkeyPatch
 ) -> None:

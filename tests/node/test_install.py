@@ -56,6 +56,7 @@ UNUSED: dict[tuple[str, str, str], str] = {
     (GPUID, "gpuinventories", "delete"): "departed nodes, after their retention",
     (GPUID, "gpuinventorypolicies", "get"): "part of the published footprint, as with pods",
     (GPUID, "gpuquarantines", "get"): "part of the published footprint, as with pods",
+    ("resource.k8s.io", "resourceslices", "get"): "a resync fetches what no event brought",
     (GPUID, "gpuquarantines/status", "patch"): "an installation without a quarantine writes none",
 }
 """What of the footprint an installation of a minute does not use, and why it is granted."""
@@ -498,6 +499,64 @@ def test_the_kustomization(
     cluster.kubectl("delete", "-k", str(tmp_path), "--wait", "--timeout=90s")
     left = cluster.kubectl("get", "namespace,crd,clusterrole", "-o", "name").stdout.split()
     assert not [name for name in left if "gpuid" in name]
+
+
+@pytest.fixture
+def no_device_plugin(installable: LocalCluster) -> Iterator[None]:
+    """Time without the device plugin of the other tests on the real node."""
+    place(installable, {"install": "nowhere"})
+    gone = ("wait", "-n", "gpu-operator", "pod", "-l", "install=test", "--for=delete")
+    installable.kubectl(*gone, "--timeout=60s")
+    yield
+    place(installable, {"install": None})
+    rollout(installable, "gpu-operator", "daemonset/real-device-plugin")
+
+
+def place(cluster: LocalCluster, selector: dict[str, str | None]) -> None:
+    """Change the node selector of the device plugin."""
+    patch = {"spec": {"template": {"spec": {"nodeSelector": selector}}}}
+    daemonset = ("-n", "gpu-operator", "daemonset/real-device-plugin")
+    cluster.kubectl("patch", *daemonset, "--type=merge", "-p", json.dumps(patch))
+
+
+def test_the_simulated_device_plugin(
+    installable: LocalCluster, no_device_plugin: None, tmp_path: Path
+) -> None:
+    """As README.md has it: the kustomization, the swap of a GPU, and what the history says."""
+    cluster = installable
+    cluster.kubectl("apply", "-k", str(DEPLOYMENT / "simulated"))
+    rollout(cluster, "gpu-operator", "daemonset/simulated-device-plugin")
+    # The other node has the labels of a real GPU.
+    placed = "jsonpath={.items[*].spec.nodeName}"
+    selected = ("-l", "app.kubernetes.io/name=simulated-device-plugin")
+    pods = ("get", "pods", "-n", "gpu-operator", *selected, "-o", placed)
+    assert cluster.kubectl(*pods).stdout == cluster.real_node_name
+    (port,) = free_ports(1, host="0.0.0.0")
+    overlay(tmp_path, node=cluster.real_node_name, port=port)
+    cluster.kubectl("apply", "-k", str(tmp_path))
+    rollout(cluster, "gpuid", "deployment/gpuid")
+    before = inventory(cluster)
+    assert len(before["serials"]) == len(before["gpus"]) == 8
+    assert before["source"]["container"] == "nvidia-device-plugin"
+    removed = before["gpus"][0]["serial"]
+
+    swap = ("daemonset/simulated-device-plugin", "--", "swap-gpu", "0")
+    printed = cluster.kubectl("exec", "-n", "gpu-operator", *swap).stdout
+    added = printed.splitlines()[0].rpartition(" ")[2]
+    assert printed.startswith(f"replaced GPU 0: serial {removed} by {added}\n")
+
+    def seen() -> bool:
+        events = {(item["type"], item.get("serial")) for item in inventory(cluster)["history"]}
+        return {("GPURemoved", removed), ("GPUAdded", added)} <= events
+
+    wait_for("the swap in the history", seen, timeout=60, hint=lambda: log(cluster))
+    after = inventory(cluster)
+    assert set(after["serials"]) == {*before["serials"], added} - {removed}
+    assert after["source"]["containerID"] != before["source"]["containerID"]
+    cluster.kubectl("delete", "-k", str(tmp_path), "--wait", "--timeout=90s")
+    cluster.kubectl("delete", "-k", str(DEPLOYMENT / "simulated"), "--wait", "--timeout=90s")
+    gone = ("wait", "-n", "gpu-operator", "pod", *selected, "--for=delete", "--timeout=60s")
+    cluster.kubectl(*gone)
 
 
 def overlay(folder: Path, *, node: str, port: int) -> None:

@@ -7,6 +7,8 @@ before the sink hung up; buffers of the system are part of that.
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import ssl
 import struct
 import tracemalloc
@@ -16,11 +18,13 @@ from typing import Any
 import pytest
 
 from gpuid_operator.api.sinks import Sink
-from gpuid_operator.sinks.base import Refused, SinkError, Unavailable
+from gpuid_operator.sinks import azure
+from gpuid_operator.sinks.base import RecordsRefused, Refused, SinkError, Unavailable
 from gpuid_operator.sinks.http_client import HTTPClient
 from gpuid_operator.sinks.opening import SinkContext
 from gpuid_operator.sinks.postgres_wire import MAX_ITERATIONS, MAX_MESSAGE
 from gpuid_operator.sinks.registry import open_sink
+from tests.support.google_keys import new_key, service_account_key
 from tests.support.hostile_servers import (
     FLOOD,
     LOGIN,
@@ -45,14 +49,21 @@ ERROR = b"HTTP/1.1 500 Server Error\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 TEXT = b"x" * MIB
 
-HTTP = {
-    "length": http(ERROR, b"Content-Length: %d\r\n\r\n" % FLOOD, flood=TEXT),
-    "no length": http(ERROR, b"\r\n", flood=TEXT),
-    "chunks": http(ERROR, CHUNKED, flood=b"100000\r\n" + TEXT + b"\r\n"),
-    "small chunks": http(ERROR, CHUNKED, flood=b"1\r\nx\r\n"),
-    "chunk extension": http(ERROR, CHUNKED, b"1;a=", flood=TEXT),
-    "chunk length": http(ERROR, CHUNKED, flood=b"0" * MIB),
-    "trailers": http(ERROR, CHUNKED, b"0\r\n", flood=b"A: b\r\n"),
+
+def _bodies(status: bytes) -> dict[str, Behaviour]:
+    """Responses whose body does not end."""
+    return {
+        "length": http(status, b"Content-Length: %d\r\n\r\n" % FLOOD, flood=TEXT),
+        "no length": http(status, b"\r\n", flood=TEXT),
+        "chunks": http(status, CHUNKED, flood=b"100000\r\n" + TEXT + b"\r\n"),
+        "small chunks": http(status, CHUNKED, flood=b"1\r\nx\r\n"),
+        "chunk extension": http(status, CHUNKED, b"1;a=", flood=TEXT),
+        "chunk length": http(status, CHUNKED, flood=b"0" * MIB),
+        "trailers": http(status, CHUNKED, b"0\r\n", flood=b"A: b\r\n"),
+    }
+
+
+HTTP = _bodies(ERROR) | {
     "headers": http(ERROR, flood=b"A: b\r\n"),
     "header": http(ERROR, b"A: ", flood=TEXT),
     "reason": http(b"HTTP/1.1 500 ", flood=TEXT),
@@ -60,6 +71,7 @@ HTTP = {
     "responses": http(flood=ERROR + b"Content-Length: 0\r\n\r\n"),
     "no HTTP": http(flood=TEXT),
 }
+ACCEPTED = _bodies(b"HTTP/1.1 200 OK\r\n")
 LONG = message(b"E", length=FLOOD)
 TOO_LONG = rf"sent a message of {FLOOD + 4} bytes, more than {MAX_MESSAGE}"
 TOO_MUCH = r"sent more than \d+ bytes"
@@ -109,8 +121,13 @@ POSTGRES = {
 }
 
 
+@pytest.fixture(scope="module")
+def service_account() -> str:
+    return json.dumps(service_account_key(new_key()))
+
+
 @pytest.fixture
-async def failure(record: Any, make_secrets: Any) -> AsyncIterator[Failure]:
+async def failure(record: Any, make_secrets: Any, service_account: str) -> AsyncIterator[Failure]:
     """The error of a sink that sends a record to a server."""
     client = HTTPClient()
     secrets = make_secrets(
@@ -119,6 +136,8 @@ async def failure(record: Any, make_secrets: Any) -> AsyncIterator[Failure]:
         token="the-token",
         AWS_ACCESS_KEY_ID="AKID",
         AWS_SECRET_ACCESS_KEY="the-secret-key",
+        GOOGLE_SERVICE_ACCOUNT_KEY=service_account,
+        AZURE_STORAGE_ACCOUNT_KEY="dGhlLXNlY3JldC1rZXk=",
     )
 
     async def send(authority: str | None = None, **spec: Any) -> SinkError:
@@ -130,6 +149,7 @@ async def failure(record: Any, make_secrets: Any) -> AsyncIterator[Failure]:
         )
         with pytest.raises(SinkError) as caught:
             await sink.send([record()])
+        await sink.close()
         return caught.value
 
     tracemalloc.start()
@@ -144,9 +164,17 @@ def _http(port: int, **fields: Any) -> dict[str, Any]:
     return {"http": {"url": f"http://localhost:{port}/?key=hidden", "insecure": True, **fields}}
 
 
-def _s3(port: int, **fields: Any) -> dict[str, Any]:
+OBJECT_STORES = {
+    "s3": {"bucket": "bucket"},
+    "gcs": {"bucket": "bucket"},
+    "azure": {"account": "account", "container": "bucket"},
+}
+
+
+def _objects(kind: str, port: int, **fields: Any) -> dict[str, Any]:
     at = {"endpoint": f"http://localhost:{port}", "insecure": True}
-    return {"s3": {"bucket": "b", "credentialsSecretRef": {"name": "s3"}, **at, **fields}}
+    reference = {"credentialsSecretRef": {"name": "lake"}}
+    return {kind: {**OBJECT_STORES[kind], **reference, **at, **fields}}
 
 
 def _postgres(port: int, **fields: Any) -> dict[str, Any]:
@@ -174,13 +202,41 @@ async def test_an_http_server_cannot_send_without_end(
     assert server.sent < ENOUGH
 
 
-@pytest.mark.parametrize("behaviour", HTTP.values(), ids=HTTP)
-async def test_an_s3_server_cannot_send_without_end(behaviour: Behaviour, failure: Failure) -> None:
+@pytest.mark.parametrize("behaviour", ACCEPTED.values(), ids=ACCEPTED)
+async def test_an_otlp_receiver_cannot_send_without_end(
+    behaviour: Behaviour, failure: Failure
+) -> None:
+    """The sink reads also what a receiver says when it accepts."""
     async with HostileServer(behaviour) as server:
-        error = await failure(**_s3(server.port))
+        error = await failure(**_http(server.port, format="otlp"))
+    assert type(error) in (Unavailable, RecordsRefused)
+    assert f"POST http://localhost:{server.port}: " in error.message
+    assert server.sent < ENOUGH
+
+
+@pytest.mark.parametrize("kind", OBJECT_STORES)
+@pytest.mark.parametrize("behaviour", HTTP.values(), ids=HTTP)
+async def test_an_object_store_cannot_send_without_end(
+    behaviour: Behaviour, kind: str, failure: Failure
+) -> None:
+    async with HostileServer(behaviour) as server:
+        error = await failure(**_objects(kind, server.port))
     assert type(error) is Unavailable
-    assert "failed to put an object into bucket b at localhost: " in error.message
+    assert re.match(r"failed to put an? \w+ into \w+ bucket at localhost: ", error.message)
     assert "Signature" not in error.message
+    assert server.sent < ENOUGH
+
+
+@pytest.mark.parametrize("behaviour", HTTP.values(), ids=HTTP)
+async def test_a_token_service_cannot_send_without_end(
+    behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch, failure: Failure
+) -> None:
+    """No user chooses it, but its responses are bounded all the same."""
+    async with HostileServer(behaviour) as server:
+        monkeypatch.setattr(azure, "METADATA_SERVER", f"http://localhost:{server.port}")
+        error = await failure(azure=OBJECT_STORES["azure"])
+    assert type(error) is Unavailable
+    assert error.message.startswith("failed to get a token from localhost: ")
     assert server.sent < ENOUGH
 
 
@@ -209,11 +265,13 @@ async def test_an_https_server_cannot_send_without_end(
     assert server.sent < ENOUGH
 
 
-async def test_an_s3_server_with_an_unknown_authority_is_refused(
-    failure: Failure, tls: ssl.SSLContext
+@pytest.mark.parametrize("kind", OBJECT_STORES)
+async def test_an_object_store_with_an_unknown_authority_is_refused(
+    kind: str, failure: Failure, tls: ssl.SSLContext
 ) -> None:
     async with HostileServer(over_tls(HTTP["length"], tls)) as server:
-        error = await failure(**_s3(server.port, endpoint=f"https://localhost:{server.port}"))
+        endpoint = f"https://localhost:{server.port}"
+        error = await failure(**_objects(kind, server.port, endpoint=endpoint))
     assert type(error) is Refused
     assert "untrusted certificate" in error.message
     assert "caSecretRef" not in error.message

@@ -50,9 +50,7 @@ class FakeHTTP(HTTPClient):
         self.until: asyncio.Event | None = None
         """Answers wait for it."""
 
-    async def post(
-        self, url: str, *, body: bytes, headers: Mapping[str, str], timeout: float, tls: Any
-    ) -> Answer:
+    async def post(self, url: str, *, body: bytes, headers: Mapping[str, str], **_: Any) -> Answer:
         records = orjson.loads(body)
         ids = tuple(record["id"] for record in records)
         now = asyncio.get_running_loop().time()

@@ -1,4 +1,4 @@
-"""Real servers that sinks deliver to: fixtures `postgres` and `s3`.
+"""Real servers that sinks deliver to: the fixture `postgres`, and what `object_servers` needs.
 
 A server that is missing on this machine skips its tests, and fails them where CI is set.
 """
@@ -13,17 +13,13 @@ import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.support.gotools import go_tool
 
 DEADLINE = 60.0
 
@@ -34,14 +30,15 @@ def _missing(what: str) -> None:
     pytest.skip(what)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _wait_for(what: str, ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def wait_for(what: str, ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Wait until a server of this process is ready."""
     end = time.monotonic() + DEADLINE
     while not ready():
         assert process.poll() is None, f"{what} ended with {process.returncode}"
@@ -65,13 +62,18 @@ def postgres(certificates: Any) -> Iterator[Postgres]:
 
 
 @contextmanager
-def run_postgres(*, certificate: Path | None = None, key: Path | None = None) -> Iterator[Postgres]:
+def run_postgres(
+    *,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Postgres]:
     """A server that is gone afterwards; it speaks TLS where it gets a certificate."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     binary = str(found[-1]) if found else shutil.which("postgres")
     if binary is None:
         _missing("PostgreSQL is not installed: apt-get install postgresql")
-    server = Postgres(port=_free_port())
+    server = Postgres(port=free_port())
     # Not pytest's own folder: that is root's alone, and postgres refuses to run as root.
     folder = Path(tempfile.mkdtemp(prefix="gpuid-postgres-"))
     owner = pwd.getpwnam("nobody") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
@@ -96,6 +98,7 @@ def run_postgres(*, certificate: Path | None = None, key: Path | None = None) ->
         **identity,
     )
     settings = {
+        **(settings or {}),
         "listen_addresses": "127.0.0.1",
         "port": str(server.port),
         "unix_socket_directories": "",
@@ -115,68 +118,9 @@ def run_postgres(*, certificate: Path | None = None, key: Path | None = None) ->
         return not subprocess.run([*probe, "-p", str(server.port)], capture_output=True).returncode
 
     try:
-        _wait_for("PostgreSQL", accepts, process)
+        wait_for("PostgreSQL", accepts, process)
         yield server
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(DEADLINE)
         shutil.rmtree(folder)
-
-
-@dataclass(frozen=True)
-class S3:
-    """An S3 server of this run, which checks signatures; `folder` has one folder per bucket."""
-
-    url: str
-    folder: Path
-    access_key: str = "AKIDTEST"
-    secret_key: str = "the-key-nobody-may-see"
-
-    def objects(self, bucket: str) -> dict[str, bytes]:
-        root = self.folder / bucket
-        return {
-            str(path.relative_to(root)): path.read_bytes()
-            for path in sorted(root.rglob("*"))
-            if path.is_file()
-        }
-
-
-@pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    with run_s3(tmp_path_factory.mktemp("buckets")) as server:
-        yield server
-
-
-@contextmanager
-def run_s3(folder: Path) -> Iterator[S3]:
-    """A server with its buckets in this folder."""
-    binary = go_tool("versitygw")
-    port = _free_port()
-    server = S3(url=f"http://127.0.0.1:{port}", folder=folder)
-    process = subprocess.Popen(
-        [str(binary), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(server.folder)],
-        env={
-            **os.environ,
-            "ROOT_ACCESS_KEY": server.access_key,
-            "ROOT_SECRET_KEY": server.secret_key,
-        },
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-    def answers() -> bool:
-        try:
-            urllib.request.urlopen(server.url, timeout=1).close()
-        except urllib.error.HTTPError as error:
-            error.close()
-            return True
-        except OSError:
-            return False
-        return True
-
-    try:
-        _wait_for("versitygw", answers, process)
-        yield server
-    finally:
-        process.terminate()
-        process.wait(DEADLINE)

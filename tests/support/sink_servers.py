@@ -14,9 +14,9 @@ from gpuid_operator.api.values import format_time
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import MERGE, Request
 from gpuid_operator.plan.records import records_for
-from tests.support.operators import INVENTORIES, POLICIES, Operator
-from tests.support.receivers import WebService
-from tests.support.servers import S3, Postgres
+from tests.support.object_servers import ObjectServer
+from tests.support.operators import INVENTORIES, POLICIES
+from tests.support.servers import Postgres
 
 CLUSTER = "prod"
 NAMESPACE = "gpuid"
@@ -85,8 +85,20 @@ class Database:
         self._run(f'CREATE DATABASE "{name}" TEMPLATE template0', database="postgres")
 
     def query(self, statement: str) -> list[dict[str, Any]]:
-        """The rows; of several statements none."""
+        """The rows of one statement."""
         return self._run(statement, database=self.name)
+
+    def execute(self, statements: str) -> None:
+        """Run several statements, as psql does."""
+
+        async def run() -> None:
+            connection = await self._connect(self.name)
+            try:
+                await connection.execute(statements)
+            finally:
+                await connection.close()
+
+        asyncio.run(run())
 
     def copy_as_gpuid(self, table: str, rows: list[tuple[Any, ...]]) -> None:
         """What gpuid does with its rows, each the seven fields and the time of the write."""
@@ -152,30 +164,34 @@ class Database:
 
 
 class Bucket:
-    """A bucket of its own."""
+    """A bucket of its own at an object store."""
 
-    def __init__(self, server: S3, name: str) -> None:
+    def __init__(self, server: ObjectServer, name: str) -> None:
         self.server = server
         self.name = name
-        (server.folder / name).mkdir()
+        server.create(name)
 
-    def sink(self, name: str = "lake", *, port: int | None = None, **fields: Any) -> Any:
-        """A sink with the credentials that the Secret `lake` holds."""
-        own = {key: fields.pop(key) for key in ("records", "batch") if key in fields}
+    def sink(self, *, port: int | None = None, **fields: Any) -> Any:
+        """A sink with the credentials of its Secret. Both have the name of its type."""
+        own = {key: fields.pop(key) for key in ("name", "records", "batch") if key in fields}
         return {
-            "name": name,
+            "name": self.server.type,
             "batch": BATCH,
             **own,
-            "s3": {
-                "bucket": self.name,
-                "region": "us-east-1",
+            self.server.type: {
+                **self.server.settings(self.name),
                 "endpoint": f"http://127.0.0.1:{port}" if port else self.server.url,
                 "insecure": True,
-                "credentialsSecretRef": {"name": "lake"},
+                "credentialsSecretRef": {"name": self.server.type},
                 "format": "jsonl",
             }
             | fields,
         }
+
+    def credentials(self, fleet: LocalCluster) -> None:
+        """The Secret of the sink."""
+        values: dict[str, Any] = self.server.credentials
+        secret(fleet, self.server.type, hosts="127.0.0.1", **values)
 
     @property
     def objects(self) -> dict[str, bytes]:
@@ -186,54 +202,9 @@ class Bucket:
         return [json.loads(line) for text in self.objects.values() for line in text.splitlines()]
 
 
-class Fleetwide:
-    """Four sinks for every node: a web service, a table, a bucket, and the log."""
-
-    def __init__(
-        self, fleet: LocalCluster, *, service: WebService, database: Database, bucket: Bucket
-    ) -> None:
-        self.service = service
-        self.database = database
-        self.bucket = bucket
-        self._fleet = fleet
-        credentials(fleet, database, bucket)
-
-    def sinks(self, *, http: int | None, postgres: int | None, s3: int | None) -> list[Any]:
-        """The four sinks, through proxies that listen on these ports."""
-        return [
-            self.service.sink(port=http),
-            # In clear text, so that a proxy can read what passes.
-            self.database.sink(port=postgres, sslMode="disable"),
-            self.bucket.sink(port=s3),
-            {"name": "logs", "batch": BATCH, "stdout": {}},
-        ]
-
-    def check(self, operator: Operator) -> None:
-        """Every entry of every history is at every sink, under one id with one content; in the
-        table once."""
-        wanted = written(self._fleet)
-        assert booked(self.service.records) == wanted
-        assert {r["id"]: r for r in self.bucket.records()} == wanted
-        logged = [{key: line[key] for key in shape(wanted)} for line in operator.records()]
-        assert booked(logged) == wanted
-        rows = self.database.records()
-        assert len(rows) == len(wanted)
-        booked(rows)
-        assert {row["id"]: row for row in rows} == {
-            identity: {field: record[field] for field in COLUMNS.values()}
-            for identity, record in wanted.items()
-        }
-
-
-def credentials(fleet: LocalCluster, database: Database, bucket: Bucket) -> None:
-    """The Secrets `warehouse` and `lake`."""
-    server, store = database.server, bucket.server
-    secret(fleet, "warehouse", user=server.user, password=server.password)
-    keys: dict[str, Any] = {
-        "AWS_ACCESS_KEY_ID": store.access_key,
-        "AWS_SECRET_ACCESS_KEY": store.secret_key,
-    }
-    secret(fleet, "lake", hosts="127.0.0.1", **keys)
+def warehouse_credentials(fleet: LocalCluster, database: Database) -> None:
+    """The Secret `warehouse`."""
+    secret(fleet, "warehouse", user=database.server.user, password=database.server.password)
 
 
 def shape(records: dict[str, dict[str, Any]]) -> list[str]:
@@ -265,14 +236,14 @@ def of_inventory(item: dict[str, Any], *, sightings: bool = False) -> list[dict[
     ]
 
 
-def booked(records: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def booked(records: Iterable[dict[str, Any]], *, ordered: bool = True) -> dict[str, dict[str, Any]]:
     """Records by id, in the order in which they first came; the same id has the same content, and
-    those of an inventory come in the order of its history."""
+    those of an inventory come in the order of its history, if the sink has an order."""
     found: dict[str, dict[str, Any]] = {}
     last: dict[str, int] = {}
     for record in records:
         identity = record["id"]
-        if identity not in found:
+        if ordered and identity not in found:
             uid, sequence = identity.split(".")[:2]
             assert int(sequence) >= last.get(uid, 0), f"{identity} came after {last[uid]}"
             last[uid] = int(sequence)

@@ -44,7 +44,7 @@ def test_suspend() -> None:
 
 def test_stdout_without_any_variable() -> None:
     found = sink({})
-    assert (found.name, found.type.value) == ("stdout", "stdout")
+    assert (found.name, found.type) == ("stdout", "stdout")
 
 
 @pytest.mark.parametrize(

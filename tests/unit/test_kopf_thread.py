@@ -136,6 +136,29 @@ async def test_events_reach_the_loop_of_the_caller_until_it_stops_the_watch() ->
 
 
 @pytest.mark.usefixtures("sessions_left_open")
+async def test_policies_are_watched_where_no_pods_may_be() -> None:
+    received, beats = Received(), asyncio.Event()
+    api = KopfApi()
+    api.lists["pods"].append(listed("a"))
+    api.lists[POLICY_PLURAL].append(listed("fleet"))
+    async with api.serve():
+        thread = KopfThread(
+            sources=(),
+            receiver=received,
+            credentials=lambda: api.credentials,
+            beat=beats.set,
+            quarantines=received,
+        )
+        running = asyncio.create_task(thread.run())
+        assert await received.next() == (None, "fleet", False)
+        await beats.wait()
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+    assert not [one for one in api.requests if one.path.endswith("/pods")]
+
+
+@pytest.mark.usefixtures("sessions_left_open")
 async def test_quarantines_that_are_not_served_are_neither_watched_nor_missed() -> None:
     received, beats = Received(), asyncio.Event()
     api = KopfApi()

@@ -27,6 +27,9 @@ PROMISED = {
     ("gpuid_delivery_seconds_count", ("sink",)),
     ("gpuid_check_passed", ("check", "node")),
     ("gpuid_node_as_expected", ("node",)),
+    ("gpuid_gpu_quarantined", ("node", "quarantine", "serial", "uuid")),
+    ("gpuid_inventory_condition", ("condition", "node")),
+    ("gpuid_gpu_health", ("kind", "node", "serial", "uuid")),
     ("gpuid_duplicate_gpus", ()),
     ("gpuid_queue_depth", ()),
     ("gpuid_leader", ()),
@@ -42,6 +45,9 @@ def filled() -> Metrics:
     metrics.set_last_read("node-1", 1_780_000_000.25)
     metrics.set_checks("node-1", {"grdma": True})
     metrics.set_as_expected("node-1", True)
+    metrics.set_quarantined("node-1", [("GPU-25e04bdf", "1652823054567", "rma")])
+    metrics.set_conditions("node-1", {"Ready": 1.0, "Healthy": 0.0, "Unique": -1.0})
+    metrics.set_health("node-1", [("GPU-25e04bdf", "1652823054567", "eccUncorrected", 2)])
     metrics.reads.labels("Succeeded").inc()
     metrics.read_seconds.observe(0.2)
     metrics.gpu_changes.labels("GPUAdded").inc()
@@ -146,6 +152,22 @@ def test_a_node_that_is_gone_takes_its_series_along() -> None:
     metrics.forget_node("never-seen")
     assert series_of(metrics, "node", "node-1") == set()
     assert series_of(metrics, "node", "node-2") == {"gpuid_gpu_info", "gpuid_check_passed"}
+
+
+def test_a_condition_that_is_gone_takes_its_series_along() -> None:
+    metrics = filled()
+    metrics.set_conditions("node-1", {"Ready": -1.0})
+    assert series_of(metrics, "condition", "Healthy") == set()
+    assert (
+        samples(metrics)["gpuid_inventory_condition", (("condition", "Ready"), ("node", "node-1"))]
+        == -1
+    )
+
+
+def test_a_gpu_without_errors_has_no_health_series() -> None:
+    metrics = filled()
+    metrics.set_health("node-1", [("GPU-25e04bdf", "1652823054567", "eccUncorrected", 0)])
+    assert "gpuid_gpu_health" not in series_of(metrics, "node", "node-1")
 
 
 def test_a_check_that_is_gone_takes_its_series_along() -> None:

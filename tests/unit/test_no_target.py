@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
+from gpuid_operator.plan.cluster_kind import NodeTraits
+from gpuid_operator.plan.failure import MAX_MESSAGE
 from gpuid_operator.plan.no_target import (
     NodeWithoutTarget,
     NoTargetAction,
     grace_left,
+    grace_wait,
     next_action,
     no_target_error,
 )
+from gpuid_operator.plan.presets import expand
 from gpuid_operator.plan.target import Target
 
 GRACE, NOW = 60.0, 1000.0
@@ -73,6 +78,14 @@ def test_the_grace_period_begins_with_the_last_change_of_the_pods() -> None:
 TARGETS = (Target(namespace="a", selector="app=x"), Target(namespace="b", selector="app=y"))
 
 
+def test_the_wait_for_the_end_of_the_grace_period_is_never_zero_before_it() -> None:
+    """Less than half a microsecond would round to 0, and the node be looked at in a busy loop."""
+    for left in (50.0, 3e-7, 1e-9):
+        wait = grace_wait(replace(LOST, pods_changed=left), grace=0.0, now=0.0)
+        assert 0 < left <= wait.total_seconds() < left + 2e-6
+    assert grace_wait(NEVER, grace=GRACE, now=NOW) == timedelta(0)
+
+
 def test_the_report_names_every_place_where_a_pod_was_looked_for() -> None:
     error = no_target_error(TARGETS)
     assert error.reason == "NoTargetPod"
@@ -81,6 +94,41 @@ def test_the_report_names_every_place_where_a_pod_was_looked_for() -> None:
         " the operator runs nvidia-smi in the device plugin's pods: check its settings NAMESPACE,"
         " LABEL_SELECTOR and TARGETS"
     )
+
+
+def test_presets_are_named_with_their_namespaces() -> None:
+    error = no_target_error(
+        (*expand("static-manifest"), *TARGETS, *expand("gke")), forbidden={"b", "a"}
+    )
+    assert error.message == (
+        "no target pod on this node (preset static-manifest in kube-system, nvidia-device-plugin;"
+        " namespace a, selector app=x; namespace b, selector app=y; preset gke in kube-system);"
+        " the operator may not list pods in a, b; install the GPU Operator or a device plugin, run"
+        " reader pods (chart value reader.enabled), or add a target of your own"
+    )
+
+
+AKS = {"kubernetes.azure.com/cluster": "mc"}
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "image", "said"),
+    [
+        ("gk3-pool-1", {}, "Container-Optimized OS", "GKE Autopilot permits neither"),
+        ("n", {"eks.amazonaws.com/compute-type": "auto"}, "Bottlerocket", "EKS Auto Mode runs"),
+        ("n", {}, "Bottlerocket OS 1.40.0 (aws-k8s-1.34-nvidia)", "Bottlerocket runs"),
+        ("aks-gpu-1", AKS, "Ubuntu", "AKS node pools with a managed"),
+        ("gke-pool-1", {"eks.amazonaws.com/compute-type": "x"}, "Ubuntu", "install the GPU Oper"),
+    ],
+)
+def test_the_report_says_what_to_do_on_this_kind_of_cluster(
+    name: str, labels: dict[str, str], image: str, said: str
+) -> None:
+    node = NodeTraits(name=name, labels=labels, os_image=image)
+    places = {target.namespace for target in expand("auto")}
+    error = no_target_error(expand("auto"), node=node, forbidden=places)
+    assert said in error.message
+    assert len(error.message) < MAX_MESSAGE, "the advice at its end is not cut off"
 
 
 def test_the_report_names_a_pod_whose_container_is_not_running() -> None:

@@ -17,6 +17,7 @@ from gpuid_operator.api.sinks import SSLMode
 from gpuid_operator.operator.selectors import check_selector
 from gpuid_operator.operator.settings import ExporterType, Settings, own_namespace
 from gpuid_operator.operator.variables import SECRETS, SettingsError
+from gpuid_operator.plan.presets import expand
 from gpuid_operator.plan.quarantine_taints import NodeLimit
 from gpuid_operator.plan.target import Target
 
@@ -426,6 +427,40 @@ def test_targets_in_order_with_their_defaults() -> None:
         Target("gpu-operator", "app=nvidia-device-plugin-daemonset", "nvidia-device-plugin"),
         Target("kube-system", "k8s-app in (gke)", None, ("/bin/smi", "-q", "-x")),
     )
+
+
+def test_presets_are_expanded_in_their_place() -> None:
+    settings = Settings.load(
+        {
+            "TARGETS": """
+            - {namespace: mine, selector: a=b}
+            - preset: gke
+            - {preset: dcgm-exporter, namespace: monitoring}
+            - preset: auto
+            """
+        }
+    )
+    mine, rest = settings.targets[0], settings.targets[1:]
+    assert mine == Target("mine", "a=b")
+    moved = expand("dcgm-exporter", namespace="monitoring")
+    others = tuple(target for target in expand("auto") if target.preset != "gke")
+    assert rest == (*expand("gke"), *moved, *others)
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        (
+            "{preset: gpu}",
+            "unknown preset gpu; the presets are gpu-operator, static-manifest, gke,",
+        ),
+        ("{preset: gke, selector: a=b}", "item 1 has the unknown key selector"),
+        ("{preset: gke, namespace: A}", "namespace of item 1: at most 63"),
+        ("{preset: [gke]}", "item 1 needs a string as its preset"),
+    ],
+)
+def test_a_bad_preset_is_named(item: str, said: str) -> None:
+    assert said in str(failure({"TARGETS": f"[{item}]"}))
 
 
 def test_one_target_from_the_three_variables() -> None:

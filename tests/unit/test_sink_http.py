@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -16,8 +12,6 @@ import pytest
 from aiohttp import web
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from gpuid_operator.api.record import Record
-from gpuid_operator.api.sinks import Sink
 from gpuid_operator.sinks.addresses import is_forbidden, resolve
 from gpuid_operator.sinks.base import (
     AddressNotAllowed,
@@ -27,109 +21,30 @@ from gpuid_operator.sinks.base import (
     SinkError,
     Unavailable,
 )
-from gpuid_operator.sinks.http_client import HTTPClient
-from gpuid_operator.sinks.opening import SinkContext
-from gpuid_operator.sinks.registry import open_sink
+from tests.support.http_sink import (
+    TOKEN,
+    TOKEN_REF,
+    Handler,
+    failure_of,
+    http_sink,
+    sent_records,
+    serving,
+)
 from tests.support.secret_source import Secrets
-
-TOKEN = "a-token-that-nobody-may-see"
-TOKEN_REF: dict[str, Any] = {"tokenSecretRef": {"name": "cmdb", "key": "token"}}
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@dataclass
-class Server:
-    """What a server was sent."""
-
-    url: str = ""
-    requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return self.requests[-1][0]
-
-    @property
-    def body(self) -> Any:
-        return json.loads(self.requests[-1][1])
-
-
-@asynccontextmanager
-async def _serving(
-    answer: web.StreamResponse | Handler | int = 200, *, tls: ssl.SSLContext | None = None
-) -> AsyncIterator[Server]:
-    server = Server()
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        body = await request.read()
-        server.requests.append(({k.lower(): v for k, v in request.headers.items()}, body))
-        if isinstance(answer, int):
-            return web.Response(status=answer)
-        return answer if isinstance(answer, web.StreamResponse) else await answer(request)
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.01)
-    await runner.setup()
-    site = web.TCPSite(runner, "localhost" if tls else "127.0.0.1", 0, ssl_context=tls)
-    await site.start()
-    host, port = runner.addresses[0][:2]
-    server.url = f"https://localhost:{port}/" if tls else f"http://{host}:{port}/hook?key=hidden"
-    try:
-        yield server
-    finally:
-        await runner.cleanup()
-
-
-@asynccontextmanager
-async def _sink(url: str, secrets: Secrets | None = None, **fields: Any) -> AsyncIterator[Any]:
-    client = HTTPClient()
-    spec = Sink.model_validate({"name": "cmdb", "http": {"url": url, "insecure": True, **fields}})
-    context = SinkContext(http=client, write_records=lambda _records: None)
-    sink = open_sink(spec, secrets=secrets or Secrets(), context=context)
-    try:
-        yield sink
-    finally:
-        await sink.close()
-        await client.close()
-
-
-def _records(count: int = 2) -> list[Record]:
-    return [
-        Record(
-            id=f"uid.{n}.1",
-            event="GPUAdded",
-            cluster="prod/eu",
-            node="gpu-1",
-            machine="i-1",
-            source="ns/pod",
-            chassis="unknown",
-            gpu=str(n),
-            time=datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC),
-            sequence=n,
-        )
-        for n in range(1, count + 1)
-    ]
-
-
-async def _failure(answer: web.StreamResponse | Handler | int, **fields: Any) -> SinkError:
-    async with _serving(answer) as server, _sink(server.url, **fields) as sink:
-        with pytest.raises(SinkError) as caught:
-            await sink.send(_records())
-    return caught.value
 
 
 async def test_json_is_an_array_of_records() -> None:
     secrets = Secrets(token=TOKEN)
     async with (
-        _serving() as server,
-        _sink(server.url, secrets, headers={"X-Team": "fleet"}, **TOKEN_REF) as sink,
+        serving() as server,
+        http_sink(server.url, secrets, headers={"X-Team": "fleet"}, **TOKEN_REF) as sink,
     ):
-        await sink.send(_records())
-        await sink.send(_records())
+        await sink.send(sent_records())
+        await sink.send(sent_records())
         first, second = (headers["idempotency-key"] for headers, _ in server.requests)
-        await sink.send(_records(3))
+        await sink.send(sent_records(3))
     assert first == second != server.headers["idempotency-key"]
-    assert server.body == [record.to_json() for record in _records(3)]
+    assert server.body == [record.to_json() for record in sent_records(3)]
     assert server.headers["content-type"] == "application/json"
     assert server.headers["authorization"] == f"Bearer {TOKEN}"
     assert server.headers["x-team"] == "fleet"
@@ -139,8 +54,8 @@ async def test_json_is_an_array_of_records() -> None:
 
 
 async def test_cloudevents_are_a_batch() -> None:
-    async with _serving(202) as server, _sink(server.url, format="cloudevents") as sink:
-        await sink.send(_records())
+    async with serving(202) as server, http_sink(server.url, format="cloudevents") as sink:
+        await sink.send(sent_records())
     assert server.headers["content-type"] == "application/cloudevents-batch+json"
     assert server.body[0] == {
         "specversion": "1.0",
@@ -150,7 +65,7 @@ async def test_cloudevents_are_a_batch() -> None:
         "subject": "gpu-1",
         "time": "2026-06-07T10:30:45Z",
         "datacontenttype": "application/json",
-        "data": _records()[0].to_json(),
+        "data": sent_records()[0].to_json(),
     }
     assert len(server.body) == 2
 
@@ -159,11 +74,11 @@ async def test_cloudevents_are_a_batch() -> None:
 async def test_the_signature_is_that_of_standard_webhooks(key: str) -> None:
     secrets = Secrets(signing=key)
     reference = {"signingSecretRef": {"name": "cmdb", "key": "signing"}}
-    async with _serving() as server, _sink(server.url, secrets, **reference) as sink:
-        await sink.send(_records())
+    async with serving() as server, http_sink(server.url, secrets, **reference) as sink:
+        await sink.send(sent_records())
     verifier = Webhook(key if key.startswith("whsec_") else key.encode())
     headers, body = server.requests[0]
-    assert verifier.verify(body, headers) == [record.to_json() for record in _records()]
+    assert verifier.verify(body, headers) == [record.to_json() for record in sent_records()]
     assert headers["webhook-id"] == headers["idempotency-key"]
     with pytest.raises(WebhookVerificationError):
         verifier.verify(body + b" ", headers)
@@ -171,11 +86,11 @@ async def test_the_signature_is_that_of_standard_webhooks(key: str) -> None:
 
 async def test_an_unusable_signing_key_is_refused_before_anything_is_sent() -> None:
     reference = {"signingSecretRef": {"name": "cmdb", "key": "signing"}}
-    async with _serving() as server:
+    async with serving() as server:
         for key in ("whsec_", "whsec_a"):
-            async with _sink(server.url, Secrets(signing=key), **reference) as sink:
+            async with http_sink(server.url, Secrets(signing=key), **reference) as sink:
                 with pytest.raises(Refused, match="signingSecretRef"):
-                    await sink.send(_records())
+                    await sink.send(sent_records())
     assert server.requests == []
 
 
@@ -188,15 +103,15 @@ async def test_an_unusable_signing_key_is_refused_before_anything_is_sent() -> N
     ],
 )
 async def test_what_a_status_means(status: int, error: type[SinkError]) -> None:
-    failure = await _failure(web.Response(status=status, text="no\nsuch thing"))
+    failure = await failure_of(web.Response(status=status, text="no\nsuch thing"))
     assert type(failure) is error
     assert f": {status} " in failure.message
     assert failure.message.endswith("no such thing")
 
 
 async def test_a_redirect_is_not_followed() -> None:
-    async with _serving() as other:
-        failure = await _failure(web.Response(status=307, headers={"Location": other.url}))
+    async with serving() as other:
+        failure = await failure_of(web.Response(status=307, headers={"Location": other.url}))
     assert other.requests == []
     assert type(failure) is Refused
     assert "redirects are not followed" in failure.message
@@ -209,35 +124,35 @@ async def test_a_refused_token_is_read_again() -> None:
         good = request.headers["Authorization"] == "Bearer rotated"
         return web.Response(status=200 if good else 401, text=request.headers["Authorization"])
 
-    async with _serving(handle) as server, _sink(server.url, secrets, **TOKEN_REF) as sink:
+    async with serving(handle) as server, http_sink(server.url, secrets, **TOKEN_REF) as sink:
         with pytest.raises(Refused) as caught:
-            await sink.send(_records())
+            await sink.send(sent_records())
         assert TOKEN not in caught.value.message
         assert "Bearer [secret]" in caught.value.message
         assert secrets.invalidated == 1
         secrets.values["token"] = "rotated"
-        await sink.send(_records())
+        await sink.send(sent_records())
 
 
 async def test_a_missing_secret_stops_this_sink_with_its_name() -> None:
-    async with _serving() as server, _sink(server.url, **TOKEN_REF) as sink:
+    async with serving() as server, http_sink(server.url, **TOKEN_REF) as sink:
         with pytest.raises(SecretMissing, match="Secret cmdb has no key token"):
-            await sink.send(_records())
+            await sink.send(sent_records())
     assert server.requests == []
 
 
 async def test_retry_after_in_seconds_and_as_a_date() -> None:
-    failure = await _failure(web.Response(status=429, headers={"Retry-After": "17"}))
+    failure = await failure_of(web.Response(status=429, headers={"Retry-After": "17"}))
     assert failure.retry_after == 17
     moment = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
-    failure = await _failure(web.Response(status=503, headers={"Retry-After": moment}))
+    failure = await failure_of(web.Response(status=503, headers={"Retry-After": moment}))
     assert failure.retry_after is not None
     assert 0 < failure.retry_after <= 3600
     for unreadable in ("soon", "-5", "Wed, 99 Foo", ""):
-        failure = await _failure(web.Response(status=503, headers={"Retry-After": unreadable}))
+        failure = await failure_of(web.Response(status=503, headers={"Retry-After": unreadable}))
         assert failure.retry_after is None
     moment = format_datetime(datetime.now(UTC) - timedelta(hours=1))
-    failure = await _failure(web.Response(status=503, headers={"Retry-After": moment}))
+    failure = await failure_of(web.Response(status=503, headers={"Retry-After": moment}))
     assert failure.retry_after == 0
 
 
@@ -246,7 +161,7 @@ async def test_a_server_that_says_nothing_is_given_up() -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    failure = await _failure(hang, timeout="200ms")
+    failure = await failure_of(hang, timeout="200ms")
     assert type(failure) is Unavailable
     assert "no response within 0.2 s" in failure.message
 
@@ -257,13 +172,13 @@ async def test_a_connection_that_ends_early_is_temporary() -> None:
         request.transport.abort()
         return web.Response()
 
-    failure = await _failure(drop)
+    failure = await failure_of(drop)
     assert type(failure) is Unavailable
-    async with _serving() as server:
+    async with serving() as server:
         gone = server.url
-    async with _sink(gone) as sink:
+    async with http_sink(gone) as sink:
         with pytest.raises(Unavailable, match="failed to connect") as caught:
-            await sink.send(_records())
+            await sink.send(sent_records())
     assert "hidden" not in caught.value.message
 
 
@@ -274,7 +189,7 @@ async def test_an_endless_answer_is_cut() -> None:
         while True:
             await response.write(b"x" * 65536)
 
-    failure = await _failure(pour)
+    failure = await failure_of(pour)
     assert type(failure) is Unavailable
     assert len(failure.message) == 512
 
@@ -290,17 +205,17 @@ async def test_a_status_counts_although_its_body_does_not_come() -> None:
 
         return answer
 
-    failure = await _failure(slowly(422), timeout="200ms")
+    failure = await failure_of(slowly(422), timeout="200ms")
     assert type(failure) is RecordsRefused
     assert failure.message.endswith("the beginning")
-    async with _serving(slowly(200)) as server, _sink(server.url) as sink:
-        await sink.send(_records())
+    async with serving(slowly(200)) as server, http_sink(server.url) as sink:
+        await sink.send(sent_records())
 
 
 async def test_clear_text_has_to_be_allowed() -> None:
-    async with _serving() as server, _sink(server.url, insecure=False) as sink:
+    async with serving() as server, http_sink(server.url, insecure=False) as sink:
         with pytest.raises(Refused, match="insecure: true"):
-            await sink.send(_records())
+            await sink.send(sent_records())
     assert server.requests == []
 
 
@@ -310,9 +225,9 @@ async def test_no_cookie_comes_back() -> None:
         response.set_cookie("session", "1")
         return response
 
-    async with _serving(answer) as server, _sink(server.url) as sink:
-        await sink.send(_records())
-        await sink.send(_records())
+    async with serving(answer) as server, http_sink(server.url) as sink:
+        await sink.send(sent_records())
+        await sink.send(sent_records())
     assert "cookie" not in server.headers
 
 
@@ -328,17 +243,17 @@ async def test_no_cookie_comes_back() -> None:
     ],
 )
 async def test_headers_that_are_not_the_users(headers: dict[str, str], words: str) -> None:
-    async with _serving() as server, _sink(server.url, headers=headers) as sink:
+    async with serving() as server, http_sink(server.url, headers=headers) as sink:
         with pytest.raises(Refused, match=words):
-            await sink.send(_records())
+            await sink.send(sent_records())
     assert server.requests == []
 
 
 async def test_a_token_of_two_lines_is_refused_unseen() -> None:
     secrets = Secrets(token=f"{TOKEN}\r\nX-Injected: 1")
-    async with _serving() as server, _sink(server.url, secrets, **TOKEN_REF) as sink:
+    async with serving() as server, http_sink(server.url, secrets, **TOKEN_REF) as sink:
         with pytest.raises(Refused, match="the token must be printable") as caught:
-            await sink.send(_records())
+            await sink.send(sent_records())
     assert TOKEN not in str(caught.value)
 
 
@@ -347,19 +262,19 @@ async def test_tls_with_an_authority_of_ones_own(certificates: Any) -> None:
     tls.load_cert_chain(certificates.certificate, certificates.key)
     reference = {"caSecretRef": {"name": "cmdb", "key": "ca"}}
     secrets = Secrets(ca=certificates.authority)
-    async with _serving(tls=tls) as server:
-        async with _sink(server.url, secrets, **reference) as sink:
-            await sink.send(_records())
-            await sink.send(_records())
+    async with serving(tls=tls) as server:
+        async with http_sink(server.url, secrets, **reference) as sink:
+            await sink.send(sent_records())
+            await sink.send(sent_records())
             secrets.values["ca"] = "not a certificate"
             with pytest.raises(Refused, match="caSecretRef contains no PEM certificate"):
-                await sink.send(_records())
-        async with _sink(server.url) as sink:
+                await sink.send(sent_records())
+        async with http_sink(server.url) as sink:
             with pytest.raises(Refused, match="untrusted certificate"):
-                await sink.send(_records())
-        async with _sink(server.url.replace("localhost", "127.0.0.1"), secrets) as sink:
+                await sink.send(sent_records())
+        async with http_sink(server.url.replace("localhost", "127.0.0.1"), secrets) as sink:
             with pytest.raises(SinkError):
-                await sink.send(_records())
+                await sink.send(sent_records())
     assert len(server.requests) == 2
 
 
@@ -374,9 +289,9 @@ async def test_tls_with_an_authority_of_ones_own(certificates: Any) -> None:
     ],
 )
 async def test_link_local_addresses_are_refused_however_written(host: str) -> None:
-    async with _sink(f"http://{host}/latest/meta-data") as sink:
+    async with http_sink(f"http://{host}/latest/meta-data") as sink:
         with pytest.raises(AddressNotAllowed, match="link-local") as caught:
-            await sink.send(_records())
+            await sink.send(sent_records())
     assert caught.value.reason == "AddressNotAllowed"
 
 

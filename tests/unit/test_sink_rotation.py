@@ -26,9 +26,7 @@ SPEC = Sink.model_validate(
 class FakeHTTP(HTTPClient):
     """Accepts every batch."""
 
-    async def post(
-        self, url: str, *, body: bytes, headers: Mapping[str, str], timeout: float, tls: Any
-    ) -> Answer:
+    async def post(self, url: str, *, body: bytes, headers: Mapping[str, str], **_: Any) -> Answer:
         assert redact_text(headers["Authorization"]) == "Bearer ***"
         return Answer(status=200, phrase="OK", retry_after=None, text="", truncated=False)
 

@@ -106,6 +106,13 @@ def test_fewer_gpus_than_attached_is_incomplete() -> None:
     assert "reports 4 attached GPUs but lists 2" in error.message
 
 
+def test_an_error_in_place_of_a_gpu_is_quoted() -> None:
+    error = b"<error_string>Unable to determine the PCI bus id: GPU is lost</error_string>"
+    body = output(*TWO, attached="3").replace(b"</nvidia_smi_log>", error + b"</nvidia_smi_log>")
+    said = "lists 2 and “Unable to determine the PCI bus id: GPU is lost”; retrying"
+    assert said in refusal(body).message
+
+
 def test_more_gpus_than_attached_is_unparsable() -> None:
     assert refusal(output(*TWO, attached="1")).reason is FailureReason.UNPARSABLE
 

@@ -126,6 +126,18 @@ def test_ecc_off_is_no_count(generation: Generation) -> None:
     assert health.ecc_uncorrected is None
 
 
+def test_a_total_of_errors_is_no_count() -> None:
+    """As nvidia-smi prints it for a GPU that does not answer."""
+    part = b"<device_memory>3</device_memory>"
+    printed = output(Card(), generation=R340)
+    assert printed.count(part) == 1
+    printed = printed.replace(
+        part + b"\n<total>3<", b"<device_memory>GPU is lost</device_memory><total>0<"
+    )
+    assert b"<total>0<" in printed
+    assert only(printed).health == GPUHealth(recovery_action="None", retired_pages_pending=None)
+
+
 def test_the_new_version_names_rule() -> None:
     both = output(Card(), generation=R615).replace(
         b"<kmd_version>", b"<driver_version>1.0</driver_version><kmd_version>"
@@ -154,7 +166,8 @@ def test_module_id_of_either_place() -> None:
     "spelling",
     [None, "", "  \n ", "N/A", "[N/A]", "n/a", "Requested functionality has been deprecated",
      "Insufficient Permissions", "[Insufficient Permissions]", "Unknown Error", "[Unknown Error]",
-     "Not Supported", "ERR!"],
+     "Not Supported", "ERR!", "Uninitialized", "Corrupted infoROM", "Driver Not Loaded", "No data",
+     "GPU access blocked by the operating system", "System is not in ready state"],
 )  # fmt: skip
 def test_a_missing_value_is_an_absent_field(spelling: str | None) -> None:
     names = [
@@ -342,6 +355,13 @@ def test_reset_required_in_its_own_element() -> None:
 def test_an_unreadable_uuid_is_an_unknown_state() -> None:
     gpu = only(output(Card(uuid="Unknown Error")))
     assert (gpu.uuid, gpu.serial, gpu.state) == (None, "1650000000017", GPUState.UNKNOWN)
+
+
+def test_an_error_text_of_a_newer_driver_is_no_identity() -> None:
+    text = "Some new error"
+    gpu = only(output(Card(uuid=text, serial=text, board_part=text, chassis=text, cluster=text)))
+    assert (gpu.uuid, gpu.serial, gpu.board_part_number) == (None, None, None)
+    assert (gpu.chassis_serial, gpu.fabric, gpu.state) == (None, None, GPUState.UNKNOWN)
 
 
 def test_a_process_that_is_called_lost_harms_no_gpu() -> None:

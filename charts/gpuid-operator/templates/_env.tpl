@@ -18,7 +18,7 @@
     fieldRef:
       fieldPath: metadata.namespace
 {{- if .Values.runner.command }}
-{{- with first .Values.targets }}
+{{- with include "gpuid-operator.runnerTarget" . | fromYaml }}
 - name: NAMESPACE
   value: {{ .namespace | quote }}
 - name: LABEL_SELECTOR
@@ -139,5 +139,15 @@
       key: {{ . }}
       optional: {{ eq . "AWS_SESSION_TOKEN" }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The port of the exporter's server; empty without one. Its context is .Values.exporter. */}}
+{{- define "gpuid-operator.exporterPort" -}}
+{{- if eq .type "postgres" }}
+{{- .postgres.port }}
+{{- else if ne .type "stdout" }}
+{{- $url := urlParse (ternary .http.endpoint (default "https://" .s3.endpoint) (eq .type "http")) }}
+{{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "80" "443" (eq $url.scheme "http")) }}
 {{- end }}
 {{- end }}

@@ -108,7 +108,11 @@ command: [python3, -m, gpuid_operator.cli.host_smi, /host]
 {{- $targets = append $targets (include "gpuid-operator.readerTarget" . | fromYaml) }}
 {{- end }}
 {{- range .Values.targets }}
+{{- if and (eq (default "" .preset) "reader") (not .namespace) }}
+{{- $targets = append $targets (dict "preset" "reader" "namespace" $.Release.Namespace) }}
+{{- else }}
 {{- $targets = append $targets . }}
+{{- end }}
 {{- end }}
 {{- if not $targets }}
 {{- fail "targets is empty, so there is nowhere to read from: add a target, or set reader.enabled" }}
@@ -116,10 +120,62 @@ command: [python3, -m, gpuid_operator.cli.host_smi, /host]
 {{- toYaml $targets }}
 {{- end }}
 
+{{/* The namespaces in which the operator needs rights on pods, as a YAML list in the order of the
+     targets. docs/presets.md says which default namespaces of a preset count. */}}
+{{- define "gpuid-operator.targetNamespaces" -}}
+{{- $table := .Files.Get "files/presets.yaml" | fromYaml }}
+{{- $visible := lookup "v1" "Namespace" "" "kube-system" }}
+{{- $found := list }}
+{{- if .Values.runner.command }}
+{{- $found = list (include "gpuid-operator.runnerTarget" . | fromYaml).namespace }}
+{{- else }}
+{{- range $target := include "gpuid-operator.targets" . | fromYamlArray }}
+{{- if $target.namespace }}
+{{- $found = append $found $target.namespace }}
+{{- else }}
+{{- $auto := eq $target.preset "auto" }}
+{{- $names := ternary $table.order (list $target.preset) $auto }}
+{{- if not $visible }}
+{{- $found = append $found (first (first (get $table.presets (first $names))).namespaces) }}
+{{- else }}
+{{- range $name := $names }}
+{{- range $pods := get $table.presets $name }}
+{{- range $namespace := $pods.namespaces }}
+{{- if lookup "v1" "Namespace" "" $namespace }}
+{{- if not (and $auto (has $namespace $table.shared)) }}
+{{- $found = append $found $namespace }}
+{{- else }}
+{{- $label := splitList "=" $pods.label }}
+{{- range (lookup "apps/v1" "DaemonSet" $namespace "").items }}
+{{- if eq (default "" (get (default dict .spec.template.metadata.labels) (first $label))) (last $label) }}
+{{- $found = append $found $namespace }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toYaml (uniq $found) }}
+{{- end }}
+
+{{/* The one target of a check runner. The default targets stand for the GPU Operator's device plugin. */}}
+{{- define "gpuid-operator.runnerTarget" -}}
+{{- $target := first .Values.targets }}
+{{- if eq (default "" $target.preset) "auto" }}
+{{- $target = dict "namespace" (default "gpu-operator" $target.namespace) "selector" "app=nvidia-device-plugin-daemonset" "container" "nvidia-device-plugin" }}
+{{- end }}
+{{- toYaml $target }}
+{{- end }}
+
 {{/* The namespace in which restarts by checks can delete pods; empty without restarts. */}}
 {{- define "gpuid-operator.restartNamespace" -}}
 {{- if or .Values.runner.forceRestart (and .Values.checks.enabled .Values.checks.restarts) }}
-{{- (first (include "gpuid-operator.targets" . | fromYamlArray)).namespace }}
+{{- first (include "gpuid-operator.targetNamespaces" . | fromYamlArray) }}
 {{- end }}
 {{- end }}
 
@@ -138,8 +194,8 @@ command: [python3, -m, gpuid_operator.cli.host_smi, /host]
 {{- if or .Values.reader.enabled (ne (len .Values.targets) 1) }}
 {{- fail "runner.command runs in one target: set exactly one in targets, and disable reader.enabled" }}
 {{- end }}
-{{- if not (first .Values.targets).container }}
-{{- fail "runner.command needs the container of its target: set targets[0].container" }}
+{{- if not (include "gpuid-operator.runnerTarget" . | fromYaml).container }}
+{{- fail "runner.command needs the pods and the container of its target: set targets[0].container, without a preset" }}
 {{- end }}
 {{- end }}
 {{- if .Values.reader.enabled }}

@@ -1,6 +1,6 @@
 """The settings of sinks in a policy or an inventory: where and how to deliver changes.
 
-Each type has a module with its model, a member of `SinkType`, and the field of `Sink` of that name.
+Each type has a module with its model, and a field of `Sink`. The field's name is that of the type.
 """
 
 from __future__ import annotations
@@ -11,9 +11,19 @@ from typing import Annotated, Final, get_args
 
 from pydantic import Field
 
+from gpuid_operator.api.sinks.azure import AzureSink
+from gpuid_operator.api.sinks.gcs import GCSSink
 from gpuid_operator.api.sinks.http import HTTPFormat, HTTPSink
+from gpuid_operator.api.sinks.kafka import (
+    KafkaFormat,
+    KafkaSASL,
+    KafkaSink,
+    KafkaTLS,
+    SASLMechanism,
+)
+from gpuid_operator.api.sinks.objects import ObjectFormat, ObjectSink
 from gpuid_operator.api.sinks.postgres import PostgresSink, SSLMode
-from gpuid_operator.api.sinks.s3 import S3Format, S3Sink
+from gpuid_operator.api.sinks.s3 import S3Sink
 from gpuid_operator.api.sinks.settings import (
     COMMON_PATTERNS,
     NAME_PATTERN,
@@ -29,20 +39,29 @@ __all__ = [
     "NAME_PATTERN",
     "PATTERNS",
     "RULES",
+    "TYPES",
+    "TYPE_NAMES",
+    "AzureSink",
     "Batch",
+    "GCSSink",
     "HTTPFormat",
     "HTTPSink",
+    "KafkaFormat",
+    "KafkaSASL",
+    "KafkaSink",
+    "KafkaTLS",
     "Name",
+    "ObjectFormat",
+    "ObjectSink",
     "PostgresSink",
     "Records",
-    "S3Format",
     "S3Sink",
+    "SASLMechanism",
     "SSLMode",
     "SecretKeyRef",
     "SecretRef",
     "Sink",
     "SinkSettings",
-    "SinkType",
     "StdoutSink",
 ]
 
@@ -52,19 +71,6 @@ class Records(StrEnum):
 
     CHANGES = "changes"
     SIGHTINGS = "sightings"
-
-
-class SinkType(StrEnum):
-    """The types of sinks; each is the name of a field of `Sink`."""
-
-    STDOUT = "stdout"
-    HTTP = "http"
-    POSTGRES = "postgres"
-    S3 = "s3"
-
-
-_NAMES: Final = ", ".join(list(SinkType)[:-1]) + f" or {list(SinkType)[-1]}"
-_EXACTLY_ONE: Final = f"set exactly one of {_NAMES}"
 
 
 class Batch(Model):
@@ -94,17 +100,23 @@ class Sink(Model):
     """Inserts records into a PostgreSQL table."""
     s3: S3Sink | None = None
     """Puts objects into an S3-compatible bucket."""
+    gcs: GCSSink | None = None
+    """Puts objects into a bucket of Google Cloud Storage."""
+    azure: AzureSink | None = None
+    """Puts blobs into a container of Azure Blob Storage."""
+    kafka: KafkaSink | None = None
+    """Produces messages to a Kafka topic."""
 
     @property
     def is_known(self) -> bool:
         """Whether this version of the operator knows the type that is set. A later version may have
         more types."""
-        return any(getattr(self, kind) is not None for kind in SinkType)
+        return any(getattr(self, kind) is not None for kind in _MODELS)
 
     @property
-    def type(self) -> SinkType:
+    def type(self) -> str:
         """The type that is set; the first one if a server without CEL accepted several."""
-        for kind in SinkType:
+        for kind in _MODELS:
             if getattr(self, kind) is not None:
                 return kind
         raise ValueError(f"sink {self.name}: {_EXACTLY_ONE}")
@@ -132,24 +144,31 @@ class Sink(Model):
         return timedelta(seconds=1) if wait is None else wait
 
 
-_MODELS: Final[tuple[type[SinkSettings], ...]] = tuple(
-    next(one for one in get_args(Sink.model_fields[kind].annotation) if one is not type(None))
-    for kind in SinkType
-)
+_MODELS: Final[dict[str, type[SinkSettings]]] = {
+    name: model
+    for name, field in Sink.model_fields.items()
+    for model in get_args(field.annotation)
+    if isinstance(model, type) and issubclass(model, SinkSettings)
+}
+
+TYPES: Final = tuple(_MODELS)
+TYPE_NAMES: Final = ", ".join(TYPES[:-1]) + f" or {TYPES[-1]}"
+"""The types of sinks, for messages."""
+_EXACTLY_ONE: Final = f"set exactly one of {TYPE_NAMES}"
 
 RULES: Final[dict[type[Model], list[dict[str, str]]]] = {
     Sink: [
         {
-            "rule": f"[{', '.join(f'has(self.{kind})' for kind in SinkType)}]"
+            "rule": f"[{', '.join(f'has(self.{kind})' for kind in _MODELS)}]"
             ".filter(x, x).size() == 1",
             "message": f"{_EXACTLY_ONE} (stdout as `stdout: {{}}`)",
         }
     ],
-    **{model: list(model.RULES) for model in _MODELS if model.RULES},
+    **{model: list(model.RULES) for model in _MODELS.values() if model.RULES},
 }
 """CEL rules by model; the CRD generator adds them to the schema."""
 
 PATTERNS: Final = COMMON_PATTERNS | {
-    pattern: message for model in _MODELS for pattern, message in model.PATTERNS.items()
+    pattern: message for model in _MODELS.values() for pattern, message in model.PATTERNS.items()
 }
 """What the CRD says to a user whose value does not match a pattern."""

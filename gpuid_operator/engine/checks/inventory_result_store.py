@@ -120,7 +120,7 @@ class InventoryResultStore:
             )
 
     def _job(self, check: Check) -> CheckJob:
-        namespace = self._state.pods.targets[0].namespace
+        namespace = self._state.pods.first_namespace
         return CheckJob(
             name=check.name,
             source=PodSelector(namespace, selector_text(check.pod_selector)),

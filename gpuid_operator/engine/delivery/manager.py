@@ -174,6 +174,7 @@ class Delivery:
 
     def _worker(self, sink: SinkSpec, key: _SinkKey) -> SinkWorker:
         if key not in self._running:
+            self._metrics.add_sink(sink.name)
             worker = self._open(sink, builtin=key.builtin)
             task = asyncio.create_task(worker.run(), name=f"sink {sink.name}")
             self._running[key] = _Running(worker, task)

@@ -64,6 +64,6 @@ class SinkOutbox:
 def has_pending(inventory: CachedInventory, sink: SinkSpec) -> bool:
     """Whether the inventory has a record that the sink did not get, or may have one: a sink that
     is new to the inventory has no cursor there."""
-    key = (sink.name, sink.type.value)
+    key = (sink.name, sink.type)
     cursor = next((cursor for cursor in inventory.cursors if cursor.sink == key), None)
     return inventory.sequence > 0 and (cursor is None or cursor.pending > 0)

@@ -16,7 +16,7 @@ from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.no_target import (
     NodeWithoutTarget,
     NoTargetAction,
-    grace_left,
+    grace_wait,
     next_action,
     no_target_error,
 )
@@ -62,7 +62,7 @@ class Departures:
             case NoTargetAction.REPORT:
                 await self._report(view)
             case NoTargetAction.WAIT:
-                return timedelta(seconds=grace_left(node, grace=self._grace, now=_now()))
+                return grace_wait(node, grace=self._grace, now=_now())
         return None
 
     def _node(self, view: NodeView, *, gone: bool = False) -> NodeWithoutTarget:
@@ -71,7 +71,7 @@ class Departures:
             has_inventory=view.inventory is not None,
             departed=view.departed,
             suspended=view.suspended,
-            has_gpus=known is not None and bool(known.facts.gpu_capacity),
+            has_gpus=self._state.has_gpus(view.name),
             fetched=None if known is None else known.fetched,
             gone=gone,
             pods_changed=self._state.pods.changed(view.name) or None,
@@ -86,6 +86,8 @@ class Departures:
             self._state.pods.targets,
             stopped=(f"{pod.namespace}/{pod.name}", pod.container) if pod else None,
             running=view.target is not None,
+            node=view.node.facts.traits if view.node else None,
+            forbidden=self._state.pods.forbidden,
         )
         decide = partial(
             plan.after_failure,

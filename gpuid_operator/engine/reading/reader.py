@@ -36,6 +36,7 @@ from gpuid_operator.plan.schedule import ReadState, next_read_at
 from gpuid_operator.plan.smi import Reading, parse
 from gpuid_operator.plan.status_change import PendingRemovals
 from gpuid_operator.plan.target import Target
+from gpuid_operator.plan.target_choice import no_program_error
 from gpuid_operator.telemetry.log import get_logger
 from gpuid_operator.telemetry.metrics import Metrics
 
@@ -98,15 +99,19 @@ class Reader:
         Raises KubeError if its inventory could not be written.
         """
         due = self.due(view)
+        while view.target is not None and due is not None and due <= self._clock():
+            target = self._state.target_for_read(view.name) or view.target
+            self._state.read_begins(view.name)
+            again = await self._read(_Attempt(view.name, *target, view.open_request))
+            view = self._state.view(view.name)
+            due = self.due(view)
+            if not again:
+                return None if due is None else due - self._clock()
         if view.target is None or (due is None and self._read_state(view).lacks_container):
             wait = await self._departures.process(view)
             if view.name not in self._state.nodes:
                 self.forget(view.name)
             return wait
-        if due is not None and due <= self._clock():
-            self._state.duplicates.read_begins(view.name)
-            await self._read(_Attempt(view.name, *view.target, view.open_request))
-            due = self.due(self._state.view(view.name))
         return None if due is None else due - self._clock()
 
     def forget(self, name: str) -> None:
@@ -138,7 +143,7 @@ class Reader:
         removals = self._removals(view.name, now)
         # A request whose failure could not be written stays open and waits for the back-off, too.
         tried = failures is not None and failures.request == view.open_request
-        reread_in = self._state.duplicates.reread_in(view.name)
+        reread_in = self._state.reread_in(view)
         return ReadState(
             container=pod.container_id if pod else None,
             ready=pod is not None and pod.ready,
@@ -155,20 +160,24 @@ class Reader:
             reread_at=None if reread_in is None else now + timedelta(seconds=reread_in),
         )
 
-    async def _read(self, attempt: _Attempt) -> None:
+    async def _read(self, attempt: _Attempt) -> bool:
+        """Returns whether the node has another target to try, as this one has no nvidia-smi."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
             facts = await self._facts(attempt)
             view = self._state.view(attempt.node)
             if view.skip is not None or view.suspended:
-                return  # by a policy that selects the labels which were fetched just now
+                return False  # by a policy that selects the labels which were fetched just now
             result = await self._runs.run(attempt.node, attempt.target, attempt.pod)
             reading = None  # of a run that was stopped, as the node is suspended
             if result is not None:
                 reading = parse(result.stdout, exit_code=result.exit_code, stderr=result.stderr)
         except (ReadError, ExecError) as error:
-            await self._fail(attempt, read_error(error))
+            failure = read_error(error)
+            if failure.reason is FailureReason.NVIDIA_SMI_NOT_FOUND:
+                return await self._program_missing(attempt, failure)
+            await self._fail(attempt, failure)
         except (KubeError, OSError) as error:
             # This says nothing about the node, and nothing could be written either.
             self._add_failure(attempt, "Unreachable", str(error), hung=False)
@@ -177,6 +186,7 @@ class Reader:
                 self._metrics.read_seconds.observe(loop.time() - started)
                 self._metrics.reads.labels("Succeeded").inc()
                 await self._succeed(attempt, reading, facts, began=started)
+        return False
 
     async def _facts(self, attempt: _Attempt) -> NodeFacts:
         facts = await self._fetcher.current(attempt.node)
@@ -207,8 +217,10 @@ class Reader:
             now=now,
             request=attempt.request,
             pending_removals=self._removals(name, now),
+            through_claim=pod.claims,
         )
         change = await self._status_writer.write(name, decide, create=True)
+        self._state.pods.read_well(name, attempt.target)
         self._forget_outcome(name)
         if change is not None and change.pending_removals is None:
             self._state.duplicates.read_done(name, began=began)
@@ -225,12 +237,36 @@ class Reader:
         removals, start = self._pending_removals[name]
         return replace(removals, since=removals.since + (loop_start(now) - start))
 
+    async def _program_missing(self, attempt: _Attempt, error: ReadError) -> bool:
+        """Remember that the container has no nvidia-smi. Returns whether there is another to try;
+        the read has failed if there is none."""
+        pods = self._state.pods
+        if pods.found_missing(attempt.node, attempt.target, attempt.pod, error.message):
+            _log.info(
+                "container has no nvidia-smi; trying the next target",
+                node=attempt.node,
+                pod=attempt.pod.name,
+                container=attempt.pod.container,
+                error=error.message,
+            )
+            return True
+        failure = no_program_error(pods.memory.missing(attempt.node))
+        # The next attempt begins with the first target; its container is the one that backs off.
+        first = self._state.target_for_read(attempt.node)
+        if first is not None:
+            attempt = _Attempt(attempt.node, *first, attempt.request)
+        await self._fail(attempt, failure)
+        return False
+
     async def _fail(self, attempt: _Attempt, error: ReadError) -> None:
         hung = error.reason is FailureReason.TIMED_OUT
         failures = self._add_failure(attempt, error.reason.value, error.message, hung=hung)
         if isinstance(error.__cause__, ExecPodGone) and failures < _GONE_TRIES:
             return
         known = self._state.nodes.get(attempt.node)
+        # Some DaemonSets of presets also run on nodes without a GPU.
+        missing = error.reason is FailureReason.NVIDIA_SMI_NOT_FOUND
+        no_gpus = missing and not self._state.has_gpus(attempt.node)
         decide = partial(
             plan.after_failure,
             reason=error.reason,
@@ -239,7 +275,8 @@ class Reader:
             now=self._clock(),
             request=attempt.request,
         )
-        await self._status_writer.write(attempt.node, decide, create=True)
+        create = attempt.target.preset is None or not no_gpus
+        await self._status_writer.write(attempt.node, decide, create=create)
 
     def _add_failure(self, attempt: _Attempt, reason: str, message: str, *, hung: bool) -> int:
         """Start the back-off, count and log a failure. Returns how many there were in a row."""

@@ -68,9 +68,10 @@ class SmiRuns:
             del self._running[node]
 
     async def _execute(self, target: Target, pod: TargetPod) -> ExecResult:
-        """Execute the target's command. If its program is not in PATH, try the path on GKE."""
+        """Execute the target's command. If its program is not in PATH, try the path on GKE; a
+        preset has a target of its own for that."""
         commands = [target.command]
-        if target.command == NVIDIA_SMI:
+        if target.command == NVIDIA_SMI and target.preset is None:
             commands.append((GKE_NVIDIA_SMI, *NVIDIA_SMI[1:]))
         missing: CommandNotFound | None = None
         for command in commands:

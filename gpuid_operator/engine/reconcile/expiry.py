@@ -105,9 +105,7 @@ class InventoryExpiry:
             last_read=cached.last_read,
             retention=view.policy.retention,
             # A sink without a cursor has got nothing yet.
-            delivered=all(
-                pending.get((sink.name, sink.type.value)) == 0 for sink in view.policy.sinks
-            ),
+            delivered=all(pending.get((sink.name, sink.type)) == 0 for sink in view.policy.sinks),
         )
 
     async def _redate(self, name: str, now: datetime) -> None:

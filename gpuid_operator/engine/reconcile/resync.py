@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from gpuid_operator.engine.reconcile.target_pods import TargetPods
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.state.inventory_events import InventoryEvents
 from gpuid_operator.engine.state.resource_version import newest
@@ -15,9 +16,7 @@ from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import ListExpired
 from gpuid_operator.kube.inventories import inventory_pages
 from gpuid_operator.kube.nodes import list_nodes
-from gpuid_operator.kube.pods import TargetPod, list_pods
 from gpuid_operator.kube.policies import list_policies
-from gpuid_operator.plan.target import Target
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -26,7 +25,8 @@ _ATTEMPTS: Final = 3
 
 
 class Resync:
-    """Lists policies, quarantines, pods, nodes and inventories into the cluster state."""
+    """Lists policies, quarantines, ResourceSlices, pods, nodes and inventories into the cluster
+    state."""
 
     def __init__(
         self,
@@ -34,16 +34,20 @@ class Resync:
         *,
         state: ClusterState,
         events: InventoryEvents,
+        target_pods: TargetPods,
         policies_changed: Callable[[], None],
         list_quarantines: Callable[[], Awaitable[None]],
+        list_slices: Callable[[], Awaitable[None]],
     ) -> None:
         """`events` receives each inventory of a list; `policies_changed` is called when a list
         changes what is in force."""
         self._client = client
         self._state = state
         self._events = events
+        self._target_pods = target_pods
         self._policies_changed = policies_changed
         self._list_quarantines = list_quarantines
+        self._list_slices = list_slices
         self.inventories_version: str | None = None
         """The resourceVersion of the last list of inventories, from which a watch can continue."""
 
@@ -58,7 +62,8 @@ class Resync:
             try:
                 await self._list_policies()
                 await self._list_quarantines()
-                await self._list_pods()
+                await self._list_slices()
+                await self._target_pods.list_all()
                 await self._list_nodes()
                 await self.list_inventories()
                 break
@@ -66,9 +71,7 @@ class Resync:
                 if attempt == _ATTEMPTS:
                     raise
                 _log.info("list expired; restarting it", error=error.message)
-        return self._state.node_names() | {
-            name for name, known in self._state.nodes.items() if known.facts.gpu_capacity
-        }
+        return self._state.node_names() | self._state.gpu_nodes()
 
     async def catch_up(self) -> set[str]:
         """List policies, quarantines and pods. Returns the names of the nodes that changed.
@@ -77,7 +80,7 @@ class Resync:
         """
         policies_changed = await self._list_policies()
         await self._list_quarantines()
-        changed = await self._list_pods()
+        changed = await self._target_pods.list_all()
         return changed | self._state.node_names() if policies_changed else changed
 
     async def list_inventories(self) -> None:
@@ -97,31 +100,6 @@ class Resync:
         changed = self._state.policies.take_all(await list_policies(self._client, since=since))
         if changed:
             self._policies_changed()
-        return changed
-
-    async def _list_pods(self) -> set[str]:
-        changed: set[str] = set()
-        for number, target in enumerate(self._state.pods.targets):
-            with self._state.pods.listing():
-                changed |= await self._list_target(number, target)
-        return changed
-
-    async def _list_target(self, number: int, target: Target) -> set[str]:
-        changed: set[str] = set()
-        pods = self._state.pods
-        unseen = pods.versions(number)
-        async for body in list_pods(
-            self._client,
-            namespace=target.namespace,
-            selector=target.selector,
-            since=newest(unseen.values()),
-        ):
-            uid, version = body["metadata"]["uid"], body["metadata"]["resourceVersion"]
-            unseen.pop(uid, None)
-            pod = TargetPod.from_pod(body, container=target.container)
-            changed |= pods.put(number, uid, pod, version=version)
-        for uid, version in unseen.items():
-            changed |= pods.remove_unlisted(number, uid, version)
         return changed
 
     async def _list_nodes(self) -> None:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from typing import Any
 
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
 from gpuid_operator.engine.core.pod_selector import PodSelector
 from gpuid_operator.engine.state.object_versions import ObjectVersions
+from gpuid_operator.engine.state.target_memory import TargetMemory
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan.target import Target
+from gpuid_operator.plan.target_choice import Candidate, choose
 
 
 class PodCache:
     """All target pods by node. Its methods do no I/O."""
 
-    def __init__(self, targets: Sequence[Target]) -> None:
+    def __init__(
+        self, targets: Sequence[Target], *, grace: timedelta = DEFAULT_TIMINGS.pod_grace
+    ) -> None:
+        """`grace` is how long a node waits for another pod of the target that it was read in."""
         self.targets = tuple(targets)
+        self.memory = TargetMemory(grace=grace)
+        self.forbidden: frozenset[str] = frozenset()
+        """Namespaces of targets in which the operator may not list pods."""
         # Pods by node, by (number of the target, uid).
         self._pods: dict[str, dict[tuple[int, str], TargetPod]] = {}
         self._node_of: dict[tuple[int, str], str] = {}
@@ -67,12 +78,35 @@ class PodCache:
                 changed.add(pod.node)
         now = asyncio.get_running_loop().time()
         self._changed.update(dict.fromkeys(changed, now))
+        for node in changed:
+            self.memory.pods_changed(node, key[0], self._containers(node))
         return changed
+
+    def _containers(self, node: str) -> set[tuple[int, str]]:
+        """The running containers on a node, with the numbers of their targets."""
+        pods = self._pods.get(node, {}).items()
+        return {(number, pod.container_id) for (number, _), pod in pods}
 
     @property
     def selectors(self) -> frozenset[PodSelector]:
         """The selectors of all targets."""
         return frozenset(PodSelector(target.namespace, target.selector) for target in self.targets)
+
+    @property
+    def watched(self) -> frozenset[PodSelector]:
+        """The selectors in the namespaces in which the operator may list pods."""
+        return frozenset(one for one in self.selectors if one.namespace not in self.forbidden)
+
+    @property
+    def namespaces(self) -> frozenset[str]:
+        """The namespaces of all targets."""
+        return frozenset(target.namespace for target in self.targets)
+
+    @property
+    def first_namespace(self) -> str:
+        """The namespace of the first target that the operator may read; that of checks."""
+        places = [target.namespace for target in self.targets]
+        return next((one for one in places if one not in self.forbidden), places[0])
 
     def targets_of(self, selector: PodSelector) -> list[int]:
         """The numbers of the targets that use a selector."""
@@ -92,25 +126,78 @@ class PodCache:
         """The names of all nodes that have a target pod."""
         return set(self._pods)
 
-    def find(self, node: str) -> tuple[Target, TargetPod] | None:
-        """The first target with a running pod on a node, and that pod.
-
-        Where the target has several running pods on the node, a ready one is preferred, and among
-        these the one that started last.
-        """
-        running = [
-            (number, pod)
-            for (number, _), pod in self._pods.get(node, {}).items()
-            if pod.container_id
-        ]
-        if not running:
-            return None
-        first = min(number for number, _ in running)
-        pod = max(
-            (pod for number, pod in running if number == first),
-            key=lambda pod: (pod.ready, pod.started_at.timestamp() if pod.started_at else 0.0),
+    def read(self, target: int, body: Mapping[str, Any]) -> TargetPod | None:
+        """Read the API object of a pod; None if it is no pod of the target, or is over."""
+        wanted = self.targets[target]
+        return TargetPod.from_pod(
+            body, container=wanted.container, required=wanted.preset is not None
         )
-        return self.targets[first], pod
+
+    def find(
+        self,
+        node: str,
+        *,
+        read_container: str | None = None,
+        last_read: datetime | None = None,
+        due: bool = False,
+    ) -> tuple[Target, TargetPod] | None:
+        """The target to read a node in, and its pod, as `choose` says.
+
+        `read_container` and `last_read` are those of the last good read; `due` is whether a read
+        is due: then targets that an earlier process did not use are tried, too. Where a target has
+        several running pods on the node, a ready one is preferred, and among these the one that
+        started last.
+        """
+        best: dict[int, TargetPod] = {}
+        for (number, _), pod in self._pods.get(node, {}).items():
+            if pod.container_id and (number not in best or _rank(best[number]) < _rank(pod)):
+                best[number] = pod
+        candidates = [
+            Candidate(
+                pod=pod,
+                number=number,
+                ready=pod.ready,
+                was_read=pod.container_id == read_container,
+                lacks_program=self.memory.lacks_program(node, number, pod.container_id),
+                older=bool(last_read and pod.started_at and pod.started_at <= last_read),
+            )
+            for number, pod in sorted(best.items())
+        ]
+        kept = self.memory.kept(node)
+        chosen = choose(
+            candidates,
+            kept=kept,
+            waiting=self.memory.waits(node),
+            restarted=not due and not self.memory.was_read(node),
+        )
+        if chosen is None:
+            return None
+        if chosen.was_read:
+            self.memory.keep(node, chosen.number)
+        return self.targets[chosen.number], chosen.pod
+
+    def read_well(self, node: str, target: Target) -> None:
+        """This process has read the node in a target."""
+        self.memory.read_well(node, self.targets.index(target))
+
+    def found_missing(self, node: str, target: Target, pod: TargetPod, why: str) -> bool:
+        """A read showed that the container of a target has no nvidia-smi.
+
+        Returns whether the node has a ready container of another target that may have it. Once all
+        of them lack it, each is tried again."""
+        number = self.targets.index(target)
+        if self.memory.lacks_program(node, number, pod.container_id):
+            self.memory.retry(node)
+        place = f"{pod.namespace}/{pod.name}"
+        names = [f"preset {target.preset}"] if target.preset else []
+        if place not in why:
+            names.append(f"{place}, container {pod.container}")
+        named = f"{' in '.join(names)}: {why}" if names else why
+        self.memory.note_missing(node, number, pod.container_id, named)
+        return any(
+            other.ready and not self.memory.lacks_program(node, number, other.container_id)
+            for (number, _), other in self._pods.get(node, {}).items()
+        )
 
     def waiting(self, node: str) -> TargetPod | None:
         """A target pod of a node for which `find` returns None: its container does not run."""
@@ -125,3 +212,8 @@ class PodCache:
         """Drop what is known of a node, unless it has a pod."""
         if node not in self._pods:
             self._changed.pop(node, None)
+            self.memory.forget(node)
+
+
+def _rank(pod: TargetPod) -> tuple[bool, float]:
+    return pod.ready, pod.started_at.timestamp() if pod.started_at else 0.0

@@ -9,6 +9,7 @@ from gpuid_operator.api.inventory import (
     ConditionStatus,
     ConditionType,
     HistoryEntry,
+    HistoryType,
     InventoryState,
     InventoryStatus,
 )
@@ -24,6 +25,11 @@ from gpuid_operator.telemetry.metrics import Metrics
 _log = get_logger(__name__)
 
 _BOOL: Final = {ConditionStatus.TRUE: True, ConditionStatus.FALSE: False}
+_VALUE: Final = {
+    ConditionStatus.TRUE: 1.0,
+    ConditionStatus.FALSE: 0.0,
+    ConditionStatus.UNKNOWN: -1.0,
+}
 
 
 class Observer:
@@ -32,6 +38,9 @@ class Observer:
     def __init__(self, recorder: EventRecorder, metrics: Metrics) -> None:
         self._recorder = recorder
         self._metrics = metrics
+        for kind in HistoryType:
+            # `increase` does not see the first value of a counter that begins above 0.
+            metrics.gpu_changes.labels(kind.value)
 
     def __call__(self, written: StatusWritten) -> None:
         """Report a write; see StatusListener."""
@@ -58,8 +67,15 @@ class Observer:
         self._metrics.set_checks(
             name, {check: passed for check, passed in results.items() if passed is not None}
         )
-        expected = shown(status.conditions, ConditionType.AS_EXPECTED)
+        found = {kind: shown(status.conditions, kind) for kind in ConditionType}
+        expected = found[ConditionType.AS_EXPECTED]
         self._metrics.set_as_expected(name, _BOOL.get(expected.status) if expected else None)
+        self._metrics.set_conditions(
+            name, {kind: _VALUE[one.status] for kind, one in found.items() if one}
+        )
+        self._metrics.set_health(
+            name, [series for gpu in status.gpus or () for series in _health(gpu)]
+        )
         if status.last_read_time is not None:
             self._metrics.set_last_read(name, status.last_read_time.timestamp())
 
@@ -125,3 +141,18 @@ def _identity(gpu: GPU) -> tuple[str, str, str, str, str]:
         gpu.pci_address or "",
         gpu.product or "",
     )
+
+
+def _health(gpu: GPU) -> list[tuple[str, str, str, int]]:
+    """The series of `gpuid_gpu_health`: labels and value; the kinds are fields of the status."""
+    health = gpu.health
+    if health is None:
+        return []
+    values = {
+        "eccUncorrected": health.ecc_uncorrected,
+        "remappedRowsPending": health.remapped_rows_pending,
+        "remappedRowsFailed": health.remapped_rows_failed,
+        "retiredPagesPending": health.retired_pages_pending,
+    }
+    uuid, serial = gpu.uuid or "", gpu.serial or ""
+    return [(uuid, serial, kind, int(value)) for kind, value in values.items() if value]

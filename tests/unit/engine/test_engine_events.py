@@ -152,7 +152,8 @@ async def test_checks_have_other_pods_to_watch(kube: FakeKube) -> None:
     }
     harness.engine.policy_event(put_policy(kube, "p", checks=[check]), deleted=False)
     await harness.engine.sources_changed.wait()
-    assert list(harness.engine.sources) == [PodSelector(NAMESPACE, "app=dcgm"), SOURCE]
+    one_watch = PodSelector(NAMESPACE, "app in (dcgm,nvidia-device-plugin-daemonset)")
+    assert list(harness.engine.sources) == [one_watch]
     await harness.engine.stop(within=1)
 
 

@@ -141,6 +141,53 @@ async def test_metrics_show_the_gpus_of_a_node_until_it_departs(reports: Reports
         assert reports.series(f"gpuid_{family}{{") == []
 
 
+async def test_metrics_show_the_conditions_and_the_health_until_the_node_departs(
+    reports: Reports,
+) -> None:
+    health = {"eccUncorrected": 3, "remappedRowsPending": True, "remappedRowsFailed": False}
+    conditions = [
+        {
+            "type": kind,
+            "status": status,
+            "reason": "R",
+            "lastTransitionTime": "2026-06-07T10:30:45Z",
+        }
+        for kind, status in (("Ready", "True"), ("Healthy", "False"), ("Unique", "Unknown"))
+    ]
+    status = InventoryStatus.model_validate(
+        READ.to_json() | {"gpus": [GPU | {"health": health}], "conditions": conditions}
+    )
+    reports.observer.show("n1", status)
+    assert reports.series("gpuid_inventory_condition{") == [
+        'gpuid_inventory_condition{node="n1",condition="Ready"} 1.0',
+        'gpuid_inventory_condition{node="n1",condition="Healthy"} 0.0',
+        'gpuid_inventory_condition{node="n1",condition="Unique"} -1.0',
+    ]
+    labels = 'node="n1",uuid="GPU-1",serial="s1"'
+    assert reports.series("gpuid_gpu_health{") == [
+        f'gpuid_gpu_health{{{labels},kind="eccUncorrected"}} 3.0',
+        f'gpuid_gpu_health{{{labels},kind="remappedRowsPending"}} 1.0',
+    ]
+    reports.observer.show(
+        "n1", InventoryStatus.model_validate(status.to_json() | {"state": "Departed"})
+    )
+    assert reports.series("gpuid_inventory_condition{") == []
+    assert reports.series("gpuid_gpu_health{") == []
+
+
+async def test_a_condition_of_another_writer_is_no_metric(reports: Reports) -> None:
+    foreign = {
+        "type": "Theirs",
+        "status": "True",
+        "reason": "R",
+        "lastTransitionTime": "2026-06-07T10:30:45Z",
+    }
+    reports.observer.show(
+        "n1", InventoryStatus.model_validate(READ.to_json() | {"conditions": [foreign]})
+    )
+    assert reports.series("gpuid_inventory_condition{") == []
+
+
 async def test_a_node_without_a_read_has_no_last_read_metric(reports: Reports) -> None:
     reports.observer.show("n1", InventoryStatus.model_validate({"state": "Present", "gpus": [{}]}))
     assert reports.series("gpuid_last_read_timestamp_seconds{") == []

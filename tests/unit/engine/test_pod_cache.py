@@ -70,7 +70,9 @@ async def test_the_first_target_with_a_running_pod_is_preferred(
     put(pods, 1, "p2", pod(kube, name="second", namespace="other"))
     assert pods.find("n1") == (SECOND, pod(kube, name="second", namespace="other"))
     put(pods, 0, "p1", pod(kube, name="first", ready=False))
-    # The order of the targets matters more than readiness.
+    # It takes over when it is ready.
+    assert read_in(pods) == "second"
+    put(pods, 0, "p1", pod(kube, name="first"))
     assert read_in(pods) == "first"
     put(pods, 0, "p1", pod(kube, name="first", running=False))
     assert read_in(pods) == "second"

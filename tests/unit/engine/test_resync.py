@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
 from gpuid_operator.engine.reconcile.resync import Resync
+from gpuid_operator.engine.reconcile.target_pods import TargetPods
 from gpuid_operator.kube.errors import ListExpired, ServerError
 from tests.support.kube import FakeKube, server_error
 from tests.support.objects import (
@@ -31,20 +33,37 @@ class ResyncBench(ReadBench):
         self.policy_changes = 0
         self.quarantine_lists: list[int] = []
         """How many inventories were known at each list of quarantines."""
+        self.slice_lists = 0
         self.gone: list[str] = []
+        self.namespace_changes: list[frozenset[str]] = []
+        self.enqueued: set[str] = set()
         self.resync = Resync(
             kube,
             state=self.state,
             events=self,
+            target_pods=TargetPods(
+                kube,
+                state=self.state,
+                namespaces_changed=self._namespaces_changed,
+                enqueue=self.enqueued.update,
+                timings=DEFAULT_TIMINGS,
+            ),
             policies_changed=self._policies_changed,
             list_quarantines=self._list_quarantines,
+            list_slices=self._list_slices,
         )
+
+    def _namespaces_changed(self) -> None:
+        self.namespace_changes.append(self.state.pods.forbidden)
 
     def _policies_changed(self) -> None:
         self.policy_changes += 1
 
     async def _list_quarantines(self) -> None:
         self.quarantine_lists.append(len(self.inventories))
+
+    async def _list_slices(self) -> None:
+        self.slice_lists += 1
 
     def inventory_deleted(self, name: str, uid: str) -> None:
         self.gone.append(name)
@@ -61,9 +80,12 @@ async def test_everything_is_listed(bench: ResyncBench) -> None:
     put_node(bench.kube, "plain", gpus=None)
     put_pod(bench.kube, "pod-only")
     put_inventory(bench.kube, "inventory-only")
+    put_node(bench.kube, "labelled", gpus=None, labels={"nvidia.com/gpu.present": "true"})
     put_policy(bench.kube, "p", priority=3)
-    assert await bench.resync.run() == {"gpus", "pod-only", "inventory-only"}
-    assert set(bench.state.nodes) == {"gpus", "plain"}
+    names = {"gpus", "labelled", "pod-only", "inventory-only"}
+    assert await bench.resync.run() == names
+    assert set(bench.state.nodes) == {"gpus", "labelled", "plain"}
+    assert bench.slice_lists == 1
     assert [policy.name for policy in bench.state.policies] == ["p"]
     assert bench.policy_changes == 1
     assert bench.resync.inventories_version == str(bench.kube.version)

@@ -33,6 +33,16 @@ class Quarantines:
         pass
 
 
+class Rights:
+    """What may be watched."""
+
+    def __init__(self) -> None:
+        self.checks = 0
+
+    async def check_rights(self) -> None:
+        self.checks += 1
+
+
 class Work:
     """Work that only notes its steps; `refuses` is the number of starts that fail."""
 
@@ -43,6 +53,7 @@ class Work:
         self.sources_changed = asyncio.Event()
         self.kinds_gone = asyncio.Event()
         self.quarantines = Quarantines()
+        self.pod_events = Rights()
 
     async def start(self) -> None:
         if Work.refuses:
@@ -242,6 +253,8 @@ async def test_a_watch_that_ends_restarts_with_growing_pauses_beside_the_same_wo
     pauses = [record.__dict__["fields"]["seconds"] for record in caplog.records]
     assert pauses == [1, 2, 4, 8, 16, 30, 30]
     assert {record.message for record in caplog.records} == {"watch ended; restarting"}
+    # One that is not permitted any more would end each watch.
+    assert running.works[0].pod_events.checks == 7
     assert (STEPS[0], set(STEPS[1:]), len(STEPS)) == ("start", {"watch"}, 9)
     await running.stop()
 

@@ -1,0 +1,77 @@
+"""In which target a node is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpuid_operator.plan.failure import MAX_MESSAGE, FailureReason
+from gpuid_operator.plan.target_choice import Candidate, choose, no_program_error
+
+
+def one(number: int, **facts: Any) -> Candidate[str]:
+    return Candidate(pod=f"pod-{number}", number=number, **({"ready": True} | facts))
+
+
+READ = {"was_read": True, "older": True}
+LACKS = {"lacks_program": True}
+UNREADY = {"ready": False}
+OLDER = {"older": True}
+
+
+@pytest.mark.parametrize(
+    ("candidates", "situation", "number"),
+    [
+        # A node that was never read
+        ([], {}, None),
+        ([one(0), one(1)], {}, 0),
+        ([one(0, **UNREADY), one(1)], {}, 1),
+        ([one(0, **UNREADY), one(1, **UNREADY)], {}, 0),
+        ([one(0, **LACKS), one(1)], {}, 1),
+        ([one(0, **LACKS), one(1, **UNREADY)], {}, 1),
+        ([one(0, **LACKS), one(1, **LACKS)], {}, 0),
+        # A target that works
+        ([one(0, **LACKS), one(1, **READ), one(2)], {"kept": 1}, 1),
+        ([one(0, **UNREADY), one(1, **READ)], {"kept": 1}, 1),
+        ([one(1, **READ, **UNREADY), one(2)], {"kept": 1}, 1),
+        ([one(0), one(1, **READ)], {"kept": 1}, 0),
+        ([one(0, **OLDER), one(1, **READ)], {"kept": 1}, 0),
+        # Its container is gone, or new
+        ([one(1, **UNREADY), one(2)], {"kept": 1, "waiting": True}, 1),
+        ([one(1), one(2)], {"kept": 1, "waiting": True}, 1),
+        ([one(2)], {"kept": 1, "waiting": True}, None),
+        ([one(0), one(2)], {"kept": 1, "waiting": True}, 0),
+        ([one(0, **UNREADY), one(2)], {"kept": 1, "waiting": True}, None),
+        ([one(0, **LACKS), one(2)], {"kept": 1, "waiting": True}, None),
+        ([one(2)], {"kept": 1}, 2),
+        ([one(1, **UNREADY), one(2)], {"kept": 1}, 2),
+        ([], {"kept": 1, "waiting": True}, None),
+        # After a restart of the operator
+        ([one(0, **OLDER), one(1, **READ)], {"restarted": True}, 1),
+        ([one(0), one(1, **READ)], {"restarted": True}, 0),
+        ([one(0, **OLDER), one(1, **OLDER)], {"restarted": True}, 0),
+        ([one(0, **OLDER), one(1)], {"restarted": True}, 0),
+        ([one(0, **OLDER), one(1, **READ, **LACKS)], {"restarted": True}, 0),
+    ],
+)
+def test_the_table(
+    candidates: list[Candidate[str]], situation: dict[str, Any], number: int | None
+) -> None:
+    chosen = choose(candidates, **situation)
+    assert (chosen.number if chosen else None) == number
+
+
+def test_a_single_target_without_the_program_is_all_that_is_named() -> None:
+    assert no_program_error(["preset gke: it is not there"]).message == (
+        "preset gke: it is not there"
+    )
+
+
+def test_several_are_all_named_within_the_bound_of_a_message() -> None:
+    error = no_program_error([f"pod-{number}: {'x' * 2000}" for number in range(21)])
+    assert error.reason is FailureReason.NVIDIA_SMI_NOT_FOUND
+    assert error.message.startswith("none of 21 targets on this node has nvidia-smi: pod-0: xxx")
+    assert len(error.message) <= MAX_MESSAGE
+    few = no_program_error(["a: b", "c: d"])
+    assert few.message == "none of 2 targets on this node has nvidia-smi: a: b; c: d"
