@@ -13,7 +13,7 @@ BUILDER ?=
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-faults test-release test-tools lint format bench bench-sinks dist release registry crds chart lock lock-base clean
+.PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-faults test-release test-tools lint format bench bench-sinks bench-sql dist release registry crds chart lock lock-base clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -36,7 +36,7 @@ test: lint test-tools test-unit test-sinks test-cluster test-node ## Run everyth
 test-unit: venv ## Run the tests that need no server; they cover 90 % of plan/ and engine/.
 	$(BIN)/pytest tests/unit -n 2 --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
-test-sinks: venv ## Run the tests of the sinks on a real PostgreSQL, S3 and HTTP server.
+test-sinks: venv ## Run the tests of the sinks on real servers (Google's is a stand-in).
 	$(BIN)/pytest tests/sinks $(PYTEST_ARGS)
 
 test-cluster: venv ## Run the tests on a real API server with simulated nodes, and a part of the fault campaign.
@@ -78,6 +78,9 @@ registry:
 
 bench-sinks: venv ## Count the transactions and objects in which NODES=1000 reach PostgreSQL and S3.
 	$(BIN)/python -m tests.bench.delivery --nodes $(NODES)
+
+bench-sql: venv ## Measure look-ups and inserts in PostgreSQL at ROWS=1000000 of history.
+	$(BIN)/python -m tests.bench.sql --rows $(or $(ROWS),1000000)
 
 crds: venv ## Generate the CRDs in crds/, the chart and deployment/ from the models.
 	$(BIN)/gpuid-operator crds --write crds

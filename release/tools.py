@@ -50,8 +50,9 @@ def run(name: str, *arguments: str, settings: Mapping[str, str] | None = None) -
 def install(name: str, package: str) -> Path:
     """The program of a Go package, `path@version`. Raises BuildError if the build fails.
 
-    `module//path@version` is a package whose module has `replace` directives. Go applies them only
-    in the main module, so the build runs in a copy of the source.
+    `module//path@version` is a package whose module has `replace` directives, or whose versions the
+    proxy does not list. Go applies the directives only in the main module, so the build runs in a
+    copy of the source.
     """
     path, version = package.split("@")
 
@@ -110,7 +111,9 @@ class _Build:
         shutil.copytree(json.loads(found)["Dir"], source, copy_function=shutil.copyfile)
         for path in (source, *source.rglob("*/")):
             path.chmod(0o755)  # the module cache is read-only
-        return self.module(source, package.rpartition("/")[2], f"./{package}")
+        return self.module(
+            source, package.rpartition("/")[2].strip(".") or "program", f"./{package}"
+        )
 
     def module(self, source: Path, name: str, package: str = ".") -> Path:
         flags = ["-trimpath", "-buildvcs=false", "-ldflags", "-s -w"]

@@ -10,9 +10,9 @@ from gpuid_operator.api.policy import PolicySpec
 from gpuid_operator.api.sinks import (
     HTTPFormat,
     HTTPSink,
+    ObjectFormat,
     PostgresSink,
     Records,
-    S3Format,
     S3Sink,
     SecretKeyRef,
     SecretRef,
@@ -88,7 +88,7 @@ def _s3(settings: Settings) -> S3Sink:
         region=settings.s3_region,
         endpoint=endpoint,
         credentials_secret_ref=SecretRef(name=ENVIRONMENT_SECRET) if has_key else None,
-        format=S3Format.CSV,
+        format=ObjectFormat.CSV,
         partition=settings.s3_partition_pattern,
         insecure=endpoint is not None and endpoint.startswith("http://"),
     )

@@ -80,12 +80,11 @@ def choose(
     return next(iter(usable or candidates), None)
 
 
-def no_program_error(missing: Sequence[str], last: ReadError) -> ReadError:
-    """The failure of a node on which no target has nvidia-smi. `missing` says why of each, in one
-    line; `last` is the failure of the last one."""
-    if len(missing) < 2:
-        return last
-    head = f"none of {len(missing)} targets on this node has nvidia-smi: "
+def no_program_error(missing: Sequence[str]) -> ReadError:
+    """The failure of a node on which no target has nvidia-smi. `missing` says which target it is
+    and why, in one line each."""
+    several = len(missing) > 1
+    head = f"none of {len(missing)} targets on this node has nvidia-smi: " if several else ""
     limit = max(_LEAST, (MAX_MESSAGE - len(head)) // len(missing) - len("; "))
     return ReadError(
         FailureReason.NVIDIA_SMI_NOT_FOUND,

@@ -1,5 +1,4 @@
-"""The HTTP client of the http and s3 sinks: no redirects, no cookies, bounded bodies, connections
-and time."""
+"""The HTTP client of the sinks: no redirects, no cookies, bounded bodies, connections and time."""
 
 from __future__ import annotations
 
@@ -9,6 +8,8 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -23,11 +24,12 @@ MAX_ANSWER: Final = 4096
 """Maximum number of bytes read from a response; a legitimate error needs no more."""
 
 _FORBIDDEN_ADDRESS: Final = "address is link-local"
+_REPLACE_CERTIFICATE: Final = "replace the certificate, or add its authority to those of the system"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A response; `truncated` if the body was longer than MAX_ANSWER."""
+    """A response; `truncated` if the body was longer than what was read."""
 
     status: int
     phrase: str
@@ -37,13 +39,18 @@ class Answer:
 
     @property
     def succeeded(self) -> bool:
-        return 200 <= self.status < 300
+        return _succeeded(self.status)
 
 
 class HTTPClient:
-    """One session for all http and s3 sinks. Can be created without a running event loop."""
+    """One session for all sinks. Can be created without a running event loop.
 
-    def __init__(self) -> None:
+    `guarded`: it refuses addresses of metadata services. A client without this guard is only for
+    URLs that no user of the API can choose.
+    """
+
+    def __init__(self, *, guarded: bool = True) -> None:
+        self._socket = _guarded_socket if guarded else _bounded_socket
         self._session: aiohttp.ClientSession | None = None
 
     async def post(
@@ -75,20 +82,52 @@ class HTTPClient:
             read_success=read_success,
         )
 
-    async def put(
-        self, url: URL, *, body: bytes, headers: Mapping[str, str], timeout: float, tried: str
+    async def upload(
+        self,
+        method: str,
+        url: URL,
+        *,
+        body: bytes,
+        headers: Mapping[str, str],
+        timeout: float,
+        tried: str,
     ) -> Answer:
-        """Send a PUT as `post` sends a POST. Messages begin with `tried`, without the URL, which
-        has a signature."""
+        """Send an object as `post` sends records. Messages begin with `tried`, without the URL,
+        which may have a signature."""
         return await self._send(
-            "PUT",
+            method,
             url,
             body=body,
             headers=headers,
             timeout=timeout,
             tls=True,
             tried=tried,
-            advice="replace the certificate, or add its authority to those of the system",
+            advice=_REPLACE_CERTIFICATE,
+        )
+
+    async def fetch(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        timeout: float,
+        tried: str,
+        limit: int,
+    ) -> Answer:
+        """Send a request and read at most `limit` bytes of the response, also if it succeeds."""
+        return await self._send(
+            method,
+            url,
+            body=body,
+            headers=headers,
+            timeout=timeout,
+            tls=True,
+            tried=tried,
+            advice=_REPLACE_CERTIFICATE,
+            read_success=True,
+            limit=limit,
         )
 
     async def _send(
@@ -96,13 +135,14 @@ class HTTPClient:
         method: str,
         url: str | URL,
         *,
-        body: bytes,
+        body: bytes | None,
         headers: Mapping[str, str],
         timeout: float,
         tls: ssl.SSLContext | bool,
         tried: str,
         advice: str,
         read_success: bool = False,
+        limit: int = MAX_ANSWER,
     ) -> Answer:
         try:
             async with self._open().request(
@@ -115,8 +155,9 @@ class HTTPClient:
                 allow_redirects=False,
                 skip_auto_headers=("Accept-Encoding",),
             ) as response:
-                wanted = read_success or not response.ok
-                text, truncated = await _beginning(response) if wanted else ("", False)
+                text, truncated = "", False
+                if read_success or not _succeeded(response.status):
+                    text, truncated = await _beginning(response, limit)
                 return Answer(
                     status=response.status,
                     phrase=response.reason or "",
@@ -156,13 +197,33 @@ class HTTPClient:
                 # No limit: a sink has one request at a time and must not wait for other sinks.
                 # One connection per request, so that its bound is that of one response.
                 connector=aiohttp.TCPConnector(
-                    limit=0, force_close=True, socket_factory=_guarded_socket
+                    limit=0, force_close=True, socket_factory=self._socket
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,
             )
         return self._session
+
+
+def _succeeded(status: int) -> bool:
+    return 200 <= status < 300
+
+
+def retry_after_seconds(answer: Answer, *, now: datetime) -> float | None:
+    """Retry-After (seconds or an HTTP date) in seconds from now; None if invalid."""
+    retry_after = answer.retry_after
+    if retry_after is None:
+        return None
+    if retry_after.strip().isascii() and retry_after.strip().isdigit():
+        return float(retry_after)
+    try:
+        moment = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - now).total_seconds())
 
 
 def describe(url: str) -> str:
@@ -174,22 +235,26 @@ def describe(url: str) -> str:
 def _guarded_socket(info: tuple[Any, ...]) -> socket.socket:
     """A socket for one resolved address. Checking the address here, right before the connection,
     leaves no time for a name to resolve differently."""
-    family, kind, protocol, _, sockaddr = info
-    if is_forbidden(str(sockaddr[0])):
+    if is_forbidden(str(info[4][0])):
         raise OSError(errno.EACCES, _FORBIDDEN_ADDRESS)
+    return _bounded_socket(info)
+
+
+def _bounded_socket(info: tuple[Any, ...]) -> socket.socket:
+    family, kind, protocol, _, _ = info
     return BoundedSocket(family=family, type=kind, proto=protocol)
 
 
-async def _beginning(response: aiohttp.ClientResponse) -> tuple[str, bool]:
-    """At most MAX_ANSWER bytes of the body, and whether there are more."""
+async def _beginning(response: aiohttp.ClientResponse, limit: int) -> tuple[str, bool]:
+    """At most limit bytes of the body, and whether there are more."""
     body = bytearray()
     # The status of an error counts without its body, too.
-    tolerated = () if response.ok else (aiohttp.ClientError, TimeoutError)
+    tolerated = () if _succeeded(response.status) else (aiohttp.ClientError, TimeoutError)
     with contextlib.suppress(*tolerated):
-        while len(body) <= MAX_ANSWER:
-            chunk = await response.content.read(MAX_ANSWER + 1 - len(body))
+        while len(body) <= limit:
+            chunk = await response.content.read(limit + 1 - len(body))
             if not chunk:
                 return body.decode(errors="replace"), False
             body += chunk
     response.close()
-    return body[:MAX_ANSWER].decode(errors="replace"), True
+    return body[:limit].decode(errors="replace"), True

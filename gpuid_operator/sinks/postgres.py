@@ -17,7 +17,6 @@ from gpuid_operator.api.sinks import PostgresSink, SecretKeyRef, SSLMode
 from gpuid_operator.sinks import postgres_schema as schema
 from gpuid_operator.sinks.addresses import resolve
 from gpuid_operator.sinks.base import (
-    MAX_MESSAGE,
     RecordsRefused,
     Refused,
     SinkError,
@@ -26,16 +25,15 @@ from gpuid_operator.sinks.base import (
 )
 from gpuid_operator.sinks.opening import SinkOpening
 from gpuid_operator.sinks.postgres_conflicts import check_conflicts, inserted
-from gpuid_operator.sinks.postgres_wire import Allowance, allowance, copy_text, read_rows
+from gpuid_operator.sinks.postgres_table import Prepared, prepare
+from gpuid_operator.sinks.postgres_wire import Allowance, allowance, copy_text
 from gpuid_operator.sinks.secrets import SecretSource
-from gpuid_operator.telemetry.log import SecretsInUse
+from gpuid_operator.telemetry.log import SecretsInUse, get_logger
 
 _DEFAULT_PORT: Final = 5432
 _DEFAULT_TABLE: Final = "serials"
 _CONNECT_TIMEOUT: Final = 10.0
 _BATCH_TIMEOUT: Final = 60.0
-_MIGRATION_TIMEOUT: Final = 600.0
-_LOCK: Final = 0x67707569  # "gpui": only one instance may migrate at a time
 
 # Classes of SQLSTATE: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _CREDENTIALS: Final = ("28",)
@@ -49,20 +47,14 @@ _ERRORS: Final = (
 )
 
 
+_log = get_logger(__name__)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Credentials:
     user: str
     password: str
     authorities: str | None
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A table that was found fit, or made so."""
-
-    table: str
-    """Quoted and qualified."""
-    uniques: tuple[schema.Unique, ...]
 
 
 def open_sink(spec: PostgresSink, opening: SinkOpening) -> PostgresSender:
@@ -82,7 +74,8 @@ class PostgresSender:
         self._in_use = SecretsInUse()
         self._port = spec.port or _DEFAULT_PORT
         self._table = spec.table or _DEFAULT_TABLE
-        self._prepared: _Prepared | None = None
+        self._prepared: Prepared | None = None
+        self._advised = False
 
     async def send(self, records: Sequence[Record]) -> None:
         namespace, name = schema.split_name(self._table)
@@ -93,7 +86,13 @@ class PostgresSender:
         try:
             async with self._connected(addresses, credentials) as connection:
                 if self._prepared is None:
-                    self._prepared = await self._ready(connection, namespace=namespace, name=name)
+                    self._prepared = await prepare(
+                        connection,
+                        namespace=namespace,
+                        name=name,
+                        migrate=bool(self._spec.auto_migrate),
+                    )
+                    self._advise(self._prepared)
                 table = self._prepared.table
                 async with asyncio.timeout(_BATCH_TIMEOUT):
                     await connection.execute(f"BEGIN; {schema.CREATE_BATCH}")
@@ -108,10 +107,7 @@ class PostgresSender:
                     done = await connection.execute(schema.insert_statement(table))
                     if inserted(done) < len(records):
                         await check_conflicts(
-                            connection,
-                            table=table,
-                            records=len(records),
-                            uniques=self._prepared.uniques,
+                            connection, table=self._prepared, records=len(records)
                         )
                     await connection.execute("COMMIT")
         except SinkError:
@@ -175,27 +171,14 @@ class PostgresSender:
             context.load_default_certs()
         return context
 
-    async def _ready(self, connection: Any, *, namespace: str | None, name: str) -> _Prepared:
-        """Verify or migrate the table.
-
-        Raises Refused, with the SQL to run, if something is missing and autoMigrate is false.
-        """
-        migrate = bool(self._spec.auto_migrate)
-        async with asyncio.timeout(_MIGRATION_TIMEOUT):
-            await connection.execute("BEGIN")
-            if migrate:
-                await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
-            found, state = await _inspect(connection, namespace=namespace, name=name)
-            migration = schema.plan_migration(state, schema=found, name=name)
-            if migrate:
-                for statement in migration.statements:
-                    await connection.execute(statement)
-                if migration.statements:
-                    found, state = await _inspect(connection, namespace=namespace, name=name)
-            elif migration.problems:
-                raise _missing(migration)
-            await connection.execute("COMMIT")
-        return _Prepared(schema.quoted(found, name), state.uniques if state else ())
+    def _advise(self, prepared: Prepared) -> None:
+        if prepared.advice and not self._advised:
+            self._advised = True
+            _log.info(
+                "PostgreSQL table lacks indexes or views; set autoMigrate: true, or run the SQL",
+                table=prepared.table,
+                sql=prepared.advice,
+            )
 
     async def _credentials(self) -> _Credentials:
         user = await self._secret(self._spec.user_secret_ref)
@@ -245,43 +228,6 @@ class _NamedContext(ssl.SSLContext):
 
     def wrap_bio(self, *args: Any, **arguments: Any) -> ssl.SSLObject:
         return super().wrap_bio(*args, **{**arguments, "server_hostname": self.server_name})
-
-
-async def _inspect(
-    connection: Any, *, namespace: str | None, name: str
-) -> tuple[str, schema.TableState | None]:
-    query = schema.TABLE_QUERY.format(table=schema.literal(schema.quoted(namespace, name)))
-    tables = await read_rows(connection, query, schema.Table)
-    if not tables:
-        if namespace is None:
-            (current,) = await read_rows(connection, schema.SCHEMA_QUERY, schema.CurrentSchema)
-            namespace = current.schema
-        if namespace is None:
-            raise Refused(f"no schema for table {name}: use schema.{name}, or set a search_path")
-        return namespace, None
-    table = tables[0]
-    if not table.is_table:
-        raise Refused(f"{schema.quoted(table.schema, name)} is not a table: use another name")
-    uniques = await read_rows(connection, schema.UNIQUES_QUERY.format(oid=table.oid), schema.Unique)
-    views = {"gpu_current": table.has_current, "gpu_sightings": table.has_sightings}
-    return table.schema, schema.TableState(
-        columns=table.columns,
-        uniques=tuple(uniques),
-        serial_sequence=table.serial_sequence,
-        views=frozenset(view for view, there in views.items() if there),
-    )
-
-
-def _missing(migration: schema.Migration) -> Refused:
-    """The error with the problem and the SQL to run: in the message if it fits, always in the
-    log."""
-    problem = "; ".join(migration.problems)
-    advice = "set autoMigrate: true, or run"
-    sql = " ".join(f"{statement};" for statement in migration.required)
-    message = f"{problem}: {advice} {sql}"
-    if len(message) > MAX_MESSAGE:
-        message = f"{problem}: {advice} the SQL in the operator's log"
-    return Refused(message, detail=migration.sql)
 
 
 def _row(record: Record) -> tuple[str | None, ...]:

@@ -10,13 +10,14 @@ the index.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, Final
 
 import asyncpg
 
 from gpuid_operator.sinks.base import Refused
-from gpuid_operator.sinks.postgres_schema import WRITTEN_COLUMNS, Unique, literal, quoted
+from gpuid_operator.sinks.postgres_catalog import Unique, literal, quoted
+from gpuid_operator.sinks.postgres_schema import WRITTEN_COLUMNS
+from gpuid_operator.sinks.postgres_table import Prepared, read_uniques
 
 _SAVEPOINT: Final = "gpuid_row"
 
@@ -26,52 +27,59 @@ def inserted(command_tag: str) -> int:
     return int(command_tag.rpartition(" ")[2])
 
 
-async def check_conflicts(
-    connection: Any, *, table: str, records: int, uniques: Collection[Unique]
-) -> None:
+async def check_conflicts(connection: Any, *, table: Prepared, records: int) -> None:
     """Within the transaction of a batch: raise Refused unless every row that is missing is in the
-    table already, by its record_id.
-
-    `table` is quoted, `records` the size of the batch, `uniques` are the table's unique indexes as
-    they were when the table was inspected.
+    table already, by its record_id. `records` is the size of the batch.
     """
-    ids = {
-        name
-        for unique in uniques
-        if unique.keeps_ids_apart
-        for name in (unique.index, unique.constraint)
-    }
     columns = ", ".join(WRITTEN_COLUMNS)
+    partitions: dict[str, tuple[Unique, ...]] = {}
     for position in range(records):
         await connection.execute(f"SAVEPOINT {_SAVEPOINT}")
         try:
             await connection.execute(
-                f"INSERT INTO {table} ({columns}, created_at)"  # noqa: S608 - quoted by the caller
+                f"INSERT INTO {table.table} ({columns}, created_at)"  # noqa: S608 - quoted
                 f" SELECT {columns}, now() FROM pg_temp.gpuid_batch WHERE position = {position}"
             )
         except asyncpg.UniqueViolationError as error:
             await connection.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
-            if error.constraint_name not in ids:
-                raise _refused(table, error.constraint_name or "", uniques) from error
+            name = error.constraint_name or ""
+            unique = _find(name, table.uniques)
+            if unique is None:
+                # The error names the index of a partition, which may be newer than `table`.
+                partition = quoted(error.schema_name, error.table_name)
+                if partition not in partitions:
+                    partitions[partition] = await read_uniques(connection, partition)
+                unique = _find(name, partitions[partition])
+            if unique is None or not unique.keeps_ids_apart:
+                uniques = await read_uniques(connection, table.table)
+                raise _refused(table.table, name, unique, uniques) from error
 
 
-def _refused(table: str, name: str, uniques: Collection[Unique]) -> Refused:
-    known = next((one for one in uniques if name in (one.index, one.constraint)), None)
-    columns = known.columns if known else ()
-    if columns == ("id",):
+def _find(name: str, uniques: tuple[Unique, ...]) -> Unique | None:
+    return next((one for one in uniques if name in (one.index, one.constraint)), None)
+
+
+def _refused(table: str, name: str, unique: Unique | None, uniques: tuple[Unique, ...]) -> Refused:
+    """`unique` is the index of this name, if any, `uniques` are those of the quoted table."""
+    columns = unique.columns if unique else ()
+    if columns[:1] == ("id",) and set(columns) <= {"id", "read_time"}:
         sql = (
-            f"SELECT setval(pg_get_serial_sequence({literal(table)}, 'id'),"  # noqa: S608 - quoted
+            f"SELECT setval(pg_get_serial_sequence({literal(table)}, 'id'),"  # noqa: S608
             f" (SELECT max(id) FROM {table}))"
         )
         return Refused(
-            f"table {table} takes no new row: the sequence of its id is behind max(id), as after a"
-            f" restore or a failover; run {sql};",
+            f"table {table} takes no new row: the sequence of its id is behind max(id), as"
+            f" after a restore or a failover; run {sql};",
             detail=f"{sql};\n",
         )
+    # The index of a partition goes with that of the table.
+    own = unique
+    if unique not in uniques:
+        own = next((one for one in uniques if one.columns == columns), unique)
     drop = (
-        f"ALTER TABLE {table} DROP CONSTRAINT {quoted(name)}"
-        if known is None or known.constraint
-        else f"DROP INDEX {quoted(_schema_of(table), name)}"
+        f"ALTER TABLE {table} DROP CONSTRAINT {quoted(own.constraint if own else name)}"
+        if own is None or own.constraint
+        else f"DROP INDEX {quoted(_schema_of(table), own.index)}"
     )
     what = f"UNIQUE ({', '.join(columns)})" if columns else f"constraint {name}"
     return Refused(

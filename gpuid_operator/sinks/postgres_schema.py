@@ -1,4 +1,4 @@
-"""The table of the postgres sink and its views: inspection, and the SQL of migrations.
+"""The table of the postgres sink and its views: the SQL of batches and of migrations.
 
 The table of gpuid has the columns GPUID_COLUMNS and a UNIQUE constraint on its seven fields, which
 drops the second of two GPUs that share a serial. The sink also needs the columns OWN_COLUMNS, and a
@@ -8,16 +8,18 @@ null.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
+from gpuid_operator.sinks import postgres_current as current
 from gpuid_operator.sinks.base import Refused
+from gpuid_operator.sinks.postgres_catalog import SEVEN, Table, Unique, Views, literal, quoted
 
 OWN_COLUMNS: Final = ("record_id", "event", "uuid", "pci", "product", "driver")
-_SEVEN: Final = ("cluster", "node", "machine", "source", "chassis", "gpu", "read_time")
-GPUID_COLUMNS: Final = ("id", *_SEVEN, "created_at")
+GPUID_COLUMNS: Final = ("id", *SEVEN, "created_at")
 
-WRITTEN_COLUMNS: Final = (*_SEVEN, *OWN_COLUMNS)
+WRITTEN_COLUMNS: Final = (*SEVEN, *OWN_COLUMNS)
 """Columns of a record, in the order in which the sink writes them."""
 
 CREATE_BATCH: Final = (
@@ -25,92 +27,6 @@ CREATE_BATCH: Final = (
     + ", ".join(f"{name} TEXT" for name in WRITTEN_COLUMNS if name != "read_time")
     + ") ON COMMIT DROP"
 )
-
-TABLE_QUERY: Final = """
-SELECT c.oid, c.relkind IN ('r', 'p') AS is_table, n.nspname::text AS schema,
-       array(SELECT attname::text FROM pg_attribute
-             WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) AS columns,
-       (SELECT pg_get_serial_sequence(format('%I.%I', n.nspname, c.relname), 'id')
-        FROM pg_attribute WHERE attrelid = c.oid AND attname = 'id'
-         AND attidentity = '' AND atthasdef AND attnotnull) AS serial_sequence,
-       EXISTS (SELECT FROM pg_attribute
-               WHERE attrelid = to_regclass(format('%I.gpu_current', n.nspname))
-                 AND attname = 'quarantined') AS has_current,
-       to_regclass(format('%I.gpu_sightings', n.nspname)) IS NOT NULL AS has_sightings
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.oid = to_regclass({table})
-"""
-
-SCHEMA_QUERY: Final = "SELECT current_schema()::text AS schema"
-
-UNIQUES_QUERY: Final = """
-SELECT i.relname::text AS index, con.conname::text AS constraint,
-       x.indisvalid AND x.indimmediate AS usable,
-       pg_get_expr(x.indpred, x.indrelid) AS predicate,
-       array(SELECT coalesce(a.attname::text, '')
-             FROM unnest(x.indkey) WITH ORDINALITY AS k (number, position)
-             LEFT JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.number
-             WHERE k.position <= x.indnkeyatts
-             ORDER BY k.position) AS columns
-FROM pg_index x
-JOIN pg_class i ON i.oid = x.indexrelid
-LEFT JOIN pg_constraint con ON con.conindid = x.indexrelid AND con.contype IN ('p', 'u')
-WHERE x.indrelid = {oid} AND x.indisunique
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A row of TABLE_QUERY."""
-
-    oid: int
-    is_table: bool
-    schema: str
-    columns: frozenset[str]
-    serial_sequence: str | None
-    """The sequence of a BIGSERIAL id, for which a writer needs a separate permission."""
-    has_current: bool
-    has_sightings: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurrentSchema:
-    """The row of SCHEMA_QUERY; none if the search path is empty."""
-
-    schema: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unique:
-    """A unique index of the table; `columns` has an empty name for an expression."""
-
-    index: str
-    constraint: str | None
-    columns: tuple[str, ...]
-    predicate: str | None
-    usable: bool
-
-    @property
-    def swallows(self) -> bool:
-        """Whether it drops one of two records that do not differ in gpuid's seven fields."""
-        return set(self.columns) <= set(_SEVEN)
-
-    @property
-    def keeps_ids_apart(self) -> bool:
-        """Whether ON CONFLICT can rely on it for record_id."""
-        whole = self.predicate in (None, "(record_id IS NOT NULL)")
-        return self.columns == ("record_id",) and whole and self.usable
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableState:
-    """The table according to the catalog of the database."""
-
-    columns: frozenset[str]
-    uniques: tuple[Unique, ...]
-    serial_sequence: str | None
-    """The sequence of a BIGSERIAL id, for which a writer needs a separate permission."""
-    views: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +44,11 @@ class Migration:
 
     @property
     def sql(self) -> str:
-        return "".join(f"{statement};\n" for statement in self.statements)
+        """All statements, as one transaction, for psql."""
+        statements = self.statements
+        if len(statements) > 1:
+            statements = ["BEGIN", *statements, "COMMIT"]
+        return "".join(f"{statement};\n" for statement in statements)
 
 
 def split_name(table: str) -> tuple[str | None, str]:
@@ -137,16 +57,6 @@ def split_name(table: str) -> tuple[str | None, str]:
     if len(parts) > 2 or "" in parts:
         raise Refused(f"invalid table {table}: use name or schema.name")
     return (parts[0] if len(parts) == 2 else None), parts[-1]
-
-
-def quoted(*names: str | None) -> str:
-    """The names as one quoted, qualified identifier; None is omitted."""
-    return ".".join('"' + name.replace('"', '""') + '"' for name in names if name is not None)
-
-
-def literal(text: str) -> str:
-    """The text as an SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def insert_statement(table: str) -> str:
@@ -160,46 +70,63 @@ def insert_statement(table: str) -> str:
     )
 
 
-def plan_migration(state: TableState | None, *, schema: str | None, name: str) -> Migration:
-    """The migration for a table in this state; `state` is None if the table does not exist.
+def plan_migration(
+    table: Table | None,
+    uniques: Collection[Unique],
+    views: Views,
+    *,
+    schema: str,
+    name: str,
+) -> Migration:
+    """The migration for a table in this state; `table` is None if it does not exist.
 
     Raises Refused for a table that is not a gpuid table.
     """
-    table = quoted(schema, name)
-    if state is None:
+    quoted_name = quoted(schema, name)
+    if table is None:
         return Migration(
-            problems=[f"table {table} does not exist"],
-            required=[_create(table)],
-            useful=[*_indexes(table), *_views(schema, table, frozenset())],
+            problems=[f"table {quoted_name} does not exist"],
+            required=[_create(quoted_name)],
+            useful=[
+                *_indexes(quoted_name, frozenset()),
+                *_views(quoted(schema), quoted_name, views),
+            ],
         )
-    foreign = [c for c in GPUID_COLUMNS if c not in state.columns and c != "chassis"]
+    foreign = [c for c in GPUID_COLUMNS if c not in table.columns and c != "chassis"]
     if foreign:
         raise Refused(
-            f"table {table} has no column {', '.join(foreign)}, so it is not a gpuid table:"
+            f"table {quoted_name} has no column {', '.join(foreign)}, so it is not a gpuid table:"
             " use another table"
         )
     problems, required, useful = [], [], []
-    missing = [name for name in ("chassis", *OWN_COLUMNS) if name not in state.columns]
+    missing = [name for name in ("chassis", *OWN_COLUMNS) if name not in table.columns]
     if missing:
-        problems.append(f"table {table} has no column {', '.join(missing)}")
+        problems.append(f"table {quoted_name} has no column {', '.join(missing)}")
         added = ", ".join(f"ADD COLUMN {name} {_type(name)}" for name in missing)
-        required.append(f"ALTER TABLE {table} {added}")
-    for unique in state.uniques:
+        required.append(f"ALTER TABLE {quoted_name} {added}")
+    for unique in uniques:
         if unique.swallows:
             problems.append(
-                f"UNIQUE ({', '.join(unique.columns)}) of table {table} drops GPUs that share"
-                " a serial"
+                f"UNIQUE ({', '.join(unique.columns)}) of table {quoted_name} drops GPUs that"
+                " share a serial"
             )
-            required.append(_drop(unique, schema=schema, table=table))
-    if not any(unique.keeps_ids_apart for unique in state.uniques):
+            required.append(_drop(unique, schema=schema, table=quoted_name))
+    if not any(unique.keeps_ids_apart for unique in uniques):
+        if not table.partitioned_by <= {"read_time", "record_id"}:
+            raise Refused(
+                f"table {quoted_name} is partitioned by {', '.join(sorted(table.partitioned_by))},"
+                " so it can have no UNIQUE on record_id: partition it by read_time"
+            )
+        columns = ", ".join(sorted({"record_id", *table.partitioned_by}, reverse=True))
         if not missing:
-            problems.append(f"table {table} has no UNIQUE on record_id")
-        required.append(f"ALTER TABLE {table} ADD UNIQUE (record_id)")
-    if state.serial_sequence:
-        useful += _identity(table, state.serial_sequence)
-    if "uuid" in missing:
-        useful += _indexes(table)
-    useful += _views(schema, table, state.views)
+            problems.append(f"table {quoted_name} has no UNIQUE on {columns}")
+        required.append(f"ALTER TABLE {quoted_name} ADD UNIQUE ({columns})")
+    if views.has_trigger and not views.has_state:
+        problems.append(f"table gpu_current_state of {quoted_name} does not exist")
+    if table.serial_sequence and not table.partitioned_by:
+        useful += _identity(quoted_name, table.serial_sequence)
+    useful += _indexes(quoted_name, table.indexed)
+    useful += _views(quoted(schema), quoted_name, views)
     return Migration(problems=problems, required=required, useful=useful)
 
 
@@ -208,7 +135,7 @@ def _type(column: str) -> str:
 
 
 def _create(table: str) -> str:
-    texts = [c for c in _SEVEN if c not in ("chassis", "read_time")]
+    texts = [c for c in SEVEN if c not in ("chassis", "read_time")]
     # TEXT instead of gpuid's VARCHAR(255): namespace and pod name together can be longer.
     columns = [
         "id BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY",
@@ -229,8 +156,13 @@ def _drop(unique: Unique, *, schema: str | None, table: str) -> str:
     return f"DROP INDEX {quoted(schema, unique.index)}"
 
 
-def _indexes(table: str) -> list[str]:
-    return [f"CREATE INDEX ON {table} ({columns})" for columns in ("uuid, read_time", "gpu")]
+def _indexes(table: str, indexed: frozenset[str]) -> list[str]:
+    wanted = {"uuid": "uuid, read_time", "gpu": "gpu"}
+    return [
+        f"CREATE INDEX ON {table} ({columns})"
+        for first, columns in wanted.items()
+        if first not in indexed
+    ]
 
 
 def _identity(table: str, sequence: str) -> list[str]:
@@ -245,43 +177,23 @@ def _identity(table: str, sequence: str) -> list[str]:
     ]
 
 
-def _views(schema: str | None, table: str, there: frozenset[str]) -> list[str]:
-    bodies = {"gpu_current": _CURRENT, "gpu_sightings": _SIGHTINGS}
-    return [
-        f"CREATE OR REPLACE VIEW {quoted(schema, name)} AS\n{body.format(table=table).strip()}"
-        for name, body in bodies.items()
-        if name not in there
-    ]
+def _views(schema: str, table: str, views: Views) -> list[str]:
+    """The SQL for gpu_current and gpu_sightings; `schema` and `table` are quoted."""
+    statements = []
+    if not views.taken:
+        if not (views.has_trigger and views.has_state):
+            statements += current.maintain(
+                schema, table, rebuild=views.has_state, triggered=views.has_trigger
+            )
+        elif not views.has_current:
+            statements.append(current.view(schema))
+    if not views.has_sightings:
+        statements.append(
+            f"CREATE OR REPLACE VIEW {schema}.gpu_sightings AS\n"
+            f"{_SIGHTINGS.format(table=table).strip()}"
+        )
+    return statements
 
-
-# A GPU that moves is added on its new node before it is removed from its old node. So the current
-# node is that of the newest record that is not a removal; select the newest record there.
-# A quarantined GPU has more quarantines than releases since it was added to the node: a GPU that
-# leaves takes its quarantines along, without a release.
-_CURRENT: Final = """
-WITH host AS (
-  SELECT DISTINCT ON (uuid) uuid, cluster, node FROM {table}
-  WHERE uuid IS NOT NULL AND event IS DISTINCT FROM 'GPURemoved'
-  ORDER BY uuid, read_time DESC, id DESC)
-SELECT DISTINCT ON (r.uuid) r.uuid, r.gpu, r.chassis, r.cluster, r.node, r.machine, r.pci,
-       r.product, r.driver, r.event, r.event IS DISTINCT FROM 'GPURemoved' AS present,
-       r.read_time, r.source, r.record_id,
-       r.event IS DISTINCT FROM 'GPURemoved' AND coalesce(q.quarantined, false) AS quarantined
-FROM {table} r LEFT JOIN host h ON h.uuid = r.uuid
-LEFT JOIN LATERAL (
-  SELECT count(*) FILTER (WHERE event = 'GPUQuarantined')
-         > count(*) FILTER (WHERE event = 'GPUReleased') AS quarantined
-  FROM {table} e
-  WHERE e.uuid = h.uuid AND e.cluster = h.cluster AND e.node = h.node
-    AND (e.read_time, e.id) >= (
-      SELECT a.read_time, a.id FROM {table} a
-      WHERE a.uuid = h.uuid AND a.cluster = h.cluster AND a.node = h.node
-        AND a.event = 'GPUAdded'
-      ORDER BY a.read_time DESC, a.id DESC LIMIT 1)) q ON true
-WHERE r.uuid IS NOT NULL
-  AND (h.uuid IS NULL OR (r.cluster = h.cluster AND r.node = h.node))
-ORDER BY r.uuid, r.read_time DESC, r.id DESC
-"""
 
 _SIGHTINGS: Final = """
 SELECT uuid, gpu, cluster, node, machine, min(read_time) AS "from", max(read_time) AS "to",

@@ -21,7 +21,8 @@ from rich.table import Table
 
 from gpuid_operator.localcluster import LocalCluster
 from tests.bench.coldstart import DEADLINE, GPUS, LOAD, Figures, delivered, usage
-from tests.support.servers import run_postgres, run_s3
+from tests.support.object_servers import run_s3
+from tests.support.servers import run_postgres
 from tests.support.sink_servers import NAMESPACE, Bucket, Database, policy, warehouse_credentials
 
 

@@ -135,6 +135,71 @@ def test_selectors_choose_the_operators_pods_only() -> None:
         assert not selector.items() <= reader.items()
 
 
+def tcp_ports(objects: list[Manifest]) -> list[int]:
+    """The ports that the operator's pods can connect to, on any host."""
+    _, rule, *_ = find(objects, "NetworkPolicy", "gpuid-operator")["spec"]["egress"]
+    assert rule.keys() == {"ports"}
+    assert {item["protocol"] for item in rule["ports"]} == {"TCP"}
+    return [item["port"] for item in rule["ports"]]
+
+
+def http(endpoint: str) -> Manifest:
+    return {"type": "http", "http": {"endpoint": endpoint}}
+
+
+def s3(**fields: str) -> Manifest:
+    return {"type": "s3", "s3": {"bucket": "gpus", "credentialsSecret": "s3", **fields}}
+
+
+@pytest.mark.parametrize(
+    ("exporter", "ports"),
+    [
+        ({"type": "stdout"}, []),
+        (http("https://cmdb.example.com/in"), []),
+        (http("https://cmdb.example.com:443/in"), []),
+        (http("https://cmdb.example.com:8443/in"), [8443]),
+        (http("https://cmdb.example.com:8443"), [8443]),
+        (http("https://cmdb.example.com:8443?at=:1"), [8443]),
+        (http("http://collector:4318/v1/logs"), [4318]),
+        (http("http://cmdb.example.com/in:9"), [80]),
+        (http("http://10.0.0.1"), [80]),
+        (http("https://[2001:db8::1]/in"), []),
+        (http("https://[2001:db8::1]:8443/in"), [8443]),
+        (SINKS[2], [5432]),
+        ({"type": "postgres", "postgres": {**SINKS[2]["postgres"], "port": 6432}}, [6432]),
+        (s3(), []),
+        (s3(endpoint="https://s3.example.com"), []),
+        (s3(endpoint="https://s3.example.com:9000/"), [9000]),
+        (s3(endpoint="http://minio:9000"), [9000]),
+        (s3(endpoint="http://minio"), [80]),
+    ],
+    ids=str,
+)
+def test_network_policy_lets_the_exporter_through(exporter: Manifest, ports: list[int]) -> None:
+    values: Manifest = {"networkPolicy": {"enabled": True}, "exporter": exporter}
+    assert tcp_ports(render(values=values)) == [443, 6443, *ports]
+    values["networkPolicy"]["egressPorts"] = [9093, 443, 4318]
+    wanted = list(dict.fromkeys([443, 6443, *ports, 9093, 4318]))
+    assert tcp_ports(render(values=values)) == wanted
+
+
+def test_network_policy_lets_the_credentials_of_aws_through_where_they_are_used() -> None:
+    values: Manifest = {"networkPolicy": {"enabled": True, "extraEgress": [{"to": []}]}}
+
+    def rules(**fields: str) -> list[Manifest]:
+        objects = render(values={**values, "exporter": s3(**fields)})
+        *_, last = egress = find(objects, "NetworkPolicy", "gpuid-operator")["spec"]["egress"]
+        assert last == {"to": []}
+        return list(egress[2:-1])
+
+    assert rules() == []
+    (rule,) = rules(credentialsSecret="")
+    assert rule["ports"] == [{"port": 80, "protocol": "TCP"}]
+    assert [peer["ipBlock"]["cidr"] for peer in rule["to"]] == [
+        *("169.254.169.254/32", "169.254.170.23/32", "fd00:ec2::254/128", "fd00:ec2::23/128"),
+    ]
+
+
 def test_network_policy_lets_the_api_server_and_dns_through() -> None:
     values = {
         "networkPolicy": {"enabled": True, "ingressFrom": [{"namespaceSelector": {}}]},
@@ -143,8 +208,9 @@ def test_network_policy_lets_the_api_server_and_dns_through() -> None:
     }
     objects = render(values=values)
     rules = find(objects, "NetworkPolicy", "gpuid-operator")["spec"]
-    ports = {(item["port"], item["protocol"]) for rule in rules["egress"] for item in rule["ports"]}
-    assert ports == {(53, "UDP"), (53, "TCP"), (443, "TCP"), (6443, "TCP"), (5432, "TCP")}
+    dns, _ = rules["egress"]
+    assert dns == {"ports": [{"port": 53, "protocol": name} for name in ("UDP", "TCP")]}
+    assert tcp_ports(objects) == [443, 6443, 5432]
     (ingress,) = rules["ingress"]
     test_pod = find(objects, "Pod")["metadata"]["labels"]
     peers = [

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gpuid_operator.localcluster import LocalCluster
 from tests.support.crds import CRDS, delete_crds
 from tests.support.gotools import go_tool
-from tests.support.manifests import CHART, DEPLOYMENT
+from tests.support.manifests import CHART, DEPLOYMENT, rights
+from tests.support.objects_in_cluster import make_namespace
 from tests.support.operators import eventually
 
 OLD = Path(__file__).parent.parent / "fixtures" / "charts" / "0.0.1"
@@ -134,6 +136,62 @@ def test_a_missing_target_namespace_is_named(cluster: LocalCluster, helm: Helm) 
     assert done.returncode != 0
     assert 'namespaces "absent" not found' in done.stderr
     helm("uninstall", "gpuid-operator")
+
+
+def daemonset(cluster: LocalCluster, namespace: str, labels: dict[str, str]) -> None:
+    """A DaemonSet of an installation, which runs nowhere."""
+    make_namespace(cluster, namespace)
+    body = {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": "preset", "namespace": namespace},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "nodeSelector": {"no": "node"},
+                    "containers": [{"name": "c", "image": "i"}],
+                },
+            },
+        },
+    }
+    cluster.kubectl("apply", "-f", "-", input=json.dumps(body))
+
+
+def test_auto_gets_rights_where_there_is_something_to_read(
+    cluster: LocalCluster, helm: Helm
+) -> None:
+    def places(*options: str) -> list[str]:
+        words = ("install", "any", str(CHART), "--dry-run=server", "--output=json", *options)
+        release = json.loads(helm(*words).stdout)
+        objects = [item for item in yaml.safe_load_all(release["manifest"]) if item]
+        granted = sorted({item[0] for item in rights(objects) if item[2] == "pods/exec"})
+        if not options:
+            notes = release["info"]["notes"]
+            assert f"may run commands in these namespaces: {', '.join(granted)}." in notes
+        return granted
+
+    # kube-system and the operator's own namespace are there, but have nothing of a preset.
+    assert places() == ["gpu-operator"]
+    daemonset(cluster, "kube-system", {"k8s-app": "kube-proxy"})
+    daemonset(cluster, "monitoring", {"app.kubernetes.io/name": "dcgm-exporter"})
+    assert places() == ["gpu-operator"]
+    cluster.kubectl("delete", "daemonset", "-n", "kube-system", "preset")
+    daemonset(cluster, "kube-system", {"k8s-app": "nvidia-gpu-device-plugin"})
+    make_namespace(cluster, "nvidia-dra-driver-gpu")
+    assert places() == ["gpu-operator", "kube-system", "nvidia-dra-driver-gpu"]
+    # What the user names needs no such sign.
+    cluster.kubectl("delete", "daemonset", "-n", "kube-system", "preset")
+    assert places("--set", "targets[0].preset=static-manifest") == ["kube-system"]
+    named = "targets[0].preset=dcgm-exporter,targets[0].namespace=monitoring"
+    assert places("--set", named) == ["monitoring"]
+    # Nothing of a preset is there: the release works, and its conditions say what to do.
+    assert places("--set", "targets[0].preset=dra-driver") == [
+        "gpu-operator",
+        "nvidia-dra-driver-gpu",
+    ]
+    cluster.kubectl("delete", "namespace", "nvidia-dra-driver-gpu", "monitoring")
 
 
 def test_kustomize_removal_by_label_keeps_the_inventories(cluster: LocalCluster) -> None:

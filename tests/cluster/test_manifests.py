@@ -25,6 +25,7 @@ from tests.support.manifests import (
     render_text,
     rights,
 )
+from tests.support.objects_in_cluster import make_namespace
 from tests.support.operators import eventually
 
 OVERLAYS = ["base", *sorted(f"overlays/{p.name}" for p in (DEPLOYMENT / "overlays").iterdir())]
@@ -72,6 +73,9 @@ def test_the_server_accepts_the_chart(cluster: LocalCluster, name: str, schemas:
     # The kind of the Prometheus operator is not served here.
     values = {**VALUES[name], "serviceMonitor": {"enabled": False}}
     objects = render(values=values)
+    for item in objects:
+        if item["kind"] == "Role":
+            make_namespace(cluster, item["metadata"]["namespace"])
     accept(cluster, objects)
     summary = kubeconform.check(render_text(values=values), schemas)
     assert summary["valid"] == len(objects)

@@ -12,6 +12,8 @@ from gpuid_operator.localcluster import LocalCluster
 
 CHECK = {"name": "c", "podSelector": {}, "command": "true"}
 HTTP = {"url": "https://host/path"}
+AZURE = {"account": "fleet", "container": "gpus"}
+OBJECT_STORES = {"s3": {"bucket": "b"}, "gcs": {"bucket": "b"}, "azure": AZURE}
 PG = {"host": "h", "database": "d"}
 DURATION = "must be a duration such as 500ms, 30s, 1m30s or 24h (0s for none), at most 87600h"
 ONE_OF = f"set exactly one of {TYPE_NAMES} (stdout as `stdout: {{}}`)"
@@ -49,7 +51,14 @@ def apply(cluster: LocalCluster, kind: str, spec: dict[str, Any]) -> str:
         (sink(), ONE_OF),
         (sink(stdout={}, http=HTTP), ONE_OF),
         (sink(http={"url": "http://host/path"}), f"url {HTTPS}"),
-        (sink(s3={"bucket": "b", "endpoint": "http://h"}), f"endpoint {HTTPS}"),
+        *(
+            (sink(**{kind: {**fields, "endpoint": "http://h"}}), f"endpoint {HTTPS}")
+            for kind, fields in OBJECT_STORES.items()
+        ),
+        (sink(azure={**AZURE, "account": "fleet-1"}), "3 to 24 lower-case letters and digits"),
+        (sink(azure={**AZURE, "container": "a--b"}), "must be the name of a container"),
+        (sink(gcs={"bucket": "a/b"}), "must be the name of a bucket"),
+        (sink(gcs={"bucket": "b"}, azure=AZURE), ONE_OF),
         *(
             (sink(http={"url": f"https://host:4318{path}", "format": "otlp"}), OTLP)
             for path in ("", "/", "?a/b", "/?a/b")
@@ -146,7 +155,12 @@ def test_policies_that_are_refused(cluster: LocalCluster, spec: dict[str, Any], 
         sink(http={"url": "http://host", "insecure": True}),
         sink(http={"url": "https://host"}),
         sink(http={"url": "https://host:4318/v1/logs?a/b", "format": "otlp"}),
-        sink(s3={"bucket": "b", "endpoint": "http://h:9000", "insecure": True}),
+        *(
+            sink(**{kind: {**fields, "endpoint": "http://h:9000", "insecure": True}})
+            for kind, fields in OBJECT_STORES.items()
+        ),
+        sink(gcs={"bucket": "b"}),
+        sink(azure=AZURE),
         check(timeout="1h", interval="0s", onFailure="RestartPod", container="main"),
         {"expect": {"gpus": 0, "products": ["NVIDIA H100 80GB HBM3"], "drivers": ["570.86.15"]}},
         {"expect": {}},

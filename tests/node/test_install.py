@@ -56,6 +56,7 @@ UNUSED: dict[tuple[str, str, str], str] = {
     (GPUID, "gpuinventories", "delete"): "departed nodes, after their retention",
     (GPUID, "gpuinventorypolicies", "get"): "part of the published footprint, as with pods",
     (GPUID, "gpuquarantines", "get"): "part of the published footprint, as with pods",
+    ("resource.k8s.io", "resourceslices", "get"): "a resync fetches what no event brought",
     (GPUID, "gpuquarantines/status", "patch"): "an installation without a quarantine writes none",
 }
 """What of the footprint an installation of a minute does not use, and why it is granted."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
 import pytest
 
 from gpuid_operator.api.record import Record
+from tests.support.postgres_database import Database
 from tests.support.secret_source import Secrets
 
 
@@ -48,3 +51,18 @@ def record() -> Records:
 @pytest.fixture
 def make_secrets() -> type[Secrets]:
     return Secrets
+
+
+@pytest.fixture
+async def database(
+    postgres: Any, make_secrets: Any, request: pytest.FixtureRequest
+) -> AsyncIterator[Database]:
+    name = f"db{abs(hash(request.node.nodeid))}"
+    login = {"user": postgres.user, "password": postgres.password, "port": postgres.port}
+    admin = await asyncpg.connect(host="127.0.0.1", database="postgres", **login)
+    await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+    connection = await asyncpg.connect(host="127.0.0.1", database=name, **login)
+    yield Database(postgres, connection, name, make_secrets)
+    await connection.close()
+    await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    await admin.close()

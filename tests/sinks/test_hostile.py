@@ -7,6 +7,8 @@ before the sink hung up; buffers of the system are part of that.
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import ssl
 import struct
 import tracemalloc
@@ -16,11 +18,13 @@ from typing import Any
 import pytest
 
 from gpuid_operator.api.sinks import Sink
+from gpuid_operator.sinks import azure
 from gpuid_operator.sinks.base import RecordsRefused, Refused, SinkError, Unavailable
 from gpuid_operator.sinks.http_client import HTTPClient
 from gpuid_operator.sinks.opening import SinkContext
 from gpuid_operator.sinks.postgres_wire import MAX_ITERATIONS, MAX_MESSAGE
 from gpuid_operator.sinks.registry import open_sink
+from tests.support.google_keys import new_key, service_account_key
 from tests.support.hostile_servers import (
     FLOOD,
     LOGIN,
@@ -117,8 +121,13 @@ POSTGRES = {
 }
 
 
+@pytest.fixture(scope="module")
+def service_account() -> str:
+    return json.dumps(service_account_key(new_key()))
+
+
 @pytest.fixture
-async def failure(record: Any, make_secrets: Any) -> AsyncIterator[Failure]:
+async def failure(record: Any, make_secrets: Any, service_account: str) -> AsyncIterator[Failure]:
     """The error of a sink that sends a record to a server."""
     client = HTTPClient()
     secrets = make_secrets(
@@ -127,6 +136,8 @@ async def failure(record: Any, make_secrets: Any) -> AsyncIterator[Failure]:
         token="the-token",
         AWS_ACCESS_KEY_ID="AKID",
         AWS_SECRET_ACCESS_KEY="the-secret-key",
+        GOOGLE_SERVICE_ACCOUNT_KEY=service_account,
+        AZURE_STORAGE_ACCOUNT_KEY="dGhlLXNlY3JldC1rZXk=",
     )
 
     async def send(authority: str | None = None, **spec: Any) -> SinkError:
@@ -138,6 +149,7 @@ async def failure(record: Any, make_secrets: Any) -> AsyncIterator[Failure]:
         )
         with pytest.raises(SinkError) as caught:
             await sink.send([record()])
+        await sink.close()
         return caught.value
 
     tracemalloc.start()
@@ -152,9 +164,17 @@ def _http(port: int, **fields: Any) -> dict[str, Any]:
     return {"http": {"url": f"http://localhost:{port}/?key=hidden", "insecure": True, **fields}}
 
 
-def _s3(port: int, **fields: Any) -> dict[str, Any]:
+OBJECT_STORES = {
+    "s3": {"bucket": "bucket"},
+    "gcs": {"bucket": "bucket"},
+    "azure": {"account": "account", "container": "bucket"},
+}
+
+
+def _objects(kind: str, port: int, **fields: Any) -> dict[str, Any]:
     at = {"endpoint": f"http://localhost:{port}", "insecure": True}
-    return {"s3": {"bucket": "b", "credentialsSecretRef": {"name": "s3"}, **at, **fields}}
+    reference = {"credentialsSecretRef": {"name": "lake"}}
+    return {kind: {**OBJECT_STORES[kind], **reference, **at, **fields}}
 
 
 def _postgres(port: int, **fields: Any) -> dict[str, Any]:
@@ -194,13 +214,29 @@ async def test_an_otlp_receiver_cannot_send_without_end(
     assert server.sent < ENOUGH
 
 
+@pytest.mark.parametrize("kind", OBJECT_STORES)
 @pytest.mark.parametrize("behaviour", HTTP.values(), ids=HTTP)
-async def test_an_s3_server_cannot_send_without_end(behaviour: Behaviour, failure: Failure) -> None:
+async def test_an_object_store_cannot_send_without_end(
+    behaviour: Behaviour, kind: str, failure: Failure
+) -> None:
     async with HostileServer(behaviour) as server:
-        error = await failure(**_s3(server.port))
+        error = await failure(**_objects(kind, server.port))
     assert type(error) is Unavailable
-    assert "failed to put an object into bucket b at localhost: " in error.message
+    assert re.match(r"failed to put an? \w+ into \w+ bucket at localhost: ", error.message)
     assert "Signature" not in error.message
+    assert server.sent < ENOUGH
+
+
+@pytest.mark.parametrize("behaviour", HTTP.values(), ids=HTTP)
+async def test_a_token_service_cannot_send_without_end(
+    behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch, failure: Failure
+) -> None:
+    """No user chooses it, but its responses are bounded all the same."""
+    async with HostileServer(behaviour) as server:
+        monkeypatch.setattr(azure, "METADATA_SERVER", f"http://localhost:{server.port}")
+        error = await failure(azure=OBJECT_STORES["azure"])
+    assert type(error) is Unavailable
+    assert error.message.startswith("failed to get a token from localhost: ")
     assert server.sent < ENOUGH
 
 
@@ -229,11 +265,13 @@ async def test_an_https_server_cannot_send_without_end(
     assert server.sent < ENOUGH
 
 
-async def test_an_s3_server_with_an_unknown_authority_is_refused(
-    failure: Failure, tls: ssl.SSLContext
+@pytest.mark.parametrize("kind", OBJECT_STORES)
+async def test_an_object_store_with_an_unknown_authority_is_refused(
+    kind: str, failure: Failure, tls: ssl.SSLContext
 ) -> None:
     async with HostileServer(over_tls(HTTP["length"], tls)) as server:
-        error = await failure(**_s3(server.port, endpoint=f"https://localhost:{server.port}"))
+        endpoint = f"https://localhost:{server.port}"
+        error = await failure(**_objects(kind, server.port, endpoint=endpoint))
     assert type(error) is Refused
     assert "untrusted certificate" in error.message
     assert "caSecretRef" not in error.message

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 
-from gpuid_operator.api.sinks import Sink
 from gpuid_operator.sinks import postgres
 from gpuid_operator.sinks.base import (
     AddressNotAllowed,
@@ -19,97 +17,9 @@ from gpuid_operator.sinks.base import (
     SinkError,
     Unavailable,
 )
-from gpuid_operator.sinks.http_client import HTTPClient
-from gpuid_operator.sinks.opening import SinkContext
 from gpuid_operator.sinks.postgres_wire import Allowance
-from gpuid_operator.sinks.registry import open_sink
 from tests.support import golden
-
-TIME = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
-REFERENCES = {
-    "userSecretRef": {"name": "pg", "key": "user"},
-    "passwordSecretRef": {"name": "pg", "key": "password"},
-}
-GPUID_FIELDS = ["cluster", "node", "machine", "source", "chassis", "gpu"]
-GPUID_COLUMNS = [*GPUID_FIELDS, "read_time", "created_at"]
-# What gpuid creates: https://github.com/mchmarny/gpuid, POSTGRES_AUTO_MIGRATE.
-GPUID_TABLE = """
-CREATE TABLE {0} (
-  id BIGSERIAL PRIMARY KEY,
-  cluster VARCHAR(255) NOT NULL, node VARCHAR(255) NOT NULL, machine VARCHAR(255) NOT NULL,
-  source VARCHAR(255) NOT NULL, {1} gpu VARCHAR(255) NOT NULL,
-  read_time TIMESTAMP WITH TIME ZONE NOT NULL,
-  created_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT NOW(),
-  UNIQUE (cluster, node, machine, source, {2} gpu, read_time));
-CREATE INDEX idx_{0}_cluster ON {0} (cluster);
-CREATE INDEX idx_{0}_created_at ON {0} (created_at);
-"""
-
-
-class Database:
-    """A database of one test, and a superuser's connection to it."""
-
-    def __init__(self, server: Any, connection: Any, name: str, make_secrets: Any) -> None:
-        self.server = server
-        self.connection = connection
-        self.name = name
-        self.secrets = make_secrets(user=server.user, password=server.password)
-
-    def sink(self, secrets: Any = None, **fields: Any) -> Any:
-        spec = {
-            "host": "127.0.0.1",
-            "port": self.server.port,
-            "database": self.name,
-            **REFERENCES,
-            **fields,
-        }
-        return open_sink(
-            Sink.model_validate({"name": "warehouse", "postgres": spec}),
-            secrets=secrets or self.secrets,
-            context=SinkContext(http=HTTPClient(), write_records=lambda _records: None),
-        )
-
-    async def rows(self, query: str) -> list[tuple[Any, ...]]:
-        return [tuple(row) for row in await self.connection.fetch(query)]
-
-    async def gpuid_table(self, table: str = "serials", *, chassis: bool = True) -> None:
-        column, key = ("chassis VARCHAR(255) NOT NULL,", "chassis,") if chassis else ("", "")
-        await self.connection.execute(GPUID_TABLE.format(table, column, key))
-
-    async def copy_as_gpuid(self, *serials: str, table: str = "serials") -> None:
-        await self.connection.copy_records_to_table(
-            table,
-            columns=GPUID_COLUMNS,
-            records=[
-                ("prod", "gpu-1", "i-1", "ns/pod", "unknown", serial, TIME, TIME)
-                for serial in serials
-            ],
-        )
-
-
-@pytest.fixture
-async def database(
-    postgres: Any, make_secrets: Any, request: pytest.FixtureRequest
-) -> AsyncIterator[Database]:
-    name = f"db{abs(hash(request.node.nodeid))}"
-    login = {"user": postgres.user, "password": postgres.password, "port": postgres.port}
-    admin = await asyncpg.connect(host="127.0.0.1", database="postgres", **login)
-    await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
-    connection = await asyncpg.connect(host="127.0.0.1", database=name, **login)
-    yield Database(postgres, connection, name, make_secrets)
-    await connection.close()
-    await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-    await admin.close()
-
-
-async def _writer(database: Database, make_secrets: Any, *tables: str) -> Any:
-    """Secrets of a role that may insert into these tables, and create temporary ones."""
-    role = f"writer_{database.name}"
-    await database.connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'writer'")
-    await database.connection.execute(f"REVOKE ALL ON SCHEMA public FROM {role}")
-    for table in tables:
-        await database.connection.execute(f"GRANT INSERT ON {table} TO {role}")
-    return make_secrets(user=role, password="writer")
+from tests.support.postgres_database import GPUID_COLUMNS, TIME, Database, create_writer
 
 
 async def test_auto_migrate_creates_the_table_and_each_record_is_one_row(
@@ -201,9 +111,9 @@ async def test_insert_and_temporary_suffice(
     if gpuid:
         await database.gpuid_table()
     await database.sink(autoMigrate=True).send([record()])
-    writer = await _writer(database, make_secrets, "serials")
+    role = await create_writer(database, make_secrets, "serials")
     batch = [record(), record()]
-    sink = database.sink(writer)
+    sink = database.sink(role)
     await sink.send(batch)
     await sink.send(batch)
     assert await database.rows("SELECT count(*) FROM serials") == [(3,)]
@@ -215,11 +125,11 @@ async def test_without_auto_migrate_the_sql_is_in_the_error(
     sink = database.sink()
     with pytest.raises(Refused, match=r'table "public"\."serials" does not exist') as caught:
         await sink.send([record()])
-    assert 'CREATE OR REPLACE VIEW "public"."gpu_current"' in caught.value.detail
+    assert 'CREATE OR REPLACE VIEW "public".gpu_current' in caught.value.detail
     await database.connection.execute(caught.value.detail)
     await sink.send([record()])
-    writer = await _writer(database, make_secrets, "serials")
-    await database.sink(writer).send([record()])
+    role = await create_writer(database, make_secrets, "serials")
+    await database.sink(role).send([record()])
     assert await database.rows("SELECT count(*) FROM gpu_current") == [(2,)]
 
 
@@ -440,10 +350,10 @@ async def test_what_is_wrong_is_permanent_or_temporary(
     assert (type(error), "set userSecretRef" in error.message) == (Refused, True)
     assert type(await failure(database.sink(host="169.254.169.254"))) is AddressNotAllowed
     await database.gpuid_table()
-    writer = await _writer(database, make_secrets)
-    assert type(await failure(database.sink(writer))) is Refused
+    role = await create_writer(database, make_secrets)
+    assert type(await failure(database.sink(role))) is Refused
     await database.sink(autoMigrate=True).send([record()])
-    error = await failure(database.sink(writer))
+    error = await failure(database.sink(role))
     assert (type(error), "permission denied" in error.message) == (Refused, True)
 
 
@@ -535,11 +445,25 @@ async def test_a_unique_of_the_users_own_that_swallows_records_is_refused(
     assert (await database.rows("SELECT count(*) FROM serials")) == [(3,)]
 
 
+async def test_a_unique_of_the_users_own_may_come_after_the_first_batch(
+    database: Database, record: Any
+) -> None:
+    sink = database.sink(autoMigrate=True)
+    await sink.send([record()])
+    await database.connection.execute("CREATE UNIQUE INDEX own ON serials (uuid, read_time)")
+    batch = [record(uuid="GPU-9"), record(uuid="GPU-9")]
+    with pytest.raises(Refused, match=r"UNIQUE \(uuid, read_time\)") as refused:
+        await sink.send(batch)
+    await database.connection.execute(refused.value.detail)
+    await sink.send(batch)
+    assert (await database.rows("SELECT count(*) FROM serials")) == [(3,)]
+
+
 async def test_what_is_there_by_its_record_id_counts_as_delivered_with_insert_alone(
     database: Database, record: Any, make_secrets: Any
 ) -> None:
     await database.sink(autoMigrate=True).send([])
-    secrets = await _writer(database, make_secrets, "serials")
+    secrets = await create_writer(database, make_secrets, "serials")
     batch = [record(), record()]
     await database.sink(secrets).send(batch)
     await database.sink(secrets).send([*batch, record(), batch[0]])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -95,12 +96,12 @@ def _postgres(setting: Setting) -> Receiver:
     )
 
 
-def _s3(setting: Setting) -> Receiver:
-    bucket = Bucket(setting.server("s3"), setting.name)
+def _bucket(setting: Setting, server: str, pattern: bytes) -> Receiver:
+    bucket = Bucket(setting.server(server), setting.name)
     bucket.credentials(setting.fleet)
     return Receiver(
-        port=bucket.server.port,
-        pattern=b"PUT /",
+        port=int(bucket.server.url.rpartition(":")[2]),
+        pattern=pattern,
         sink=lambda port: bucket.sink(port=port),
         records=bucket.records,
         ordered=False,
@@ -120,7 +121,9 @@ def _otlp(setting: Setting) -> Receiver:
 RECEIVERS: Final[dict[str, Callable[[Setting], Receiver]]] = {
     "http": _http,
     "postgres": _postgres,
-    "s3": _s3,
+    "s3": partial(_bucket, server="s3", pattern=b"PUT /"),
+    "gcs": partial(_bucket, server="gcs", pattern=b"POST /upload/"),
+    "azure": partial(_bucket, server="azure", pattern=b"PUT /"),
     "otlp": _otlp,
 }
 

@@ -9,22 +9,24 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, TypeVar
 
 import pytest
 
 from gpuid_operator.localcluster import RealNodeUnavailable, binaries, realnode
 from gpuid_operator.localcluster.errors import BuildError
 from release.tools import PROGRAMS, install, install_own
-from tests.support import javatools, real_smi
+from tests.support import javatools, nodetools, real_smi
 
 VERSIONS: Final = PROGRAMS | {
     "crane": "github.com/google/go-containerregistry/cmd/crane@v0.22.1",
+    "fake-gcs-server": "github.com/fsouza/fake-gcs-server@v1.56.1",
     "helm3": "helm.sh/helm/v3/cmd/helm@v3.21.4",
     "helm4": "helm.sh/helm/v4/cmd/helm@v4.3.1",
-    "kube-state-metrics": "k8s.io/kube-state-metrics/v2@v2.18.0",
+    "kube-state-metrics": "k8s.io/kube-state-metrics/v2//.@v2.18.0",
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
     "policy-tester": "github.com/sigstore/policy-controller//cmd/tester@v0.13.1",
     "syft": "github.com/anchore/syft/cmd/syft@v1.20.0",
@@ -35,58 +37,60 @@ OWN: Final = {name: Path(__file__).with_name(name) for name in ("collector", "kf
 """Folder of the Go module by name."""
 
 
-def go_tool(name: str) -> Path:
-    """The program, built now if need be (helm: one to two minutes).
+T = TypeVar("T")
 
-    Where it cannot be built the test is skipped, and fails where CI is set.
-    """
-    try:
-        return install_own(name, OWN[name]) if name in OWN else install(name, VERSIONS[name])
-    except BuildError as error:
-        _missing(str(error))
+
+def go_tool(name: str) -> Path:
+    """The program, built now if need be (helm: one to two minutes); see `_or_missing`."""
+    if name in OWN:
+        return _or_missing(partial(install_own, name, OWN[name]))
+    return _or_missing(partial(install, name, VERSIONS[name]))
 
 
 def real_nvidia_smi() -> Path:
-    """The folder with the real nvidia-smi and the simulated NVML, made now if need be (4 seconds).
+    """The folder with the real nvidia-smi and the simulated NVML, made now if need be (4 s)."""
+    return _or_missing(real_smi.build)
 
-    Where it cannot be made the test is skipped, and fails where CI is set.
-    """
-    try:
-        return real_smi.build()
-    except BuildError as error:
-        _missing(str(error))
+
+def azurite() -> list[str]:
+    """The command that runs the Blob service of azurite, installed now if need be (a minute)."""
+    return _or_missing(nodetools.azurite)
 
 
 def kafka_classpath() -> str:
-    """The class path of Kafka, fetched now if need be (20 seconds).
+    """The class path of Kafka, fetched now if need be (20 seconds)."""
+    return _or_missing(javatools.kafka_classpath)
 
-    Where it cannot be had the test is skipped, and fails where CI is set.
-    """
+
+_OTHERS: Final[dict[str, Callable[[], object]]] = {
+    real_smi.PROGRAM: real_nvidia_smi,
+    "azurite": azurite,
+    javatools.PROGRAM: kafka_classpath,
+}
+
+
+def _or_missing(build: Callable[[], T]) -> T:
+    """What `build` returns. Where it fails, the test is skipped, and fails where CI is set."""
     try:
-        return javatools.kafka_classpath()
+        return build()
     except BuildError as error:
-        _missing(str(error))
-
-
-def _missing(why: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(why)
-    pytest.skip(why)
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 def main(names: Sequence[str]) -> None:
     """Build what is missing; what cannot be built is named, and its tests say so again."""
     if not names:
         _build_cluster()
-    others = {real_smi.PROGRAM: real_nvidia_smi, javatools.PROGRAM: kafka_classpath}
-    for name in names or (*VERSIONS, *OWN, *others):
+    for name in names or (*VERSIONS, *OWN, *_OTHERS):
         began = time.monotonic()
         try:
-            program = others[name]() if name in others else go_tool(name)
+            program = _OTHERS[name]() if name in _OTHERS else go_tool(name)
         except (pytest.skip.Exception, pytest.fail.Exception) as error:
             print(error)
         else:
-            print(f"{time.monotonic() - began:4.0f} s  {program}", flush=True)
+            print(f"{time.monotonic() - began:4.0f} s  {str(program)[:200]}", flush=True)
 
 
 def _build_cluster() -> None:

@@ -73,7 +73,7 @@ class Kafka:
     async def create_topic(self, name: str, *, partitions: int = 3, **settings: str) -> None:
         """Create a topic; `settings` are its settings, with underscores for dots."""
         named = [(key.replace("_", "."), value) for key, value in settings.items()]
-        topic: tuple[Any, ...] = (name, partitions, 1, [], named)
+        topic: tuple[object, ...] = (name, partitions, 1, [], named)
         response = await self.ask(CreateTopicsRequest([topic], 10_000, False))
         assert not any(one["error_code"] for one in response["topic_errors"]), response
         while not await self._partitions(name):  # noqa: ASYNC110 - another process decides

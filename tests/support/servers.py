@@ -1,4 +1,4 @@
-"""Real servers that sinks deliver to: fixtures `postgres` and `s3`.
+"""Real servers that sinks deliver to: the fixture `postgres`, and what `object_servers` needs.
 
 A server that is missing on this machine skips its tests, and fails them where CI is set.
 """
@@ -13,17 +13,13 @@ import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.support.gotools import go_tool
 
 DEADLINE = 60.0
 
@@ -42,6 +38,7 @@ def free_port() -> int:
 
 
 def wait_for(what: str, ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Wait until a server of this process is ready."""
     end = time.monotonic() + DEADLINE
     while not ready():
         assert process.poll() is None, f"{what} ended with {process.returncode}"
@@ -65,7 +62,12 @@ def postgres(certificates: Any) -> Iterator[Postgres]:
 
 
 @contextmanager
-def run_postgres(*, certificate: Path | None = None, key: Path | None = None) -> Iterator[Postgres]:
+def run_postgres(
+    *,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Postgres]:
     """A server that is gone afterwards; it speaks TLS where it gets a certificate."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     binary = str(found[-1]) if found else shutil.which("postgres")
@@ -96,6 +98,7 @@ def run_postgres(*, certificate: Path | None = None, key: Path | None = None) ->
         **identity,
     )
     settings = {
+        **(settings or {}),
         "listen_addresses": "127.0.0.1",
         "port": str(server.port),
         "unix_socket_directories": "",
@@ -121,66 +124,3 @@ def run_postgres(*, certificate: Path | None = None, key: Path | None = None) ->
         process.send_signal(signal.SIGINT)
         process.wait(DEADLINE)
         shutil.rmtree(folder)
-
-
-@dataclass(frozen=True)
-class S3:
-    """An S3 server of this run, which checks signatures; `folder` has one folder per bucket."""
-
-    url: str
-    folder: Path
-    access_key: str = "AKIDTEST"
-    secret_key: str = "the-key-nobody-may-see"
-
-    @property
-    def port(self) -> int:
-        return int(self.url.rpartition(":")[2])
-
-    def objects(self, bucket: str) -> dict[str, bytes]:
-        root = self.folder / bucket
-        return {
-            str(path.relative_to(root)): path.read_bytes()
-            for path in sorted(root.rglob("*"))
-            if path.is_file()
-        }
-
-
-@pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    with run_s3(tmp_path_factory.mktemp("buckets")) as server:
-        yield server
-
-
-@contextmanager
-def run_s3(folder: Path) -> Iterator[S3]:
-    """A server with its buckets in this folder."""
-    binary = go_tool("versitygw")
-    port = free_port()
-    server = S3(url=f"http://127.0.0.1:{port}", folder=folder)
-    process = subprocess.Popen(
-        [str(binary), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(server.folder)],
-        env={
-            **os.environ,
-            "ROOT_ACCESS_KEY": server.access_key,
-            "ROOT_SECRET_KEY": server.secret_key,
-        },
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-    def answers() -> bool:
-        try:
-            urllib.request.urlopen(server.url, timeout=1).close()
-        except urllib.error.HTTPError as error:
-            error.close()
-            return True
-        except OSError:
-            return False
-        return True
-
-    try:
-        wait_for("versitygw", answers, process)
-        yield server
-    finally:
-        process.terminate()
-        process.wait(DEADLINE)

@@ -14,8 +14,9 @@ from gpuid_operator.api.values import format_time
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import MERGE, Request
 from gpuid_operator.plan.records import records_for
+from tests.support.object_servers import ObjectServer
 from tests.support.operators import INVENTORIES, POLICIES
-from tests.support.servers import S3, Postgres
+from tests.support.servers import Postgres
 
 CLUSTER = "prod"
 NAMESPACE = "gpuid"
@@ -84,8 +85,20 @@ class Database:
         self._run(f'CREATE DATABASE "{name}" TEMPLATE template0', database="postgres")
 
     def query(self, statement: str) -> list[dict[str, Any]]:
-        """The rows; of several statements none."""
+        """The rows of one statement."""
         return self._run(statement, database=self.name)
+
+    def execute(self, statements: str) -> None:
+        """Run several statements, as psql does."""
+
+        async def run() -> None:
+            connection = await self._connect(self.name)
+            try:
+                await connection.execute(statements)
+            finally:
+                await connection.close()
+
+        asyncio.run(run())
 
     def copy_as_gpuid(self, table: str, rows: list[tuple[Any, ...]]) -> None:
         """What gpuid does with its rows, each the seven fields and the time of the write."""
@@ -151,38 +164,34 @@ class Database:
 
 
 class Bucket:
-    """A bucket of its own."""
+    """A bucket of its own at an object store."""
 
-    def __init__(self, server: S3, name: str) -> None:
+    def __init__(self, server: ObjectServer, name: str) -> None:
         self.server = server
         self.name = name
-        (server.folder / name).mkdir()
+        server.create(name)
 
-    def sink(self, name: str = "lake", *, port: int | None = None, **fields: Any) -> Any:
-        """A sink with the credentials that the Secret `lake` holds."""
-        own = {key: fields.pop(key) for key in ("records", "batch") if key in fields}
+    def sink(self, *, port: int | None = None, **fields: Any) -> Any:
+        """A sink with the credentials of its Secret. Both have the name of its type."""
+        own = {key: fields.pop(key) for key in ("name", "records", "batch") if key in fields}
         return {
-            "name": name,
+            "name": self.server.type,
             "batch": BATCH,
             **own,
-            "s3": {
-                "bucket": self.name,
-                "region": "us-east-1",
+            self.server.type: {
+                **self.server.settings(self.name),
                 "endpoint": f"http://127.0.0.1:{port}" if port else self.server.url,
                 "insecure": True,
-                "credentialsSecretRef": {"name": "lake"},
+                "credentialsSecretRef": {"name": self.server.type},
                 "format": "jsonl",
             }
             | fields,
         }
 
     def credentials(self, fleet: LocalCluster) -> None:
-        """The Secret `lake`."""
-        keys: dict[str, Any] = {
-            "AWS_ACCESS_KEY_ID": self.server.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.server.secret_key,
-        }
-        secret(fleet, "lake", hosts="127.0.0.1", **keys)
+        """The Secret of the sink."""
+        values: dict[str, Any] = self.server.credentials
+        secret(fleet, self.server.type, hosts="127.0.0.1", **values)
 
     @property
     def objects(self) -> dict[str, bytes]:

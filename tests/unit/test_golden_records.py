@@ -11,24 +11,14 @@ from typing import Any
 
 import pytest
 
-from gpuid_operator.api.sinks import HTTPFormat, HTTPSink, S3Format, S3Sink
+from gpuid_operator.api.sinks import HTTPFormat, HTTPSink, ObjectFormat, S3Sink
 from gpuid_operator.sinks.http import HTTPSender
 from gpuid_operator.sinks.http_client import Answer, HTTPClient
-from gpuid_operator.sinks.s3_objects import S3Object, objects_of
+from gpuid_operator.sinks.objects import StoredObject, objects_of
 from gpuid_operator.sinks.stdout import StdoutSender
 from gpuid_operator.telemetry.log import write_records
-from tests.support.golden import MOVED, SIGHTED, records
+from tests.support.golden import CSV, CSV_KEY, JSONL_KEY, MOVED, RECORD, SIGHTED, records
 from tests.support.secret_source import Secrets
-
-RECORD = (
-    b'{"id":"8f14e45f-ceea-467f-a0e6-5d1f8b2f6c11.7.1780828245","event":"GPUMoved",'
-    b'"cluster":"prod/eu","node":"gpu-node-01","machine":"i-1234567890abcdef0",'
-    b'"source":"gpu-operator/nvidia-device-plugin-abc","chassis":"1821325191344",'
-    b'"gpu":"1761025346025","time":"2026-06-07T10:30:45Z",'
-    b'"uuid":"GPU-25e04bdf-1c2d-4e3f-8a9b-0c1d2e3f4a5b","pci":"00000000:2A:00.0",'
-    b'"product":"NVIDIA GB200","driver":"570.148.08","sequence":7,'
-    b'"from":"00000000:29:00.0","to":"00000000:2A:00.0"}'
-)
 
 LINE = (
     b'{"time":"2026-06-07T10:30:45Z","level":"INFO",'
@@ -77,13 +67,6 @@ LOGS = (
 
 IDEMPOTENCY_KEY = "0142e667737cc4dccf815ca60df827cb09823ea542b07ed7913c1689de8db09e"
 
-CSV = (
-    b"prod/eu,gpu-node-01,i-1234567890abcdef0,gpu-operator/nvidia-device-plugin-abc,"
-    b"1821325191344,1761025346025,2026-06-07T10:30:45Z\n"
-    b"prod/eu,gpu-node-01,i-1234567890abcdef0,gpu-operator/nvidia-device-plugin-abc,"
-    b'unknown,"17,61",2026-06-07T10:30:45Z\n'
-)
-
 
 class Captured(HTTPClient):
     """Takes what would be sent."""
@@ -125,17 +108,17 @@ async def test_a_request(form: HTTPFormat, content_type: str, body: bytes) -> No
 
 def test_a_csv_object() -> None:
     (found,) = objects_of(records(SIGHTED, sightings=True), S3Sink(bucket="b", prefix="gpus"))
-    assert found == S3Object(
-        key="gpus/year=2026/month=06/day=07/hour=10/20260607-103045.000-a8e7797aa1c8db1be439229435c9888a.csv",
+    assert found == StoredObject(
+        key=f"gpus/{CSV_KEY}",
         content=CSV,
         content_type="text/csv",
     )
 
 
 def test_an_object_of_json_lines() -> None:
-    (found,) = objects_of(records(MOVED), S3Sink(bucket="b", format=S3Format.JSONL))
-    assert found == S3Object(
-        key="year=2026/month=06/day=07/hour=10/20260607-103045.000-0142e667737cc4dccf815ca60df827cb.jsonl",
+    (found,) = objects_of(records(MOVED), S3Sink(bucket="b", format=ObjectFormat.JSONL))
+    assert found == StoredObject(
+        key=JSONL_KEY,
         content=RECORD + b"\n",
         content_type="application/x-ndjson",
     )

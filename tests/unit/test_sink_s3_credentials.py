@@ -14,10 +14,10 @@ from gpuid_operator.api.record import Record
 from gpuid_operator.api.sinks import Sink
 from gpuid_operator.sinks import base
 from gpuid_operator.sinks.base import Refused
+from gpuid_operator.sinks.cloud_endpoints import is_aws_endpoint
 from gpuid_operator.sinks.http_client import HTTPClient
 from gpuid_operator.sinks.opening import SinkContext
 from gpuid_operator.sinks.registry import open_sink
-from gpuid_operator.sinks.s3_endpoint import is_aws_endpoint
 from tests.support.secret_source import Secrets
 
 RECORD = Record(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gpuid_operator.api.sinks import HTTPSink, S3Sink
+from gpuid_operator.api.sinks import AzureSink, HTTPSink, S3Sink
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,19 @@ def test_buckets_and_endpoints_of_servers_other_than_aws(bucket: str, endpoint: 
 def test_a_url_that_the_api_server_accepts_can_be_parsed(space: str) -> None:
     r"""`\s` is ASCII there. The sink refuses the host in its own words."""
     HTTPSink(url=f"https://a{space}b/{space}")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"account": name} for name in ("fl", "Fleet", "fleet-1", "a.b", "fleet/x", "a" * 25)),
+        *({"container": name} for name in ("a", "A-b", "-ab", "ab-", "a--b", "a/b", "a" * 64)),
+    ],
+)
+def test_a_name_that_azure_does_not_have(fields: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        AzureSink.model_validate({"account": "fleet", "container": "gpus", **fields})
+
+
+def test_names_of_azure() -> None:
+    AzureSink(account="fleet1", container="gpu-inventory-2")

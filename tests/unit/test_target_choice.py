@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpuid_operator.plan.failure import MAX_MESSAGE, FailureReason, ReadError
+from gpuid_operator.plan.failure import MAX_MESSAGE, FailureReason
 from gpuid_operator.plan.target_choice import Candidate, choose, no_program_error
 
 
@@ -62,17 +62,16 @@ def test_the_table(
     assert (chosen.number if chosen else None) == number
 
 
-LAST = ReadError(FailureReason.NVIDIA_SMI_NOT_FOUND, "the last")
-
-
-def test_a_single_target_without_the_program_is_the_error_itself() -> None:
-    assert no_program_error(["preset gke, a/b container c: the last"], LAST) is LAST
+def test_a_single_target_without_the_program_is_all_that_is_named() -> None:
+    assert no_program_error(["preset gke: it is not there"]).message == (
+        "preset gke: it is not there"
+    )
 
 
 def test_several_are_all_named_within_the_bound_of_a_message() -> None:
-    error = no_program_error([f"pod-{number}: {'x' * 2000}" for number in range(21)], LAST)
+    error = no_program_error([f"pod-{number}: {'x' * 2000}" for number in range(21)])
     assert error.reason is FailureReason.NVIDIA_SMI_NOT_FOUND
     assert error.message.startswith("none of 21 targets on this node has nvidia-smi: pod-0: xxx")
     assert len(error.message) <= MAX_MESSAGE
-    few = no_program_error(["a: b", "c: d"], LAST)
+    few = no_program_error(["a: b", "c: d"])
     assert few.message == "none of 2 targets on this node has nvidia-smi: a: b; c: d"

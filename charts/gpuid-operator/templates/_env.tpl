@@ -141,3 +141,13 @@
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{/* The port of the exporter's server; empty without one. Its context is .Values.exporter. */}}
+{{- define "gpuid-operator.exporterPort" -}}
+{{- if eq .type "postgres" }}
+{{- .postgres.port }}
+{{- else if ne .type "stdout" }}
+{{- $url := urlParse (ternary .http.endpoint (default "https://" .s3.endpoint) (eq .type "http")) }}
+{{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "80" "443" (eq $url.scheme "http")) }}
+{{- end }}
+{{- end }}

@@ -11,6 +11,8 @@ from typing import Annotated, Final, get_args
 
 from pydantic import Field
 
+from gpuid_operator.api.sinks.azure import AzureSink
+from gpuid_operator.api.sinks.gcs import GCSSink
 from gpuid_operator.api.sinks.http import HTTPFormat, HTTPSink
 from gpuid_operator.api.sinks.kafka import (
     KafkaFormat,
@@ -19,8 +21,9 @@ from gpuid_operator.api.sinks.kafka import (
     KafkaTLS,
     SASLMechanism,
 )
+from gpuid_operator.api.sinks.objects import ObjectFormat, ObjectSink
 from gpuid_operator.api.sinks.postgres import PostgresSink, SSLMode
-from gpuid_operator.api.sinks.s3 import S3Format, S3Sink
+from gpuid_operator.api.sinks.s3 import S3Sink
 from gpuid_operator.api.sinks.settings import (
     COMMON_PATTERNS,
     NAME_PATTERN,
@@ -36,8 +39,11 @@ __all__ = [
     "NAME_PATTERN",
     "PATTERNS",
     "RULES",
+    "TYPES",
     "TYPE_NAMES",
+    "AzureSink",
     "Batch",
+    "GCSSink",
     "HTTPFormat",
     "HTTPSink",
     "KafkaFormat",
@@ -45,9 +51,10 @@ __all__ = [
     "KafkaSink",
     "KafkaTLS",
     "Name",
+    "ObjectFormat",
+    "ObjectSink",
     "PostgresSink",
     "Records",
-    "S3Format",
     "S3Sink",
     "SASLMechanism",
     "SSLMode",
@@ -93,6 +100,10 @@ class Sink(Model):
     """Inserts records into a PostgreSQL table."""
     s3: S3Sink | None = None
     """Puts objects into an S3-compatible bucket."""
+    gcs: GCSSink | None = None
+    """Puts objects into a bucket of Google Cloud Storage."""
+    azure: AzureSink | None = None
+    """Puts blobs into a container of Azure Blob Storage."""
     kafka: KafkaSink | None = None
     """Produces messages to a Kafka topic."""
 
@@ -140,7 +151,8 @@ _MODELS: Final[dict[str, type[SinkSettings]]] = {
     if isinstance(model, type) and issubclass(model, SinkSettings)
 }
 
-TYPE_NAMES: Final = ", ".join([*_MODELS][:-1]) + f" or {[*_MODELS][-1]}"
+TYPES: Final = tuple(_MODELS)
+TYPE_NAMES: Final = ", ".join(TYPES[:-1]) + f" or {TYPES[-1]}"
 """The types of sinks, for messages."""
 _EXACTLY_ONE: Final = f"set exactly one of {TYPE_NAMES}"
 

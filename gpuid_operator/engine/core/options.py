@@ -23,7 +23,8 @@ class Timings:
     pod_grace: timedelta = timedelta(seconds=60)
     """Time for which a node may be without a target pod: pods are replaced."""
     namespace_look: timedelta = timedelta(minutes=1)
-    """Time between two looks into namespaces in which the operator may not list target pods."""
+    """Time between two looks into namespaces in which the operator may not list target pods any
+    more."""
     sink_max_backoff: timedelta = timedelta(minutes=10)
     """Longest pause between two attempts to deliver to a sink that fails."""
     sink_secret_check: timedelta = timedelta(minutes=1)

@@ -1,13 +1,14 @@
 """Lists the pods of the targets, in the namespaces in which the operator may.
 
 A preset names namespaces that a cluster may not have, and the operator has rights in those alone
-that exist. It works without the others, and looks from time to time whether it may list their pods.
+that exist. It works without the others; each resync tries them again. A right that it had and lost
+may come back soon, so it looks for that more often.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from gpuid_operator.engine.core.background import Loop
 from gpuid_operator.engine.core.options import Timings
@@ -41,6 +42,9 @@ class TargetPods:
         self._namespaces_changed = namespaces_changed
         self._enqueue = enqueue
         self._look = timings.namespace_look.total_seconds()
+        self._errors: dict[str, Forbidden] = {}
+        self._readable: set[str] = set()
+        """Namespaces whose pods this process could list at some time."""
 
     def loops(self) -> list[Loop]:
         return [self._follow_rights] if len(self._pods.namespaces) > 1 else []
@@ -65,13 +69,18 @@ class TargetPods:
         return changed
 
     async def probe(self) -> None:
-        """Look in which namespaces the operator may list pods. Raises KubeError, as `list_all`."""
-        forbidden = {}
-        for namespace in self._pods.namespaces:
+        """Look whether the operator may list pods now in the namespaces in which it could before.
+
+        Raises KubeError, as `list_all`.
+        """
+        errors = dict(self._errors)
+        for namespace in self._readable:
             error = await may_list_pods(self._client, namespace=namespace)
-            if error is not None:
-                forbidden[namespace] = error
-        self._set_forbidden(forbidden)
+            if error is None:
+                errors.pop(namespace, None)
+            else:
+                errors[namespace] = error
+        self._set_forbidden(errors)
 
     async def _list_watch(self, watch: PodSelector, members: tuple[PodSelector, ...]) -> set[str]:
         changed: set[str] = set()
@@ -96,11 +105,13 @@ class TargetPods:
                 changed |= pods.remove_unlisted(number, uid, version)
         return changed
 
-    def _set_forbidden(self, errors: Mapping[str, Forbidden]) -> None:
+    def _set_forbidden(self, errors: dict[str, Forbidden]) -> None:
+        self._readable |= self._pods.namespaces - errors.keys()
         own = any(one.preset is None for one in self._pods.targets if one.namespace in errors)
         everywhere = errors.keys() >= self._pods.namespaces
         if own and everywhere:
             raise next(iter(errors.values()))
+        self._errors = errors
         before, self._pods.forbidden = self._pods.forbidden, frozenset(errors)
         if self._pods.forbidden == before:
             return
@@ -119,9 +130,9 @@ class TargetPods:
     async def _follow_rights(self) -> None:
         while True:
             await asyncio.sleep(self._look)
-            if not self._pods.forbidden:
-                continue
             before = self._pods.forbidden
+            if not before & self._readable:
+                continue
             try:
                 await self.probe()
                 if before - self._pods.forbidden:

@@ -188,9 +188,12 @@ class PodCache:
         number = self.targets.index(target)
         if self.memory.lacks_program(node, number, pod.container_id):
             self.memory.retry(node)
-        where = f"{pod.namespace}/{pod.name} container {pod.container}"
-        preset = f"preset {target.preset}, " if target.preset else ""
-        self.memory.note_missing(node, number, pod.container_id, f"{preset}{where}: {why}")
+        place = f"{pod.namespace}/{pod.name}"
+        names = [f"preset {target.preset}"] if target.preset else []
+        if place not in why:
+            names.append(f"{place}, container {pod.container}")
+        named = f"{' in '.join(names)}: {why}" if names else why
+        self.memory.note_missing(node, number, pod.container_id, named)
         return any(
             other.ready and not self.memory.lacks_program(node, number, other.container_id)
             for (number, _), other in self._pods.get(node, {}).items()

@@ -19,6 +19,7 @@ from tests.support.engines import EngineHarness, until
 from tests.support.fake_exec import ExecAnswer, ExecCall
 from tests.support.kube import FakeKube, forbidden
 from tests.support.objects import inventory_path, pod_path, put_node, put_pod
+from tests.support.resource_slices import gpus, put_slice
 from tests.support.smi_fixtures import machine, swapped
 
 PLUGIN, DCGM, DRIVER = "nvidia-device-plugin", "nvidia-dcgm-exporter", "nvidia-driver-ctr"
@@ -210,9 +211,11 @@ async def test_where_none_has_it_the_condition_says_why_of_each(cluster: Cluster
     await cluster.start()
     await until(lambda: cluster.ready[1] == "NvidiaSmiNotFound")
     message = cluster.ready[2]
-    assert message.startswith("none of 2 targets on this node has nvidia-smi: preset gpu-operator,")
-    assert f"gpu-operator/{DRIVER} container {DRIVER}: " in message
-    assert f"; preset dcgm-exporter, gpu-operator/{DCGM} container {DCGM}: " in message
+    assert message.startswith(
+        "none of 2 targets on this node has nvidia-smi: preset gpu-operator: `nvidia-smi -q -x` in"
+        f" gpu-operator/{DRIVER}, container {DRIVER} cannot run: "
+    )
+    assert f"; preset dcgm-exporter in gpu-operator/{DCGM}, container {DCGM}: nvidia-smi" in message
     assert "no libc" in message
     assert cluster.calls() == [DRIVER, DCGM]
     # All are tried again, with a back-off.
@@ -337,6 +340,22 @@ async def test_a_plugin_on_a_node_without_gpus_makes_no_inventory(kube: FakeKube
     assert inventory_path("n1") not in kube.objects
 
 
+def namespaces(cluster: Cluster) -> set[str]:
+    """Those whose pods are watched."""
+    return {one.namespace for one in cluster.harness.engine.sources}
+
+
+async def test_a_plugin_without_it_on_a_node_that_slices_show_makes_one(kube: FakeKube) -> None:
+    put_node(kube, "n1", gpus=None)
+    put_slice(kube, "n1", gpus("GPU-a"))
+    cluster = Cluster(kube)
+    cluster.pod(PLUGIN, tell=False)
+    cluster.answers = {PLUGIN: MISSING}
+    await cluster.start()
+    await until(lambda: cluster.ready[1] == "NvidiaSmiNotFound")
+    assert cluster.status["source"] == {"resourceSlices": True}
+
+
 class TestNamespaces:
     """Namespaces that a cluster does not have, or in which the operator has no rights."""
 
@@ -358,7 +377,7 @@ class TestNamespaces:
         with caplog.at_level("INFO"):
             await cluster.start()
             await cluster.read_in(PLUGIN)
-            assert {one.namespace for one in cluster.harness.engine.sources} == {"gpu-operator"}
+            assert namespaces(cluster) == {"gpu-operator"}
             await asyncio.sleep(7200)
         said = [one for one in caplog.records if "not permitted to list" in one.getMessage()]
         assert len(said) == 1
@@ -392,11 +411,14 @@ class TestNamespaces:
         cluster.pod(PLUGIN, tell=False)
         await cluster.start()
         await cluster.read_in(PLUGIN)
-        cluster.kube.fail("GET", "/namespaces/kube-system/pods$", forbidden(), times=10**6)
+        fault = cluster.kube.fail("GET", "/kube-system/pods$", forbidden(), times=10**6)
         await cluster.harness.engine.pod_events.check_rights()
-        watched = {one.namespace for one in cluster.harness.engine.sources}
-        assert "gpu-operator" in watched and "kube-system" not in watched
+        assert "gpu-operator" in namespaces(cluster)
+        assert "kube-system" not in namespaces(cluster)
         assert cluster.harness.engine.sources_changed.is_set()
+        # The right comes back before the next resync.
+        fault.ends = 0.0
+        await until(lambda: "kube-system" in namespaces(cluster), within=90)
 
     async def test_presets_without_rights_anywhere_say_what_to_do(self, cluster: Cluster) -> None:
         cluster.kube.fail("GET", "/pods$", forbidden(), times=10**6)

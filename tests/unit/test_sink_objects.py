@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuid_operator.api.record import Record
-from gpuid_operator.api.sinks import S3Format, S3Sink
+from gpuid_operator.api.sinks import ObjectFormat, S3Sink
 from gpuid_operator.api.values import format_time
-from gpuid_operator.sinks.s3_objects import objects_of
+from gpuid_operator.sinks.objects import objects_of
 
 # Carriage returns apart: Python's reader, unlike Go's writer, cannot tell them from line ends.
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=12)
@@ -55,7 +55,7 @@ def test_csv_reads_back_as_the_seven_columns(records: list[Record]) -> None:
 
 @given(_RECORDS)
 def test_every_record_is_in_the_partition_of_its_hour(records: list[Record]) -> None:
-    spec = S3Sink(bucket="b", prefix="p", format=S3Format.JSONL)
+    spec = S3Sink(bucket="b", prefix="p", format=ObjectFormat.JSONL)
     objects = objects_of(records, spec)
     assert objects == objects_of(records, spec)
     hours = {f"p/{r.time:year=%Y/month=%m/day=%d/hour=%H}" for r in records}

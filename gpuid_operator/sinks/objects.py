@@ -14,20 +14,20 @@ from typing import Final
 import orjson
 
 from gpuid_operator.api.record import Record
-from gpuid_operator.api.sinks import S3Format, S3Sink
+from gpuid_operator.api.sinks import ObjectFormat, ObjectSink
 from gpuid_operator.api.values import format_time
 
 DEFAULT_PARTITION: Final = "year=%Y/month=%m/day=%d/hour=%H"
 _HASH_LENGTH: Final = 32
 
 _CONTENT_TYPES: Final = {
-    S3Format.CSV: "text/csv",
-    S3Format.JSONL: "application/x-ndjson",
+    ObjectFormat.CSV: "text/csv",
+    ObjectFormat.JSONL: "application/x-ndjson",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class S3Object:
+class StoredObject:
     """One object to put."""
 
     key: str
@@ -35,17 +35,17 @@ class S3Object:
     content_type: str
 
 
-def objects_of(records: Sequence[Record], spec: S3Sink) -> list[S3Object]:
+def objects_of(records: Sequence[Record], spec: ObjectSink) -> list[StoredObject]:
     """One object per partition, in the order in which the partitions occur."""
-    form = spec.format or S3Format.CSV
+    form = spec.format or ObjectFormat.CSV
     partitions: dict[str, list[Record]] = {}
     for record in records:
         name = record.time.astimezone(UTC).strftime(spec.partition or DEFAULT_PARTITION)
         partitions.setdefault(name, []).append(record)
     return [
-        S3Object(
+        StoredObject(
             key=_key(members, prefix=spec.prefix or "", partition=partition, suffix=form.value),
-            content=_csv(members) if form is S3Format.CSV else _json_lines(members),
+            content=_csv(members) if form is ObjectFormat.CSV else _json_lines(members),
             content_type=_CONTENT_TYPES[form],
         )
         for partition, members in partitions.items()
