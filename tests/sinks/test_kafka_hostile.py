@@ -43,7 +43,7 @@ PASSWORD = "the-password-nobody-may-see"
 TOPIC = "changes"
 ENOUGH = FLOOD // 4
 TEXT = b"x" * MIB
-# Of some requests, the highest version that aiokafka knows.
+# The highest version that aiokafka knows of some requests.
 KEYS = {
     "produce": (0, 7),
     "metadata": (3, 5),

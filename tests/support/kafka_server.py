@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import socket
 import subprocess
@@ -96,9 +97,14 @@ class Kafka:
         finally:
             connection.close()
 
-    def messages(self, topic: str) -> list[Message]:
-        """All messages of a topic, for tests without an event loop."""
-        return asyncio.run(self.read(topic))
+    def sink(self, topic: str, *, port: int) -> dict[str, Any]:
+        """A sink in clear text, behind a proxy on this port."""
+        settings = {"brokers": [f"localhost:{port}"], "topic": topic, "insecure": True}
+        return {"name": "bus", "batch": {"maxWait": "50ms"}, "kafka": settings}
+
+    def records(self, topic: str) -> list[dict[str, Any]]:
+        """The records in a topic, by partition and in order of arrival."""
+        return [json.loads(one.value or b"") for one in asyncio.run(self.read(topic))]
 
     async def read(self, topic: str) -> list[Message]:
         """All messages of a topic, by partition and offset."""
@@ -224,7 +230,7 @@ def _settings(server: Kafka) -> str:
         "inter.broker.listener.name": "CLEAR",
         "log.dirs": str(server.folder / "data"),
         "offsets.topic.replication.factor": "1",
-        # Whoever connects in clear text is the administrator; the stranger may do nothing.
+        # Clients in clear text are administrators; the stranger may do nothing.
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": f"User:ANONYMOUS;User:{USER};User:CN=client",
         "sasl.enabled.mechanisms": ",".join(MECHANISMS),
