@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from gpuid_operator.api.meta import ALLOWED_HOSTS_ANNOTATION, SINK_SECRET_LABEL
+from gpuid_operator.api.secret import SecretData
 from gpuid_operator.api.sinks import Sink
 from gpuid_operator.localcluster.ports import free_ports
 from gpuid_operator.sinks import kafka_producer, kafka_wire
@@ -26,6 +28,7 @@ from gpuid_operator.sinks.base import (
 from gpuid_operator.sinks.http_client import HTTPClient
 from gpuid_operator.sinks.opening import SinkContext
 from gpuid_operator.sinks.registry import open_sink
+from gpuid_operator.sinks.secrets import KubernetesSecrets
 from tests.support.api_fault_proxy import Position
 from tests.support.golden import MOVED, records
 from tests.support.kafka_server import (
@@ -297,21 +300,28 @@ async def test_a_missing_secret_is_named(sink: Open, record: Any, make_secrets: 
 
 
 async def test_a_secret_is_for_each_broker_that_a_broker_names(
-    kafka: Kafka, topic: str, sink: Open, secrets: Any, record: Any, monkeypatch: Any
+    kafka: Kafka, topic: str, sink: Open, record: Any
 ) -> None:
     """The brokers name themselves `localhost`, whatever the address in the sink."""
+    annotations = {ALLOWED_HOSTS_ANNOTATION: "127.0.0.1, localhost"}
+    data = {"user": USER.encode(), "password": PASSWORD.encode()}
+    secret = SecretData(labels={SINK_SECRET_LABEL: "true"}, annotations=annotations, data=data)
 
-    async def get(ref: Any, *, host: str | None) -> str:
-        if host != "127.0.0.1":
-            raise SecretNotAllowed(f"Secret {ref.name} must not be sent to {host}")
-        return str(secrets.values[ref.key])
+    async def read(_: str) -> SecretData:
+        return secret
 
-    fields: dict[str, Any] = {"sasl": SASL | {"mechanism": "PLAIN"}}
-    bus = sink("sasl", brokers=[kafka.broker("sasl", "127.0.0.1")], **fields)
+    bus = sink(
+        "sasl",
+        brokers=[kafka.broker("sasl", "127.0.0.1")],
+        sasl={"mechanism": "PLAIN"} | SASL,
+        secrets=KubernetesSecrets(read, lambda: 0.0),
+    )
     await bus.send([record()])
-    assert secrets.hosts == {"127.0.0.1", "localhost"}
-    monkeypatch.setattr(secrets, "get", get)
+    annotations[ALLOWED_HOSTS_ANNOTATION] = "127.0.0.1"
     with pytest.raises(SecretNotAllowed, match="must not be sent to localhost"):
+        await bus.send([record()])
+    annotations[ALLOWED_HOSTS_ANNOTATION] = "localhost"
+    with pytest.raises(SecretNotAllowed, match=r"must not be sent to 127\.0\.0\.1"):
         await bus.send([record()])
     assert len(await kafka.read(topic)) == 1
 
