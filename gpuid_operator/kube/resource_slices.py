@@ -28,6 +28,9 @@ _METADATA_PAGE: Final = 500
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _GPU: Final = "gpu"
+_PASSED_THROUGH: Final = "vfio"
+"""Type of a GPU for virtual machines. The driver makes its UUID from the PCI address, and takes its
+product name from the PCI database. The same GPU may be there as type gpu, too."""
 
 
 async def served_collection(client: KubeClient) -> str | None:
@@ -75,6 +78,7 @@ def slice_facts(body: Mapping[str, Any]) -> SliceFacts | None:
     if not node or spec.get("driver") != DRA_DRIVER:
         return None
     devices = [dict(_attributes(device)) for device in spec.get("devices") or ()]
+    of_driver = [device for device in devices if device.get("type") != _PASSED_THROUGH]
     name = pool.get("name", "")
     return SliceFacts(
         node=node,
@@ -83,7 +87,7 @@ def slice_facts(body: Mapping[str, Any]) -> SliceFacts | None:
         count=pool.get("resourceSliceCount", 1),
         has_devices=bool(devices),
         uuids=tuple(sorted({uuid for device in devices if (uuid := _uuid(device))})),
-        products=_values(devices, "productName"),
+        products=_values(of_driver or devices, "productName"),
         drivers=_values(devices, "driverVersion"),
     )
 

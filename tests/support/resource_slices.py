@@ -9,6 +9,7 @@ from tests.support.kube import DRA, FakeKube
 
 DRIVER: Final = "gpu.nvidia.com"
 PRODUCT: Final = "NVIDIA H100 80GB HBM3"
+PCI_PRODUCT: Final = "GH100 [H100 SXM5 80GB]"
 
 
 def slice_path(name: str, *, version: str = "v1") -> str:
@@ -42,7 +43,7 @@ def vfio(uuid: str, *, index: int = 0) -> dict[str, Any]:
     attributes = {
         "type": {"string": "vfio"},
         "uuid": {"string": uuid},
-        "productName": {"string": PRODUCT},
+        "productName": {"string": PCI_PRODUCT},
     }
     return {"name": f"gpu-vfio-{index}", "attributes": attributes}
 

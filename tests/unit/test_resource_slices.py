@@ -26,7 +26,7 @@ from gpuid_operator.plan.resource_slices import (
 )
 from gpuid_operator.plan.status_change import StatusContext
 from tests.support.read_node import NOW, A, B, ReadNode, known, types
-from tests.support.resource_slices import PRODUCT, gpu, gpus, mig, resource_slice, vfio
+from tests.support.resource_slices import PCI_PRODUCT, PRODUCT, gpu, gpus, mig, resource_slice, vfio
 
 
 def facts(devices: list[dict[str, Any]], node: str = "n1", **how: Any) -> SliceFacts:
@@ -56,8 +56,10 @@ class TestFacts:
         assert facts(devices).uuids == ("GPU-a", "GPU-b")
 
     def test_a_gpu_that_is_passed_through_is_not_compared(self) -> None:
-        found = facts([vfio("GPU-a")])
-        assert (found.uuids, found.products, found.has_devices) == ((), (PRODUCT,), True)
+        found = facts([vfio("0d9c")])
+        assert (found.uuids, found.products, found.has_devices) == ((), (PCI_PRODUCT,), True)
+        both = facts([vfio("0d9c"), gpu("GPU-a")])
+        assert (both.uuids, both.products) == (("GPU-a",), (PRODUCT,))
 
     def test_a_name_with_the_domain_of_the_driver_is_the_same(self) -> None:
         device = gpu("GPU-a")
