@@ -36,7 +36,7 @@ test: lint test-tools test-unit test-sinks test-cluster test-node ## Run everyth
 test-unit: venv ## Run the tests that need no server; they cover 90 % of plan/ and engine/.
 	$(BIN)/pytest tests/unit -n 2 --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
-test-sinks: venv ## Run the tests of the sinks on a real PostgreSQL, S3 and HTTP server.
+test-sinks: venv ## Run the tests of the sinks on real servers (Google's is a stand-in).
 	$(BIN)/pytest tests/sinks $(PYTEST_ARGS)
 
 test-cluster: venv ## Run the tests on a real API server with simulated nodes, and a part of the fault campaign.

@@ -53,18 +53,21 @@ class NodeInfo(Model):
 
 
 class Source(Model):
-    """Container of the last successful read."""
+    """Source of the facts: the container of the last successful read, or ResourceSlices."""
 
-    namespace: Annotated[str, Field(max_length=63)]
+    namespace: Annotated[str | None, Field(max_length=63)] = None
     """Namespace of the pod."""
-    pod: Annotated[str, Field(max_length=253)]
+    pod: Annotated[str | None, Field(max_length=253)] = None
     """Name of the pod."""
     uid: Text | None = None
     """metadata.uid of the pod."""
-    container: Annotated[str, Field(max_length=63)]
+    container: Annotated[str | None, Field(max_length=63)] = None
     """Name of the container."""
     container_id: Annotated[str | None, Field(alias="containerID", max_length=256)] = None
     """containerID from the status of the pod. A new containerID makes a read due."""
+    resource_slices: bool | None = None
+    """True if no read was successful yet, and product and driverVersion come from the
+    ResourceSlices of gpu.nvidia.com instead; every other field of the source is then omitted."""
 
 
 class SinkStatus(Model):
@@ -144,7 +147,7 @@ class InventoryStatus(Model):
     node: NodeInfo | None = None
     """Facts from the Node object."""
     source: Source | None = None
-    """Container of the last successful read."""
+    """Source of the facts: the container of the last successful read, or ResourceSlices."""
     policy: Annotated[str | None, Field(max_length=253)] = None
     """Name of the policy that applies to the node; empty for the built-in policy."""
     last_read_time: Time | None = None
@@ -154,7 +157,8 @@ class InventoryStatus(Model):
     last_handled_request: Annotated[str | None, Field(max_length=1024)] = None
     """Token of the annotation gpuid.github.com/requestedAt for which the read has ended."""
     driver_version: Text | None = None
-    """Version of the kernel driver (nvidia-smi: driver_version, from R615 kmd_version)."""
+    """Version of the kernel driver (nvidia-smi: driver_version, from R615 kmd_version). From
+    ResourceSlices, it has no leading zeros: 580.65.6 for 580.65.06."""
     cuda_version: Text | None = None
     """Newest CUDA version that the driver supports (nvidia-smi: cuda_version, from R615
     cuda_umd_version)."""

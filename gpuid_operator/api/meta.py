@@ -41,6 +41,13 @@ ENVIRONMENT_SECRET: Final = "environment"  # noqa: S105 - a name
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 """The extended resource whose capacity shows that a node has GPUs."""
 
+GPU_PRESENT_LABEL: Final = "nvidia.com/gpu.present"
+"""Label of nodes with GPUs, with the value `true`: from the GPU Operator and GPU Feature
+Discovery."""
+
+DRA_DRIVER: Final = "gpu.nvidia.com"
+"""NVIDIA's DRA driver for GPUs, as ResourceSlices name it."""
+
 MAX_GPUS: Final = 64
 MAX_PRODUCTS: Final = 16
 MAX_DRIVERS: Final = 16

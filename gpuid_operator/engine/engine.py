@@ -31,6 +31,7 @@ from gpuid_operator.engine.reconcile.quarantines import Quarantines
 from gpuid_operator.engine.reconcile.reconciler import NodeReconciler
 from gpuid_operator.engine.reconcile.resync import Resync
 from gpuid_operator.engine.reconcile.resync_loop import ResyncLoop
+from gpuid_operator.engine.reconcile.slice_watch import ResourceSliceWatch
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
 from gpuid_operator.engine.writing.node_labels import NodeLabeller
@@ -78,7 +79,6 @@ class Engine:
         self._status_writer = StatusWriter(
             client, state=self._state, events=self, listeners=[self._observer, self._status_written]
         )
-        labeller = NodeLabeller(client, state=self._state)
         self._reader = Reader(
             client,
             state=self._state,
@@ -130,7 +130,7 @@ class Engine:
             state=self._state,
             status_writer=self._status_writer,
             reader=self._reader,
-            labeller=labeller,
+            labeller=NodeLabeller(client, state=self._state),
             delivery=self._delivery,
             checks=self._checks,
             idle_gate=idle_gate,
@@ -138,6 +138,7 @@ class Engine:
             clock=clock,
         )
         self._state.duplicates.subscribe(self._reconciler.enqueue)
+        slices = ResourceSliceWatch(client, state=self._state, enqueue=self._reconciler.enqueue)
         self.pod_events = PodEvents(
             client,
             state=self._state,
@@ -152,6 +153,7 @@ class Engine:
             target_pods=self.pod_events.targets,
             policies_changed=self._policies_changed,
             list_quarantines=self.quarantines.list_all,
+            list_slices=slices.list_all,
         )
         self._resync_loop = ResyncLoop(
             self._resync,
@@ -177,6 +179,7 @@ class Engine:
             *self._reconciler.loops(options.workers),
             *self._checks.loops(),
             *self._inventory_watch.loops(),
+            *slices.loops(),
             *self._resync_loop.loops(),
             *self.pod_events.targets.loops(),
             self._policy_statuses.run,
@@ -292,7 +295,6 @@ class Engine:
         self._checks.stop_unwanted()
 
     def _status_written(self, written: StatusWritten) -> None:
-        if written.before.policy != written.after.policy or any(
-            change.entries for change in written.changes
-        ):
+        told = any(change.entries for change in written.changes)
+        if told or written.before.policy != written.after.policy:
             self._policy_statuses.touch()

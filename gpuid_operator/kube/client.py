@@ -220,6 +220,7 @@ class KubeClient:
         path: str,
         *,
         params: Mapping[str, str] | None = None,
+        accept: str | None = None,
         limit: int = 500,
         since: str = "",
     ) -> AsyncIterator[dict[str, Any]]:
@@ -232,7 +233,7 @@ class KubeClient:
         query = {**(params or {}), "limit": str(limit)}
         while True:
             try:
-                page = await self.request("GET", path, params=query, timeout=60.0)
+                page = await self.request("GET", path, params=query, accept=accept, timeout=60.0)
             except Gone as error:
                 raise ListExpired(f"{error.message}; list again from the start") from error
             check_list_version(path, page, since=since)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gpuid_operator.api.meta import GPU_RESOURCE, QUARANTINE_TAINT
+from gpuid_operator.api.meta import GPU_PRESENT_LABEL, GPU_RESOURCE, QUARANTINE_TAINT
 from gpuid_operator.kube.client import MERGE_PATCH, ONLY_METADATA, KubeClient, item
 from gpuid_operator.kube.errors import NotFound, ServerError
 from gpuid_operator.plan.cluster_kind import NodeTraits
@@ -57,6 +57,11 @@ class NodeFacts:
             # The nodes of a fleet have few different ones.
             os_image=sys.intern(system.get("osImage") or ""),
         )
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether the Node has GPU capacity, or the label that says that it has GPUs."""
+        return bool(self.gpu_capacity) or self.labels.get(GPU_PRESENT_LABEL) == "true"
 
     @property
     def traits(self) -> NodeTraits:

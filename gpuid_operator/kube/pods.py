@@ -32,6 +32,8 @@ class TargetPod:
     """When the container started."""
     controlled: bool = False
     """Whether a controller owns the pod and would recreate it."""
+    claims: bool = False
+    """Whether the container has resource claims (DRA), and may therefore see their devices only."""
 
     @classmethod
     def from_pod(
@@ -47,7 +49,8 @@ class TargetPod:
         node = spec.get("nodeName")
         if not node or meta.get("deletionTimestamp") or status.get("phase") in _OVER:
             return None
-        names: list[str] = [entry["name"] for entry in spec.get("containers") or ()]
+        containers = spec.get("containers") or ()
+        names: list[str] = [entry["name"] for entry in containers]
         if not names or (required and container not in names):
             return None
         asked = (container, (meta.get("annotations") or {}).get(_DEFAULT_CONTAINER))
@@ -62,6 +65,7 @@ class TargetPod:
                     ready = bool(seen.get("ready")) and bool(container_id)
                 break
         started = running.get("startedAt")
+        resources = containers[names.index(target)].get("resources") or {}
         return cls(
             namespace=meta["namespace"],
             name=meta["name"],
@@ -72,6 +76,7 @@ class TargetPod:
             ready=ready,
             started_at=datetime.fromisoformat(started) if started else None,
             controlled=any(owner.get("controller") for owner in meta.get("ownerReferences") or ()),
+            claims=bool(resources.get("claims")),
         )
 
 

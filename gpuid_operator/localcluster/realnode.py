@@ -35,6 +35,7 @@ _FIXED: Final = ("/var/lib/kubelet", "/var/lib/cni", "/var/log/containers", "/ru
 """Paths that are compiled into the kubelet and containerd. Both run in a mount namespace of their
 own in which these are folders of the cluster; with the last process all of its mounts are gone."""
 _IN_NAMESPACE: Final = """
+mount --make-rshared / || exit 1
 while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit 1; shift 2; done
 shift
 exec "$@"
@@ -158,6 +159,7 @@ address = "{self._socket}"
 [plugins."io.containerd.internal.v1.opt"]
 path = "{folder}/opt"
 {cri}]
+cdi_spec_dirs = ["{folder}/cdi"]
 sandbox_image = "{_PAUSE}"
 restrict_oom_score_adj = true
 netns_mounts_under_state_dir = true

@@ -99,17 +99,25 @@ def of_object(
     )
 
 
-def read_ok(unread: Sequence[tuple[str, GPU]]) -> ConditionUpdate:
+def read_ok(unread: Sequence[tuple[str, GPU]], unclaimed: Sequence[GPU] = ()) -> ConditionUpdate:
     """The condition `Ready` after a successful read; `unread` are the known identity facts that
-    it does not have."""
+    it does not have, `unclaimed` the GPUs that the claim of its container does not include."""
     gpus: dict[str, list[str]] = {}
     for fact, gpu in unread:
         gpus.setdefault(fact, []).append(gpu.uuid or gpu.pci_address or "")
     kept = "; ".join(
         f"{IDENTITY_FACTS[fact]} of {', '.join(names)}" for fact, names in gpus.items()
     )
-    message = f"nvidia-smi did not report known facts, which stay as last read: {kept}"
-    return ConditionUpdate(ConditionStatus.TRUE, "ReadOK", message if kept else "")
+    messages = []
+    if kept:
+        messages.append(f"nvidia-smi did not report known facts, which stay as last read: {kept}")
+    if unclaimed:
+        names = ", ".join(gpu.uuid or "" for gpu in unclaimed)
+        messages.append(
+            "ResourceSlices publish GPUs that the resource claim of the pod does not include; they"
+            f" stay as last read: {names}"
+        )
+    return ConditionUpdate(ConditionStatus.TRUE, "ReadOK", "; ".join(messages))
 
 
 def healthy(gpus: Sequence[GPU] | None) -> ConditionUpdate:

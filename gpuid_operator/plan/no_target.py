@@ -9,7 +9,7 @@ departed, and no Node of its name was seen since        | nothing
 its Node is gone                                        | mark an inventory of it as departed
 its facts are older than the last change of its pods,   | fetch the Node and decide again
 or, after the grace period, than the end of that        |
-has neither an inventory nor GPU capacity               | nothing
+has no inventory, and is not known to have GPUs         | nothing
 suspended                                               | nothing
 lost its pod less than the grace period ago             | wait for the rest of it: pods are replaced
 any other                                               | report NoTargetPod
@@ -59,7 +59,7 @@ class NodeWithoutTarget:
     """Whether the inventory says that the node is gone."""
     suspended: bool
     has_gpus: bool
-    """Whether the Node has GPU capacity, as far as it was fetched."""
+    """Whether the Node, as far as it was fetched, or its ResourceSlices show GPUs."""
     pods_changed: float | None
     """When its target pods last changed; None if it never had one: then there is no grace."""
     fetched: float | None

@@ -26,6 +26,7 @@ from gpuid_operator.plan import conditions
 from gpuid_operator.plan.duplicates import Duplicate
 from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.quarantine import QuarantineIndex
+from gpuid_operator.plan.resource_slices import PublishedGPUs
 from gpuid_operator.plan.status_change import StatusContext
 
 _KEY: Final = re.compile(LABEL_KEY_PATTERN)
@@ -60,6 +61,7 @@ class EffectivePolicy:
         foreign: Collection[str] = (),
         quarantines: QuarantineIndex | None = None,
         duplicates: tuple[Duplicate, ...] | None = (),
+        published: PublishedGPUs | None = None,
     ) -> StatusContext:
         """The settings that the status depends on; `foreign` names the checks of the check
         runner."""
@@ -72,6 +74,7 @@ class EffectivePolicy:
             checks=frozenset({check.name for check in self.checks} | set(foreign)),
             quarantines=quarantines,
             duplicates=duplicates,
+            published=published,
             expect=self.expect,
         )
 

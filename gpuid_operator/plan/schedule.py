@@ -7,6 +7,7 @@ requestedAt has an unhandled token           | at once; after a time-out, when t
 the last read failed                         | when the back-off ends
 the removal of a GPU awaits a second read    | 10 s after the first
 another inventory lists one of its GPUs      | at once, then once a minute until that is clear
+its ResourceSlices changed, and differ       | at once, then not before they change again
 readInterval has passed                      | then, spread by up to a tenth of the interval
 suspended, or no target pod                  | never
 
@@ -112,7 +113,8 @@ class ReadState:
     confirm_at: datetime | None = None
     """When a second read can confirm the removal of a GPU."""
     reread_at: datetime | None = None
-    """When a read shall show whether the node still has a GPU that another inventory lists."""
+    """When a read shall show whether the node still has a GPU that another inventory lists, or has
+    the GPUs that its ResourceSlices publish."""
 
     @property
     def lacks_container(self) -> bool:

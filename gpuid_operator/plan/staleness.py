@@ -7,6 +7,8 @@ the status shows                              | it is stale when
 `checks`                                      | one of them is neither in force nor a foreign one
 the condition AsExpected                      | the policy in force expects something else
 the condition Unique                          | other inventories list its GPUs, or no longer do
+product and driver of ResourceSlices, or how  | the ResourceSlices say something else
+they differ from the inventory                |
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from gpuid_operator.plan.conditions import ConditionUpdate
 from gpuid_operator.plan.duplicates import unique
 from gpuid_operator.plan.expectation import Hardware, as_expected
+from gpuid_operator.plan.resource_slices import NOT_FROM_SLICES, FromSlices, from_slices
 from gpuid_operator.plan.status_change import StatusContext
 
 
@@ -39,6 +42,10 @@ class StatusBasis:
     """The condition AsExpected; None where there is none."""
     unique: ConditionUpdate | None = None
     """The condition Unique; None where there is none."""
+    uuids: tuple[str, ...] | None = None
+    """UUIDs of the GPUs; None before the first successful read."""
+    slices: FromSlices = NOT_FROM_SLICES
+    """The part that comes from ResourceSlices."""
 
 
 def is_stale(basis: StatusBasis, context: StatusContext) -> bool:
@@ -52,6 +59,8 @@ def is_stale(basis: StatusBasis, context: StatusContext) -> bool:
         or basis.sinks != {(sink.name, sink.type) for sink in context.sink_filters}
         or (context.checks is not None and not basis.checks <= context.checks)
         or basis.unique != unique(context.duplicates, departed=basis.departed, before=basis.unique)
+        or basis.slices
+        != from_slices(context.published, basis.uuids, departed=basis.departed, before=basis.slices)
         or basis.as_expected
         != as_expected(
             context.expect, basis.hardware, departed=basis.departed, before=basis.as_expected

@@ -6,7 +6,7 @@ one write commits facts and history together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -44,8 +44,8 @@ from gpuid_operator.plan.status_change import (
     build_change,
     writer_of,
 )
+from gpuid_operator.plan.summary import summary
 
-MAX_PRODUCT: Final = 512
 MAX_REQUEST: Final = 1024
 
 _SUSPENDED: Final = "Suspended"
@@ -67,25 +67,31 @@ def after_read(
     context: StatusContext,
     request: str | None = None,
     pending_removals: PendingRemovals | None = None,
+    through_claim: bool = False,
 ) -> StatusChange:
     """The status after a successful read.
 
-    `request` is the token that asked for this read. While the absence of a GPU awaits a second
-    read, the status keeps the GPU as last known, also under a new driver, and `source`,
-    `lastReadTime` and the driver's versions do not advance.
+    `request` is the token that asked for this read. With `through_claim`, the container may see
+    the devices of its resource claim only, so a GPU that ResourceSlices publish stays.
+
+    While the absence of a GPU awaits a second read, the status keeps the GPU as last known, also
+    under a new driver, and `source`, `lastReadTime` and the driver's versions do not advance.
     """
     # A node that returns has no GPUs to compare with: its departure removed them.
     departed = previous.state is InventoryState.DEPARTED
     found = match(() if departed else previous.gpus or (), reading.gpus)
-    absent, unconfirmed = split_missing(
+    missing = split_missing(
         found,
+        published=context.published if through_claim else None,
+        moved=machine_change(previous.node, node) is not None,
         certain=rebooted(previous.node, node),
         reading=reading,
         pending_removals=pending_removals,
         now=now,
     )
+    unconfirmed = missing.unconfirmed
     gpus = sorted(
-        (*(gpu for _, gpu in found.kept), *found.added, *unconfirmed),
+        (*(gpu for _, gpu in found.kept), *found.added, *unconfirmed, *missing.unclaimed),
         key=lambda gpu: (gpu.pci_address is None, gpu.pci_address or "", gpu.uuid or ""),
     )
     writer = HistoryWriter(
@@ -100,7 +106,7 @@ def after_read(
         *_node_entries(writer, previous, node, driver_read=not unconfirmed),
         *gpu_entries(
             writer,
-            found=Match(kept=found.kept, added=found.added, missing=tuple(absent)),
+            found=Match(kept=found.kept, added=found.added, missing=missing.gone),
             driver_changed=not first and previous.driver_version != reading.driver_version,
             left=previous.node.machine if previous.node else None,
         ),
@@ -108,7 +114,8 @@ def after_read(
     new_container = not unconfirmed and (
         previous.source is None or previous.source.container_id != source.container_id
     )
-    seen = [gpu for gpu in gpus if gpu not in unconfirmed] if unconfirmed else gpus
+    unseen = (*unconfirmed, *missing.unclaimed)
+    seen = [gpu for gpu in gpus if gpu not in unseen] if unseen else gpus
     if seen and (
         new_container
         or any(entry.type in history.IDENTITY for entry in entries)
@@ -137,7 +144,7 @@ def after_read(
         writer=writer,
         context=context,
         updates={
-            ConditionType.READY: _ready(context, unread=found.unread),
+            ConditionType.READY: _ready(context, found.unread, missing.unclaimed),
             ConditionType.HEALTHY: conditions.healthy(gpus),
         },
     )
@@ -189,10 +196,14 @@ def _sighting_due(previous: InventoryStatus, interval: timedelta, now: datetime)
     return now - last >= interval or is_ahead(last, now=now)
 
 
-def _ready(context: StatusContext, *, unread: Sequence[tuple[str, GPU]] = ()) -> ConditionUpdate:
+def _ready(
+    context: StatusContext,
+    unread: Sequence[tuple[str, GPU]] = (),
+    unclaimed: Sequence[GPU] = (),
+) -> ConditionUpdate:
     if context.suspended:
         return ConditionUpdate(ConditionStatus.TRUE, _SUSPENDED, _READS_SUSPENDED)
-    return conditions.read_ok(unread)
+    return conditions.read_ok(unread, unclaimed)
 
 
 def _suspended(previous: InventoryStatus) -> ConditionUpdate:
@@ -200,20 +211,6 @@ def _suspended(previous: InventoryStatus) -> ConditionUpdate:
     ready = conditions.find(previous.conditions, ConditionType.READY)
     status = ready.status if ready else ConditionStatus.UNKNOWN
     return ConditionUpdate(status, _SUSPENDED, _READS_SUSPENDED)
-
-
-def summary(gpus: Sequence[GPU]) -> dict[str, Any]:
-    """The fields of the status that summarize its GPUs."""
-    return {
-        "gpu_count": len(gpus),
-        "product": truncate(", ".join(_unique(gpu.product for gpu in gpus)), MAX_PRODUCT) or None,
-        "serials": _unique(gpu.serial for gpu in gpus) or None,
-        "chassis": _unique(gpu.chassis_serial for gpu in gpus) or None,
-    }
-
-
-def _unique(values: Iterable[str | None]) -> list[str]:
-    return sorted({value for value in values if value})
 
 
 def after_failure(

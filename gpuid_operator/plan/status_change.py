@@ -4,7 +4,7 @@ entries (bounded history, sink cursors, conditions)."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,6 +25,12 @@ from gpuid_operator.plan.identity import Key
 from gpuid_operator.plan.outbox import SinkFilter
 from gpuid_operator.plan.quarantine import QuarantineIndex
 from gpuid_operator.plan.quarantine_marks import mark
+from gpuid_operator.plan.resource_slices import (
+    FromSlices,
+    PublishedGPUs,
+    from_slices,
+    with_difference,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,8 @@ class StatusContext:
     """What the policy expects of the node."""
     duplicates: tuple[Duplicate, ...] | None = ()
     """The GPUs that other present inventories list, too; None where they are not known yet."""
+    published: PublishedGPUs | None = None
+    """What the ResourceSlices of the node say; None while that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +77,15 @@ class StatusChange:
 
 def writer_of(previous: InventoryStatus, now: datetime) -> HistoryWriter:
     """A writer for entries that do not come from a read: machine, source and driver as last
-    known."""
-    source = previous.source
+    read."""
+    read = previous.gpus is not None
+    source = previous.source if read else None
     return HistoryWriter(
         sequence=previous.sequence,
         now=now,
         machine=previous.node.machine if previous.node else None,
         source=f"{source.namespace}/{source.pod}" if source else None,
-        driver=previous.driver_version,
+        driver=previous.driver_version if read else None,
     )
 
 
@@ -99,6 +108,13 @@ def build_change(
         present=present,
         index=context.quarantines,
         writer=writer,
+    )
+    slices_before = FromSlices.of(previous)
+    slices_now = from_slices(
+        context.published,
+        None if marks.gpus is None else [gpu.uuid for gpu in marks.gpus if gpu.uuid],
+        departed=not present,
+        before=slices_before,
     )
     expected_before = conditions.shown(previous.conditions, ConditionType.AS_EXPECTED)
     expected_now = as_expected(
@@ -145,6 +161,9 @@ def build_change(
     now = writer.now
     if marks.condition is not None:
         updates = updates | {ConditionType.QUARANTINED: marks.condition}
+    updates = _with_difference(previous, updates, slices_now.difference)
+    if present and marks.gpus is None and (slices_before.is_source or slices_now.is_source):
+        facts = facts | slices_now.facts()
     update = facts | {
         "gpus": marks.gpus,
         "observed_generation": context.generation,
@@ -173,3 +192,19 @@ def build_change(
     if changes:
         update["last_change_time"] = changes[-1]
     return StatusChange(previous.model_copy(update=update), tuple(entries), dropped=dropped)
+
+
+def _with_difference(
+    previous: InventoryStatus,
+    updates: dict[ConditionType, ConditionUpdate | None],
+    difference: str,
+) -> dict[ConditionType, ConditionUpdate | None]:
+    """The updates, so that the message of Ready names this difference and no other."""
+    shown = conditions.shown(previous.conditions, ConditionType.READY)
+    ready = updates.get(ConditionType.READY) or shown
+    if ready is None:
+        return updates
+    ready = replace(ready, message=with_difference(ready.message, difference))
+    if ready == shown and ConditionType.READY not in updates:
+        return updates
+    return updates | {ConditionType.READY: ready}

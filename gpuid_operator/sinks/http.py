@@ -6,7 +6,6 @@ import hashlib
 import ssl
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -17,7 +16,13 @@ from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.api.record import Record
 from gpuid_operator.api.sinks import HTTPFormat, HTTPSink, SecretKeyRef
 from gpuid_operator.sinks.base import RecordsRefused, Refused, SinkError, Unavailable, scrub
-from gpuid_operator.sinks.http_client import MAX_ANSWER, Answer, HTTPClient, describe
+from gpuid_operator.sinks.http_client import (
+    MAX_ANSWER,
+    Answer,
+    HTTPClient,
+    describe,
+    retry_after_seconds,
+)
 from gpuid_operator.sinks.http_formats import FORMATS, Format
 from gpuid_operator.sinks.opening import SinkOpening
 from gpuid_operator.sinks.secrets import SecretSource
@@ -152,7 +157,7 @@ def failure(
     if 300 <= answer.status < 400:
         said = "redirects are not followed; set url to the target of the redirect"
     message = f"{tried}: {answer.status} {answer.phrase}" + (f": {said}" if said else "")
-    retry_after = _seconds(answer.retry_after, now=now)
+    retry_after = retry_after_seconds(answer, now=now)
     if answer.succeeded or answer.status in _RECORDS_REFUSED:
         return RecordsRefused(message, retry_after=retry_after)
     if answer.status in form.temporary:
@@ -202,18 +207,3 @@ def _header_value(value: str, what: str) -> str:
     if not value or not value.isascii() or not value.isprintable():
         raise Refused(f"{what} must be printable ASCII on one line, and not empty")
     return value
-
-
-def _seconds(retry_after: str | None, *, now: datetime) -> float | None:
-    """Retry-After (seconds or an HTTP date) in seconds from now; None if invalid."""
-    if retry_after is None:
-        return None
-    if retry_after.strip().isascii() and retry_after.strip().isdigit():
-        return float(retry_after)
-    try:
-        moment = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - now).total_seconds())

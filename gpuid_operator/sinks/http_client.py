@@ -8,6 +8,8 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -206,6 +208,22 @@ class HTTPClient:
 
 def _succeeded(status: int) -> bool:
     return 200 <= status < 300
+
+
+def retry_after_seconds(answer: Answer, *, now: datetime) -> float | None:
+    """Retry-After (seconds or an HTTP date) in seconds from now; None if invalid."""
+    retry_after = answer.retry_after
+    if retry_after is None:
+        return None
+    if retry_after.strip().isascii() and retry_after.strip().isdigit():
+        return float(retry_after)
+    try:
+        moment = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - now).total_seconds())
 
 
 def describe(url: str) -> str:

@@ -185,38 +185,13 @@ class Producer:
         try:
             ((name, answers),) = ((t["topic"], t["partitions"]) for t in response["topics"])
             results = {
-                answer["partition"]: self._error(
-                    connection, answer["error_code"], answer.get("error_message")
-                )
-                for answer in answers
+                answer["partition"]: _error(connection, answer["error_code"]) for answer in answers
             }
             if name != self._topic or results.keys() != contents.keys():
                 raise ValueError("a response to another request")
         except (TypeError, ValueError) as error:
             raise connection.violation(error) from error
         return results
-
-    def _error(
-        self, connection: BrokerConnection, code: int, said: str | None = None
-    ) -> Exception | None:
-        """
-        | code of the response                    |                                     |
-        |-----------------------------------------|-------------------------------------|
-        | none, DUPLICATE_SEQUENCE_NUMBER         | None: the broker has the records    |
-        | too large, INVALID_RECORD               | RecordsRefused                      |
-        | rights, topic, settings                 | Refused                             |
-        | the broker forgot the producer          | Unavailable, with another ID later  |
-        | others: leader, replicas, unknown codes | Unavailable, again in this call     |
-        """
-        if code in (_NONE, _DUPLICATE):
-            return None
-        if code in _RECORDS:
-            return connection.failure(RecordsRefused, code, said)
-        if code in _SINK:
-            return connection.failure(Refused, code, said)
-        if code in _LOST_STATE:
-            return connection.failure(_StateLost, code, said)
-        return connection.failure(Unavailable, code, said)
 
     async def _look_up(self) -> tuple[BrokerConnection, _Cluster]:
         """The brokers and the leaders of the topic, from the first broker that answers."""
@@ -241,7 +216,7 @@ class Producer:
                 raise Refused(
                     f"{self._tried(address)}: topic {self._topic} does not exist: create it"
                 )
-            if error := self._error(connection, topic["error_code"]):
+            if error := _error(connection, topic["error_code"]):
                 raise error
             brokers = {
                 broker["node_id"]: Address(str(broker["host"]), int(broker["port"]))
@@ -263,7 +238,7 @@ class Producer:
         response = await connection.ask(
             InitProducerIdRequest(transactional_id=None, transaction_timeout_ms=_NO_TRANSACTION)
         )
-        if error := self._error(connection, response["error_code"]):
+        if error := _error(connection, response["error_code"]):
             raise error
         return ProducerState(producer_id=response["producer_id"], epoch=response["producer_epoch"])
 
@@ -291,6 +266,27 @@ class Producer:
 
 class _StateLost(Unavailable):
     """Another attempt needs another producer ID, and so another call."""
+
+
+def _error(connection: BrokerConnection, code: int) -> Exception | None:
+    """
+    | code of the response                    |                                     |
+    |-----------------------------------------|-------------------------------------|
+    | none, DUPLICATE_SEQUENCE_NUMBER         | None: the broker has the records    |
+    | too large, INVALID_RECORD               | RecordsRefused                      |
+    | rights, topic, settings                 | Refused                             |
+    | the broker forgot the producer          | Unavailable, with another ID later  |
+    | others: leader, replicas, unknown codes | Unavailable, again in this call     |
+    """
+    if code in (_NONE, _DUPLICATE):
+        return None
+    if code in _RECORDS:
+        return connection.failure(RecordsRefused, code)
+    if code in _SINK:
+        return connection.failure(Refused, code)
+    if code in _LOST_STATE:
+        return connection.failure(_StateLost, code)
+    return connection.failure(Unavailable, code)
 
 
 def _severity(error: BaseException) -> int:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.api.record import Record
 from gpuid_operator.api.sinks import ObjectSink
 from gpuid_operator.sinks.base import Refused, SecretMissing, SinkError, Unavailable, scrub
-from gpuid_operator.sinks.http_client import Answer
+from gpuid_operator.sinks.http_client import Answer, retry_after_seconds
 from gpuid_operator.sinks.objects import StoredObject, objects_of
 from gpuid_operator.sinks.opening import SinkOpening
 from gpuid_operator.telemetry.log import SecretsInUse
@@ -150,7 +151,10 @@ class ObjectSender:
             self._secrets.invalidate()
             self._bucket.invalidate()
         temporary = answer.status >= 500 or answer.status in _TEMPORARY
-        return (Unavailable if temporary else Refused)(f"{self._bucket.tried}: {text}")
+        return (Unavailable if temporary else Refused)(
+            f"{self._bucket.tried}: {text}",
+            retry_after=retry_after_seconds(answer, now=datetime.now(UTC)),
+        )
 
 
 def code(answer: Answer) -> str:

@@ -38,7 +38,7 @@ SELECT uuid, gpu, chassis, cluster, node, machine, pci, product, driver, event,
 FROM {schema}.gpu_current_state"""  # noqa: S608 - quoted by the caller
 
 
-def maintain(schema: str, table: str, *, rebuild: bool) -> list[str]:
+def maintain(schema: str, table: str, *, rebuild: bool, triggered: bool) -> list[str]:
     """The SQL that creates the state of the quoted table with its trigger; in one transaction.
 
     With `rebuild`, there may be a state already, of which no trigger has taken care. The trigger
@@ -65,15 +65,16 @@ def maintain(schema: str, table: str, *, rebuild: bool) -> list[str]:
         " WHERE event IN ('GPUAdded', 'GPUQuarantined', 'GPUReleased')",
         _function(update, state=state, table=table),
         f"REVOKE ALL ON FUNCTION {update}() FROM PUBLIC",
-        f"DROP TRIGGER IF EXISTS gpu_current_update ON {table}",
-        f"CREATE TRIGGER gpu_current_update AFTER INSERT ON {table}"
-        f" REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION {update}()",
+        *([] if triggered else [_TRIGGER.format(table=table, update=update)]),
         f"INSERT INTO {state} (uuid)\n{_GPUS.format(table=table)} ON CONFLICT DO NOTHING",
         f"ANALYZE {state}",
         _recompute(state=state, table=table, gpus=state, recount="false"),
         view(schema),
     ]
 
+
+_TRIGGER: Final = """CREATE TRIGGER gpu_current_update AFTER INSERT ON {table}
+REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION {update}()"""
 
 # The UUIDs, by an index in which each is looked up, not by a scan of the whole table.
 _GPUS: Final = """WITH RECURSIVE gpus AS (
@@ -84,31 +85,32 @@ _GPUS: Final = """WITH RECURSIVE gpus AS (
 SELECT uuid FROM gpus WHERE uuid IS NOT NULL"""
 
 # The GPUs of a statement for which the first INSERT of the function does not suffice.
-_UNSETTLED: Final = f"""
+_UNSETTLED: Final = """(
     SELECT i.uuid FROM (
-      SELECT uuid, count(*) AS records, max(id) AS id,
-             bool_or(coalesce(event, '') IN ({_SPECIAL})) AS special
+      SELECT uuid, count(*) AS records, max(id) AS id
       FROM inserted WHERE uuid IS NOT NULL GROUP BY uuid) i
-    JOIN {{state}} t ON t.uuid = i.uuid
-    WHERE i.records > 1 OR t.id <> i.id OR (i.special AND t.added_id IS DISTINCT FROM i.id)"""  # noqa: S608
+    JOIN {state} t ON t.uuid = i.uuid WHERE i.records > 1 OR t.id <> i.id)"""
 
 
 def _function(name: str, *, state: str, table: str) -> str:
-    unsettled = _UNSETTLED.format(state=state)
     recompute = _recompute(
         state=state,
         table=table,
-        gpus=f"({unsettled})",
+        gpus=_UNSETTLED.format(state=state),
         recount="o.uuid IN (SELECT uuid FROM inserted WHERE event = 'GPUAdded')",
     )
     return f"""CREATE OR REPLACE FUNCTION {name}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $gpuid$
+DECLARE
+  records BIGINT;
+  settled BIGINT;
 BEGIN
-  IF NOT EXISTS (SELECT FROM inserted WHERE uuid IS NOT NULL) THEN
+  SELECT count(uuid) INTO records FROM inserted;
+  IF records = 0 THEN
     RETURN NULL;
   END IF;
   -- Locks the rows of all GPUs, in one order, so that writers wait for each other without a
-  -- deadlock. A GPU that is new, or that stays where it is, is settled by this.
+  -- deadlock. This settles a GPU that is new or stays where it is, if it has one record.
   INSERT INTO {state} AS s (uuid, {_ALL}, placed_time, placed_id, added_time, added_id)
   SELECT DISTINCT ON (uuid) uuid, {_ALL},
          CASE WHEN event IS DISTINCT FROM 'GPURemoved' THEN read_time END,
@@ -121,7 +123,8 @@ BEGIN
   WHERE s.cluster = excluded.cluster AND s.node = excluded.node
     AND (s.read_time, s.id) < (excluded.read_time, excluded.id)
     AND coalesce(excluded.event, '') NOT IN ({_SPECIAL});
-  IF NOT EXISTS ({unsettled}) THEN
+  GET DIAGNOSTICS settled = ROW_COUNT;
+  IF settled = records THEN
     RETURN NULL;
   END IF;
   -- Quarantines and releases at the current node; another node has them counted below.

@@ -22,7 +22,6 @@ from tests.support.manifests import (
     Manifest,
     RenderError,
     environment,
-    find,
     pod_specs,
     render,
     render_text,
@@ -116,33 +115,6 @@ def test_refusals_name_the_value(values: Manifest, said: str) -> None:
 
 def test_parents_may_pass_global_and_enabled() -> None:
     assert render(values={"global": {"imageRegistry": "x"}, "enabled": True}) == render()
-
-
-def test_the_reader_comes_first_and_takes_no_gpu() -> None:
-    objects = render(values={"reader": {"enabled": True}})
-    reader = find(objects, "DaemonSet")["spec"]["template"]
-    first, *others = load(objects).targets
-    assert (first.namespace, first.container) == ("gpuid", "reader")
-    wanted = dict(part.split("=") for part in first.selector.split(","))
-    assert wanted.items() <= reader["metadata"]["labels"].items()
-    assert tuple(others) == expand("auto")
-    (container,) = reader["spec"]["containers"]
-    assert "nvidia.com/gpu" not in json.dumps(container["resources"])
-    assert reader["spec"]["runtimeClassName"] == "nvidia"
-    assert {item["name"]: item["value"] for item in container["env"]} == {
-        "NVIDIA_VISIBLE_DEVICES": "all",
-        "NVIDIA_DRIVER_CAPABILITIES": "utility",
-    }
-
-
-def test_the_reader_by_volume_mounts() -> None:
-    """As the NVIDIA container runtime has them: the device's name as a path, /dev/null behind."""
-    objects = render(values={"reader": {"enabled": True, "deviceList": "volume-mounts"}})
-    spec = pod_specs(objects)["DaemonSet/gpuid-operator-reader"]
-    (volume,) = spec["volumes"]
-    (mount,) = spec["containers"][0]["volumeMounts"]
-    assert volume == {"name": mount["name"], "hostPath": {"path": "/dev/null"}}
-    assert mount["mountPath"] == "/var/run/nvidia-container-devices/all"
 
 
 def test_the_schema_has_every_preset() -> None:

@@ -129,9 +129,7 @@ def test_gpuids_own_table_is_extended_and_gpuid_goes_on(fleet: LocalCluster, pos
 
         eventually(refused)
         said = [one for one in operator.lines() if one["msg"] == "failed to deliver records"]
-        for statement in said[0]["detail"].split(";"):
-            if statement.strip():
-                database.query(statement)
+        database.execute(said[0]["detail"])
         eventually(lambda: delivered(fleet, node, "warehouse"))
         database.copy_as_gpuid("serials", [gpuid_row("3", moment), gpuid_row("4", moment)])
         rows = database.records()

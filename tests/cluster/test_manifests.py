@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from tests.support.manifests import (
     render_text,
     rights,
 )
-from tests.support.objects_in_cluster import make_namespace
 from tests.support.operators import eventually
 
 OVERLAYS = ["base", *sorted(f"overlays/{p.name}" for p in (DEPLOYMENT / "overlays").iterdir())]
@@ -38,6 +38,10 @@ VALUES: dict[str, Manifest] = {
         "imagePullSecrets": [{"name": "registry"}],
         "tolerations": [{"operator": "Exists"}],
         "exporter": {"type": "s3", "s3": {"bucket": "gpus", "credentialsSecret": "s3"}},
+    },
+    "network": {
+        "networkPolicy": {"enabled": True, "egressPorts": [4318, 9093]},
+        "exporter": {"type": "s3", "s3": {"bucket": "gpus"}},
     },
     "runner": {"runner": {"command": "exit 1", "forceRestart": True}},
     **{path.stem: yaml.safe_load(path.read_text()) for path in EXAMPLES},
@@ -68,15 +72,30 @@ def accept(cluster: LocalCluster, objects: list[Manifest]) -> None:
     assert done.stdout.count("(server dry run)") == len(objects)
 
 
+@contextmanager
+def namespaces(cluster: LocalCluster, objects: list[Manifest]) -> Iterator[None]:
+    """The namespaces in which objects are and that the cluster lacks; a dry run creates none."""
+    made = {item["metadata"]["name"]: item for item in objects if item["kind"] == "Namespace"}
+    for name in {item["metadata"].get("namespace", "default") for item in objects}:
+        if cluster.kubectl("get", "namespace", name, check=False).returncode:
+            item = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+            made.setdefault(name, item)
+    if made:
+        cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(made.values()))
+    try:
+        yield
+    finally:
+        if made:
+            cluster.kubectl("delete", "namespace", *made)
+
+
 @pytest.mark.parametrize("name", VALUES)
 def test_the_server_accepts_the_chart(cluster: LocalCluster, name: str, schemas: Path) -> None:
     # The kind of the Prometheus operator is not served here.
     values = {**VALUES[name], "serviceMonitor": {"enabled": False}}
     objects = render(values=values)
-    for item in objects:
-        if item["kind"] == "Role":
-            make_namespace(cluster, item["metadata"]["namespace"])
-    accept(cluster, objects)
+    with namespaces(cluster, objects):
+        accept(cluster, objects)
     summary = kubeconform.check(render_text(values=values), schemas)
     assert summary["valid"] == len(objects)
 
@@ -197,23 +216,39 @@ def admit(cluster: LocalCluster, namespace: str, spec: Manifest) -> None:
     cluster.kubectl("create", "--dry-run=server", "-f", "-", input=json.dumps(pod))
 
 
+def reader_pod(mode: str) -> Manifest:
+    values = {"reader": {"enabled": True, "mode": mode}}
+    return pod_specs(render(values=values))["DaemonSet/gpuid-operator-reader"]
+
+
 def test_the_restricted_level_admits_every_pod(cluster: LocalCluster, restricted: str) -> None:
-    specs = list(pod_specs(render(values={"reader": {"enabled": True}})).values())
+    specs = list(pod_specs(render()).values())
+    specs += [reader_pod(mode) for mode in ("runtimeClass", "nri", "dra")]
     for folder in KUSTOMIZATIONS:
         specs += pod_specs(objects_of(kustomize(cluster, folder))).values()
-    assert len(specs) == 3 + len(KUSTOMIZATIONS)
+    assert len(specs) == 5 + len(KUSTOMIZATIONS)
     for spec in specs:
         admit(cluster, restricted, spec)
 
 
-def test_the_readers_volume_mounts_need_a_lower_level(
-    cluster: LocalCluster, restricted: str
+@pytest.mark.parametrize(
+    ("mode", "said"), [("volumeMounts", "hostPath"), ("hostDriver", "privileged")]
+)
+def test_a_reader_with_volumes_of_the_host_needs_a_lower_level(
+    cluster: LocalCluster, restricted: str, mode: str, said: str
 ) -> None:
-    """As the chart's values say."""
-    values = {"reader": {"enabled": True, "deviceList": "volume-mounts"}}
-    reader = pod_specs(render(values=values))["DaemonSet/gpuid-operator-reader"]
-    with pytest.raises(LocalClusterError, match="hostPath"):
-        admit(cluster, restricted, reader)
+    """As docs/install.md says."""
+    with pytest.raises(LocalClusterError, match=said):
+        admit(cluster, restricted, reader_pod(mode))
+
+
+def test_claims_with_admin_access_need_the_label(cluster: LocalCluster) -> None:
+    """The server refuses the chart's template in a namespace that lacks it."""
+    values = {"reader": {"enabled": True, "mode": "dra"}}
+    template = find(render(values=values), "ResourceClaimTemplate")
+    template["metadata"]["namespace"] = "default"
+    with pytest.raises(LocalClusterError, match=r"resource\.kubernetes\.io/admin-access: true"):
+        accept(cluster, [template])
 
 
 @pytest.fixture(scope="module", params=["chart", "kustomize"])

@@ -38,6 +38,11 @@ FOOTPRINT: list[dict[str, Any]] = [
         "verbs": ["patch"],
     },
     {
+        "apiGroups": ["resource.k8s.io"],
+        "resources": ["resourceslices"],
+        "verbs": ["get", "list", "watch"],
+    },
+    {
         "apiGroups": [""],
         "resources": ["namespaces"],
         "verbs": ["get"],

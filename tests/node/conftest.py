@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,13 @@ def _missing() -> str | None:
 
 @pytest.fixture(scope="session")
 def node_cluster() -> Iterator[LocalCluster]:
+    """A cluster with one simulated and one real node."""
+    with real_node_cluster() as cluster:
+        yield cluster
+
+
+@contextmanager
+def real_node_cluster() -> Iterator[LocalCluster]:
     """A cluster with one simulated and one real node.
 
     Where there can be none the tests skip, saying why; with CI in the environment they fail.

@@ -29,7 +29,7 @@ from gpuid_operator.localcluster.ports import free_ports
 from gpuid_operator.localcluster.smi import generate
 from gpuid_operator.localcluster.waiting import wait_for
 from gpuid_operator.plan.smi import parse
-from tests.node import operator_image
+from tests.node import host_driver, operator_image
 from tests.node.grants import GPUID, Grant, calls_of
 from tests.node.smi_image import import_smi_image
 from tests.support.crds import delete_crds
@@ -56,6 +56,7 @@ UNUSED: dict[tuple[str, str, str], str] = {
     (GPUID, "gpuinventories", "delete"): "departed nodes, after their retention",
     (GPUID, "gpuinventorypolicies", "get"): "part of the published footprint, as with pods",
     (GPUID, "gpuquarantines", "get"): "part of the published footprint, as with pods",
+    ("resource.k8s.io", "resourceslices", "get"): "a resync fetches what no event brought",
     (GPUID, "gpuquarantines/status", "patch"): "an installation without a quarantine writes none",
 }
 """What of the footprint an installation of a minute does not use, and why it is granted."""
@@ -382,6 +383,67 @@ def test_the_reader(installable: LocalCluster, helm: Helm, audited: int, tmp_pat
     # It ends on SIGTERM, not when it is killed.
     gone = ("wait", "-n", "gpuid", "pod", "-l", "app.kubernetes.io/component=reader")
     cluster.kubectl(*gone, "--for=delete", "--timeout=30s")
+    delete_crds(cluster)
+
+
+@pytest.fixture
+def host(installable: LocalCluster) -> Iterator[Path]:
+    """A folder of the node in which the root of a driver container and its devices may appear."""
+    folder = Path(tempfile.mkdtemp(prefix="gpuid-host-"))
+    folder.chmod(0o755)
+    for name in ("dev", "run/nvidia/driver", "driver"):
+        (folder / name).mkdir(parents=True)
+    host_driver.make_devices(folder / "dev")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def in_node(cluster: LocalCluster, *command: str) -> None:
+    """Run a command in the mount namespace of the real node."""
+    pid = json.loads((cluster.directory / "run" / "containerd.json").read_text())["pid"]
+    subprocess.run(["nsenter", f"--target={pid}", "--mount", *command], check=True)
+
+
+def test_the_reader_runs_the_nvidia_smi_of_the_node(
+    installable: LocalCluster, helm: Helm, host: Path, tmp_path: Path
+) -> None:
+    """Mode hostDriver: also where the driver appears after the pod has started."""
+    cluster = installable
+    (port,) = free_ports(1, host="0.0.0.0")
+    values = chart_values(cluster, port)
+    values["targets"] = []
+    values["reader"] = {
+        "enabled": True,
+        "mode": "hostDriver",
+        "hostDriver": {"root": str(host), "devices": str(host / "dev")},
+        "nodeSelector": {"nvidia.com/gpu.present": None} | values["nodeSelector"],
+    }
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    helm("install", "gpuid-operator", str(CHART), "--values", str(file), "--wait", "--timeout=90s")
+    name = cluster.real_node_name
+
+    def ready() -> dict[str, Any]:
+        done = cluster.kubectl("get", "gpuinventory", name, "-o", "json", check=False)
+        conditions = json.loads(done.stdout or "{}").get("status", {}).get("conditions", ())
+        found: dict[str, Any] = {item["type"]: item for item in conditions}.get("Ready", {})
+        return found
+
+    def found_nothing() -> bool:
+        return ready().get("reason") == "NvidiaSmiNotFound"
+
+    wait_for("a read without a driver", found_nothing, timeout=60, hint=lambda: log(cluster))
+    assert "no driver under /host" in ready()["message"]
+
+    host_driver.install(host / "driver", SWAPPED)
+    host_driver.make_control_device(host / "dev")
+    in_node(cluster, "mount", "--bind", str(host / "driver"), str(host / "run/nvidia/driver"))
+    cluster.kubectl("annotate", "gpuinventory", name, f"{GPUID}/requestedAt=installed")
+    check_facts(inventory(cluster), SWAPPED, container="reader")
+    user = ("exec", "-n", "gpuid", "daemonset/gpuid-operator-reader", "--", "python3", "-c")
+    assert cluster.kubectl(*user, "import os; print(os.getuid())").stdout == "65532\n"
+    helm("uninstall", "gpuid-operator", "--wait", "--timeout=60s")
+    in_node(cluster, "umount", str(host / "run/nvidia/driver"))
     delete_crds(cluster)
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
+from gpuid_operator.api.meta import ALLOWED_HOSTS_ANNOTATION, SINK_SECRET_LABEL
+from gpuid_operator.api.secret import SecretData
 from gpuid_operator.api.sinks import Sink
 from gpuid_operator.localcluster.ports import free_ports
+from gpuid_operator.sinks import kafka_producer, kafka_wire
 from gpuid_operator.sinks.base import (
     AddressNotAllowed,
     RecordsRefused,
@@ -24,6 +28,8 @@ from gpuid_operator.sinks.base import (
 from gpuid_operator.sinks.http_client import HTTPClient
 from gpuid_operator.sinks.opening import SinkContext
 from gpuid_operator.sinks.registry import open_sink
+from gpuid_operator.sinks.secrets import KubernetesSecrets
+from tests.support.api_fault_proxy import Position
 from tests.support.golden import MOVED, records
 from tests.support.kafka_server import (
     DESCRIBE,
@@ -35,6 +41,7 @@ from tests.support.kafka_server import (
     Kafka,
     Message,
 )
+from tests.support.tcp_fault_proxy import TcpFaultProxy
 
 GOLDEN = (
     b'{"id":"8f14e45f-ceea-467f-a0e6-5d1f8b2f6c11.7.1780828245","event":"GPUMoved",'
@@ -293,21 +300,28 @@ async def test_a_missing_secret_is_named(sink: Open, record: Any, make_secrets: 
 
 
 async def test_a_secret_is_for_each_broker_that_a_broker_names(
-    kafka: Kafka, topic: str, sink: Open, secrets: Any, record: Any, monkeypatch: Any
+    kafka: Kafka, topic: str, sink: Open, record: Any
 ) -> None:
     """The brokers name themselves `localhost`, whatever the address in the sink."""
+    annotations = {ALLOWED_HOSTS_ANNOTATION: "127.0.0.1, localhost"}
+    data = {"user": USER.encode(), "password": PASSWORD.encode()}
+    secret = SecretData(labels={SINK_SECRET_LABEL: "true"}, annotations=annotations, data=data)
 
-    async def get(ref: Any, *, host: str | None) -> str:
-        if host != "127.0.0.1":
-            raise SecretNotAllowed(f"Secret {ref.name} must not be sent to {host}")
-        return str(secrets.values[ref.key])
+    async def read(_: str) -> SecretData:
+        return secret
 
-    fields: dict[str, Any] = {"sasl": SASL | {"mechanism": "PLAIN"}}
-    bus = sink("sasl", brokers=[kafka.broker("sasl", "127.0.0.1")], **fields)
+    bus = sink(
+        "sasl",
+        brokers=[kafka.broker("sasl", "127.0.0.1")],
+        sasl={"mechanism": "PLAIN"} | SASL,
+        secrets=KubernetesSecrets(read, lambda: 0.0),
+    )
     await bus.send([record()])
-    assert secrets.hosts == {"127.0.0.1", "localhost"}
-    monkeypatch.setattr(secrets, "get", get)
+    annotations[ALLOWED_HOSTS_ANNOTATION] = "127.0.0.1"
     with pytest.raises(SecretNotAllowed, match="must not be sent to localhost"):
+        await bus.send([record()])
+    annotations[ALLOWED_HOSTS_ANNOTATION] = "localhost"
+    with pytest.raises(SecretNotAllowed, match=r"must not be sent to 127\.0\.0\.1"):
         await bus.send([record()])
     assert len(await kafka.read(topic)) == 1
 
@@ -327,3 +341,62 @@ async def test_a_broker_that_is_down_is_unavailable_and_another_one_is_asked(
     assert "Connection refused" in down.message or "Connect call failed" in down.message
     await sink(brokers=[f"127.0.0.1:{nobody}", kafka.broker()]).send([record()])
     assert len(await kafka.read(topic)) == 1
+
+
+@pytest.mark.parametrize("position", list(Position))
+async def test_a_connection_that_breaks_stores_nothing_twice(
+    kafka: Kafka, topic: str, sink: Open, record: Any, position: Position
+) -> None:
+    """Whether the broker has seen the records, or has stored them."""
+    batches = [[record(node="gpu-1"), record(node="gpu-1")] for _ in range(2)]
+    with TcpFaultProxy(kafka.ports["proxied"], listen=kafka.ports["proxy"]) as proxy:
+        bus = sink(brokers=[f"localhost:{proxy.port}"])
+        await bus.send(batches[0])
+        trap = proxy.set_trap(batches[1][0].id.encode(), position, lambda: None)
+        await bus.send(batches[1])
+        assert trap.triggered.is_set()
+        await bus.close()
+    assert ids(await kafka.read(topic)) == [one.id for batch in batches for one in batch]
+
+
+async def test_a_broker_that_goes_and_comes_back(
+    kafka: Kafka, topic: str, sink: Open, record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_producer, "_DELIVERY_TIMEOUT", 2.0)
+    bus = sink()
+    batch = [record(node="gpu-1") for _ in range(3)]
+    await bus.send(batch[:1])
+    await asyncio.to_thread(kafka.kill)
+    for _ in range(2):
+        down = await failure(bus, *batch[1:])
+        assert type(down) is Unavailable
+        assert f"failed to produce to topic {topic} at localhost:" in down.message
+    await asyncio.to_thread(kafka.start)
+    monkeypatch.undo()
+    await bus.send(batch[1:])
+    assert ids(await kafka.read(topic)) == [one.id for one in batch]
+
+
+async def test_a_broker_that_stands_still_is_given_up(
+    kafka: Kafka, topic: str, sink: Open, record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = sink()
+    await bus.send([record(node="gpu-1")])
+    assert kafka.process is not None
+    kafka.process.send_signal(signal.SIGSTOP)
+    try:
+        cancelled = asyncio.create_task(bus.send([record()]))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        monkeypatch.setattr(kafka_wire, "_RESPONSE_TIMEOUT", 0.2)
+        monkeypatch.setattr(kafka_producer, "_DELIVERY_TIMEOUT", 1.0)
+        still = await failure(bus, record())
+        assert type(still) is Unavailable
+        assert "no response in time" in still.message
+    finally:
+        kafka.process.send_signal(signal.SIGCONT)
+    monkeypatch.undo()
+    await bus.send([record(node="gpu-1")])
+    assert len(await kafka.read(topic)) == 2

@@ -94,7 +94,7 @@ async def answering() -> AsyncIterator[Answering]:
 
         async def start(status: int, text: str) -> str:
             async def answer(_request: web.Request) -> web.Response:
-                return web.Response(status=status, text=text)
+                return web.Response(status=status, text=text, headers={"Retry-After": "77"})
 
             app = web.Application()
             app.router.add_route("*", "/{path:.*}", answer)
@@ -260,6 +260,7 @@ async def test_what_a_status_means(
     with pytest.raises(SinkError, match="SlowDown: Reduce your rate") as caught:
         await opened(server, "bucket", secrets, endpoint=url).send([record()])
     assert type(caught.value) is error
+    assert caught.value.retry_after == 77
     assert secrets.invalidated == (status in (401, 403))
     for value in secrets.values.values():
         assert value not in caught.value.message

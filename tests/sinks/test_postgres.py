@@ -445,6 +445,20 @@ async def test_a_unique_of_the_users_own_that_swallows_records_is_refused(
     assert (await database.rows("SELECT count(*) FROM serials")) == [(3,)]
 
 
+async def test_a_unique_of_the_users_own_may_come_after_the_first_batch(
+    database: Database, record: Any
+) -> None:
+    sink = database.sink(autoMigrate=True)
+    await sink.send([record()])
+    await database.connection.execute("CREATE UNIQUE INDEX own ON serials (uuid, read_time)")
+    batch = [record(uuid="GPU-9"), record(uuid="GPU-9")]
+    with pytest.raises(Refused, match=r"UNIQUE \(uuid, read_time\)") as refused:
+        await sink.send(batch)
+    await database.connection.execute(refused.value.detail)
+    await sink.send(batch)
+    assert (await database.rows("SELECT count(*) FROM serials")) == [(3,)]
+
+
 async def test_what_is_there_by_its_record_id_counts_as_delivered_with_insert_alone(
     database: Database, record: Any, make_secrets: Any
 ) -> None:

@@ -39,7 +39,8 @@ from tests.support.objects import (
     put_quarantine,
     quarantine_path,
 )
-from tests.support.smi_fixtures import machine, serials, swapped, without
+from tests.support.resource_slices import gpus, put_slice
+from tests.support.smi_fixtures import machine, serials, swapped, uuids, without
 
 QUIET: Final = 90.0
 """Seconds after each step in which nothing goes wrong; a node has a minute to get a pod."""
@@ -53,6 +54,8 @@ POLICY: Final = "fleet"
 DOUBLED: Final = "doubled"
 SINKS: Final = ("log", "cmdb")
 NODES: Final = ("n1", "n2")
+SLICE_NODE: Final = "n3"
+"""A node that ResourceSlices alone show."""
 
 
 _WATCHED_BY_KOPF: Final = ("/pods/", "/gpuinventorypolicies/", "/gpuquarantines/")
@@ -61,7 +64,8 @@ Step = Callable[["World"], Awaitable[None]]
 
 
 class World:
-    """A cluster of two GPU nodes, an operator, and what its two sinks hold."""
+    """A cluster of two GPU nodes and one that only ResourceSlices show, an operator, and what its
+    two sinks hold."""
 
     def __init__(self) -> None:
         self.kube = FakeKube()
@@ -100,7 +104,7 @@ class World:
     def picture(self) -> dict[str, Any]:
         """All that must not depend on faults: inventories, labels, and what the sinks hold."""
         inventories = {}
-        for node in NODES:
+        for node in (*NODES, SLICE_NODE):
             body = self.kube.objects.get(inventory_path(node))
             inventories[node] = body and _inventory(body)
         return {
@@ -186,6 +190,7 @@ def _inventory(body: dict[str, Any]) -> dict[str, Any]:
             for sink in status["sinks"]
         ],
         "conditions": {one["type"]: (one["status"], one["reason"]) for one in status["conditions"]},
+        "ready": [one["message"] for one in status["conditions"] if one["type"] == "Ready"],
         "labels": body["metadata"]["labels"],
         "spec": body["spec"],
     }
@@ -291,6 +296,22 @@ async def release(world: World) -> None:
     world.kube.remove(quarantine_path("rma"))
 
 
+async def publication(world: World) -> None:
+    """ResourceSlices show a node, and other GPUs of a node than were read."""
+    put_node(world.kube, SLICE_NODE, gpus=None)
+    put_slice(world.kube, SLICE_NODE, gpus("GPU-3", driver="1.0.0"))
+    put_slice(world.kube, "n1", gpus("GPU-other"))
+
+
+async def next_generation(world: World) -> None:
+    """They are published again, in two slices that come one after the other."""
+    put_slice(world.kube, "n1", gpus(*uuids(world.smi["n1"])), generation=2)
+    first = {"generation": 2, "count": 2}
+    put_slice(world.kube, SLICE_NODE, gpus("GPU-3", driver="2.0.0"), **first)
+    await asyncio.sleep(3.0)
+    put_slice(world.kube, SLICE_NODE, gpus("GPU-4", driver="2.0.0"), **first, name="second")
+
+
 async def replacement(world: World) -> None:
     """The plugin's pod is replaced, which takes longer than a node may be without one."""
     world.kube.remove(pod_path("plugin-n1"))
@@ -333,6 +354,8 @@ SCENARIO: Final[tuple[Step, ...]] = (
     swap,
     loss,
     quarantine,
+    publication,
+    next_generation,
     replacement,
     departure,
     return_,

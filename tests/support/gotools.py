@@ -21,9 +21,14 @@ from gpuid_operator.localcluster.errors import BuildError
 from release.tools import PROGRAMS, install, install_own
 from tests.support import javatools, nodetools, real_smi
 
+_CONTAINERD: Final = "github.com/containerd/containerd/v2/cmd"
 VERSIONS: Final = PROGRAMS | {
+    # Debian's containerd 1.6 does not know CDI, by which a container gets the devices of a claim.
+    "containerd": f"{_CONTAINERD}/containerd@v2.2.9",
+    "containerd-shim-runc-v2": f"{_CONTAINERD}/containerd-shim-runc-v2@v2.2.9",
     "crane": "github.com/google/go-containerregistry/cmd/crane@v0.22.1",
     "fake-gcs-server": "github.com/fsouza/fake-gcs-server@v1.56.1",
+    "dra-example-driver": "sigs.k8s.io/dra-example-driver//cmd/dra-example-kubeletplugin@v0.4.0",
     "helm3": "helm.sh/helm/v3/cmd/helm@v3.21.4",
     "helm4": "helm.sh/helm/v4/cmd/helm@v4.3.1",
     "kube-state-metrics": "k8s.io/kube-state-metrics/v2//.@v2.18.0",

@@ -40,10 +40,12 @@ POLICIES: Final = f"/apis/{API_VERSION}/{POLICY_PLURAL}"
 QUARANTINES: Final = f"/apis/{API_VERSION}/{QUARANTINE_PLURAL}"
 NODES: Final = "/api/v1/nodes"
 EVENTS: Final = "/api/v1/namespaces/default/events"
+DRA: Final = "/apis/resource.k8s.io"
 
 _COLLECTION: Final = re.compile(
     r"(?:/api/v1|/apis/[^/]+/[^/]+)(?:/namespaces/[^/]+)?"
-    r"/(?:nodes|pods|events|secrets|leases|gpuinventories|gpuinventorypolicies|gpuquarantines)$"
+    r"/(?:nodes|pods|events|secrets|leases|gpuinventories|gpuinventorypolicies|gpuquarantines"
+    r"|resourceslices)$"
 )
 _FIRST: Final = 100
 """The resourceVersion of the empty cluster."""
@@ -118,6 +120,8 @@ class FakeKube(KubeClient):
         self.websockets = FakeWebSockets(self.exec)  # type: ignore[assignment]
         self.served = {INVENTORY_PLURAL, POLICY_PLURAL, QUARANTINE_PLURAL}
         """Plurals of our kinds that the server serves; the rest of their paths is 404."""
+        self.dra_versions = {"v1"}
+        """Versions of resource.k8s.io that the server serves."""
         self.oldest = _FIRST
         """A watch from before this version is Gone."""
         self.broken_watches = 0
@@ -264,9 +268,7 @@ class FakeKube(KubeClient):
             await asyncio.sleep(fault.delay)
         if fault is not None and fault.error is not None:
             raise fault.error
-        if accept == ONLY_METADATA and isinstance(answer, dict):
-            answer = {**_PARTIAL, "metadata": answer["metadata"]}
-        return clone(answer)
+        return clone(_accepted(answer, accept))
 
     async def lines(
         self, path: str, *, params: Mapping[str, str], accept: str, silence: float
@@ -288,8 +290,8 @@ class FakeKube(KubeClient):
         cut, seen = self._cut, 0
         while True:
             for version, kind, where, body in self._events[seen:]:
-                if version > since and where.rpartition("/")[0] == path:
-                    event = {"type": kind, "object": {**_PARTIAL, "metadata": body["metadata"]}}
+                if version > since and where.rpartition("/")[0] == path and _fits(body, params):
+                    event = {"type": kind, "object": _accepted(body, accept)}
                     match self._stream_fault():
                         case None:
                             yield orjson.dumps(event)
@@ -350,6 +352,10 @@ class FakeKube(KubeClient):
         for plural in (INVENTORY_PLURAL, POLICY_PLURAL, QUARANTINE_PLURAL):
             if f"/{plural}" in path and plural not in self.served:
                 raise _error(errors.NotFound, 404, "NotFound", "404 page not found")
+        _, dra, version = path.partition(DRA)
+        version = version.removeprefix("/").partition("/")[0]
+        if dra and version not in (self.dra_versions | {""} if self.dra_versions else ()):
+            raise _error(errors.NotFound, 404, "", "404 page not found")
 
     def _answer(
         self, method: str, path: str, query: dict[str, str], body: Any, content_type: str | None
@@ -359,6 +365,8 @@ class FakeKube(KubeClient):
             if not self.served:
                 raise _error(errors.NotFound, 404, "NotFound", "404 page not found")
             return {"resources": [{"name": name} for name in sorted(self.served)]}
+        if path == DRA:
+            return {"versions": [{"version": one} for one in sorted(self.dra_versions)]}
         if _COLLECTION.fullmatch(path):
             return self._list(path, query) if method == "GET" else self._create(path, body)
         target = path.removesuffix("/status")
@@ -402,8 +410,7 @@ class FakeKube(KubeClient):
             left = [
                 clone(body)
                 for where, body in sorted(objects.items())
-                if where.rpartition("/")[0] == path
-                and matches(body["metadata"].get("labels") or {}, query.get("labelSelector", ""))
+                if where.rpartition("/")[0] == path and _fits(body, query)
             ]
         limit = int(query.get("limit", len(left) or 1))
         meta = {"resourceVersion": str(version), "continue": ""}
@@ -465,6 +472,23 @@ class FakeKube(KubeClient):
         self._news.set()
         for listener in self.listeners:
             listener(kind, path, clone(body))
+
+
+def _accepted(answer: Any, accept: str | None) -> Any:
+    """An answer as the client accepts it: with or without spec and status."""
+    if accept is None or "PartialObjectMetadata" not in accept or not isinstance(answer, dict):
+        return answer
+    if "items" in answer:
+        return {**answer, "items": [_accepted(body, ONLY_METADATA) for body in answer["items"]]}
+    return {**_PARTIAL, "metadata": answer["metadata"]}
+
+
+def _fits(body: Mapping[str, Any], query: Mapping[str, str]) -> bool:
+    """Whether the selectors of a query select an object; of fields, only `spec.driver`."""
+    driver = query.get("fieldSelector", "").removeprefix("spec.driver=")
+    return (not driver or body["spec"]["driver"] == driver) and matches(
+        body["metadata"].get("labels") or {}, query.get("labelSelector", "")
+    )
 
 
 def _error(kind: type[errors.ApiError], status: int, reason: str, message: str) -> errors.ApiError:

@@ -22,8 +22,17 @@ from gpuid_operator.kube.inventories import (
     list_inventories,
     watch_inventories,
 )
+from gpuid_operator.kube.resource_slices import (
+    get_slice,
+    served_collection,
+    slice_facts,
+    slice_pages,
+    watch_slices,
+)
 from gpuid_operator.kube.watch import MetadataEvent
+from tests.support.kube import DRA
 from tests.support.kube_cases import INVENTORIES, LABEL, WRITES, Case, write
+from tests.support.resource_slices import gpus, resource_slice
 
 
 async def a_list_comes_in_pages_of_one_snapshot(client: KubeClient, prefix: str) -> None:
@@ -128,6 +137,36 @@ async def an_answer_is_metadata_where_only_that_is_accepted(
     assert (answer["kind"], answer["apiVersion"]) == ("PartialObjectMetadata", "meta.k8s.io/v1")
 
 
+async def slices_of_one_driver_are_listed_and_watched(client: KubeClient, prefix: str) -> None:
+    collection = await served_collection(client)
+    assert collection == f"{DRA}/v1/resourceslices"
+    body = resource_slice(prefix, gpus("GPU-a"), name=prefix)
+    other = resource_slice(prefix, [], name=f"{prefix}-other", driver="other.example.com")
+    for one in (body, other):
+        await client.request("POST", collection, body=one)
+    (page,) = [page async for page in slice_pages(client, collection)]
+    (listed,) = page["items"]
+    assert slice_facts(listed) == slice_facts(body)
+    assert (
+        await get_slice(client, collection, prefix)
+        == {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceSlice",
+        }
+        | listed
+    )
+    (page,) = [page async for page in slice_pages(client, collection, only_metadata=True)]
+    (item_,) = page["items"]
+    assert "spec" not in item_
+    assert item_["metadata"]["resourceVersion"] == listed["metadata"]["resourceVersion"]
+    for one in (other, body):
+        await client.request("DELETE", item(collection, one["metadata"]["name"]))
+    version = page["metadata"]["resourceVersion"]
+    async with asyncio.timeout(30):
+        kind, gone = await anext(watch_slices(client, collection, version=version))
+    assert (kind, slice_facts(gone)) == ("DELETED", slice_facts(body))
+
+
 CASES: Final[tuple[Case, ...]] = (
     *WRITES,
     an_answer_is_metadata_where_only_that_is_accepted,
@@ -136,4 +175,5 @@ CASES: Final[tuple[Case, ...]] = (
     a_watch_sees_what_happens_after_the_list,
     a_watch_from_too_old_a_version_is_gone,
     both_kinds_are_discovered,
+    slices_of_one_driver_are_listed_and_watched,
 )

@@ -125,6 +125,7 @@ def footprint(
     grants("*", ours, "gpuinventorypolicies/status", "patch")
     grants("*", ours, "gpuquarantines", "get list watch")
     grants("*", ours, "gpuquarantines/status", "patch")
+    grants("*", "resource.k8s.io", "resourceslices", "get list watch")
     grants("*", "", "namespaces", "get", "kube-system")
     grants("default", "", "events", "create patch")
     grants(own, "coordination.k8s.io", "leases", "get create update")

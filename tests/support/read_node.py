@@ -66,7 +66,12 @@ class ReadNode:
     change: StatusChange = field(default_factory=lambda: StatusChange(InventoryStatus()))
 
     def read(
-        self, *gpus: GPU, driver: str = "570.1", container: str = "c1", after: float = 1
+        self,
+        *gpus: GPU,
+        driver: str = "570.1",
+        container: str = "c1",
+        after: float = 1,
+        through_claim: bool = False,
     ) -> list[HistoryEntry]:
         """What the next read adds to the history, `Sighted` apart."""
         self.now += timedelta(seconds=after)
@@ -78,6 +83,7 @@ class ReadNode:
             now=self.now,
             context=self.context,
             pending_removals=self.pending_removals,
+            through_claim=through_claim,
         )
         self.status, self.pending_removals = self.change.status, self.change.pending_removals
         return [entry for entry in self.change.entries if entry.type is not HistoryType.SIGHTED]

@@ -85,8 +85,20 @@ class Database:
         self._run(f'CREATE DATABASE "{name}" TEMPLATE template0', database="postgres")
 
     def query(self, statement: str) -> list[dict[str, Any]]:
-        """The rows; of several statements none."""
+        """The rows of one statement."""
         return self._run(statement, database=self.name)
+
+    def execute(self, statements: str) -> None:
+        """Run several statements, as psql does."""
+
+        async def run() -> None:
+            connection = await self._connect(self.name)
+            try:
+                await connection.execute(statements)
+            finally:
+                await connection.close()
+
+        asyncio.run(run())
 
     def copy_as_gpuid(self, table: str, rows: list[tuple[Any, ...]]) -> None:
         """What gpuid does with its rows, each the seven fields and the time of the write."""

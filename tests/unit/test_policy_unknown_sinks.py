@@ -10,8 +10,8 @@ from gpuid_operator.api.policy import Policy, PolicySpec
 from gpuid_operator.plan.policy import policy_status, resolve_policy
 
 SINKS = [
-    {"name": "bus", "kafka": {}},
-    {"name": "queue", "kafka": {}},
+    {"name": "bus", "pulsar": {}},
+    {"name": "queue", "pulsar": {}},
     {"name": "logs", "stdout": {}},
 ]
 
@@ -23,7 +23,7 @@ def policy(**spec: Any) -> Policy:
 def test_sinks_of_unknown_types_are_set_aside() -> None:
     """A sink of an inventory can replace one of them, or be one itself."""
     spec = InventorySpec.model_validate(
-        {"sinks": [{"name": "queue", "stdout": {}}, {"name": "own", "kafka": {}}]}
+        {"sinks": [{"name": "queue", "stdout": {}}, {"name": "own", "pulsar": {}}]}
     )
     effective = resolve_policy(policy(sinks=SINKS), builtin=PolicySpec(), spec=spec)
     assert effective.unknown_sinks == ("bus", "own")

@@ -8,9 +8,13 @@ import pytest
 
 from gpuid_operator.api.inventory import (
     GPU,
+    ConditionType,
     HistoryType,
 )
 from gpuid_operator.api.meta import MAX_GPUS
+from gpuid_operator.plan.conditions import find
+from gpuid_operator.plan.resource_slices import PublishedGPUs
+from gpuid_operator.plan.status_change import StatusContext
 from tests.support.read_node import (
     NODE,
     P2,
@@ -158,3 +162,70 @@ class TestRemoval:
         node.read()
         assert types(node.read(after=10)) == ["GPURemoved", "GPURemoved"]
         assert (node.status.gpu_count, node.status.gpus) == (0, [])
+
+
+class TestClaim:
+    """A read through a resource claim does not see a GPU in MIG mode, which its slices publish."""
+
+    BOTH = StatusContext(generation=1, published=PublishedGPUs(True, ("GPU-a", "GPU-b")))
+
+    def test_a_published_gpu_stays_as_last_read(self) -> None:
+        node = known(A, B)
+        node.context = self.BOTH
+        assert node.read(A, container="c2", through_claim=True) == []
+        assert node.pending_removals is None
+        assert node.status.gpus == [A, B]
+        # The read is complete: nothing is left to confirm.
+        assert node.status.source == source("c2")
+        assert node.status.last_read_time == node.now
+        assert node.sighted() == [("1821", "1650000000001")]
+        ready = find(node.status.conditions, ConditionType.READY)
+        assert ready is not None
+        assert ready.message == (
+            "ResourceSlices publish GPUs that the resource claim of the pod does not include; they"
+            " stay as last read: GPU-b"
+        )
+        assert node.read(A, after=60, through_claim=True) == []
+        assert node.read(A, B, through_claim=True) == []
+
+    def test_a_boot_alone_does_not_make_its_removal_certain(self) -> None:
+        node = known(A, B)
+        node.context = self.BOTH
+        node.node = NODE.model_copy(update={"boot_id": "boot-2"})
+        assert node.read(A, through_claim=True) == []
+        assert node.status.gpu_count == 2
+
+    def test_it_is_gone_once_the_slices_do_not_publish_it(self) -> None:
+        node = known(A, B)
+        node.context = self.BOTH
+        node.read(A, through_claim=True)
+        node.context = StatusContext(generation=1, published=PublishedGPUs(True, ("GPU-a",)))
+        assert node.read(A, through_claim=True) == []
+        assert types(node.read(A, after=10, through_claim=True)) == ["GPURemoved"]
+
+    def test_it_is_gone_if_the_read_needed_no_claim(self) -> None:
+        node = known(A, B)
+        node.context = self.BOTH
+        node.read(A)
+        assert types(node.read(A, after=10)) == ["GPURemoved"]
+
+    def test_it_is_gone_where_nothing_is_known_of_slices(self) -> None:
+        node = known(A, B)
+        node.read(A, through_claim=True)
+        assert types(node.read(A, after=10, through_claim=True)) == ["GPURemoved"]
+
+    @pytest.mark.parametrize(
+        "change", [{"uid": "node-uid-2"}, {"provider_id": "x/i-2", "machine": "i-2"}]
+    )
+    def test_it_is_gone_on_another_machine(self, change: dict[str, str]) -> None:
+        node = known(A, B)
+        node.context = self.BOTH
+        node.node = NODE.model_copy(update=change)
+        gone = node.read(A, through_claim=True)[-1]
+        assert (gone.type, gone.uuid, gone.machine) == (HistoryType.GPU_REMOVED, "GPU-b", "i-1")
+
+    def test_it_is_gone_when_another_gpu_sits_at_the_address(self) -> None:
+        node = known(A, B)
+        node.context = self.BOTH
+        entries = node.read(A, but(B, uuid="GPU-c"), through_claim=True)
+        assert types(entries) == ["GPURemoved", "GPUAdded"]

@@ -69,15 +69,43 @@ app.kubernetes.io/part-of: gpuid-operator
 {{- default .Release.Namespace .Values.leaderElection.namespace }}
 {{- end }}
 
-{{/* The list of targets as YAML, with the chart's own reader first. */}}
-{{- define "gpuid-operator.targets" -}}
-{{- $targets := list }}
-{{- if .Values.reader.enabled }}
+{{/* The mode of the reader; older names of a mode stay valid. */}}
+{{- define "gpuid-operator.readerMode" -}}
+{{- $mode := .Values.reader.mode }}
+{{- if and (eq $mode "runtimeClass") (eq .Values.reader.deviceList "volume-mounts") }}
+{{- $mode = "volumeMounts" }}
+{{- end }}
+{{- get (dict "driverRoot" "hostDriver" "claim" "dra") $mode | default $mode }}
+{{- end }}
+
+{{- define "gpuid-operator.readerName" -}}
+{{ include "gpuid-operator.fullname" . }}-reader
+{{- end }}
+
+{{- define "gpuid-operator.readerNamespace" -}}
+{{- $dra := eq (include "gpuid-operator.readerMode" .) "dra" }}
+{{- .Values.reader.namespace | default (ternary (include "gpuid-operator.readerName" .) .Release.Namespace $dra) }}
+{{- end }}
+
+{{/* The target of the reader pods. */}}
+{{- define "gpuid-operator.readerTarget" -}}
 {{- $selector := list }}
 {{- range $key, $value := include "gpuid-operator.readerSelectorLabels" . | fromYaml }}
 {{- $selector = append $selector (printf "%s=%s" $key $value) }}
 {{- end }}
-{{- $targets = append $targets (dict "namespace" .Release.Namespace "selector" (join "," $selector) "container" "reader") }}
+namespace: {{ include "gpuid-operator.readerNamespace" . }}
+selector: {{ join "," $selector }}
+container: reader
+{{- if eq (include "gpuid-operator.readerMode" .) "hostDriver" }}
+command: [python3, -m, gpuid_operator.cli.host_smi, /host]
+{{- end }}
+{{- end }}
+
+{{/* The list of targets as YAML, with the chart's own reader first. */}}
+{{- define "gpuid-operator.targets" -}}
+{{- $targets := list }}
+{{- if .Values.reader.enabled }}
+{{- $targets = append $targets (include "gpuid-operator.readerTarget" . | fromYaml) }}
 {{- end }}
 {{- range .Values.targets }}
 {{- if and (eq (default "" .preset) "reader") (not .namespace) }}
@@ -168,6 +196,18 @@ app.kubernetes.io/part-of: gpuid-operator
 {{- end }}
 {{- if not (include "gpuid-operator.runnerTarget" . | fromYaml).container }}
 {{- fail "runner.command needs the pods and the container of its target: set targets[0].container, without a preset" }}
+{{- end }}
+{{- end }}
+{{- if .Values.reader.enabled }}
+{{- $mode := include "gpuid-operator.readerMode" . }}
+{{- if and (eq .Values.reader.deviceList "volume-mounts") (ne $mode "volumeMounts") }}
+{{- fail (printf "reader.deviceList: volume-mounts is the older name of reader.mode: volumeMounts, and reader.mode is %s: remove reader.deviceList" $mode) }}
+{{- end }}
+{{- if and (eq $mode "dra") (not (.Capabilities.APIVersions.Has "resource.k8s.io/v1")) }}
+{{- fail "reader.mode dra needs the API resource.k8s.io/v1 (Kubernetes 1.34 or newer), which this cluster does not serve: use another mode, or call helm template with --api-versions resource.k8s.io/v1" }}
+{{- end }}
+{{- if and (eq $mode "dra") .Values.reader.dra.createNamespace (eq (include "gpuid-operator.readerNamespace" .) .Release.Namespace) }}
+{{- fail "reader.mode dra needs a namespace of its own, since every claim there may have admin access: set reader.namespace to another one than the release's, or label that namespace and set reader.dra.createNamespace to false" }}
 {{- end }}
 {{- end }}
 {{- if and .Values.checks.admission.enabled (not .Values.checks.admission.users) (not .Values.checks.admission.groups) }}

@@ -39,6 +39,7 @@ __all__ = [
     "NAME_PATTERN",
     "PATTERNS",
     "RULES",
+    "TYPES",
     "TYPE_NAMES",
     "AzureSink",
     "Batch",
@@ -150,7 +151,8 @@ _MODELS: Final[dict[str, type[SinkSettings]]] = {
     if isinstance(model, type) and issubclass(model, SinkSettings)
 }
 
-TYPE_NAMES: Final = ", ".join([*_MODELS][:-1]) + f" or {[*_MODELS][-1]}"
+TYPES: Final = tuple(_MODELS)
+TYPE_NAMES: Final = ", ".join(TYPES[:-1]) + f" or {TYPES[-1]}"
 """The types of sinks, for messages."""
 _EXACTLY_ONE: Final = f"set exactly one of {TYPE_NAMES}"
 

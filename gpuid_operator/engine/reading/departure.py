@@ -71,7 +71,7 @@ class Departures:
             has_inventory=view.inventory is not None,
             departed=view.departed,
             suspended=view.suspended,
-            has_gpus=known is not None and bool(known.facts.gpu_capacity),
+            has_gpus=self._state.has_gpus(view.name),
             fetched=None if known is None else known.fetched,
             gone=gone,
             pods_changed=self._state.pods.changed(view.name) or None,

@@ -101,7 +101,7 @@ class Reader:
         due = self.due(view)
         while view.target is not None and due is not None and due <= self._clock():
             target = self._state.target_for_read(view.name) or view.target
-            self._state.duplicates.read_begins(view.name)
+            self._state.read_begins(view.name)
             again = await self._read(_Attempt(view.name, *target, view.open_request))
             view = self._state.view(view.name)
             due = self.due(view)
@@ -143,7 +143,7 @@ class Reader:
         removals = self._removals(view.name, now)
         # A request whose failure could not be written stays open and waits for the back-off, too.
         tried = failures is not None and failures.request == view.open_request
-        reread_in = self._state.duplicates.reread_in(view.name)
+        reread_in = self._state.reread_in(view)
         return ReadState(
             container=pod.container_id if pod else None,
             ready=pod is not None and pod.ready,
@@ -217,6 +217,7 @@ class Reader:
             now=now,
             request=attempt.request,
             pending_removals=self._removals(name, now),
+            through_claim=pod.claims,
         )
         change = await self._status_writer.write(name, decide, create=True)
         self._state.pods.read_well(name, attempt.target)
@@ -264,9 +265,8 @@ class Reader:
             return
         known = self._state.nodes.get(attempt.node)
         # Some DaemonSets of presets also run on nodes without a GPU.
-        no_gpus = error.reason is FailureReason.NVIDIA_SMI_NOT_FOUND and not (
-            known is not None and known.facts.gpu_capacity
-        )
+        missing = error.reason is FailureReason.NVIDIA_SMI_NOT_FOUND
+        no_gpus = missing and not self._state.has_gpus(attempt.node)
         decide = partial(
             plan.after_failure,
             reason=error.reason,

@@ -140,5 +140,7 @@ def _is_stale(cached: CachedInventory, view: NodeView) -> bool:
         hardware=cached.hardware,
         as_expected=cached.as_expected,
         unique=cached.unique,
+        uuids=None if cached.identifiers is None else cached.uuids,
+        slices=cached.slices,
     )
     return cached.state is not None and is_stale(basis, view.status_context)

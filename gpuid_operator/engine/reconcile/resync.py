@@ -25,7 +25,8 @@ _ATTEMPTS: Final = 3
 
 
 class Resync:
-    """Lists policies, quarantines, pods, nodes and inventories into the cluster state."""
+    """Lists policies, quarantines, ResourceSlices, pods, nodes and inventories into the cluster
+    state."""
 
     def __init__(
         self,
@@ -36,6 +37,7 @@ class Resync:
         target_pods: TargetPods,
         policies_changed: Callable[[], None],
         list_quarantines: Callable[[], Awaitable[None]],
+        list_slices: Callable[[], Awaitable[None]],
     ) -> None:
         """`events` receives each inventory of a list; `policies_changed` is called when a list
         changes what is in force."""
@@ -45,6 +47,7 @@ class Resync:
         self._target_pods = target_pods
         self._policies_changed = policies_changed
         self._list_quarantines = list_quarantines
+        self._list_slices = list_slices
         self.inventories_version: str | None = None
         """The resourceVersion of the last list of inventories, from which a watch can continue."""
 
@@ -59,6 +62,7 @@ class Resync:
             try:
                 await self._list_policies()
                 await self._list_quarantines()
+                await self._list_slices()
                 await self._target_pods.list_all()
                 await self._list_nodes()
                 await self.list_inventories()
@@ -67,9 +71,7 @@ class Resync:
                 if attempt == _ATTEMPTS:
                     raise
                 _log.info("list expired; restarting it", error=error.message)
-        return self._state.node_names() | {
-            name for name, known in self._state.nodes.items() if known.facts.gpu_capacity
-        }
+        return self._state.node_names() | self._state.gpu_nodes()
 
     async def catch_up(self) -> set[str]:
         """List policies, quarantines and pods. Returns the names of the nodes that changed.

@@ -30,6 +30,7 @@ from gpuid_operator.plan.expectation import Hardware
 from gpuid_operator.plan.labels import Pair
 from gpuid_operator.plan.ownership import foreign_checks
 from gpuid_operator.plan.quarantine import Identifiers
+from gpuid_operator.plan.resource_slices import NOT_FROM_SLICES, FromSlices
 from gpuid_operator.plan.status import request_token
 from gpuid_operator.plan.unrecorded import has_unrecorded_results
 
@@ -105,6 +106,8 @@ class CachedInventory:
     """The condition AsExpected; None where there is none."""
     unique: ConditionUpdate | None = None
     """The condition Unique; None where there is none."""
+    slices: FromSlices = NOT_FROM_SLICES
+    """The part of the status that comes from ResourceSlices."""
     checks: tuple[CheckStatus, ...] = ()
     """Last results of the checks, without their output."""
     unsettled: bool = False
@@ -177,6 +180,7 @@ class CachedInventory:
             hardware=_shared(Hardware.of(status.gpus, status.driver_version)),
             as_expected=_shared(shown(status.conditions, ConditionType.AS_EXPECTED)),
             unique=_shared(shown(status.conditions, ConditionType.UNIQUE)),
+            slices=_shared(FromSlices.of(status)),
             checks=checks,
             unsettled=has_unrecorded_results(
                 checks, find(status.conditions, ConditionType.CHECKS_PASSED)

@@ -15,6 +15,7 @@ from gpuid_operator.engine.state.nodes import NodeCache
 from gpuid_operator.engine.state.pods import PodCache
 from gpuid_operator.engine.state.policies import PolicyCache
 from gpuid_operator.engine.state.quarantines import QuarantineCache
+from gpuid_operator.engine.state.resource_slices import ResourceSliceCache
 from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan.policy import EffectivePolicy
 from gpuid_operator.plan.target import Target
@@ -39,6 +40,7 @@ class ClusterState:
         self.pods = PodCache(targets, grace=grace)
         self.nodes = NodeCache()
         self.quarantines = QuarantineCache()
+        self.slices = ResourceSliceCache()
         self.policies = PolicyCache(
             builtin=builtin, suspended=suspended, checks_allowed=checks_allowed
         )
@@ -56,7 +58,21 @@ class ClusterState:
             duplicates=self.duplicates.of(name),
             skip=self._skip_reason(name, inventory, policy),
             quarantines=self.quarantines.index,
+            published=self.slices.of(name),
         )
+
+    def read_begins(self, name: str) -> None:
+        """A read of this node begins now."""
+        self.duplicates.read_begins(name)
+        self.slices.read_begins(name)
+
+    def reread_in(self, view: NodeView) -> float | None:
+        """Seconds until a read shall show whether the node has the GPUs that its ResourceSlices
+        publish, and still has those that another inventory lists; None if there is no need for
+        one."""
+        if view.differs_from_slices and self.slices.changed_since_read(view.name):
+            return 0.0
+        return self.duplicates.reread_in(view.name)
 
     def target_for_read(self, name: str) -> tuple[Target, TargetPod] | None:
         """The target of a node for a read that is due."""
@@ -97,9 +113,20 @@ class ClusterState:
         return self.policies.effective(policy, inventory.spec if inventory else NO_SPEC)
 
     def is_gpu_node(self, name: str) -> bool:
-        """Whether the node has a target pod or GPU capacity."""
-        known = self.nodes.get(name)
-        return name in self.pods or (known is not None and bool(known.facts.gpu_capacity))
+        """Whether the node has a target pod, or is known to have GPUs."""
+        return name in self.pods or self.has_gpus(name)
+
+    def has_gpus(self, name: str) -> bool:
+        """Whether the Node or its ResourceSlices say that the node has GPUs."""
+        known, published = self.nodes.get(name), self.slices.of(name)
+        return (known is not None and known.facts.has_gpus) or (
+            published is not None and published.has_devices
+        )
+
+    def gpu_nodes(self) -> set[str]:
+        """The names of all nodes of which Node or ResourceSlices say that they have GPUs."""
+        labelled = {name for name, known in self.nodes.items() if known.facts.has_gpus}
+        return labelled | self.slices.gpu_nodes()
 
     def gpu_node_count(self) -> int:
         """The number of nodes that have an inventory, or will have one: a target pod runs there."""

@@ -11,6 +11,7 @@ from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan.duplicates import Duplicate
 from gpuid_operator.plan.policy import EffectivePolicy
 from gpuid_operator.plan.quarantine import QuarantineIndex
+from gpuid_operator.plan.resource_slices import PublishedGPUs, differences
 from gpuid_operator.plan.status_change import StatusContext
 from gpuid_operator.plan.target import Target
 
@@ -43,6 +44,8 @@ class NodeView:
     """Why the operator skips the node; None where it does not."""
     quarantines: QuarantineIndex | None
     """All quarantines; None while they are not known."""
+    published: PublishedGPUs | None = None
+    """What the ResourceSlices of the node say; None while that is not known."""
 
     @property
     def suspended(self) -> bool:
@@ -62,6 +65,13 @@ class NodeView:
         return self.inventory.request
 
     @property
+    def differs_from_slices(self) -> bool:
+        """Whether the ResourceSlices publish other GPUs than the last successful read listed."""
+        if self.published is None or self.inventory is None or self.inventory.identifiers is None:
+            return False
+        return bool(differences(self.published.uuids, self.inventory.uuids))
+
+    @property
     def foreign_checks(self) -> frozenset[str]:
         """The names of the checks whose results another instance writes."""
         return self.inventory.foreign_checks if self.inventory else frozenset()
@@ -76,4 +86,5 @@ class NodeView:
             foreign=self.foreign_checks,
             quarantines=self.quarantines,
             duplicates=self.duplicates,
+            published=self.published,
         )

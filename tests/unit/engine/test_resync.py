@@ -33,6 +33,7 @@ class ResyncBench(ReadBench):
         self.policy_changes = 0
         self.quarantine_lists: list[int] = []
         """How many inventories were known at each list of quarantines."""
+        self.slice_lists = 0
         self.gone: list[str] = []
         self.namespace_changes: list[frozenset[str]] = []
         self.enqueued: set[str] = set()
@@ -49,6 +50,7 @@ class ResyncBench(ReadBench):
             ),
             policies_changed=self._policies_changed,
             list_quarantines=self._list_quarantines,
+            list_slices=self._list_slices,
         )
 
     def _namespaces_changed(self) -> None:
@@ -59,6 +61,9 @@ class ResyncBench(ReadBench):
 
     async def _list_quarantines(self) -> None:
         self.quarantine_lists.append(len(self.inventories))
+
+    async def _list_slices(self) -> None:
+        self.slice_lists += 1
 
     def inventory_deleted(self, name: str, uid: str) -> None:
         self.gone.append(name)
@@ -75,9 +80,12 @@ async def test_everything_is_listed(bench: ResyncBench) -> None:
     put_node(bench.kube, "plain", gpus=None)
     put_pod(bench.kube, "pod-only")
     put_inventory(bench.kube, "inventory-only")
+    put_node(bench.kube, "labelled", gpus=None, labels={"nvidia.com/gpu.present": "true"})
     put_policy(bench.kube, "p", priority=3)
-    assert await bench.resync.run() == {"gpus", "pod-only", "inventory-only"}
-    assert set(bench.state.nodes) == {"gpus", "plain"}
+    names = {"gpus", "labelled", "pod-only", "inventory-only"}
+    assert await bench.resync.run() == names
+    assert set(bench.state.nodes) == {"gpus", "labelled", "plain"}
+    assert bench.slice_lists == 1
     assert [policy.name for policy in bench.state.policies] == ["p"]
     assert bench.policy_changes == 1
     assert bench.resync.inventories_version == str(bench.kube.version)

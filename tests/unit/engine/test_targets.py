@@ -19,6 +19,7 @@ from tests.support.engines import EngineHarness, until
 from tests.support.fake_exec import ExecAnswer, ExecCall
 from tests.support.kube import FakeKube, forbidden
 from tests.support.objects import inventory_path, pod_path, put_node, put_pod
+from tests.support.resource_slices import gpus, put_slice
 from tests.support.smi_fixtures import machine, swapped
 
 PLUGIN, DCGM, DRIVER = "nvidia-device-plugin", "nvidia-dcgm-exporter", "nvidia-driver-ctr"
@@ -342,6 +343,17 @@ async def test_a_plugin_on_a_node_without_gpus_makes_no_inventory(kube: FakeKube
 def namespaces(cluster: Cluster) -> set[str]:
     """Those whose pods are watched."""
     return {one.namespace for one in cluster.harness.engine.sources}
+
+
+async def test_a_plugin_without_it_on_a_node_that_slices_show_makes_one(kube: FakeKube) -> None:
+    put_node(kube, "n1", gpus=None)
+    put_slice(kube, "n1", gpus("GPU-a"))
+    cluster = Cluster(kube)
+    cluster.pod(PLUGIN, tell=False)
+    cluster.answers = {PLUGIN: MISSING}
+    await cluster.start()
+    await until(lambda: cluster.ready[1] == "NvidiaSmiNotFound")
+    assert cluster.status["source"] == {"resourceSlices": True}
 
 
 class TestNamespaces:
