@@ -121,12 +121,15 @@ def plan_migration(
         if not missing:
             problems.append(f"table {quoted_name} has no UNIQUE on {columns}")
         required.append(f"ALTER TABLE {quoted_name} ADD UNIQUE ({columns})")
+    useful_views = _views(quoted(schema), quoted_name, views)
     if views.has_trigger and not views.has_state:
         problems.append(f"table gpu_current_state of {quoted_name} does not exist")
+        required += useful_views
+        useful_views = []
     if table.serial_sequence and not table.partitioned_by:
         useful += _identity(quoted_name, table.serial_sequence)
     useful += _indexes(quoted_name, table.indexed)
-    useful += _views(quoted(schema), quoted_name, views)
+    useful += useful_views
     return Migration(problems=problems, required=required, useful=useful)
 
 

@@ -31,7 +31,7 @@ from tests.support.http_sink import (
     sent_records,
     serving,
 )
-from tests.support.otlp_collector import records_of
+from tests.support.otlp_logs import records_of
 from tests.support.secret_source import Secrets
 
 
