@@ -18,7 +18,7 @@ from gpuid_operator.plan.target import Target
 from tests.support.engines import EngineHarness, until
 from tests.support.fake_exec import ExecAnswer, ExecCall
 from tests.support.kube import FakeKube, forbidden
-from tests.support.objects import inventory_path, pod_path, put_node, put_pod
+from tests.support.objects import inventory_path, pod_path, put_node, put_pod, put_policy
 from tests.support.resource_slices import gpus, put_slice
 from tests.support.smi_fixtures import machine, swapped
 
@@ -426,6 +426,20 @@ class TestNamespaces:
         await until(lambda: cluster.ready[1] == "NoTargetPod")
         assert "run reader pods" in cluster.ready[2]
         assert cluster.harness.engine.sources == ()
+
+    async def test_checks_run_in_the_first_namespace_with_rights(self, kube: FakeKube) -> None:
+        kube.fail("GET", "/namespaces/gpu-operator/pods$", forbidden(), times=10**6)
+        check = {
+            "name": "c",
+            "podSelector": {"matchLabels": {"tier": "gpu"}},
+            "command": "true",
+        }
+        put_policy(kube, "p", checks=[check])
+        harness = EngineHarness(kube, targets=expand("auto"), checks_allowed=True)
+        await harness.engine.start()
+        assert PodSelector("kube-system", "tier=gpu") in harness.engine.sources
+        assert "gpu-operator" not in {one.namespace for one in harness.engine.sources}
+        await harness.engine.stop(within=1)
 
     async def test_targets_of_the_user_need_their_rights(self, kube: FakeKube) -> None:
         kube.fail("GET", "/pods$", forbidden(), times=10**6)
