@@ -238,6 +238,30 @@ async def test_a_new_container_ends_the_back_off_of_targets_without_it(cluster: 
     assert cluster.calls() == [DCGM]
 
 
+async def test_a_new_container_of_the_target_in_use_without_it_gives_way(
+    cluster: Cluster,
+) -> None:
+    cluster.pod(PLUGIN, tell=False)
+    cluster.pod(DCGM, tell=False)
+    await cluster.start()
+    await cluster.read_in(PLUGIN)
+    cluster.answers = {PLUGIN: MISSING}
+    cluster.pod(PLUGIN, number=2)
+    await cluster.read_in(DCGM)
+    assert len(cluster.calls()) == 4  # once more in the plugin, for its second command
+
+
+async def test_it_heals_as_soon_as_the_back_off_ends(cluster: Cluster) -> None:
+    cluster.pod(DRIVER, tell=False)
+    await cluster.start()
+    await cluster.read_in(DRIVER)
+    cluster.answers = {DRIVER: MISSING}
+    cluster.pod(DRIVER, number=2)
+    await until(lambda: cluster.ready[1] == "NvidiaSmiNotFound")
+    cluster.answers = {}
+    await until(lambda: cluster.ready[0] == "True", within=10)
+
+
 async def test_a_restart_does_not_try_again_what_has_no_nvidia_smi(cluster: Cluster) -> None:
     cluster.pod(DRIVER, tell=False, started="2020-01-01T00:00:00Z")
     cluster.pod(PLUGIN, tell=False, started="2020-01-01T00:00:00Z")
