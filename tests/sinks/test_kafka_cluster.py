@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -170,16 +169,3 @@ async def test_a_broker_that_does_not_answer_is_asked_again(
     cluster.hang()
     await bus.send([one])
     assert await stored() == [one.id]
-
-
-async def test_a_cancellation_does_not_wait_for_the_broker(
-    cluster: FakeKafka, bus: Any, stored: Stored, record: Any
-) -> None:
-    cluster.hang()
-    sending = asyncio.create_task(bus.send([record()]))
-    await asyncio.sleep(0)
-    sending.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await sending
-    await bus.close()
-    assert await stored() == []
