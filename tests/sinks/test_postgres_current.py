@@ -312,6 +312,21 @@ async def test_the_sql_of_the_error_works_in_psql(
     assert await current(database)
 
 
+async def test_the_sql_for_the_longest_names_is_complete(database: Database, record: Any) -> None:
+    schema, table = "S" * 63, "T" * 63
+    await database.connection.execute(f'CREATE SCHEMA "{schema}"')
+    await database.connection.execute(f'SET search_path = "{schema}"')
+    await database.gpuid_table()
+    await database.copy_as_gpuid("s1", "s2")
+    await database.connection.execute(f'ALTER TABLE serials RENAME TO "{table}"')
+    sink = database.sink(table=f"{schema}.{table}")
+    with pytest.raises(Refused) as caught:
+        await sink.send([record()])
+    psql(database, caught.value.detail)
+    await sink.send([record(uuid="GPU-1")])
+    assert await database.rows("SELECT uuid FROM gpu_current") == [("GPU-1",)]
+
+
 async def test_the_sql_for_an_older_table_is_in_the_log(
     database: Database, record: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
