@@ -37,7 +37,7 @@ class Receiver:
 
     port: int
     pattern: bytes
-    """A part of every request that delivers records, for the traps of a proxy."""
+    """A part of the last that the sink sends of a batch, for the traps of a proxy."""
     sink: Callable[[int], dict[str, Any]]
     """The sink, whose server is behind a proxy on this port."""
     records: Callable[[], Records]
