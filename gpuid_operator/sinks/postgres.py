@@ -178,7 +178,7 @@ class PostgresSender:
             self._advised = True
             failure = scrub(prepared.failure, [credentials.password])
             _log.warning(
-                "PostgreSQL table lacks indexes or views; run the SQL as the table's owner",
+                "table lacks indexes or views; run the SQL as its owner",
                 table=prepared.table,
                 sql=prepared.advice,
                 **{"error": failure} if failure else {},

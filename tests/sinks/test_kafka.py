@@ -162,6 +162,21 @@ async def test_a_batch_larger_than_a_message_may_be_is_sent_in_several(
     assert ids(await kafka.read(topic)) == [one.id for one in batch]
 
 
+async def test_partitions_that_were_added_are_used_after_a_time(
+    kafka: Kafka, sink: Open, record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await kafka.create_topic("growing", partitions=1)
+    bus = sink(topic="growing")
+    batch = [record(node=f"gpu-{n}") for n in range(20)]
+    await bus.send(batch)
+    await kafka.add_partitions("growing", 3)
+    await bus.send(batch)
+    assert {message.partition for message in await kafka.read("growing")} == {0}
+    monkeypatch.setattr(kafka_producer, "_MAX_AGE", 0.0)
+    await bus.send(batch)
+    assert {message.partition for message in await kafka.read("growing")} == {0, 1, 2}
+
+
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 @pytest.mark.parametrize("listener", ["sasl", "sasltls"])
 async def test_a_login(

@@ -17,7 +17,11 @@ from typing import Any, Final
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.protocol.admin import CreateAclsRequest, CreateTopicsRequest
+from aiokafka.protocol.admin import (
+    CreateAclsRequest,
+    CreatePartitionsRequest,
+    CreateTopicsRequest,
+)
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
@@ -78,6 +82,12 @@ class Kafka:
         response = await self.ask(CreateTopicsRequest([topic], 10_000, False))
         assert not any(one["error_code"] for one in response["topic_errors"]), response
         while not await self._partitions(name):  # noqa: ASYNC110 - another process decides
+            await asyncio.sleep(0.05)
+
+    async def add_partitions(self, topic: str, count: int) -> None:
+        """Let a topic have this many partitions."""
+        await self.ask(CreatePartitionsRequest([(topic, (count, None))], 10_000, False))
+        while len(await self._partitions(topic)) < count:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.05)
 
     async def allow(self, user: str, *, topic: str, operation: int) -> None:
