@@ -26,7 +26,6 @@ except OSError:
     pass  # there is no kernel module behind the device
 print((pathlib.Path(__file__).parent / "smi.xml").read_text())
 """
-_CONTROL_DEVICE: Final = os.makedev(195, 255)
 
 
 def install(root: Path, smi: str) -> None:
@@ -42,11 +41,20 @@ def install(root: Path, smi: str) -> None:
     (library / _LIBRARY).symlink_to(f"{_LIBRARY}.535")
 
 
+def make_devices(folder: Path) -> None:
+    """What a container runtime expects in any /dev."""
+    (folder / "shm").mkdir()
+    _make_device(folder / "null", os.makedev(1, 3))
+
+
 def make_control_device(folder: Path) -> None:
     """The device file that nvidia-smi opens first. Unlike /dev/null, the runtime lets only a
     privileged container open it."""
-    path = folder / "nvidiactl"
-    os.mknod(path, stat.S_IFCHR | 0o666, _CONTROL_DEVICE)
+    _make_device(folder / "nvidiactl", os.makedev(195, 255))
+
+
+def _make_device(path: Path, number: int) -> None:
+    os.mknod(path, stat.S_IFCHR, number)
     path.chmod(0o666)
 
 

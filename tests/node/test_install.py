@@ -395,8 +395,8 @@ def host(installable: LocalCluster) -> Iterator[Path]:
     folder.chmod(0o755)
     for name in ("dev", "run/nvidia/driver", "driver"):
         (folder / name).mkdir(parents=True)
+    host_driver.make_devices(folder / "dev")
     yield folder
-    in_node(installable, "umount", str(folder / "run/nvidia/driver"))
     shutil.rmtree(folder)
 
 
@@ -445,6 +445,7 @@ def test_the_reader_runs_the_nvidia_smi_of_the_node(
     user = ("exec", "-n", "gpuid", "daemonset/gpuid-operator-reader", "--", "python3", "-c")
     assert cluster.kubectl(*user, "import os; print(os.getuid())").stdout == "65532\n"
     helm("uninstall", "gpuid-operator", "--wait", "--timeout=60s")
+    in_node(cluster, "umount", str(host / "run/nvidia/driver"))
     delete_crds(cluster)
 
 
