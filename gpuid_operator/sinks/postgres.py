@@ -91,8 +91,9 @@ class PostgresSender:
                         namespace=namespace,
                         name=name,
                         migrate=bool(self._spec.auto_migrate),
+                        optional=not self._advised,
                     )
-                    self._advise(self._prepared)
+                    self._advise(self._prepared, credentials)
                 table = self._prepared.table
                 async with asyncio.timeout(_BATCH_TIMEOUT):
                     await connection.execute(f"BEGIN; {schema.CREATE_BATCH}")
@@ -171,13 +172,16 @@ class PostgresSender:
             context.load_default_certs()
         return context
 
-    def _advise(self, prepared: Prepared) -> None:
+    def _advise(self, prepared: Prepared, credentials: _Credentials) -> None:
+        """Log the SQL for what the table lacks, once."""
         if prepared.advice and not self._advised:
             self._advised = True
-            _log.info(
-                "PostgreSQL table lacks indexes or views; set autoMigrate: true, or run the SQL",
+            failure = scrub(prepared.failure, [credentials.password])
+            _log.warning(
+                "table lacks indexes or views; run the SQL as its owner",
                 table=prepared.table,
                 sql=prepared.advice,
+                **{"error": failure} if failure else {},
             )
 
     async def _credentials(self) -> _Credentials:

@@ -44,7 +44,7 @@ async def check_conflicts(connection: Any, *, table: Prepared, records: int) -> 
             await connection.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
             name = error.constraint_name or ""
             unique = _find(name, table.uniques)
-            if unique is None:
+            if unique is None and error.table_name:
                 # The error names the index of a partition, which may be newer than `table`.
                 partition = quoted(error.schema_name, error.table_name)
                 if partition not in partitions:

@@ -38,23 +38,21 @@ SELECT uuid, gpu, chassis, cluster, node, machine, pci, product, driver, event,
 FROM {schema}.gpu_current_state"""  # noqa: S608 - quoted by the caller
 
 
-def maintain(schema: str, table: str, *, rebuild: bool, triggered: bool) -> list[str]:
+def maintain(schema: str, table: str, *, empty: bool, rebuild: bool, triggered: bool) -> list[str]:
     """The SQL that creates the state of the quoted table with its trigger; in one transaction.
 
-    With `rebuild`, there may be a state already, of which no trigger has taken care. The trigger
-    comes first: it locks the table against writers until the end of the transaction.
+    The table may be `empty`, and `triggered` already. With `rebuild`, there is a state already, of
+    which no trigger has taken care. The trigger locks the table against writers until the end of
+    the transaction.
     """
     state = f"{schema}.gpu_current_state"
     update = f"{schema}.gpu_current_update"
-    # The columns have the types of the table, of which gpuid's are VARCHAR(255).
     statements = [
+        # The columns have the types of the table, of which gpuid's are VARCHAR(255).
         f"CREATE TABLE IF NOT EXISTS {state} AS SELECT uuid, {_ALL}, read_time AS placed_time,"  # noqa: S608
         " id AS placed_id, read_time AS added_time, id AS added_id, id AS quarantines"
         f" FROM {table} WITH NO DATA",
         *([f"TRUNCATE {state}"] if rebuild else ()),
-    ]
-    return [
-        *statements,
         f"CREATE UNIQUE INDEX IF NOT EXISTS gpu_current_uuid ON {state} (uuid)",
         *(
             f"CREATE INDEX IF NOT EXISTS gpu_current_{column} ON {state} ({column})"
@@ -65,40 +63,35 @@ def maintain(schema: str, table: str, *, rebuild: bool, triggered: bool) -> list
         " WHERE event IN ('GPUAdded', 'GPUQuarantined', 'GPUReleased')",
         _function(update, state=state, table=table),
         f"REVOKE ALL ON FUNCTION {update}() FROM PUBLIC",
-        *([] if triggered else [_TRIGGER.format(table=table, update=update)]),
-        f"INSERT INTO {state} (uuid)\n{_GPUS.format(table=table)} ON CONFLICT DO NOTHING",
-        f"ANALYZE {state}",
-        _recompute(state=state, table=table, gpus=state, recount="false"),
-        view(schema),
     ]
+    if not triggered:
+        statements.append(_TRIGGER.format(table=table, update=update))
+    if not empty:
+        statements += [
+            f"CREATE TEMPORARY TABLE gpuid_fill ON COMMIT DROP AS SELECT uuid, {_ALL}"  # noqa: S608
+            f" FROM {table} WITH NO DATA",
+            _TRIGGER.format(table="gpuid_fill", update=update),
+            _FILL.format(table=table),
+        ]
+    return [*statements, view(schema)]
 
 
 _TRIGGER: Final = """CREATE TRIGGER gpu_current_update AFTER INSERT ON {table}
 REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION {update}()"""
 
-# The UUIDs, by an index in which each is looked up, not by a scan of the whole table.
-_GPUS: Final = """WITH RECURSIVE gpus AS (
+# Has the function read the history of every GPU, since it gets each more than once. The UUIDs come
+# from an index in which each is looked up, not from a scan of the whole table.
+_FILL: Final = """INSERT INTO gpuid_fill (uuid)
+WITH RECURSIVE gpus AS (
   SELECT min(uuid) AS uuid FROM {table}
   UNION ALL
   SELECT (SELECT min(t.uuid) FROM {table} t WHERE t.uuid > g.uuid) FROM gpus g
   WHERE g.uuid IS NOT NULL)
-SELECT uuid FROM gpus WHERE uuid IS NOT NULL"""
-
-# The GPUs of a statement for which the first INSERT of the function does not suffice.
-_UNSETTLED: Final = """(
-    SELECT i.uuid FROM (
-      SELECT uuid, count(*) AS records, max(id) AS id
-      FROM inserted WHERE uuid IS NOT NULL GROUP BY uuid) i
-    JOIN {state} t ON t.uuid = i.uuid WHERE i.records > 1 OR t.id <> i.id)"""
+SELECT uuid FROM gpus, generate_series(1, 2) WHERE uuid IS NOT NULL"""
 
 
 def _function(name: str, *, state: str, table: str) -> str:
-    recompute = _recompute(
-        state=state,
-        table=table,
-        gpus=_UNSETTLED.format(state=state),
-        recount="o.uuid IN (SELECT uuid FROM inserted WHERE event = 'GPUAdded')",
-    )
+    recompute = _recompute(state=state, table=table)
     return f"""CREATE OR REPLACE FUNCTION {name}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $gpuid$
 DECLARE
@@ -140,11 +133,10 @@ BEGIN
 END $gpuid$"""  # noqa: S608
 
 
-def _recompute(*, state: str, table: str, gpus: str, recount: str) -> str:
-    """The SQL that brings the rows of some GPUs up to the records of the table.
+def _recompute(*, state: str, table: str) -> str:
+    """The SQL that brings the rows of the GPUs that are not settled up to the records of the table.
 
-    Only records that are newer than what the row of a GPU stands for are read. `recount` says
-    whether to count the quarantines of a GPU that stays at its node."""
+    It reads only records that are newer than what the row of a GPU stands for."""
     return f"""UPDATE {state} s
   SET ({_ALL}, placed_time, placed_id, added_time, added_id, quarantines) =
       ROW({_columns("n")}, n.placed_time, n.placed_id, n.added_time, n.added_id, n.quarantines)
@@ -159,7 +151,10 @@ def _recompute(*, state: str, table: str, gpus: str, recount: str) -> str:
              WHERE q.event IN ('GPUQuarantined', 'GPUReleased') AND q.uuid = o.uuid
                AND q.cluster = p.cluster AND q.node = p.node
                AND (q.read_time, q.id) > (a.read_time, a.id)) END AS quarantines
-    FROM {gpus} u JOIN {state} o ON o.uuid = u.uuid
+    FROM (
+      SELECT uuid, count(*) AS records, max(id) AS id
+      FROM inserted WHERE uuid IS NOT NULL GROUP BY uuid) i
+    JOIN {state} o ON o.uuid = i.uuid AND (i.records > 1 OR i.id <> o.id)
     LEFT JOIN LATERAL (
       SELECT r.cluster, r.node, r.read_time, r.id FROM {table} r
       WHERE r.uuid = o.uuid AND r.event IS DISTINCT FROM 'GPURemoved'
@@ -187,7 +182,7 @@ def _recompute(*, state: str, table: str, gpus: str, recount: str) -> str:
       ORDER BY read_time DESC, id DESC LIMIT 1) c
     LEFT JOIN LATERAL (
       SELECT r.read_time, r.id FROM {table} r
-      WHERE (m.moved OR {recount})
+      WHERE (m.moved OR o.uuid IN (SELECT uuid FROM inserted WHERE event = 'GPUAdded'))
         AND r.uuid = o.uuid AND r.cluster = p.cluster AND r.node = p.node
         AND r.event = 'GPUAdded'
         AND (m.moved OR (r.read_time, r.id)

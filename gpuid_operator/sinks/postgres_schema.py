@@ -89,7 +89,7 @@ def plan_migration(
             required=[_create(quoted_name)],
             useful=[
                 *_indexes(quoted_name, frozenset()),
-                *_views(quoted(schema), quoted_name, views),
+                *_views(quoted(schema), quoted_name, views, new=True),
             ],
         )
     foreign = [c for c in GPUID_COLUMNS if c not in table.columns and c != "chassis"]
@@ -121,12 +121,15 @@ def plan_migration(
         if not missing:
             problems.append(f"table {quoted_name} has no UNIQUE on {columns}")
         required.append(f"ALTER TABLE {quoted_name} ADD UNIQUE ({columns})")
+    useful_views = _views(quoted(schema), quoted_name, views, new=False)
     if views.has_trigger and not views.has_state:
         problems.append(f"table gpu_current_state of {quoted_name} does not exist")
+        required += useful_views
+        useful_views = []
     if table.serial_sequence and not table.partitioned_by:
         useful += _identity(quoted_name, table.serial_sequence)
     useful += _indexes(quoted_name, table.indexed)
-    useful += _views(quoted(schema), quoted_name, views)
+    useful += useful_views
     return Migration(problems=problems, required=required, useful=useful)
 
 
@@ -177,13 +180,17 @@ def _identity(table: str, sequence: str) -> list[str]:
     ]
 
 
-def _views(schema: str, table: str, views: Views) -> list[str]:
+def _views(schema: str, table: str, views: Views, *, new: bool) -> list[str]:
     """The SQL for gpu_current and gpu_sightings; `schema` and `table` are quoted."""
     statements = []
     if not views.taken:
         if not (views.has_trigger and views.has_state):
             statements += current.maintain(
-                schema, table, rebuild=views.has_state, triggered=views.has_trigger
+                schema,
+                table,
+                empty=new,
+                rebuild=views.has_state,
+                triggered=views.has_trigger,
             )
         elif not views.has_current:
             statements.append(current.view(schema))

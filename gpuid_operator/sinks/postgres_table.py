@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
+
+import asyncpg
 
 from gpuid_operator.sinks import postgres_catalog as catalog
 from gpuid_operator.sinks.base import MAX_MESSAGE, Refused
@@ -12,6 +14,8 @@ from gpuid_operator.sinks.postgres_schema import Migration, plan_migration
 from gpuid_operator.sinks.postgres_wire import read_rows
 
 _MIGRATION_TIMEOUT: Final = 600.0
+# Three of the statements read the history; in milliseconds. Writers wait meanwhile.
+_OPTIONAL_TIMEOUT: Final = 180_000
 _LOCK: Final = 0x67707569  # "gpui": only one instance may migrate at a time
 
 
@@ -24,26 +28,48 @@ class Prepared:
     uniques: tuple[catalog.Unique, ...]
     advice: str
     """Optional SQL, for what the sink can do without; empty if there is none."""
+    failure: str = ""
+    """Why the migration did without it."""
 
 
-async def prepare(connection: Any, *, namespace: str | None, name: str, migrate: bool) -> Prepared:
-    """Verify or migrate the table.
+async def prepare(
+    connection: Any, *, namespace: str | None, name: str, migrate: bool, optional: bool
+) -> Prepared:
+    """Verify or migrate the table, with what is `optional` if the database lets it.
 
     Raises Refused, with the SQL to run, if something is missing and `migrate` is false.
     """
+    failure = ""
     async with asyncio.timeout(_MIGRATION_TIMEOUT):
         await connection.execute("BEGIN")
         if migrate:
             await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
         found = await _inspect(connection, namespace=namespace, name=name)
         if migrate and found.migration.statements:
-            for statement in found.migration.statements:
+            for statement in found.migration.required:
                 await connection.execute(statement)
+            if optional:
+                failure = await _extend(connection, found.migration.useful)
             found = await _inspect(connection, namespace=namespace, name=name)
         elif found.migration.problems:
             raise _missing(found.migration)
         await connection.execute("COMMIT")
-    return found.prepared
+    return replace(found.prepared, failure=failure)
+
+
+async def _extend(connection: Any, statements: list[str]) -> str:
+    """Run all of the statements or none, and return why none."""
+    await connection.execute(
+        f"SAVEPOINT gpuid_optional; SET LOCAL statement_timeout = {_OPTIONAL_TIMEOUT}"
+    )
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    except asyncpg.PostgresError as error:
+        await connection.execute("ROLLBACK TO SAVEPOINT gpuid_optional")
+        return str(error)
+    await connection.execute("SET LOCAL statement_timeout = DEFAULT")
+    return ""
 
 
 @dataclass(frozen=True)
@@ -89,6 +115,6 @@ def _missing(migration: Migration) -> Refused:
     advice = "set autoMigrate: true, or run"
     sql = " ".join(f"{statement};" for statement in migration.required)
     message = f"{problem}: {advice} {sql}"
-    if not sql or len(message) > MAX_MESSAGE:
+    if len(message) > MAX_MESSAGE:
         message = f"{problem}: {advice} the SQL in the operator's log"
     return Refused(message, detail=migration.sql)

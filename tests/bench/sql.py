@@ -130,6 +130,13 @@ class Inserts:
             for row in rows
         ]
 
+    async def moves(self) -> list[dict[str, Any]]:
+        """GPUs that are known, at another node."""
+        return [
+            {**fields, "event": "GPUAdded", "node": f"{fields['node']}-{self._records}"}
+            for fields in await self.changes()
+        ]
+
     async def first_reads(self) -> list[dict[str, Any]]:
         """GPUs that nobody has seen before."""
         return [
@@ -186,6 +193,7 @@ async def measure(database: Database, *, rows: int, gpus: int) -> dict[str, Any]
     inserts = Inserts(database)
     result["inserts"] = {
         "changes": await inserts.compare(inserts.changes),
+        "moves": await inserts.compare(inserts.moves),
         "first reads": await inserts.compare(inserts.first_reads),
         "sightings": await inserts.compare(inserts.sightings),
     }

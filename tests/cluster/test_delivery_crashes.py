@@ -79,7 +79,7 @@ def scene(fleet: LocalCluster, request: pytest.FixtureRequest) -> Iterator[Scene
     with ExitStack() as stack:
         servers = Fleetwide(Setting(fleet, "crashes", request, stack))
         sink_proxies = {
-            name: stack.enter_context(TcpFaultProxy(receiver.port))
+            name: stack.enter_context(TcpFaultProxy(receiver.port, listen=receiver.proxy_port))
             for name, receiver in servers.receivers.items()
         }
         ports = {name: proxy.port for name, proxy in sink_proxies.items()}

@@ -329,6 +329,46 @@ def test_a_refused_record_holds_back_its_node_alone(
     assert {one["event"] for one in picky.records} <= IDENTITY
 
 
+def test_a_record_that_an_otlp_receiver_rejects_waits_alone(
+    nodes: Nodes, services: Callable[[], WebService]
+) -> None:
+    """The receiver takes the others of the same request."""
+    picky = services()
+    names = ["gpu-partial-1", "gpu-partial-2"]
+    refused = uuids(machine(names[1], gpus=3))[1]
+    picky.answer = lambda *_: UNAVAILABLE
+    nodes.deliver_to(picky.sink("partial", format="otlp"))
+    nodes.add(*names, gpus=3)
+
+    def waiting() -> None:
+        for name in names:
+            assert condition(nodes.fleet, name, "Delivered") == ("False", "Unavailable")
+
+    eventually(waiting)
+    picky.rejects = lambda record: record["uuid"] == refused
+    picky.answer = lambda *_: (200, {})
+
+    def waits() -> None:
+        assert condition(nodes.fleet, names[0], "Delivered") == ("True", "Delivered")
+        assert condition(nodes.fleet, names[1], "Delivered") == ("False", "RecordRefused")
+        (sink,) = status(nodes.fleet, names[1])["sinks"]
+        assert sink["pending"] == 2
+        assert sink["lastError"].endswith(": 200 OK: rejected 1 log records: not this one")
+
+    eventually(waits)
+    came = {record["id"]: record for record in picky.records}
+    rejected = nodes.written.keys() - came.keys()
+    assert [nodes.written[identity]["uuid"] for identity in rejected] == [refused]
+    picky.rejects = lambda _: False
+
+    def arrived() -> None:
+        assert {record["id"]: record for record in picky.records} == nodes.written
+        nodes_delivered = [condition(nodes.fleet, name, "Delivered")[0] for name in names]
+        assert nodes_delivered == ["True", "True"]
+
+    eventually(arrived)
+
+
 def test_an_unusable_address_holds_up_its_sink_alone(
     nodes: Nodes, services: Callable[[], WebService]
 ) -> None:

@@ -39,6 +39,10 @@ VALUES: dict[str, Manifest] = {
         "tolerations": [{"operator": "Exists"}],
         "exporter": {"type": "s3", "s3": {"bucket": "gpus", "credentialsSecret": "s3"}},
     },
+    "network": {
+        "networkPolicy": {"enabled": True, "egressPorts": [4318, 9093]},
+        "exporter": {"type": "s3", "s3": {"bucket": "gpus"}},
+    },
     "runner": {"runner": {"command": "exit 1", "forceRestart": True}},
     **{path.stem: yaml.safe_load(path.read_text()) for path in EXAMPLES},
 }

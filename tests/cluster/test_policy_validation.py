@@ -14,6 +14,10 @@ CHECK = {"name": "c", "podSelector": {}, "command": "true"}
 HTTP = {"url": "https://host/path"}
 AZURE = {"account": "fleet", "container": "gpus"}
 OBJECT_STORES = {"s3": {"bucket": "b"}, "gcs": {"bucket": "b"}, "azure": AZURE}
+KAFKA = {"brokers": ["kafka-1:9093"], "topic": "changes"}
+KAFKA_SASL = {f"{key}SecretRef": {"name": "bus", "key": key} for key in ("user", "password")} | {
+    "mechanism": "SCRAM-SHA-512"
+}
 PG = {"host": "h", "database": "d"}
 DURATION = "must be a duration such as 500ms, 30s, 1m30s or 24h (0s for none), at most 87600h"
 ONE_OF = f"set exactly one of {TYPE_NAMES} (stdout as `stdout: {{}}`)"
@@ -63,6 +67,18 @@ def apply(cluster: LocalCluster, kind: str, spec: dict[str, Any]) -> str:
             (sink(http={"url": f"https://host:4318{path}", "format": "otlp"}), OTLP)
             for path in ("", "/", "?a/b", "/?a/b")
         ),
+        (
+            sink(kafka={**KAFKA, "tls": {}, "insecure": True}),
+            "insecure: true sends in clear text; remove it to use TLS, or remove tls",
+        ),
+        *(
+            (sink(kafka={**KAFKA, "brokers": [broker]}), "must be host:port, such as")
+            for broker in ("kafka-1", "https://kafka-1:9093", "a,b:9093", "kafka-1:")
+        ),
+        (sink(kafka={**KAFKA, "brokers": []}), "should have at least 1 items"),
+        (sink(kafka={**KAFKA, "topic": "a/b"}), "must be the name of a topic"),
+        (sink(kafka={**KAFKA, "sasl": {**KAFKA_SASL, "mechanism": "GSSAPI"}}), '"SCRAM-SHA-256"'),
+        (sink(kafka={**KAFKA, "sasl": {"mechanism": "PLAIN"}}), "userSecretRef: Required value"),
         (sink(http={"url": "https://user:secret@host/"}), "spec.sinks[0].http.url"),
         (sink(http={"url": "ftp://host/"}), "spec.sinks[0].http.url"),
         (sink(postgres={"host": "h"}), "spec.sinks[0].postgres.database: Required value"),
@@ -161,6 +177,9 @@ def test_policies_that_are_refused(cluster: LocalCluster, spec: dict[str, Any], 
         ),
         sink(gcs={"bucket": "b"}),
         sink(azure=AZURE),
+        sink(kafka={**KAFKA, "insecure": True, "sasl": KAFKA_SASL}),
+        sink(kafka={**KAFKA, "insecure": False, "tls": {"certSecretRef": {"name": "client"}}}),
+        sink(kafka={**KAFKA, "brokers": ["10.0.0.1:9093", "[::1]:9093"]}),
         check(timeout="1h", interval="0s", onFailure="RestartPod", container="main"),
         {"expect": {"gpus": 0, "products": ["NVIDIA H100 80GB HBM3"], "drivers": ["570.86.15"]}},
         {"expect": {}},

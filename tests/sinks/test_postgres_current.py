@@ -1,4 +1,4 @@
-"""gpu_current on a real PostgreSQL: right after every statement, whichever the writer and order."""
+"""gpu_current on a real PostgreSQL: right after every statement, of any writer and in any order."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ async def test_insert_on_the_table_is_the_only_right_that_a_writer_needs(
         "SELECT * FROM gpu_current",
         "UPDATE gpu_current_state SET node = 'mine'",
         # The function works as its owner: nobody else may have it write what they choose.
-        "CREATE TABLE mine (LIKE serials); CREATE TRIGGER mine AFTER INSERT ON mine"
+        "CREATE TABLE mine (uuid TEXT); CREATE TRIGGER mine AFTER INSERT ON mine"
         " REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT"
         " EXECUTE FUNCTION gpu_current_update()",
     ):
@@ -312,6 +312,21 @@ async def test_the_sql_of_the_error_works_in_psql(
     assert await current(database)
 
 
+async def test_the_sql_for_the_longest_names_is_complete(database: Database, record: Any) -> None:
+    schema, table = "S" * 63, "T" * 63
+    await database.connection.execute(f'CREATE SCHEMA "{schema}"')
+    await database.connection.execute(f'SET search_path = "{schema}"')
+    await database.gpuid_table()
+    await database.copy_as_gpuid("s1", "s2")
+    await database.connection.execute(f'ALTER TABLE serials RENAME TO "{table}"')
+    sink = database.sink(table=f"{schema}.{table}")
+    with pytest.raises(Refused) as caught:
+        await sink.send([record()])
+    psql(database, caught.value.detail)
+    await sink.send([record(uuid="GPU-1")])
+    assert await database.rows("SELECT uuid FROM gpu_current") == [("GPU-1",)]
+
+
 async def test_the_sql_for_an_older_table_is_in_the_log(
     database: Database, record: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -330,6 +345,25 @@ async def test_the_sql_for_an_older_table_is_in_the_log(
     with caplog.at_level("INFO"):
         await database.sink().send([record()])
     assert not [one for one in caplog.records if "lacks" in one.getMessage()]
+
+
+async def test_a_role_that_may_not_migrate_delivers_all_the_same(
+    database: Database, record: Any, make_secrets: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with autoMigrate, and a table of the version before that somebody else owns."""
+    await database.connection.execute(OLD_TABLE)
+    await database.connection.execute(OLD_VIEW)
+    role = await create_writer(database, make_secrets, "serials")
+    sink = database.sink(role, autoMigrate=True)
+    with caplog.at_level("INFO"):
+        await sink.send([record(uuid="GPU-1")])
+        await sink.send([record(uuid="GPU-2")])
+    (said,) = [one for one in caplog.records if "lacks indexes or views" in one.getMessage()]
+    assert "permission denied" in said.__dict__["fields"]["error"]
+    assert await database.rows("SELECT uuid FROM gpu_current") == [("GPU-1",), ("GPU-2",)]
+    psql(database, said.__dict__["fields"]["sql"])
+    await sink.send([record(uuid="GPU-3")])
+    assert await current(database) == await modelled(database)
 
 
 async def test_old_rows_can_be_deleted(database: Database, record: Any) -> None:
@@ -362,6 +396,8 @@ async def test_old_rows_can_be_deleted(database: Database, record: Any) -> None:
             at(40, "a", "GPU-moved", "GPURemoved"),
             at(40, "a", "GPU-twice", "GPUReleased"),
             at(40, "a", "GPU-calm", "HealthChanged"),
+            # Late: older than the row of its move, which is deleted.
+            at(0, "c", "GPU-moved", "HealthChanged"),
         ]
     )
     rows = "SELECT uuid, node, event, present, quarantined FROM gpu_current ORDER BY uuid"

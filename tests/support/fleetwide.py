@@ -5,6 +5,7 @@ A new type is a function that returns its Receiver, and a line in RECEIVERS.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -36,13 +37,15 @@ class Receiver:
 
     port: int
     pattern: bytes
-    """A part of every request that delivers records, for the traps of a proxy."""
+    """A part of the last that the sink sends of a batch, for the traps of a proxy."""
     sink: Callable[[int], dict[str, Any]]
     """The sink, whose server is behind a proxy on this port."""
     records: Callable[[], Records]
     """What the server holds, in order of arrival."""
     fields: Collection[str] | None = None
     """The fields that the server keeps, if not all."""
+    proxy_port: int = 0
+    """The port on which the proxy has to listen, if not any."""
     ordered: bool = True
     once: bool = False
     """Whether the server keeps a record once, however often it comes."""
@@ -118,6 +121,18 @@ def _otlp(setting: Setting) -> Receiver:
     )
 
 
+def _kafka(setting: Setting) -> Receiver:
+    server = setting.server("kafka")
+    asyncio.run(server.create_topic(setting.name))
+    return Receiver(
+        port=server.ports["proxied"],
+        proxy_port=server.ports["proxy"],
+        pattern=b'"event":',
+        sink=lambda port: server.sink(setting.name, port=port),
+        records=lambda: server.records(setting.name),
+    )
+
+
 RECEIVERS: Final[dict[str, Callable[[Setting], Receiver]]] = {
     "http": _http,
     "postgres": _postgres,
@@ -125,6 +140,7 @@ RECEIVERS: Final[dict[str, Callable[[Setting], Receiver]]] = {
     "gcs": partial(_bucket, server="gcs", pattern=b"POST /upload/"),
     "azure": partial(_bucket, server="azure", pattern=b"PUT /"),
     "otlp": _otlp,
+    "kafka": _kafka,
 }
 
 

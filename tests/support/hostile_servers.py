@@ -36,6 +36,16 @@ class Peer:
         before, _, self._received = self._received.partition(pattern)
         return before
 
+    def read_exactly(self, size: int) -> bytes:
+        """The next bytes that the client sends. Raises OSError if the client is gone."""
+        while len(self._received) < size:
+            data = self._connection.recv(65_536)
+            if not data:
+                raise ConnectionResetError
+            self._received += data
+        data, self._received = self._received[:size], self._received[size:]
+        return data
+
     def read_rest(self) -> bytes:
         """What the client has sent since, and has left unread."""
         data, self._received = self._received, b""
@@ -187,3 +197,30 @@ def postgres_scram(iterations: bytes) -> Behaviour:
         peer.read_until(b"p=")
 
     return answer
+
+
+Reply = bytes | Callable[[bytes], bytes]
+
+
+def kafka_response(number: int, content: bytes) -> bytes:
+    """The response of a Kafka broker to the request of this number."""
+    return struct.pack("!ii", 4 + len(content), number) + content
+
+
+def kafka(*replies: Reply, flood: bytes) -> Behaviour:
+    """Answers requests with the content of these responses, and the next one with the flood. A
+    reply may depend on its request."""
+
+    def answer(peer: Peer) -> None:
+        for number, reply in enumerate(replies, 1):
+            request = _kafka_request(peer)
+            peer.send(kafka_response(number, reply(request) if callable(reply) else reply))
+        _kafka_request(peer)
+        peer.flood(flood)
+
+    return answer
+
+
+def _kafka_request(peer: Peer) -> bytes:
+    (length,) = struct.unpack("!i", peer.read_exactly(4))
+    return peer.read_exactly(length)

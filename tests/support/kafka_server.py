@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,11 @@ from typing import Any, Final
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.protocol.admin import CreateAclsRequest, CreateTopicsRequest
+from aiokafka.protocol.admin import (
+    CreateAclsRequest,
+    CreatePartitionsRequest,
+    CreateTopicsRequest,
+)
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
@@ -37,8 +42,9 @@ _LISTENERS: Final = {
     "tls": "SSL",
     "sasltls": "SASL_SSL",
     "mutual": "SSL",
+    "proxied": "PLAINTEXT",
 }
-READ, WRITE, DESCRIBE = 3, 4, 8
+WRITE: Final = 4
 _TOPIC, _LITERAL, _ALLOW = 2, 3, 3
 _DEADLINE: Final = 60.0
 _HEAP: Final = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
@@ -59,7 +65,8 @@ class Message:
 @dataclass
 class Kafka:
     """A server of this run. `ports` has the port of each listener: `clear`, `sasl`, `tls`,
-    `sasltls`, and `mutual`, which demands a client certificate."""
+    `sasltls`, `mutual`, which demands a client certificate, and `proxied`, which sends its clients
+    to the port `proxy`, where a test may have a proxy."""
 
     folder: Path
     ports: dict[str, int] = field(default_factory=dict)
@@ -77,12 +84,18 @@ class Kafka:
         while not await self._partitions(name):  # noqa: ASYNC110 - another process decides
             await asyncio.sleep(0.05)
 
-    async def allow(self, user: str, *, topic: str, operations: Iterable[int]) -> None:
-        """Allow a user operations (numbers of Kafka's AclOperation) on a topic."""
-        for operation in operations:
-            principal = f"User:{user}"
-            request = CreateAclsRequest(_TOPIC, topic, _LITERAL, principal, "*", operation, _ALLOW)
-            await self.ask(request)
+    async def add_partitions(self, topic: str, count: int) -> None:
+        """Let a topic have this many partitions."""
+        await self.ask(CreatePartitionsRequest([(topic, (count, None))], 10_000, False))
+        while len(await self._partitions(topic)) < count:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.05)
+
+    async def allow(self, user: str, *, topic: str, operation: int) -> None:
+        """Allow a user an operation (a number of Kafka's AclOperation) on a topic."""
+        principal = f"User:{user}"
+        await self.ask(
+            CreateAclsRequest(_TOPIC, topic, _LITERAL, principal, "*", operation, _ALLOW)
+        )
 
     async def ask(self, request: Any) -> dict[str, Any]:
         """A request as the administrator."""
@@ -94,30 +107,18 @@ class Kafka:
         finally:
             connection.close()
 
-    def messages(self, topic: str) -> list[Message]:
-        """All messages of a topic, for tests without an event loop."""
-        return asyncio.run(self.read(topic))
+    def sink(self, topic: str, *, port: int) -> dict[str, Any]:
+        """A sink in clear text, behind a proxy on this port."""
+        settings = {"brokers": [f"localhost:{port}"], "topic": topic, "insecure": True}
+        return {"name": "bus", "batch": {"maxWait": "50ms"}, "kafka": settings}
+
+    def records(self, topic: str) -> list[dict[str, Any]]:
+        """The records in a topic, by partition and in order of arrival."""
+        return [json.loads(one.value or b"") for one in asyncio.run(self.read(topic))]
 
     async def read(self, topic: str) -> list[Message]:
         """All messages of a topic, by partition and offset."""
-        partitions = await self._partitions(topic)
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.broker(host="127.0.0.1"), auto_offset_reset="earliest"
-        )
-        await consumer.start()
-        try:
-            consumer.assign(partitions)
-            ends = await consumer.end_offsets(partitions)
-            found: list[Message] = []
-            while any([await consumer.position(one) < ends[one] for one in partitions]):
-                for some in (await consumer.getmany(timeout_ms=1000)).values():
-                    found += [
-                        Message(m.partition, m.offset, m.key, m.value, tuple(m.headers))
-                        for m in some
-                    ]
-        finally:
-            await consumer.stop()
-        return sorted(found, key=lambda one: (one.partition, one.offset))
+        return await read_messages(self.broker(), await self._partitions(topic))
 
     async def _partitions(self, topic: str) -> list[TopicPartition]:
         """The partitions of a topic; none before all have a leader."""
@@ -159,6 +160,24 @@ class Kafka:
         return not response["error_code"]
 
 
+async def read_messages(broker: str, partitions: Sequence[TopicPartition]) -> list[Message]:
+    """All messages of these partitions, by partition and offset."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=broker, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        found: list[Message] = []
+        while any([await consumer.position(one) < ends[one] for one in partitions]):
+            for some in (await consumer.getmany(timeout_ms=1000)).values():
+                found += [
+                    Message(m.partition, m.offset, m.key, m.value, tuple(m.headers)) for m in some
+                ]
+    finally:
+        await consumer.stop()
+    return sorted(found, key=lambda one: (one.partition, one.offset))
+
+
 @pytest.fixture(scope="session")
 def kafka(certificates: Any) -> Iterator[Kafka]:
     with run_kafka(certificates) as server:
@@ -169,7 +188,7 @@ def kafka(certificates: Any) -> Iterator[Kafka]:
 def run_kafka(certificates: Any) -> Iterator[Kafka]:
     """A server that is gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="gpuid-kafka-"))
-    names = (*_LISTENERS, "controller")
+    names = (*_LISTENERS, "controller", "proxy")
     server = Kafka(folder, dict(zip(names, free_ports(len(names)), strict=True)))
     keystore = certificates.key.read_text() + certificates.certificate.read_text()
     (folder / "keystore.pem").write_text(keystore)
@@ -214,11 +233,14 @@ def _settings(server: Kafka) -> str:
         "controller.quorum.voters": f"1@localhost:{controller}",
         "controller.listener.names": "CONTROLLER",
         "listeners": ",".join((*listeners, f"CONTROLLER://localhost:{controller}")),
+        "advertised.listeners": ",".join(
+            (*listeners[:-1], f"PROXIED://localhost:{server.ports['proxy']}")
+        ),
         "listener.security.protocol.map": ",".join((*protocols, "CONTROLLER:PLAINTEXT")),
         "inter.broker.listener.name": "CLEAR",
         "log.dirs": str(server.folder / "data"),
         "offsets.topic.replication.factor": "1",
-        # Whoever connects in clear text is the administrator; the stranger may do nothing.
+        # Clients in clear text are administrators; the stranger may do nothing.
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": f"User:ANONYMOUS;User:{USER};User:CN=client",
         "sasl.enabled.mechanisms": ",".join(MECHANISMS),

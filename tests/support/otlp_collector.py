@@ -10,16 +10,14 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
 
-from gpuid_operator.api.record import Record
-from gpuid_operator.api.values import format_time
 from tests.support.gotools import go_tool
+from tests.support.otlp_logs import records_of
 from tests.support.servers import DEADLINE, free_port, wait_for
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "sinks.md"
@@ -94,35 +92,3 @@ def documented() -> dict[str, Any]:
         r"^```yaml\n(extensions:\n.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL
     )
     return dict(yaml.safe_load(text))
-
-
-def records_of(request: dict[str, Any]) -> list[dict[str, Any]]:
-    """The records that an ExportLogsServiceRequest was made of."""
-    return [
-        _record(_attributes(one["resource"]), log_record)
-        for one in request["resourceLogs"]
-        for scope in one["scopeLogs"]
-        for log_record in scope["logRecords"]
-    ]
-
-
-def _record(resource: dict[str, Any], log_record: dict[str, Any]) -> dict[str, Any]:
-    assert log_record["observedTimeUnixNano"] == log_record["timeUnixNano"]
-    seconds = int(log_record["timeUnixNano"]) / 10**9
-    fields = {name.removeprefix("gpuid."): value for name, value in _attributes(log_record).items()}
-    absent = dict.fromkeys(field.alias or name for name, field in Record.model_fields.items())
-    return {
-        **absent,
-        **fields,
-        "cluster": resource["k8s.cluster.name"],
-        "node": resource["k8s.node.name"],
-        "time": format_time(datetime.fromtimestamp(seconds, UTC)),
-    }
-
-
-def _attributes(holder: dict[str, Any]) -> dict[str, Any]:
-    return {
-        one["key"]: int(value) if kind == "intValue" else value
-        for one in holder["attributes"]
-        for kind, value in one["value"].items()
-    }

@@ -7,9 +7,12 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
+
+from tests.support.otlp_logs import records_of
 
 Answer = tuple[int, dict[str, str]]
 """Status and headers."""
@@ -27,10 +30,12 @@ class Delivery:
 
 
 class WebService:
-    """Receives POSTs. Use it as a context; `answer` decides what is accepted, and may wait."""
+    """Receives POSTs. Use it as a context; `answer` decides what is accepted, and may wait. Of OTLP
+    logs that it answers with 200, `rejects` decides on each."""
 
     def __init__(self) -> None:
         self.answer: Callable[[dict[str, str], list[dict[str, Any]]], Answer] = lambda *_: TAKEN
+        self.rejects: Callable[[dict[str, Any]], bool] = lambda _: False
         self._deliveries: list[Delivery] = []
         service = self
 
@@ -92,11 +97,21 @@ class WebService:
         body = request.rfile.read(int(request.headers["Content-Length"]))
         headers = {name.lower(): value for name, value in request.headers.items()}
         records = json.loads(body)
+        rejected: list[dict[str, Any]] | None = None
+        if isinstance(records, dict):
+            every = records_of(records)
+            rejected = [record for record in every if self.rejects(record)]
+            records = [record for record in every if record not in rejected]
         status, extra = self.answer(headers, records)
         self._deliveries.append(Delivery(headers, records, status))
+        said = b""
+        if rejected is not None and status == HTTPStatus.OK:
+            partial = {"rejectedLogRecords": str(len(rejected)), "errorMessage": "not this one"}
+            said = json.dumps({"partialSuccess": partial}).encode()
         with suppress(OSError):  # the sink was killed, or gave up waiting
             request.send_response(status)
             for name, value in extra.items():
                 request.send_header(name, value)
-            request.send_header("Content-Length", "0")
+            request.send_header("Content-Length", str(len(said)))
             request.end_headers()
+            request.wfile.write(said)

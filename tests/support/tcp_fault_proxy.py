@@ -30,10 +30,11 @@ class PatternTrap:
 class TcpFaultProxy:
     """Listens in front of a server of this machine. Use it as a context."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, listen: int = 0) -> None:
+        """`port` is the server's; `listen` the proxy's, 0 for any."""
         self._upstream = port
         self._trap: PatternTrap | None = None
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", listen))
         self._threads = [threading.Thread(target=self._accept)]
         self._open: set[socket.socket] = set()
 
