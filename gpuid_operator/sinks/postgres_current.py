@@ -58,6 +58,8 @@ def maintain(schema: str, table: str, *, empty: bool, rebuild: bool, triggered: 
             f"CREATE INDEX IF NOT EXISTS gpu_current_{column} ON {state} ({column})"
             for column in ("gpu", "node", "chassis")
         ),
+        f"CREATE INDEX IF NOT EXISTS gpu_current_quarantined ON {state} (uuid)"
+        " WHERE quarantines > 0",
         f"ALTER TABLE {state} ALTER quarantines SET DEFAULT 0, SET (fillfactor = 70)",
         f"CREATE INDEX IF NOT EXISTS gpu_current_events ON {table} (uuid, read_time)"
         " WHERE event IN ('GPUAdded', 'GPUQuarantined', 'GPUReleased')",

@@ -496,7 +496,8 @@ async def test_no_look_up_scans_the_history(database: Database) -> None:
         " 's-' || n % 2500, now(), n, 'HealthChanged', 'GPU-' || n % 5000"
         " FROM generate_series(1, 20000) n; ANALYZE"
     )
-    for condition in ("gpu = 's-7'", "uuid = 'GPU-7'", "node = 'node-7'", "chassis = 'c-7'"):
+    equal = ("gpu = 's-7'", "uuid = 'GPU-7'", "node = 'node-7'", "chassis = 'c-7'")
+    for condition in (*equal, "quarantined"):
         plan = "\n".join(
             line
             for (line,) in await database.rows(
