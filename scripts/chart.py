@@ -72,7 +72,8 @@ def presets_table() -> str:
     for name, pods in PRESETS.items():
         for one in pods:
             script = one.command[0] == "sh"
-            command = "under `/driver-root` or `/host`" if script else f"`{one.command[0]}`"
+            words = " ".join(one.command).removesuffix(" -q -x")
+            command = "under `/driver-root` or `/host`" if script else f"`{words}`"
             places = ", ".join(f"`{place}`" for place in one.namespaces)
             rows.append(f"| `{name}` | {places} | `{one.label}` | `{one.container}` | {command} |")
     return "\n".join(rows) + "\n"

@@ -13,10 +13,9 @@ import pytest
 from gpuid_operator.localcluster import ports
 from tests.support.kafka_server import kafka
 from tests.support.object_servers import azure, gcs, s3
-from tests.support.otlp_collector import collector
 from tests.support.servers import postgres
 
-__all__ = ["azure", "collector", "gcs", "kafka", "postgres", "s3"]  # fixtures
+__all__ = ["azure", "gcs", "kafka", "postgres", "s3"]  # fixtures
 
 ALLOWED_SKIPS = ("the real output ", "this machine has no IPv6")
 """Beginnings of the reasons for which CI, too, lets a test be skipped: data that do not belong to

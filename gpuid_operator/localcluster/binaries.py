@@ -102,7 +102,7 @@ class _Cache:
         if build == "servers":
             self._progress(
                 f"building the servers with Go {self._go.version}, once for this machine "
-                "(about 4 minutes on 2 cores)"
+                "(4 to 10 minutes on 2 cores)"
             )
             release = _kubernetes_release(self._module)
             major, minor, _ = release.removeprefix("v").split(".")

@@ -37,8 +37,8 @@ _ADVICE: Final[tuple[tuple[Callable[[NodeTraits], bool], str], ...]] = (
     (
         lambda node: "kubernetes.azure.com/cluster" in node.labels,
         "AKS node pools with a managed GPU driver run the device plugin on the host, not in a pod:"
-        f" {_READER} with the node's default runtime); elsewhere on AKS, install the device plugin"
-        " (preset static-manifest) or the GPU Operator",
+        f" {_READER}, as in examples/reader-default-runtime.yaml); elsewhere on AKS, install the"
+        " device plugin (preset static-manifest) or the GPU Operator",
     ),
 )
 """In this order: whether a node is of the kind, and what to do."""

@@ -34,6 +34,7 @@ _ADVICE: Final = (
     "the operator runs nvidia-smi in the device plugin's pods: check its settings NAMESPACE,"
     " LABEL_SELECTOR and TARGETS"
 )
+_POD_ADVICE: Final = "see why with kubectl describe pod"
 _PRESETS_ADVICE: Final = (
     "install the GPU Operator or a device plugin, run reader pods (chart value reader.enabled), or"
     " add a target of your own"
@@ -109,13 +110,15 @@ def no_target_error(
     container is not running or, with `running`, not ready. `forbidden` are the namespaces in which
     the operator may not list pods.
     """
+    presets = any(target.preset for target in targets)
     if stopped is not None:
         lacks = "ready" if running else "running"
-        return _error(f"container {stopped[1]} of pod {stopped[0]} is not {lacks}", _ADVICE)
+        found = f"container {stopped[1]} of pod {stopped[0]} is not {lacks}"
+        return _error(found, _POD_ADVICE if presets else _ADVICE)
     found = f"no target pod on this node ({'; '.join(_places(targets))})"
     if forbidden:
         found += f"; the operator may not list pods in {', '.join(sorted(forbidden))}"
-    general = _PRESETS_ADVICE if any(target.preset for target in targets) else _ADVICE
+    general = _PRESETS_ADVICE if presets else _ADVICE
     return _error(found, (advice_for(node) if node else None) or general)
 
 

@@ -122,14 +122,16 @@ PRESETS: Final[dict[str, tuple[PresetPods, ...]]] = {
         PresetPods(_GPU_OPERATOR, "app=nvidia-dcgm-exporter-dra", "nvidia-dcgm-exporter-dra"),
         PresetPods(("dcgm-exporter",), "app.kubernetes.io/name=dcgm-exporter", "exporter"),
     ),
-    # Reader pods of the chart.
-    "reader": (
+    # Reader pods of the chart, whose mode hostDriver needs its own command.
+    "reader": tuple(
         PresetPods(
             ("gpuid",),
             "app.kubernetes.io/component=reader",
             "reader",
+            command,
             also="app.kubernetes.io/part-of=gpuid-operator",
-        ),
+        )
+        for command in (NVIDIA_SMI, ("python3", "-m", "gpuid_operator.cli.host_smi", "/host"))
     ),
 }
 """The pods of each preset in the order in which they are tried, and the presets in the order of

@@ -13,7 +13,8 @@ it comes after the target of the last good read, whose     | wait for that one
 container has just gone or is new                          |
 any other                                                  | use it
 
-If none is used, the operator waits for the first that does not lack nvidia-smi to be ready. If all
+There is nothing to wait for once the new container of that target lacks nvidia-smi. If none is
+used, the operator waits for the first that does not lack nvidia-smi to be ready. If all
 lack it, the first is tried again.
 
 So a target earlier in the list takes over when it is ready, one later in the list only when the
@@ -66,6 +67,7 @@ def choose(
     is whether this process has not read the node yet.
     """
     usable = [one for one in candidates if not one.lacks_program]
+    waiting = waiting and not any(one.number == kept and one.lacks_program for one in candidates)
     trusted = restarted and any(one.was_read for one in usable)
     for one in usable:
         if one.was_read:

@@ -16,9 +16,10 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
-from gpuid_operator.sinks.base import RecordsRefused, Refused, Unavailable
+from gpuid_operator.sinks.base import RecordsRefused, Refused, SinkError, Unavailable
 from gpuid_operator.sinks.kafka_access import Access
 from gpuid_operator.sinks.kafka_batches import Batch, Message, ProducerState, split
+from gpuid_operator.sinks.kafka_errors import UNKNOWN_TOPIC, StateLost, severity
 from gpuid_operator.sinks.kafka_wire import BrokerConnection
 
 _DELIVERY_TIMEOUT: Final = 30.0
@@ -27,24 +28,14 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 1.0
 _MAX_IDLE: Final = 60.0
 """Age in seconds from which a connection is made again, since firewalls forget idle ones."""
+_MAX_AGE: Final = 300.0
+"""Age in seconds from which the brokers are asked again, for partitions that were added."""
 _MAX_LEADERS: Final = 16
 """Maximum number of brokers at a time. A broker may name any number of others."""
 _MAX_CONNECTIONS: Final = 64
 
 _ALL_REPLICAS: Final = -1
 _NO_TRANSACTION: Final = 2**31 - 1
-
-# https://kafka.apache.org/protocol.html#protocol_error_codes
-_NONE, _UNKNOWN_TOPIC, _DUPLICATE = 0, 3, 46
-_RECORDS: Final = frozenset({10, 18, 87})
-"""MESSAGE_TOO_LARGE, RECORD_LIST_TOO_LARGE, INVALID_RECORD."""
-_SINK: Final = frozenset({17, 21, 29, 31, 32, 34, 35, 42, 43, 44, 53, 54, 58})
-"""INVALID_TOPIC_EXCEPTION, INVALID_REQUIRED_ACKS, authorization, INVALID_TIMESTAMP (a clock),
-ILLEGAL_SASL_STATE, UNSUPPORTED_VERSION, INVALID_REQUEST, UNSUPPORTED_FOR_MESSAGE_FORMAT,
-POLICY_VIOLATION, SECURITY_DISABLED, SASL_AUTHENTICATION_FAILED."""
-_LOST_STATE: Final = frozenset({45, 47, 59})
-"""OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_PRODUCER_EPOCH, UNKNOWN_PRODUCER_ID: the broker does not
-know the producer any more, and another producer ID is needed."""
 
 
 class Address(NamedTuple):
@@ -59,6 +50,8 @@ class _Cluster:
     brokers: dict[int, Address]
     leaders: tuple[int, ...]
     """By partition; -1 where there is none."""
+    time: float
+    """When it said so, on the monotonic clock."""
 
     def leader(self, partition: int) -> Address | None:
         # A partition may be missing only if the topic was created again meanwhile.
@@ -112,7 +105,11 @@ class Producer:
         self._cluster = self._state = None
 
     async def _deliver(self, messages: Sequence[Message], failed: list[Unavailable]) -> None:
-        if self._cluster is None or self._state is None:
+        if (
+            self._cluster is None
+            or self._state is None
+            or time.monotonic() - self._cluster.time > _MAX_AGE
+        ):
             connection, self._cluster = await self._look_up()
             self._state = self._state or await self._register(connection)
         # It comes back when every result is known. Otherwise the broker could take other messages
@@ -124,8 +121,8 @@ class Producer:
             errors = await self._send_first(batches, self._cluster, state)
             if not errors:
                 continue
-            error = min(errors, key=_severity)
-            if isinstance(error, _StateLost) or not isinstance(error, Unavailable):
+            error = min(errors, key=severity)
+            if isinstance(error, StateLost) or not isinstance(error, Unavailable):
                 if all(isinstance(one, RecordsRefused) for one in errors):
                     self._state = state
                 raise error
@@ -171,7 +168,7 @@ class Producer:
 
     async def _send(
         self, leader: Address, contents: dict[int, bytes]
-    ) -> dict[int, Exception | None]:
+    ) -> dict[int, SinkError | None]:
         """The error of each partition, or None."""
         connection = await self._connection(leader)
         response = await connection.ask(
@@ -185,7 +182,7 @@ class Producer:
         try:
             ((name, answers),) = ((t["topic"], t["partitions"]) for t in response["topics"])
             results = {
-                answer["partition"]: _error(connection, answer["error_code"]) for answer in answers
+                answer["partition"]: connection.failure(answer["error_code"]) for answer in answers
             }
             if name != self._topic or results.keys() != contents.keys():
                 raise ValueError("a response to another request")
@@ -212,14 +209,14 @@ class Producer:
         )
         try:
             (topic,) = response["topics"]
-            if topic["error_code"] == _UNKNOWN_TOPIC:
+            if topic["error_code"] == UNKNOWN_TOPIC:
                 raise Refused(
                     f"{self._tried(address)}: topic {self._topic} does not exist: create it"
                 )
-            if error := _error(connection, topic["error_code"]):
+            if error := connection.failure(topic["error_code"]):
                 raise error
             brokers = {
-                broker["node_id"]: Address(str(broker["host"]), int(broker["port"]))
+                broker["node_id"]: Address(broker["host"] or "", int(broker["port"]))
                 for broker in response["brokers"]
             }
             leaders = {one["partition"]: int(one["leader"]) for one in topic["partitions"]}
@@ -230,7 +227,9 @@ class Producer:
         except (TypeError, ValueError) as error:
             raise connection.violation(error) from error
         return connection, _Cluster(
-            brokers=brokers, leaders=tuple(leaders[partition] for partition in range(len(leaders)))
+            brokers=brokers,
+            leaders=tuple(leaders[partition] for partition in range(len(leaders))),
+            time=time.monotonic(),
         )
 
     async def _register(self, connection: BrokerConnection) -> ProducerState:
@@ -238,7 +237,7 @@ class Producer:
         response = await connection.ask(
             InitProducerIdRequest(transactional_id=None, transaction_timeout_ms=_NO_TRANSACTION)
         )
-        if error := _error(connection, response["error_code"]):
+        if error := connection.failure(response["error_code"]):
             raise error
         return ProducerState(producer_id=response["producer_id"], epoch=response["producer_epoch"])
 
@@ -262,35 +261,3 @@ class Producer:
     def _tried(self, address: Address | None = None) -> str:
         at = f" at {address.host}:{address.port}" if address else ""
         return f"failed to produce to topic {self._topic}{at}"
-
-
-class _StateLost(Unavailable):
-    """Another attempt needs another producer ID, and so another call."""
-
-
-def _error(connection: BrokerConnection, code: int) -> Exception | None:
-    """
-    | code of the response                    |                                     |
-    |-----------------------------------------|-------------------------------------|
-    | none, DUPLICATE_SEQUENCE_NUMBER         | None: the broker has the records    |
-    | too large, INVALID_RECORD               | RecordsRefused                      |
-    | rights, topic, settings                 | Refused                             |
-    | the broker forgot the producer          | Unavailable, with another ID later  |
-    | others: leader, replicas, unknown codes | Unavailable, again in this call     |
-    """
-    if code in (_NONE, _DUPLICATE):
-        return None
-    if code in _RECORDS:
-        return connection.failure(RecordsRefused, code)
-    if code in _SINK:
-        return connection.failure(Refused, code)
-    if code in _LOST_STATE:
-        return connection.failure(_StateLost, code)
-    return connection.failure(Unavailable, code)
-
-
-def _severity(error: BaseException) -> int:
-    """What concerns the whole sink comes before what concerns records, and an error that another
-    attempt may solve comes last."""
-    kinds = (Refused, RecordsRefused, _StateLost, Unavailable)
-    return next((n for n, kind in enumerate(kinds) if isinstance(error, kind)), -1)

@@ -17,7 +17,7 @@ from io import BytesIO
 from typing import Any, Final, Self
 
 from aiokafka.conn import ScramAuthenticator
-from aiokafka.errors import IncompatibleBrokerVersion, for_code
+from aiokafka.errors import IncompatibleBrokerVersion
 from aiokafka.protocol.admin import (
     ApiVersionRequest,
     SaslAuthenticateRequest,
@@ -30,6 +30,7 @@ from gpuid_operator.sinks.addresses import resolve
 from gpuid_operator.sinks.base import Refused, SinkError, Unavailable, scrub
 from gpuid_operator.sinks.bounded_socket import BoundedSocket
 from gpuid_operator.sinks.kafka_access import Access, Login, LoginRefused
+from gpuid_operator.sinks.kafka_errors import described, error_kind
 
 MAX_FRAME: Final = 128 * 1024
 """Maximum length of one response in bytes: the metadata of some 2,000 partitions."""
@@ -103,9 +104,10 @@ class BrokerConnection:
             self.close()
             raise
 
-    def failure(self, error: type[SinkError], code: int, said: str | None = None) -> SinkError:
-        """The error for a code of a response, and what the broker says about it."""
-        return error(self._message(described(code, self._scrubbed(said))))
+    def failure(self, code: int) -> SinkError | None:
+        """The error for the code of a response; None if it is none."""
+        kind = error_kind(code)
+        return None if kind is None else kind(self._message(described(code)))
 
     def violation(self, error: Exception) -> Refused:
         """The error for a response that a broker would not send."""
@@ -190,8 +192,10 @@ class BrokerConnection:
         response = await self.ask(SaslHandShakeRequest(login.mechanism.value))
         if response["error_code"]:
             enabled = ", ".join(map(str, response["enabled_mechanisms"] or ())) or "none"
-            raise self.failure(
-                Refused, response["error_code"], f"enabled SASL mechanisms: {enabled}"
+            raise Refused(
+                self._message(
+                    described(response["error_code"], f"enabled SASL mechanisms: {enabled}")
+                )
             )
         if login.mechanism is SASLMechanism.PLAIN:
             await self._authenticate(f"\0{login.user}\0{login.password}".encode())
@@ -217,7 +221,8 @@ class BrokerConnection:
     async def _authenticate(self, token: bytes) -> bytes:
         response = await self.ask(SaslAuthenticateRequest(token))
         if response["error_code"]:
-            raise self.failure(LoginRefused, response["error_code"], response["error_message"])
+            said = self._scrubbed(response["error_message"] or "")
+            raise LoginRefused(self._message(described(response["error_code"], said)))
         return response["sasl_auth_bytes"] or b""
 
     def _check_iterations(self, said: bytes) -> None:
@@ -264,12 +269,5 @@ class BrokerConnection:
     def _message(self, what: str) -> str:
         return f"{self._tried}: {what}"
 
-    def _scrubbed(self, said: str | None) -> str:
-        return scrub(said or "", self.access.secrets)
-
-
-def described(code: int, said: str | None = None) -> str:
-    """An error code by its name, and what the broker says about it."""
-    known = for_code(code)
-    name = known.message if known.errno == code else f"error {code}"
-    return f"{name}: {said}" if said else name
+    def _scrubbed(self, said: str) -> str:
+        return scrub(said, self.access.secrets)

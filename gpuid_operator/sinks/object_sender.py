@@ -144,8 +144,10 @@ class ObjectSender:
 
     def _failure(self, answer: Answer, secrets: Sequence[str]) -> SinkError:
         """The SinkError for a response other than success, from its status and body."""
-        said = " ".join(filter(None, [str(answer.status), answer.phrase, code(answer)]))
         message = _message(answer)
+        # Azure has the message there, too.
+        phrase = "" if message.startswith(answer.phrase) else answer.phrase
+        said = " ".join(filter(None, [str(answer.status), phrase, code(answer)]))
         text = scrub(f"{said}: {message}" if message else said, secrets)
         if answer.status in _CREDENTIALS_REFUSED:
             self._secrets.invalidate()

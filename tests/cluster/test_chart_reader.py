@@ -240,6 +240,17 @@ def test_a_cluster_without_the_api_of_claims_is_refused(tmp_path: Path) -> None:
     assert done["nri"].returncode == 0
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_reader_pods_render_alone(mode: str) -> None:
+    """As docs/install.md does with kustomize."""
+    values = {"reader": {"enabled": True, "mode": mode}}
+    alone = render("--show-only", "templates/reader.yaml", values=values)
+    assert {item["kind"] for item in alone} >= {"DaemonSet"}
+    for item in alone:
+        assert item in render(values=values)
+        assert item["metadata"]["labels"]["app.kubernetes.io/component"] == "reader"
+
+
 def test_the_network_policy_is_where_the_reader_is() -> None:
     values = {"reader": {"enabled": True, "mode": "dra"}, "networkPolicy": {"enabled": True}}
     policy = find(render(values=values), "NetworkPolicy", NAME)

@@ -192,7 +192,8 @@ def test_the_first_target_with_a_running_pod_is_read(fleet: LocalCluster) -> Non
         )
         assert found["gpus"] == facts(xml)
 
-    with Operator(fleet, TARGETS=targets) as operator:
+    # It waits so long for another pod of the target in use.
+    with Operator(fleet, TARGETS=targets, periods={"pod_grace": 1.5}) as operator:
         eventually(lambda: source("gpu-operator", "nvidia-device-plugin"))
         apply(fleet, pod)
         eventually(lambda: source("default", "tools"))

@@ -250,6 +250,39 @@ def test_a_node_without_a_device_has_no_running_reader(
         eventually(lambda: is_not_ready(cluster, simulated, "NoTargetPod"))
 
 
+def test_a_gpu_that_its_driver_tainted_is_claimed(cluster: LocalCluster, release: None) -> None:
+    """On the simulated node, where the claim counts only for the scheduler."""
+    (simulated,) = cluster.node_names
+    taint = {"key": "example.com/broken", "effect": "NoExecute"}
+    tainted = {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceSlice",
+        "metadata": {"name": "tainted"},
+        "spec": {
+            "driver": DRIVER,
+            "nodeName": simulated,
+            "pool": {"name": simulated, "generation": 1, "resourceSliceCount": 1},
+            "devices": [{"name": "gpu-0", "taints": [taint]}],
+        },
+    }
+    cluster.kubectl("apply", "-f", "-", input=json.dumps(tainted))
+
+    def allocated() -> None:
+        owner = readers(cluster)[simulated]["metadata"]["name"]
+        claims = [
+            item
+            for item in get(cluster, "resourceclaims", "-n", READERS)
+            if item["metadata"]["ownerReferences"][0]["name"] == owner
+        ]
+        (device,) = claims[0]["status"]["allocation"]["devices"]["results"]
+        assert (device["pool"], device["device"]) == (simulated, "gpu-0")
+
+    eventually(allocated)
+    (kept,) = get(cluster, "resourceslices", "--field-selector", "metadata.name=tainted")
+    assert kept["spec"]["devices"][0]["taints"][0]["key"] == taint["key"]
+    cluster.kubectl("delete", "resourceslice", "tainted")
+
+
 def test_an_upgrade_can_change_the_claim(cluster: LocalCluster, release: None) -> None:
     """A template is immutable, and so is the claim of a pod: both are replaced."""
     pod = running(cluster)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -34,7 +36,7 @@ from tests.node.grants import GPUID, Grant, calls_of
 from tests.node.smi_image import import_smi_image
 from tests.support.crds import delete_crds
 from tests.support.gotools import go_tool
-from tests.support.manifests import CHART, DEPLOYMENT, render, rights
+from tests.support.manifests import CHART, DEPLOYMENT, ROOT, render, rights
 
 IMAGE = f"docker.io/library/gpuid-operator:{__version__}"
 READER_IMAGE = f"docker.io/library/with-smi:{__version__}"
@@ -545,9 +547,14 @@ def test_the_simulated_device_plugin(
     added = printed.splitlines()[0].rpartition(" ")[2]
     assert printed.startswith(f"replaced GPU 0: serial {removed} by {added}\n")
 
+    readme = (ROOT / "README.md").read_text().replace("\\\n", "")
+    command = re.search(r"\$ kubectl (get .* kind-control-plane .*) \| tail -n 2\n", readme)
+    assert command
+    history = shlex.split(command[1].replace("kind-control-plane", cluster.real_node_name))
+
     def seen() -> bool:
-        events = {(item["type"], item.get("serial")) for item in inventory(cluster)["history"]}
-        return {("GPURemoved", removed), ("GPUAdded", added)} <= events
+        last = cluster.kubectl(*history).stdout.splitlines()[-2:]
+        return last == [f"GPURemoved {removed}", f"GPUAdded {added}"]
 
     wait_for("the swap in the history", seen, timeout=60, hint=lambda: log(cluster))
     after = inventory(cluster)

@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -151,27 +150,31 @@ def test_no_gpu_at_all(read: Read) -> None:
 
 
 @pytest.fixture
-def target(node_cluster: LocalCluster, smi: Path, tmp_path: Path) -> Iterator[str]:
-    """A pod on the real node whose driver is in a folder of its own, as in the pods of NVIDIA's DRA
-    driver."""
+def driver_root(node_cluster: LocalCluster, smi: Path, tmp_path: Path) -> Iterator[None]:
+    """A pod on the real node like those of NVIDIA's DRA driver, whose driver is in a folder."""
     files, links = images.busybox()
-    hardware = Hardware((FIRST, SECOND)).text().encode()
-    files |= {"/hardware": hardware, **glibc(smi)}
-    files |= {f"{ROOT}/bin/{PROGRAM}": smi / PROGRAM, f"{ROOT}/lib/{LIBRARY}": smi / LIBRARY}
+    files |= {
+        "/hardware": Hardware((FIRST, SECOND)).text().encode(),
+        **glibc(smi),
+        f"{ROOT}/bin/{PROGRAM}": smi / PROGRAM,
+        f"{ROOT}/lib/{LIBRARY}": smi / LIBRARY,
+        # With a library path, nvidia-smi would load the C library of another system.
+        f"{ROOT}/lib/libc.so.6": b"of another system",
+    }
     images.build_image(
         tmp_path / "image.tar",
         name=IMAGE,
         files=files,
         links=links,
         command=["/bin/sh", "-c", "trap exit TERM; while sleep 1; do :; done"],
-        environment={"SIMULATED_NVML": "/hardware"},
+        environment={"SIMULATED_NVML": "/hardware", "LD_LIBRARY_PATH": f"{ROOT}/lib"},
     )
     node_cluster.import_image(tmp_path / "image.tar")
-    name = "real-nvidia-smi"
+    labels = {"app": "nvidia-dra-driver-kubelet-plugin"}
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": "gpu-operator", "labels": {"app": name}},
+        "metadata": {"name": "real-smi", "namespace": "gpu-operator", "labels": labels},
         "spec": {
             "nodeSelector": {"kubernetes.io/hostname": node_cluster.real_node_name},
             "hostNetwork": True,
@@ -180,20 +183,15 @@ def target(node_cluster: LocalCluster, smi: Path, tmp_path: Path) -> Iterator[st
         },
     }
     node_cluster.kubectl("create", "-f", "-", input=json.dumps(pod))
-    yield name
-    node_cluster.kubectl("delete", "pod", "-n", "gpu-operator", name)
+    yield
+    node_cluster.kubectl("delete", "pod", "-n", "gpu-operator", "real-smi")
 
 
-def test_the_operator_runs_it_in_a_container(node_cluster: LocalCluster, target: str) -> None:
-    preload = f"LD_PRELOAD={ROOT}/lib/{LIBRARY}"
-    driver: dict[str, Any] = {
-        "namespace": "gpu-operator",
-        "selector": f"app={target}",
-        "container": "gpus",
-        "command": ["env", preload, f"{ROOT}/bin/{PROGRAM}", "-q", "-x"],
-    }
+def test_the_preset_of_the_dra_driver_runs_it(
+    node_cluster: LocalCluster, driver_root: None
+) -> None:
     node = node_cluster.real_node_name
-    with Operator(node_cluster, TARGETS=json.dumps([driver])):
+    with Operator(node_cluster, TARGETS="[{preset: dra-driver, namespace: gpu-operator}]"):
         eventually(lambda: read_well(node_cluster, node), within=90)
         gpus = status(node_cluster, node)["gpus"]
     assert [gpu["serial"] for gpu in gpus] == [FIRST.serial, SECOND.serial]

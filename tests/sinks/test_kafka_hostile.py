@@ -60,7 +60,7 @@ TOO_LONG = rf"sent a response of \d+ bytes, more than {MAX_FRAME}"
 
 
 def metadata(
-    host: str = "localhost", port: int = 9, *, partitions: range = range(1), leader: int = 1
+    host: str | None = "localhost", port: int = 9, *, partitions: range = range(1), leader: int = 1
 ) -> bytes:
     leaders: list[Any] = [(0, number, leader, [1], [1], []) for number in partitions]
     topics = [(0, TOPIC, False, leaders)]
@@ -84,7 +84,10 @@ BROKERS = {
     "negative length": (kafka(flood=struct.pack("!i", -1)), "sent a response of -1 bytes"),
     "empty responses": (kafka(flood=struct.pack("!i", 0)), "sent a response of 0 bytes"),
     "short responses": (kafka(flood=struct.pack("!ii", 4, 1)), NOT_KAFKA),
-    "other number": (kafka(flood=kafka_response(7, VERSIONS)), NOT_KAFKA),
+    "other number": (
+        kafka(flood=kafka_response(7, VERSIONS)),
+        rf"{NOT_KAFKA} \(response 7 to request 1\)",
+    ),
     "endless array": (kafka(flood=kafka_response(1, b"\0\0" + MANY)), NOT_KAFKA),
     "null array": (kafka(flood=kafka_response(1, b"\0\0\xff\xff\xff\xff")), NOT_KAFKA),
     "responses": (kafka(flood=kafka_response(1, VERSIONS)), NOT_KAFKA),
@@ -114,7 +117,8 @@ BROKERS = {
         NOT_KAFKA,
     ),
     "port": (kafka(VERSIONS, metadata(port=70_000), flood=TEXT), NOT_KAFKA),
-    "no host": (kafka(VERSIONS, metadata(host=""), flood=TEXT), NOT_KAFKA),
+    "empty host": (kafka(VERSIONS, metadata(host=""), flood=TEXT), NOT_KAFKA),
+    "no host": (kafka(VERSIONS, metadata(host=None), flood=TEXT), NOT_KAFKA),
     "after metadata": (kafka(VERSIONS, metadata(), flood=TEXT), TOO_LONG),
 }
 

@@ -20,6 +20,12 @@ Open = Callable[..., AbstractAsyncContextManager[Any]]
 
 
 @pytest.fixture(scope="module")
+def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
+    with run_collector(tmp_path_factory.mktemp("collector")) as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory, certificates: Any) -> Iterator[Collector]:
     """The collector of the documentation, with certificates and a port of this run."""
     tls = {"cert_file": str(certificates.certificate), "key_file": str(certificates.key)}

@@ -16,6 +16,7 @@ import pytest
 
 from gpuid_operator.localcluster import LocalCluster
 from tests.support.operators import Operator
+from tests.support.otlp_collector import run_collector
 from tests.support.receivers import WebService
 from tests.support.sink_servers import (
     BATCH,
@@ -37,7 +38,7 @@ class Receiver:
 
     port: int
     pattern: bytes
-    """A part of every request that delivers records, for the traps of a proxy."""
+    """A part of the last that the sink sends of a batch, for the traps of a proxy."""
     sink: Callable[[int], dict[str, Any]]
     """The sink, whose server is behind a proxy on this port."""
     records: Callable[[], Records]
@@ -112,7 +113,9 @@ def _bucket(setting: Setting, server: str, pattern: bytes) -> Receiver:
 
 
 def _otlp(setting: Setting) -> Receiver:
-    collector = setting.server("collector")
+    # One that has no records of other tests.
+    folder = setting.server("tmp_path_factory").mktemp(setting.name)
+    collector = setting.stack.enter_context(run_collector(folder))
     return Receiver(
         port=collector.port,
         pattern=b"POST /v1/logs",

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,11 @@ from typing import Any, Final
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.protocol.admin import CreateAclsRequest, CreateTopicsRequest
+from aiokafka.protocol.admin import (
+    CreateAclsRequest,
+    CreatePartitionsRequest,
+    CreateTopicsRequest,
+)
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
@@ -40,7 +44,7 @@ _LISTENERS: Final = {
     "mutual": "SSL",
     "proxied": "PLAINTEXT",
 }
-READ, WRITE, DESCRIBE = 3, 4, 8
+WRITE: Final = 4
 _TOPIC, _LITERAL, _ALLOW = 2, 3, 3
 _DEADLINE: Final = 60.0
 _HEAP: Final = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
@@ -80,12 +84,18 @@ class Kafka:
         while not await self._partitions(name):  # noqa: ASYNC110 - another process decides
             await asyncio.sleep(0.05)
 
-    async def allow(self, user: str, *, topic: str, operations: Iterable[int]) -> None:
-        """Allow a user operations (numbers of Kafka's AclOperation) on a topic."""
-        for operation in operations:
-            principal = f"User:{user}"
-            request = CreateAclsRequest(_TOPIC, topic, _LITERAL, principal, "*", operation, _ALLOW)
-            await self.ask(request)
+    async def add_partitions(self, topic: str, count: int) -> None:
+        """Let a topic have this many partitions."""
+        await self.ask(CreatePartitionsRequest([(topic, (count, None))], 10_000, False))
+        while len(await self._partitions(topic)) < count:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.05)
+
+    async def allow(self, user: str, *, topic: str, operation: int) -> None:
+        """Allow a user an operation (a number of Kafka's AclOperation) on a topic."""
+        principal = f"User:{user}"
+        await self.ask(
+            CreateAclsRequest(_TOPIC, topic, _LITERAL, principal, "*", operation, _ALLOW)
+        )
 
     async def ask(self, request: Any) -> dict[str, Any]:
         """A request as the administrator."""

@@ -9,6 +9,7 @@ import base64
 import hmac
 import json
 import os
+import ssl
 import subprocess
 import urllib.error
 import urllib.request
@@ -99,6 +100,7 @@ class Azure:
 
     type: ClassVar = "azure"
     url: str
+    trust: ssl.SSLContext | None = None
     account: str = "fleetaccount"
     key: str = base64.b64encode(b"the-key-nobody-may-see").decode()
 
@@ -139,7 +141,8 @@ class Azure:
 
     def _request(self, method: str, path: str, **query: str) -> bytes:
         url = f"{self.url}/{self.account}/{path}?{urlencode(query)}&{self.sas('rwdlac')}"
-        with urllib.request.urlopen(urllib.request.Request(url, method=method)) as response:
+        request = urllib.request.Request(url, method=method)
+        with urllib.request.urlopen(request, context=self.trust) as response:
             body: bytes = response.read()
         return body
 
@@ -183,8 +186,15 @@ def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GCS]:
 
 @pytest.fixture(scope="session")
 def azure() -> Iterator[Azure]:
+    with run_azure() as server:
+        yield server
+
+
+@contextmanager
+def run_azure(certificates: Any = None) -> Iterator[Azure]:
+    """A Blob service. With a certificate, it speaks TLS, and also takes bearer tokens, whose
+    signature it does not check."""
     port = free_port()
-    server = Azure(f"http://127.0.0.1:{port}")
     command = [
         *azurite(),
         "--blobHost",
@@ -194,14 +204,26 @@ def azure() -> Iterator[Azure]:
         "--inMemoryPersistence",
     ]
     command += ["--disableTelemetry", "--silent"]
+    if certificates is None:
+        server = Azure(f"http://127.0.0.1:{port}")
+    else:
+        trust = ssl.create_default_context(cadata=certificates.authority)
+        server = Azure(f"https://localhost:{port}", trust=trust)
+        command += ["--cert", str(certificates.certificate), "--key", str(certificates.key)]
+        command += ["--oauth", "basic"]
     accounts = {"AZURITE_ACCOUNTS": f"{server.account}:{server.key}"}
-    with _running("azurite", command, server.url, accounts):
+    with _running("azurite", command, server.url, accounts, trust=server.trust):
         yield server
 
 
 @contextmanager
 def _running(
-    what: str, command: list[str], url: str, environ: Mapping[str, str] | None = None
+    what: str,
+    command: list[str],
+    url: str,
+    environ: Mapping[str, str] | None = None,
+    *,
+    trust: ssl.SSLContext | None = None,
 ) -> Iterator[None]:
     process = subprocess.Popen(
         command,
@@ -212,7 +234,7 @@ def _running(
 
     def answers() -> bool:
         try:
-            urllib.request.urlopen(url, timeout=1).close()
+            urllib.request.urlopen(url, timeout=1, context=trust).close()
         except urllib.error.HTTPError as error:
             error.close()
             return True

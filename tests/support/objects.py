@@ -9,7 +9,7 @@ from tests.support.kube import INVENTORIES, NODES, POLICIES, QUARANTINES, FakeKu
 NAMESPACE = "gpu-operator"
 LABEL = ("app", "nvidia-device-plugin-daemonset")
 CONTAINER = "nvidia-device-plugin"
-UNKNOWN_SINK = {"name": "bus", "kafka": {"topic": "gpus"}}
+UNKNOWN_SINK = {"name": "bus", "nats": {"subject": "gpus"}}
 """A sink as a later version of the operator may have it."""
 
 

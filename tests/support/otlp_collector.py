@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 import yaml
 
 from tests.support.gotools import go_tool
@@ -78,12 +77,6 @@ def run_collector(folder: Path, *configs: dict[str, Any]) -> Iterator[Collector]
     finally:
         process.terminate()
         process.wait(DEADLINE)
-
-
-@pytest.fixture(scope="session")
-def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
-    with run_collector(tmp_path_factory.mktemp("collector")) as server:
-        yield server
 
 
 def documented() -> dict[str, Any]:

@@ -108,6 +108,14 @@ def test_presets_are_named_with_their_namespaces() -> None:
     )
 
 
+def test_a_pod_of_a_preset_is_to_be_looked_at() -> None:
+    error = no_target_error(expand("gke"), stopped=("kube-system/gke-n1", "plugin"))
+    assert error.message == (
+        "container plugin of pod kube-system/gke-n1 is not running; see why with kubectl describe"
+        " pod"
+    )
+
+
 AKS = {"kubernetes.azure.com/cluster": "mc"}
 
 

@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceResponse,
 )
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, SeverityNumber
+from standardwebhooks.webhooks import Webhook
 
 from gpuid_operator.api.history import HistoryType
 from gpuid_operator.api.record import Record
@@ -149,6 +150,17 @@ async def test_a_rejection_contains_no_secret() -> None:
         with pytest.raises(RecordsRefused) as caught:
             await sink.send(sent_records())
     assert caught.value.message.endswith("not for Bearer [secret]")
+
+
+async def test_a_request_is_signed_like_those_of_other_formats() -> None:
+    reference = {"signingSecretRef": {"name": "telemetry", "key": "signing"}}
+    async with (
+        serving() as server,
+        http_sink(server.url, Secrets(signing="key"), format="otlp", **reference) as sink,
+    ):
+        await sink.send(sent_records())
+    headers, body = server.requests[0]
+    assert Webhook(b"key").verify(body, headers) == export_request(sent_records())
 
 
 async def test_a_response_too_long_to_be_read_is_no_success() -> None:

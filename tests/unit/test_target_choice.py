@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gpuid_operator.plan.failure import MAX_MESSAGE, FailureReason
 from gpuid_operator.plan.target_choice import Candidate, choose, no_program_error
@@ -44,6 +46,9 @@ OLDER = {"older": True}
         ([one(0), one(2)], {"kept": 1, "waiting": True}, 0),
         ([one(0, **UNREADY), one(2)], {"kept": 1, "waiting": True}, None),
         ([one(0, **LACKS), one(2)], {"kept": 1, "waiting": True}, None),
+        ([one(1, **LACKS)], {"kept": 1, "waiting": True}, 1),
+        ([one(1, **LACKS), one(2)], {"kept": 1, "waiting": True}, 2),
+        ([one(0, **LACKS), one(1, **LACKS)], {"kept": 1, "waiting": True}, 0),
         ([one(2)], {"kept": 1}, 2),
         ([one(1, **UNREADY), one(2)], {"kept": 1}, 2),
         ([], {"kept": 1, "waiting": True}, None),
@@ -60,6 +65,28 @@ def test_the_table(
 ) -> None:
     chosen = choose(candidates, **situation)
     assert (chosen.number if chosen else None) == number
+
+
+@given(
+    st.lists(st.tuples(*[st.booleans()] * 4), max_size=4),
+    st.none() | st.integers(0, 4),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_node_is_never_stuck(
+    facts: list[tuple[bool, bool, bool, bool]], kept: int | None, waiting: bool, restarted: bool
+) -> None:
+    """Where a container can be read, it is, once there is nothing to wait for."""
+    names = ("ready", "was_read", "lacks_program", "older")
+    candidates = [
+        one(number, **dict(zip(names, row, strict=True))) for number, row in enumerate(facts)
+    ]
+    chosen = choose(candidates, kept=kept, waiting=waiting, restarted=restarted)
+    assert chosen is not None or waiting or not candidates
+    can_be_read = [one for one in candidates if not one.lacks_program]
+    if chosen is not None and any(one.ready or one.was_read for one in can_be_read):
+        assert chosen in can_be_read
+        assert waiting or chosen.ready or chosen.was_read
 
 
 def test_a_single_target_without_the_program_is_all_that_is_named() -> None:

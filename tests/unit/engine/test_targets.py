@@ -18,7 +18,7 @@ from gpuid_operator.plan.target import Target
 from tests.support.engines import EngineHarness, until
 from tests.support.fake_exec import ExecAnswer, ExecCall
 from tests.support.kube import FakeKube, forbidden
-from tests.support.objects import inventory_path, pod_path, put_node, put_pod
+from tests.support.objects import inventory_path, pod_path, put_node, put_pod, put_policy
 from tests.support.resource_slices import gpus, put_slice
 from tests.support.smi_fixtures import machine, swapped
 
@@ -238,6 +238,30 @@ async def test_a_new_container_ends_the_back_off_of_targets_without_it(cluster: 
     assert cluster.calls() == [DCGM]
 
 
+async def test_a_new_container_of_the_target_in_use_without_it_gives_way(
+    cluster: Cluster,
+) -> None:
+    cluster.pod(PLUGIN, tell=False)
+    cluster.pod(DCGM, tell=False)
+    await cluster.start()
+    await cluster.read_in(PLUGIN)
+    cluster.answers = {PLUGIN: MISSING}
+    cluster.pod(PLUGIN, number=2)
+    await cluster.read_in(DCGM)
+    assert len(cluster.calls()) == 4  # once more in the plugin, for its second command
+
+
+async def test_it_heals_as_soon_as_the_back_off_ends(cluster: Cluster) -> None:
+    cluster.pod(DRIVER, tell=False)
+    await cluster.start()
+    await cluster.read_in(DRIVER)
+    cluster.answers = {DRIVER: MISSING}
+    cluster.pod(DRIVER, number=2)
+    await until(lambda: cluster.ready[1] == "NvidiaSmiNotFound")
+    cluster.answers = {}
+    await until(lambda: cluster.ready[0] == "True", within=10)
+
+
 async def test_a_restart_does_not_try_again_what_has_no_nvidia_smi(cluster: Cluster) -> None:
     cluster.pod(DRIVER, tell=False, started="2020-01-01T00:00:00Z")
     cluster.pod(PLUGIN, tell=False, started="2020-01-01T00:00:00Z")
@@ -426,6 +450,20 @@ class TestNamespaces:
         await until(lambda: cluster.ready[1] == "NoTargetPod")
         assert "run reader pods" in cluster.ready[2]
         assert cluster.harness.engine.sources == ()
+
+    async def test_checks_run_in_the_first_namespace_with_rights(self, kube: FakeKube) -> None:
+        kube.fail("GET", "/namespaces/gpu-operator/pods$", forbidden(), times=10**6)
+        check = {
+            "name": "c",
+            "podSelector": {"matchLabels": {"tier": "gpu"}},
+            "command": "true",
+        }
+        put_policy(kube, "p", checks=[check])
+        harness = EngineHarness(kube, targets=expand("auto"), checks_allowed=True)
+        await harness.engine.start()
+        assert PodSelector("kube-system", "tier=gpu") in harness.engine.sources
+        assert "gpu-operator" not in {one.namespace for one in harness.engine.sources}
+        await harness.engine.stop(within=1)
 
     async def test_targets_of_the_user_need_their_rights(self, kube: FakeKube) -> None:
         kube.fail("GET", "/pods$", forbidden(), times=10**6)
