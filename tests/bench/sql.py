@@ -113,7 +113,7 @@ class Inserts:
             took[state].append(await timed(self._sink.send(records)))
         await self._database.connection.execute("ALTER TABLE serials ENABLE TRIGGER USER")
         seconds = {state: statistics.median(times) for state, times in took.items()}
-        # Of neighbours, since the machine may be busier at one time than at another.
+        # Neighbouring batches are compared: the machine may be busier at one time than at another.
         ratios = [a / b for a, b in zip(took["ENABLE"], took["DISABLE"], strict=True)]
         return {
             "with_trigger_per_s": round(BATCH / seconds["ENABLE"]),
