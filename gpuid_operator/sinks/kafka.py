@@ -60,7 +60,8 @@ class KafkaSender:
                 user=await self._secret(self._spec.sasl.user_secret_ref, host) or "",
                 password=await self._secret(self._spec.sasl.password_secret_ref, host) or "",
             )
-            self._in_use.set(login.password)
+        secrets = (login and login.password, tls and tls.key)
+        self._in_use.set(*(secret for secret in secrets if secret))
         return Access(tls=tls, login=login)
 
     async def _secret(self, ref: SecretKeyRef | None, host: str) -> str | None:

@@ -10,9 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from gpuid_operator.api.sinks import KafkaSink, Sink
-from gpuid_operator.sinks.base import Refused
+from gpuid_operator.sinks.base import RecordsRefused, Refused, SinkError, Unavailable
 from gpuid_operator.sinks.http_client import HTTPClient
 from gpuid_operator.sinks.kafka_batches import Message, ProducerState, split
+from gpuid_operator.sinks.kafka_errors import StateLost, described, error_kind
 from gpuid_operator.sinks.opening import SinkContext
 from gpuid_operator.sinks.registry import open_sink
 from tests.support.secret_source import Secrets
@@ -60,6 +61,32 @@ def test_sequence_numbers_begin_again_after_the_last_one() -> None:
     state = ProducerState(producer_id=7, epoch=0, sequences={0: 2**31 - 2})
     state.acknowledge(0, 5)
     assert state.sequences == {0: 3}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (0, None),
+        (46, None),
+        (10, RecordsRefused),
+        (87, RecordsRefused),
+        (29, Refused),
+        (31, Refused),
+        (59, StateLost),
+        (3, Unavailable),
+        (6, Unavailable),
+        (19, Unavailable),
+        (-1, Unavailable),
+        (999, Unavailable),
+    ],
+)
+def test_what_an_error_code_means(code: int, kind: type[SinkError] | None) -> None:
+    assert error_kind(code) is kind
+
+
+def test_an_unknown_error_code_is_named_by_its_number() -> None:
+    assert described(29) == "TOPIC_AUTHORIZATION_FAILED"
+    assert described(999, "what the broker says") == "error 999: what the broker says"
 
 
 @pytest.mark.parametrize(
