@@ -479,6 +479,9 @@ def _accepted(answer: Any, accept: str | None) -> Any:
     if accept is None or "PartialObjectMetadata" not in accept or not isinstance(answer, dict):
         return answer
     if "items" in answer:
+        if "PartialObjectMetadataList" not in accept:
+            words = "you requested PartialObjectMetadata, but the requested object is a list"
+            raise _error(errors.ApiError, 406, "NotAcceptable", words)
         return {**answer, "items": [_accepted(body, ONLY_METADATA) for body in answer["items"]]}
     return {**_PARTIAL, "metadata": answer["metadata"]}
 
