@@ -20,7 +20,8 @@ from gpuid_operator.telemetry.metrics import Metrics
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gpuid_operator"
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
-INVENTORY = (ROOT / "docs" / "inventory.md").read_text()
+CONDITIONS = (ROOT / "docs" / "runbooks" / "conditions.md").read_text()
+INVENTORY = (ROOT / "docs" / "inventory.md").read_text() + CONDITIONS
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("charts/*/*.md")]
 
 BAD = ("99999h", "a\x01", "a b", "%Q", "x" * 20_000)
@@ -100,7 +101,7 @@ def test_every_reason_of_a_condition_has_its_line() -> None:
 
 def test_every_type_condition_and_field_is_named() -> None:
     assert [kind for kind in HistoryType if not explained(kind)] == []
-    assert [kind for kind in ConditionType if f"### {kind.value}" not in INVENTORY] == []
+    assert [kind for kind in ConditionType if f"## {kind.value}:" not in CONDITIONS] == []
     fields = {field.alias or name for name, field in InventoryStatus.model_fields.items()}
     named = {*re.findall(r"`(\w+)`", INVENTORY), "observedGeneration", "conditions"}
     assert fields - named == set()
@@ -125,7 +126,7 @@ def test_every_package_has_its_row_in_the_architecture() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files_and_headings(page: Path) -> None:
-    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
     for target in re.findall(r"\]\((?!https?://)([^)\s]+)\)", text):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
