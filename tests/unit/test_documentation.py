@@ -18,6 +18,20 @@ from gpuid_operator.sinks import base
 from gpuid_operator.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
+GPUID = set(
+    re.findall(
+        r"\w+",
+        """
+    EXPORTER_TYPE CLUSTER_NAME NAMESPACE LABEL_SELECTOR CONTAINER WORKERS TIMEOUT RESYNC QPS
+    BURST KUBECONFIG LOG_LEVEL SERVER_PORT LEADER_ELECTION LEASE_NAMESPACE LEASE_NAME
+    LEASE_DURATION LEASE_RENEW_DEADLINE LEASE_RETRY_PERIOD POD_NAME POD_NAMESPACE
+    HTTP_ENDPOINT HTTP_TIMEOUT HTTP_AUTH_TOKEN POSTGRES_HOST POSTGRES_PORT POSTGRES_DB
+    POSTGRES_USER POSTGRES_PASSWORD POSTGRES_SSLMODE POSTGRES_TABLE POSTGRES_AUTO_MIGRATE
+    S3_BUCKET S3_PREFIX S3_REGION S3_PARTITION_PATTERN
+        """,
+    )
+)
+"""What https://github.com/mchmarny/gpuid reads, at 4dd9fcb."""
 PACKAGE = ROOT / "gpuid_operator"
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 CONDITIONS = (ROOT / "docs" / "runbooks" / "conditions.md").read_text()
@@ -77,6 +91,15 @@ def test_default_and_allowed_values_are_the_code_s(field: str) -> None:
     assert default == (f"`{value}`" if fixed else "–")
     assert may == allowed(field.upper())
     assert meaning
+
+
+def test_the_migration_names_every_variable_of_gpuid() -> None:
+    page = (ROOT / "docs" / "migrating-from-gpuid.md").read_text()
+    section = page.partition("\n## Variables\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named >= GPUID
+    assert named - {"KUBECONFIG"} <= {field.upper() for field in Settings.model_fields}
 
 
 def explained(word: str) -> bool:
