@@ -17,6 +17,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from gpuid_operator.sinks import postgres_table
 from gpuid_operator.sinks.base import Refused
 from tests.support.postgres_database import TIME, Database, create_writer
 
@@ -363,6 +364,20 @@ async def test_a_role_that_may_not_migrate_delivers_all_the_same(
     assert await database.rows("SELECT uuid FROM gpu_current") == [("GPU-1",), ("GPU-2",)]
     psql(database, said.__dict__["fields"]["sql"])
     await sink.send([record(uuid="GPU-3")])
+    assert await current(database) == await modelled(database)
+
+
+async def test_each_statement_of_a_migration_has_the_whole_time(
+    database: Database, record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await database.connection.execute(
+        "CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql"
+        " AS 'BEGIN PERFORM pg_sleep(0.2); END';"
+        "CREATE EVENT TRIGGER slow ON ddl_command_start"
+        " WHEN TAG IN ('CREATE INDEX', 'CREATE TABLE AS', 'CREATE VIEW') EXECUTE FUNCTION slow()"
+    )
+    monkeypatch.setattr(postgres_table, "_STATEMENT_TIMEOUT", 1.0)
+    await database.sink(autoMigrate=True).send([record(uuid="GPU-1")])
     assert await current(database) == await modelled(database)
 
 
