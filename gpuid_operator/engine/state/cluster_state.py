@@ -123,6 +123,10 @@ class ClusterState:
             published is not None and published.has_devices
         )
 
+    def may_have_gpus(self, name: str) -> bool:
+        """Whether the node has an inventory, or is known to have GPUs."""
+        return self.inventories.get(name) is not None or self.has_gpus(name)
+
     def gpu_nodes(self) -> set[str]:
         """The names of all nodes of which Node or ResourceSlices say that they have GPUs."""
         labelled = {name for name, known in self.nodes.items() if known.facts.has_gpus}
