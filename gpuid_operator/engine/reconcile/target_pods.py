@@ -47,7 +47,9 @@ class TargetPods:
         """Namespaces whose pods this process could list at some time."""
 
     def loops(self) -> list[Loop]:
-        return [self._follow_rights] if len(self._pods.namespaces) > 1 else []
+        # A single namespace of the user's own is never without rights: `list_all` raises.
+        own = all(target.preset is None for target in self._pods.targets)
+        return [] if own and len(self._pods.namespaces) == 1 else [self._follow_rights]
 
     async def list_all(self) -> set[str]:
         """List the pods of all targets. Returns the names of the nodes whose pods changed.

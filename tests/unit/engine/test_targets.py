@@ -481,6 +481,20 @@ class TestNamespaces:
         lost.kube.remove(f"{NODES}/n1")
         await until(lambda: lost.status["state"] == "Departed")
 
+    async def test_the_only_namespace_that_opens_again_is_read(self, kube: FakeKube) -> None:
+        gke = "nvidia-gpu-device-plugin"
+        put_node(kube, "n1")
+        harness = EngineHarness(kube, targets=expand("gke"))
+        await harness.engine.start()
+        fault = kube.fail("GET", "/kube-system/pods$", forbidden(), times=10**6)
+        await harness.engine.pod_events.check_rights()
+        assert harness.engine.sources == ()
+        fault.ends = 0.0
+        put_pod(kube, "n1", namespace="kube-system", labels={"k8s-app": gke}, container=gke)
+        # Before the next resync.
+        await until(lambda: harness.engine.sources, within=90)
+        await harness.engine.stop(within=1)
+
     async def test_a_list_that_opens_namespaces_during_a_look_counts(
         self, cluster: Cluster, closed: Callable[[], None]
     ) -> None:
