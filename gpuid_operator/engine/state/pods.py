@@ -138,6 +138,10 @@ class PodCache:
         """The names of all nodes that have a target pod."""
         return set(self._pods)
 
+    def on_own_target(self, node: str) -> bool:
+        """Whether the node has a pod of a target that is no preset."""
+        return any(self.targets[number].preset is None for number, _ in self._pods.get(node, ()))
+
     def read(self, target: int, body: Mapping[str, Any]) -> TargetPod | None:
         """Read the API object of a pod; None if it is no pod of the target, or is over."""
         wanted = self.targets[target]

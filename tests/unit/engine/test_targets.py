@@ -364,6 +364,21 @@ async def test_a_plugin_on_a_node_without_gpus_makes_no_inventory(kube: FakeKube
     assert inventory_path("n1") not in kube.objects
 
 
+async def test_a_check_does_not_run_on_a_node_without_gpus(kube: FakeKube) -> None:
+    for name, capacity in (("n1", None), ("n2", 8)):
+        put_node(kube, name, gpus=capacity)
+        put_pod(kube, name, container=PLUGIN, labels=LABELS[PLUGIN])
+    selector = {"matchLabels": LABELS[PLUGIN]}
+    put_policy(kube, "p", checks=[{"name": "c", "podSelector": selector, "command": "true"}])
+    kube.exec.decide = lambda call: ExecAnswer() if call.command[-1] == "true" else MISSING
+    harness = EngineHarness(kube, targets=TARGETS, checks_allowed=True)
+    await harness.engine.start()
+    await until(lambda: kube.objects.get(inventory_path("n2"), {}).get("status", {}).get("checks"))
+    await asyncio.sleep(3600)
+    assert inventory_path("n1") not in kube.objects
+    await harness.engine.stop(within=1)
+
+
 async def test_nodes_without_gpus_are_tried_more_and_more_rarely(kube: FakeKube) -> None:
     put_node(kube, "n1", gpus=None)
     cluster = Cluster(kube)
