@@ -34,8 +34,14 @@ def gpu(number: int, *, slot: int = 0, **facts: Any) -> dict[str, Any]:
     }
 
 
+def machine(node: str) -> str:
+    return f"i-{crc32(node.encode()):08x}"
+
+
 def entry(sequence: int, kind: str, of: dict[str, Any] | None, time: str, **facts: Any) -> Any:
-    known = {key: of[key] for key in ("uuid", "serial", "pciAddress") if key in of} if of else {}
+    known: dict[str, Any] = {}
+    if of:
+        known |= {key: of[key] for key in ("uuid", "serial", "pciAddress") if key in of}
     if of and "chassisSerial" in of:
         known["chassis"] = of["chassisSerial"]
     return {"sequence": sequence, "time": time, "type": kind, **known, **facts}
@@ -57,7 +63,7 @@ def inventory(name: str, gpus: Sequence[dict[str, Any]], **facts: Any) -> dict[s
     """An inventory with its look-up labels."""
     status = {
         "state": "Present",
-        "node": {"name": name, "machine": f"i-{crc32(name.encode()):08x}"},
+        "node": {"name": name, "machine": machine(name)},
         "driverVersion": "570.86.15",
         "product": gpus[0]["product"] if gpus else None,
         "gpuCount": len(gpus),
@@ -108,6 +114,11 @@ def fill_racks(kube: FakeKube, racks: int, *, start: int = 500_000) -> None:
 MOVED: Final = gpu(999_999, slot=3, chassisSerial="CH-SPARE")
 
 
+def at(node: str, history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries, on the machine of a node."""
+    return [one | {"machine": machine(node)} for one in history]
+
+
 def move(one: FakeKube, two: FakeKube) -> None:
     """MOVED was on two nodes of one cluster, and is on one of the other."""
     first, second, third = ago(days=40), ago(days=24), ago(days=9)
@@ -116,13 +127,13 @@ def move(one: FakeKube, two: FakeKube) -> None:
         entry(2, "HealthChanged", MOVED, ago(days=30), **{"from": "0", "to": "2"}),
         entry(3, "GPURemoved", MOVED, second),
     ]
-    store(one, inventory("gpu-node-0100", [gpu(900_100)], history=history))
+    store(one, inventory("gpu-node-0100", [gpu(900_100)], history=at("gpu-node-0100", history)))
     history = [
         entry(4, "GPUAdded", MOVED, ago(days=23)),
         entry(5, "GPULost", MOVED, ago(days=12), message="nvidia-smi says that the GPU is lost"),
         entry(6, "GPURemoved", MOVED, third),
     ]
-    store(one, inventory("gpu-node-0101", [gpu(900_101)], history=history))
+    store(one, inventory("gpu-node-0101", [gpu(900_101)], history=at("gpu-node-0101", history)))
     others = [gpu(900_110 + slot, slot=slot, chassisSerial="CH-SPARE") for slot in range(7)]
     left = gpu(900_199, slot=3, chassisSerial="CH-SPARE")
     history = [
@@ -145,7 +156,7 @@ def move(one: FakeKube, two: FakeKube) -> None:
     body = inventory(
         "gpu-node-0007",
         [*others, MOVED],
-        history=history,
+        history=at("gpu-node-0007", history),
         sinks=sinks,
         checks=checks,
         conditions=conditions,
@@ -166,9 +177,7 @@ def trouble(kube: FakeKube) -> None:
     store(kube, inventory("gpu-node-0012", sick, conditions=[*FINE, held]))
     unread = condition("Ready", "False", "ExecFailed", "nvidia-smi: command not found")
     fine = [gpu(820_000 + slot, slot=slot, chassisSerial="CH-FINE") for slot in range(8)]
-    store(
-        kube, inventory("gpu-node-0021", fine, conditions=[unread], driverVersion="565.57.01")
-    )
+    store(kube, inventory("gpu-node-0021", fine, conditions=[unread], driverVersion="565.57.01"))
     store(kube, inventory("gpu-node-0030", [gpu(830_000)], state="Departed"))
     quarantine = {
         "apiVersion": API_VERSION,

@@ -32,7 +32,7 @@ export function timeline(title, lanes) {
     const rows = lanes.map((lane, row) => {
       const y = TOP + row * ROW;
       return [
-        svg("a", { href: lane.href }, svg("text", { x: 0, y: y + 19, class: "lane" }, lane.label.length > 27 ? `${lane.label.slice(0, 26)}…` : lane.label, svg("title", null, lane.label))),
+        svg("a", { href: lane.href }, svg("text", { x: 0, y: y + 19, class: "lane" }, lane.label.length > 27 ? `${lane.label.slice(0, 26)}…` : lane.label), svg("title", null, lane.label)),
         lane.bars.map((bar) => {
           const start = moment(bar.since) ?? Math.min(from, moment(bar.until) ?? from);
           const end = bar.present ? now : moment(bar.until) ?? Math.max(start, start + (now - from) * 0.03);

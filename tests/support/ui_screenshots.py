@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Final, Literal
 
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
 
 from gpuid_operator.cli.plugin_clusters import Cluster
 from gpuid_operator.cli.ui.command import serving
@@ -14,7 +14,7 @@ from tests.support import ui_fleet
 from tests.support.browser import launch
 from tests.support.kube import FakeKube
 
-IMAGES: Final = Path(__file__).parents[1] / "docs" / "images"
+IMAGES: Final = Path(__file__).parents[2] / "docs" / "images"
 VIEWS: Final = {
     "overview": ("#/", "h1"),
     "map": ("#/map", ".map[data-built]"),
@@ -46,7 +46,7 @@ async def _take(browser: Browser, address: str, scheme: Literal["light", "dark"]
     for name, (view, shown) in VIEWS.items():
         await page.goto(address + view)
         await page.wait_for_selector(shown)
-        await page.wait_for_function("document.querySelectorAll('.cluster .badge.ok').length === 2")
+        await expect(page.locator(".cluster .badge.ok")).to_have_count(2)
         await page.screenshot(path=IMAGES / f"ui-{name}-{scheme}.png")
     await page.close()
 
