@@ -79,7 +79,7 @@ async def test_a_moved_gpu_is_found_and_a_swap_is_seen_live(
         await expect(page.locator(".cluster .badge.ok")).to_have_count(2)
         await page.keyboard.press("/")
         await page.keyboard.type(serial)
-        await expect(page.get_by_role("option").first).to_contain_text(f"now on {node}")
+        await expect(page.get_by_role("option").first).to_contain_text(f"now on east / {node}")
         await page.keyboard.press("Enter")
         await expect(page.locator("h1")).to_have_text(serial)
         lanes = page.locator(".timeline .lane")

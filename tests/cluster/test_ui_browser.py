@@ -113,6 +113,18 @@ async def test_counts_lead_to_their_nodes(kube: FakeKube) -> None:
         await expect(page.get_by_role("table", name="Quarantines")).to_contain_text("Xid 79")
 
 
+async def test_a_sink_that_is_behind_leads_to_its_nodes() -> None:
+    one, two = FakeKube(), FakeKube()
+    move(one, two)
+    async with page_of(one, two) as page:
+        await listed(page, 2)
+        await page.get_by_role("link", name=re.compile("with sinks behind")).click()
+        await expect(page.get_by_role("table", name="By sink")).to_contain_text("audit")
+        await page.get_by_role("link", name="gpu-node-0007").click()
+        await expect(page.get_by_role("table", name="Sinks")).to_contain_text("503 Service")
+        await expect(page.get_by_role("table", name="Checks")).to_contain_text("busbw 412 GB/s")
+
+
 async def test_the_keyboard_is_enough() -> None:
     one, two = FakeKube(), FakeKube()
     fill(one, 30)

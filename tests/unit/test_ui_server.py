@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import subprocess
+import sys
+import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,6 +25,8 @@ from gpuid_operator.cli.ui import command
 from gpuid_operator.cli.ui.command import serving
 from tests.support.kube import INVENTORIES, FakeKube, forbidden
 from tests.support.ui_fleet import MOVED, fill, gpu, inventory, move, store
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -220,3 +226,14 @@ def test_the_help_says_what_it_is() -> None:
     result = CliRunner().invoke(cli, ["ui", "--help"], prog_name=PROGRAM)
     assert "read-only page" in result.stdout
     assert CliRunner().invoke(cli, ["ui", "--port", "70000"], prog_name=PROGRAM).exit_code == 2
+
+
+def test_the_wheel_has_the_page(tmp_path: Path) -> None:
+    build = ("-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path))
+    subprocess.run([sys.executable, *build], cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if "/ui/static/" in name}
+    static = ROOT / "gpuid_operator" / "cli" / "ui" / "static"
+    assert packed == {file.relative_to(ROOT).as_posix() for file in static.iterdir()}
+    assert len(packed) > 5

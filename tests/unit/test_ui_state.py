@@ -188,3 +188,15 @@ async def test_a_cluster_that_fails_says_why_and_is_tried_again(
     assert shown in [said for said, _ in seen]
     assert any(words in text and text for said, text in seen if said == shown)
     assert names(state) == {"gpu-node-0000"}
+
+
+async def test_a_watch_that_breaks_off_is_no_error() -> None:
+    kube = FakeKube()
+    fill(kube, 1)
+    async with followed(kube) as state:
+        await until(lambda: word(state) == "ready")
+        with state.subscription() as changes:
+            kube.break_watches()
+            store(kube, inventory("late", []))
+            await until(lambda: "late" in names(state))
+            assert [key for key in changes.take() if key[0] == "clusters"] == []

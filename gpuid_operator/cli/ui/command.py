@@ -7,7 +7,7 @@ import secrets
 import signal
 import webbrowser
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import click
 from aiohttp import web
@@ -46,15 +46,13 @@ async def serving(clusters: Sequence[Cluster], *, port: int) -> AsyncIterator[st
     server = Server(clusters, state, token=token)
     runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=0.5)
     await runner.setup()
-    following: list[asyncio.Task[None]] = []
     try:
         await web.TCPSite(runner, "127.0.0.1", port).start()
         server.port = runner.addresses[0][1]
-        following += [asyncio.create_task(follow(cluster, state)) for cluster in clusters]
-        yield f"http://127.0.0.1:{server.port}/{token}/"
+        async with asyncio.TaskGroup() as tasks:
+            following = [tasks.create_task(follow(cluster, state)) for cluster in clusters]
+            yield f"http://127.0.0.1:{server.port}/{token}/"
+            for task in following:
+                task.cancel()
     finally:
-        for task in following:
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*following, return_exceptions=True)
         await runner.cleanup()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from typing import Final
 
 from gpuid_operator.api.meta import API_VERSION, INVENTORY_PLURAL, QUARANTINE_PLURAL
 from gpuid_operator.cli.plugin_clusters import Cluster, explain
 from gpuid_operator.cli.ui.state import NODES, QUARANTINES, FleetState
 from gpuid_operator.kube.client import KubeClient
-from gpuid_operator.kube.errors import Forbidden, Gone, KubeError, ListExpired, NotFound
+from gpuid_operator.kube.errors import Forbidden, KubeError, ListExpired, NotFound
 from gpuid_operator.kube.watch import watch_objects
 
 _PLURALS: Final = {NODES: INVENTORY_PLURAL, QUARANTINES: QUARANTINE_PLURAL}
@@ -32,12 +33,14 @@ async def _follow(cluster: Cluster, kind: str, state: FleetState) -> None:
         try:
             version = await _list(cluster, kind, state)
             delay = _FIRST_DELAY
-            await _watch(cluster, kind, state, version)
-        except (Gone, ListExpired):
-            # Jitter, not none: an API server that expires every list is not to be asked at once.
-            delay = _FIRST_DELAY
+        except ListExpired:
+            pass
         except KubeError as error:
             state.set_cluster(cluster.name, kind, _word(error, kind), await _say(cluster, error))
+        else:
+            # A watch that breaks off says nothing yet: the list that follows shows what is wrong.
+            with suppress(KubeError):
+                await _watch(cluster, kind, state, version)
         await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
         delay = min(2 * delay, _LONGEST_DELAY)
 

@@ -18,7 +18,7 @@ const FILTERS = {
   }, (value) => value.replace(":", "=").replace(":", ", ")],
 };
 
-const cluster = () => (several() ? [["Cluster", (row) => row.cluster]] : []);
+const clusterColumn = () => (several() ? [["Cluster", (row) => row.cluster]] : []);
 
 function conditions(node) {
   const found = wrong(node);
@@ -47,7 +47,7 @@ export function nodes(params) {
     })) : null,
     h("p", { class: "lead" }, `${plural(found.length, "node")}${active.length ? ` of ${number(store.nodes.size)}` : ""}`),
     table("Nodes", [
-      ...cluster(),
+      ...clusterColumn(),
       ["Node", nodeLink],
       ["Machine", (node) => mono(node.machine)],
       ["GPUs", (node) => number(node.count), "num"],
@@ -76,7 +76,7 @@ export function quarantines() {
       ? `${one.cluster}: the cluster does not serve GPUQuarantine; its operator is older than quarantines.`
       : `${one.cluster}: ${one.message}`)),
     table("Quarantines", [
-      ...cluster(),
+      ...clusterColumn(),
       ["Name", (row) => mono(row.name)],
       ["Here now", (row) => (row.count ? badge("bad", number(row.count)) : badge("ok", "none")), "num"],
       ["Parts", (row) => row.parts.map(part)],
@@ -101,7 +101,7 @@ export function sinks() {
     since: all.map((one) => one.since).filter(Boolean).sort()[0], lastError: all.find((one) => one.lastError)?.lastError,
   }));
   const columns = (extra) => [
-    ...cluster(),
+    ...clusterColumn(),
     ["Sink", (row) => mono(row.name)],
     ["Type", (row) => row.type],
     ...extra,
@@ -113,7 +113,7 @@ export function sinks() {
     h("h1", null, "Sinks behind"),
     h("p", { class: "lead" }, "Entries that a sink has not received yet wait in the inventory of their node; nothing is lost."),
     rows.length ? section("By sink", table("By sink", columns([["Nodes", (row) => number(row.nodes), "num"]]), sums, "")) : null,
-    rows.length ? section("By node", table("By node", columns([["Node", nodeLink]]), rows.slice(0, 500), "")) :
+    rows.length ? section("By node", table("By node", columns([["Node", ({ cluster, node }) => nodeLink({ cluster, node })]]), rows.slice(0, 500), "")) :
       h("p", { class: "state" }, loading() ? "The nodes are being listed…" : "Every sink has received every entry."),
     rows.length > 500 ? h("p", { class: "note" }, `The first 500 of ${number(rows.length)} rows.`) : null,
   ];

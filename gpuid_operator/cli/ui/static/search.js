@@ -12,8 +12,8 @@ const address = (hit) => (hit.kind === "gpu" ? path("gpu", hit.id) : path("node"
 
 function words(hit) {
   if (hit.kind === "node") return [hit.node, `node${several() ? ` in ${hit.cluster}` : ""}, machine ${hit.machine || "unknown"}`];
-  const now = hit.places.filter((one) => one.presence === "present").map((one) => one.node);
-  return [hit.id, now.length ? `now on ${now.slice(0, 2).join(", ")}${now.length > 2 ? ", …" : ""}${hit.count > now.length ? `, before on ${hit.count - now.length} more` : ""}` : `past, last known on ${hit.count} node${hit.count === 1 ? "" : "s"}`];
+  const now = hit.places.filter((one) => one.presence === "present").map((one) => (several() ? `${one.cluster} / ${one.node}` : one.node));
+  return [hit.id, now.length ? `now on ${now.slice(0, 2).join(", ")}${now.length > 2 ? ", …" : ""}${hit.count > now.length ? `, before on ${hit.count - now.length} more` : ""}` : `on no node now, before on ${hit.count}`];
 }
 
 function close() {
