@@ -59,10 +59,12 @@ class TargetMemory:
         """Try all targets of the node again."""
         self._lacking.pop(node, None)
 
-    def pods_changed(self, node: str, target: int, containers: Iterable[tuple[int, str]]) -> None:
+    def pods_changed(
+        self, node: str, target: int, containers: Iterable[tuple[int, str]], *, now: float
+    ) -> None:
         """The pods of a target on a node changed; `containers` are all that run there now."""
         if self._kept.get(node) == target:
-            self._changed[node] = asyncio.get_running_loop().time()
+            self._changed[node] = now
         if node in self._lacking:
             running = set(containers)
             left = {key: why for key, why in self._lacking[node].items() if key in running}
