@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from email.utils import formatdate
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from yarl import URL
 
@@ -36,6 +36,7 @@ _RESOURCE: Final = "https://storage.azure.com/"
 _VERSION: Final = "2023-11-03"
 _PARAMETER: Final = r"[A-Za-z0-9]+=[-A-Za-z0-9._~%+/:=]*"
 _SAS: Final = re.compile(rf"\??{_PARAMETER}(?:&{_PARAMETER})*")
+_SIGNATURE: Final = re.compile(r"(?:^|[?&])sig=([^&]+)")
 
 _EXISTS: Final = 412
 _EXISTS_CODES: Final = frozenset({"BlobAlreadyExists", "UnauthorizedBlobOverwrite"})
@@ -68,7 +69,7 @@ class AzureContainer:
 
     def select(self, values: Mapping[str, str], *, secret: str) -> dict[str, str]:
         if token := values.get(SAS):
-            if not _SAS.fullmatch(token) or "sig=" not in token:
+            if not _SAS.fullmatch(token) or not _SIGNATURE.search(token):
                 raise Refused(f"key {SAS} of Secret {secret} is not a SAS token: replace it")
             return {SAS: token}
         if key := values.get(KEY):
@@ -91,6 +92,8 @@ class AzureContainer:
         secrets: tuple[str, ...] = ()
         if SAS in credentials:
             query = f"?{credentials[SAS].lstrip('?')}"
+            if found := _SIGNATURE.search(query):  # the part of it that is secret
+                secrets = (found[1], unquote(found[1]))
         elif KEY in credentials:
             signed = _signature(item, path, headers, account=self._account, key=credentials[KEY])
             headers["Authorization"] = f"SharedKey {self._account}:{signed}"

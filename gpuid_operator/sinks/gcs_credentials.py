@@ -46,7 +46,8 @@ class ServiceAccount:
     def load(cls, text: str) -> ServiceAccount:
         """From the JSON of a key. Takes a tenth of a second, since it checks the key. Raises
         ValueError that does not quote the key."""
-        import jwt  # 10 MB, which other identities do not need
+        import jwt  # with cryptography 10 MB, which other identities do not need
+        from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
         try:
             found = _KeyFile.model_validate_json(text)
@@ -55,7 +56,9 @@ class ServiceAccount:
         try:
             key = jwt.get_algorithm_by_name("RS256").prepare_key(found.private_key)
         except (ValueError, TypeError, jwt.PyJWTError):
-            raise ValueError("private_key: no RSA key in PEM format") from None
+            key = None
+        if not isinstance(key, RSAPrivateKey):
+            raise ValueError("private_key: no RSA key in PEM format")
         return cls(found.client_email, found.private_key_id, key)
 
     def sign(self, now: float) -> str:

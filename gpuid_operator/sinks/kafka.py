@@ -30,6 +30,7 @@ class KafkaSender:
         self._spec = spec
         self._secrets = secrets
         self._in_use = SecretsInUse()
+        self._last = Access(tls=None, login=None)
         self._producer = Producer(
             [_address(broker) for broker in spec.brokers], spec.topic, access=self._access
         )
@@ -62,7 +63,10 @@ class KafkaSender:
             )
         secrets = (login and login.password, tls and tls.key)
         self._in_use.set(*(secret for secret in secrets if secret))
-        return Access(tls=tls, login=login)
+        access = Access(tls=tls, login=login)
+        if access != self._last:
+            self._last = access
+        return self._last  # with the context for TLS, which all brokers share
 
     async def _secret(self, ref: SecretKeyRef | None, host: str) -> str | None:
         return None if ref is None else await self._secrets.get(ref, host=host)

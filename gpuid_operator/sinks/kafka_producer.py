@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -70,7 +71,7 @@ class Producer:
         access: Callable[[str], Awaitable[Access]],
     ) -> None:
         """`access` tells how to connect to a host, or raises SinkError."""
-        self._bootstrap = brokers
+        self._bootstrap = deque(brokers)
         self._topic = topic
         self._access = access
         self._connections: dict[Address, tuple[float, BrokerConnection]] = {}
@@ -123,7 +124,7 @@ class Producer:
                 continue
             error = min(errors, key=severity)
             if isinstance(error, StateLost) or not isinstance(error, Unavailable):
-                if all(isinstance(one, RecordsRefused) for one in errors):
+                if not failed and all(isinstance(one, RecordsRefused) for one in errors):
                     self._state = state
                 raise error
             failed.append(error)
@@ -198,7 +199,12 @@ class Producer:
         for address in candidates:
             try:
                 return await self._look_up_at(address)
-            except Unavailable as error:
+            except BaseException as error:
+                # The next call begins with another broker. This one may have taken all the time.
+                if address == self._bootstrap[0]:
+                    self._bootstrap.rotate(-1)
+                if not isinstance(error, Unavailable):
+                    raise
                 failure = failure or error
         raise failure or Unavailable(f"{self._tried()}: no broker")
 

@@ -152,11 +152,14 @@ class BrokerConnection:
         return BytesIO(await self._reader.readexactly(length))
 
     async def _connect(self, host: str, port: int, addresses: list[str]) -> None:
-        context = self.access.tls.context() if self.access.tls else None
+        context = self.access.tls.context if self.access.tls else None
         broken: Exception = ConnectionError("no address")
+        # An address that does not answer leaves time for others.
+        timeout = _CONNECT_TIMEOUT / min(len(addresses), 3)
         for address in addresses:
             try:
-                await self._connect_to(address, port, context, host)
+                async with asyncio.timeout(timeout):
+                    await self._connect_to(address, port, context, host)
             except (OSError, ValueError) as error:  # ValueError: no name that TLS knows
                 broken = error
             else:

@@ -36,20 +36,27 @@ read AS (  -- what the view reads
   JOIN pg_rewrite w ON w.ev_class = to_regclass(format('%I.gpu_current', n.name))
   JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
   JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid
-  WHERE c.relkind IN ('r', 'p'))
+  WHERE c.relkind IN ('r', 'p')),
+own AS (  -- the trigger of the table
+  SELECT g.tgenabled IN ('O', 'A') AS enabled,
+         f.pronamespace = to_regnamespace(quote_ident(n.name))
+         AND strpos(f.prosrc, {table}) > 0 AS for_table
+  FROM n CROSS JOIN pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
+  WHERE g.tgname = 'gpu_current_update' AND g.tgrelid = to_regclass({table}))
 SELECT EXISTS (SELECT FROM read WHERE relname = 'gpu_current_state') AS has_current,
        to_regclass(format('%I.gpu_current_state', n.name)) IS NOT NULL AS has_state,
        to_regclass(format('%I.gpu_sightings', n.name)) IS NOT NULL AS has_sightings,
-       EXISTS (SELECT FROM pg_trigger
-               WHERE tgname = 'gpu_current_update'
-                AND tgrelid = to_regclass({table})) AS has_trigger,
+       EXISTS (SELECT FROM own) AS has_trigger,
+       EXISTS (SELECT FROM own WHERE enabled) AS is_enabled,
+       EXISTS (SELECT FROM own WHERE for_table) AS is_for_table,
+       NOT EXISTS (SELECT FROM own) AND (
        EXISTS (SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
                WHERE t.tgname = 'gpu_current_update' AND NOT c.relispartition
                 AND c.relnamespace = to_regnamespace(quote_ident(n.name))
                 AND c.oid IS DISTINCT FROM to_regclass({table}))
        OR EXISTS (SELECT FROM read
                   WHERE relname <> 'gpu_current_state'
-                   AND oid IS DISTINCT FROM to_regclass({table})) AS taken
+                   AND oid IS DISTINCT FROM to_regclass({table}))) AS taken
 FROM n
 """
 
@@ -95,8 +102,16 @@ class Views:
     has_state: bool
     has_sightings: bool
     has_trigger: bool
+    is_enabled: bool
+    """Whether the trigger is enabled."""
+    is_for_table: bool
+    """Whether the trigger's function names the table and its schema as they are now."""
     taken: bool
     """Whether gpu_current belongs to another table."""
+
+    @property
+    def is_maintained(self) -> bool:
+        return self.has_state and self.is_enabled and self.is_for_table
 
 
 @dataclass(frozen=True, kw_only=True)

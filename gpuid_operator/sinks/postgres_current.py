@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from gpuid_operator.sinks.postgres_catalog import Views
+
 _RECORD: Final = (
     *("gpu", "chassis", "cluster", "node", "machine", "pci", "product", "driver", "event"),
     *("read_time", "source", "record_id", "id"),
@@ -38,37 +40,31 @@ SELECT uuid, gpu, chassis, cluster, node, machine, pci, product, driver, event,
 FROM {schema}.gpu_current_state"""  # noqa: S608 - quoted by the caller
 
 
-def maintain(schema: str, table: str, *, empty: bool, rebuild: bool, triggered: bool) -> list[str]:
-    """The SQL that creates the state of the quoted table with its trigger; in one transaction.
+def maintain(schema: str, table: str, views: Views, *, empty: bool) -> list[str]:
+    """The SQL that creates what is missing of the state of the quoted table and its trigger; in one
+    transaction. The trigger locks the table against writers until the end of the transaction.
 
-    The table may be `empty`, and `triggered` already. With `rebuild`, there is a state already, of
-    which no trigger has taken care. The trigger locks the table against writers until the end of
-    the transaction.
+    A state that an enabled trigger has kept is complete, even if its function is for another table
+    by now: the function fails, and with it the statement that inserts.
     """
     state = f"{schema}.gpu_current_state"
     update = f"{schema}.gpu_current_update"
-    statements = [
-        # The columns have the types of the table, of which gpuid's are VARCHAR(255).
-        f"CREATE TABLE IF NOT EXISTS {state} AS SELECT uuid, {_ALL}, read_time AS placed_time,"  # noqa: S608
-        " id AS placed_id, read_time AS added_time, id AS added_id, id AS quarantines"
-        f" FROM {table} WITH NO DATA",
-        *([f"TRUNCATE {state}"] if rebuild else ()),
-        f"CREATE UNIQUE INDEX IF NOT EXISTS gpu_current_uuid ON {state} (uuid)",
-        *(
-            f"CREATE INDEX IF NOT EXISTS gpu_current_{column} ON {state} ({column})"
-            for column in ("gpu", "node", "chassis")
-        ),
-        f"CREATE INDEX IF NOT EXISTS gpu_current_quarantined ON {state} (uuid)"
-        " WHERE quarantines > 0",
-        f"ALTER TABLE {state} ALTER quarantines SET DEFAULT 0, SET (fillfactor = 70)",
+    complete = views.has_state and views.is_enabled
+    statements = []
+    if not views.has_state:
+        statements += _create(state, table)
+    elif not complete:
+        statements.append(f"TRUNCATE {state}")
+    statements += [
         f"CREATE INDEX IF NOT EXISTS gpu_current_events ON {table} (uuid, read_time)"
         " WHERE event IN ('GPUAdded', 'GPUQuarantined', 'GPUReleased')",
         _function(update, state=state, table=table),
         f"REVOKE ALL ON FUNCTION {update}() FROM PUBLIC",
     ]
-    if not triggered:
-        statements.append(_TRIGGER.format(table=table, update=update))
-    if not empty:
+    if views.has_trigger:
+        statements.append(f"DROP TRIGGER gpu_current_update ON {table}")
+    statements.append(_TRIGGER.format(table=table, update=update))
+    if not (complete or empty):
         statements += [
             f"CREATE TEMPORARY TABLE gpuid_fill ON COMMIT DROP AS SELECT uuid, {_ALL}"  # noqa: S608
             f" FROM {table} WITH NO DATA",
@@ -76,6 +72,19 @@ def maintain(schema: str, table: str, *, empty: bool, rebuild: bool, triggered: 
             _FILL.format(table=table),
         ]
     return [*statements, view(schema)]
+
+
+def _create(state: str, table: str) -> list[str]:
+    return [
+        # The columns have the types of the table, of which gpuid's are VARCHAR(255).
+        f"CREATE TABLE {state} AS SELECT uuid, {_ALL}, read_time AS placed_time,"  # noqa: S608
+        " id AS placed_id, read_time AS added_time, id AS added_id, id AS quarantines"
+        f" FROM {table} WITH NO DATA",
+        f"CREATE UNIQUE INDEX ON {state} (uuid)",
+        *(f"CREATE INDEX ON {state} ({column})" for column in ("gpu", "node", "chassis")),
+        f"CREATE INDEX ON {state} (uuid) WHERE quarantines > 0",
+        f"ALTER TABLE {state} ALTER quarantines SET DEFAULT 0, SET (fillfactor = 70)",
+    ]
 
 
 _TRIGGER: Final = """CREATE TRIGGER gpu_current_update AFTER INSERT ON {table}
@@ -154,9 +163,10 @@ def _recompute(*, state: str, table: str) -> str:
                AND q.cluster = p.cluster AND q.node = p.node
                AND (q.read_time, q.id) > (a.read_time, a.id)) END AS quarantines
     FROM (
-      SELECT uuid, count(*) AS records, max(id) AS id
+      SELECT uuid, count(*) AS records, max(read_time) AS read_time, max(id) AS id
       FROM inserted WHERE uuid IS NOT NULL GROUP BY uuid) i
-    JOIN {state} o ON o.uuid = i.uuid AND (i.records > 1 OR i.id <> o.id)
+    JOIN {state} o ON o.uuid = i.uuid
+     AND (i.records > 1 OR (i.read_time, i.id) <> (o.read_time, o.id))
     LEFT JOIN LATERAL (
       SELECT r.cluster, r.node, r.read_time, r.id FROM {table} r
       WHERE r.uuid = o.uuid AND r.event IS DISTINCT FROM 'GPURemoved'

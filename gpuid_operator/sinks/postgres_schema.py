@@ -122,8 +122,12 @@ def plan_migration(
             problems.append(f"table {quoted_name} has no UNIQUE on {columns}")
         required.append(f"ALTER TABLE {quoted_name} ADD UNIQUE ({columns})")
     useful_views = _views(quoted(schema), quoted_name, views, new=False)
-    if views.has_trigger and not views.has_state:
-        problems.append(f"table gpu_current_state of {quoted_name} does not exist")
+    if views.is_enabled and not views.is_maintained:
+        problems.append(
+            f"the trigger gpu_current_update of {quoted_name} is for another table or schema"
+            if views.has_state
+            else f"table gpu_current_state of {quoted_name} does not exist"
+        )
         required += useful_views
         useful_views = []
     if table.serial_sequence and not table.partitioned_by:
@@ -184,14 +188,8 @@ def _views(schema: str, table: str, views: Views, *, new: bool) -> list[str]:
     """The SQL for gpu_current and gpu_sightings; `schema` and `table` are quoted."""
     statements = []
     if not views.taken:
-        if not (views.has_trigger and views.has_state):
-            statements += current.maintain(
-                schema,
-                table,
-                empty=new,
-                rebuild=views.has_state,
-                triggered=views.has_trigger,
-            )
+        if not views.is_maintained:
+            statements += current.maintain(schema, table, views, empty=new)
         elif not views.has_current:
             statements.append(current.view(schema))
     if not views.has_sightings:

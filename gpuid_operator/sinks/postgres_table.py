@@ -13,8 +13,8 @@ from gpuid_operator.sinks.base import MAX_MESSAGE, Refused
 from gpuid_operator.sinks.postgres_schema import Migration, plan_migration
 from gpuid_operator.sinks.postgres_wire import read_rows
 
-_MIGRATION_TIMEOUT: Final = 600.0
-# Three of the statements read the history; in milliseconds. Writers wait meanwhile.
+_STATEMENT_TIMEOUT: Final = 600.0
+# For a statement that reads the history, in milliseconds. Writers wait meanwhile.
 _OPTIONAL_TIMEOUT: Final = 180_000
 _LOCK: Final = 0x67707569  # "gpui": only one instance may migrate at a time
 
@@ -40,16 +40,15 @@ async def prepare(
     Raises Refused, with the SQL to run, if something is missing and `migrate` is false.
     """
     failure = ""
-    async with asyncio.timeout(_MIGRATION_TIMEOUT):
+    async with asyncio.timeout(_STATEMENT_TIMEOUT) as limit:
         await connection.execute("BEGIN")
         if migrate:
             await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
         found = await _inspect(connection, namespace=namespace, name=name)
         if migrate and found.migration.statements:
-            for statement in found.migration.required:
-                await connection.execute(statement)
+            await _run(connection, found.migration.required, limit)
             if optional:
-                failure = await _extend(connection, found.migration.useful)
+                failure = await _extend(connection, found.migration.useful, limit)
             found = await _inspect(connection, namespace=namespace, name=name)
         elif found.migration.problems:
             raise _missing(found.migration)
@@ -57,14 +56,20 @@ async def prepare(
     return replace(found.prepared, failure=failure)
 
 
-async def _extend(connection: Any, statements: list[str]) -> str:
+async def _run(connection: Any, statements: list[str], limit: asyncio.Timeout) -> None:
+    """Run statements, each of which has the whole time."""
+    for statement in statements:
+        await connection.execute(statement)
+        limit.reschedule(asyncio.get_running_loop().time() + _STATEMENT_TIMEOUT)
+
+
+async def _extend(connection: Any, statements: list[str], limit: asyncio.Timeout) -> str:
     """Run all of the statements or none, and return why none."""
     await connection.execute(
         f"SAVEPOINT gpuid_optional; SET LOCAL statement_timeout = {_OPTIONAL_TIMEOUT}"
     )
     try:
-        for statement in statements:
-            await connection.execute(statement)
+        await _run(connection, statements, limit)
     except asyncpg.PostgresError as error:
         await connection.execute("ROLLBACK TO SAVEPOINT gpuid_optional")
         return str(error)

@@ -94,7 +94,7 @@ def test_a_cut_watch_goes_on(fleet: LocalCluster, proxy: ApiFaultProxy) -> None:
     with Operator(fleet, kubeconfig=proxy.kubeconfig) as operator:
         eventually(lambda: is_watched(proxy))
         for number in range(3):
-            assert proxy.cut(lambda request: "watch=true" in request) == 4
+            assert proxy.cut(lambda request: "watch=true" in request) == 5
             xml = swap(fleet, f"gpu-cut-{number}")
             eventually(partial(shows, fleet, xml))
             eventually(lambda: is_watched(proxy))
@@ -102,8 +102,8 @@ def test_a_cut_watch_goes_on(fleet: LocalCluster, proxy: ApiFaultProxy) -> None:
 
 
 def is_watched(proxy: ApiFaultProxy) -> None:
-    # Those of pods, policies, quarantines and inventories.
-    assert proxy.watches == 4
+    # Those of pods, policies, quarantines, inventories and ResourceSlices.
+    assert proxy.watches == 5
 
 
 def test_a_watch_that_gave_up_is_started_again(fleet: LocalCluster, proxy: ApiFaultProxy) -> None:

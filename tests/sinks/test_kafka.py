@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import socket
+import ssl
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -114,6 +116,20 @@ async def failure(sink: Any, *batch: Any) -> SinkError:
         await sink.send(batch)
     assert PASSWORD not in caught.value.message
     return caught.value
+
+
+@contextmanager
+def silent_listener(address: tuple[str, int] = ("127.0.0.1", 0)) -> Iterator[int]:
+    """Accepts no connection: its queue is full, as if a firewall dropped what is sent to it."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(address)
+        listener.listen(0)
+        for _ in range(2):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
 
 
 def ids(messages: list[Message]) -> list[str]:
@@ -357,6 +373,52 @@ async def test_a_broker_that_is_down_is_unavailable_and_another_one_is_asked(
     assert "Connection refused" in down.message or "Connect call failed" in down.message
     await sink(brokers=[f"127.0.0.1:{nobody}", kafka.broker()]).send([record()])
     assert len(await kafka.read(topic)) == 1
+
+
+async def test_a_broker_that_does_not_answer_leaves_others_their_turn(
+    kafka: Kafka, topic: str, sink: Open, record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_producer, "_DELIVERY_TIMEOUT", 0.3)
+    with silent_listener() as port:
+        bus = sink(brokers=[f"127.0.0.1:{port}", kafka.broker()])
+        assert type(await failure(bus, record())) is Unavailable
+        monkeypatch.undo()
+        monkeypatch.setattr(kafka_wire, "_CONNECT_TIMEOUT", 3600.0)
+        await bus.send([record()])
+    assert len(await kafka.read(topic)) == 1
+
+
+async def test_an_address_that_does_not_answer_leaves_others_their_turn(
+    kafka: Kafka, topic: str, sink: Open, record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = int(kafka.broker().rpartition(":")[2])
+
+    async def resolve(host: str, port: int) -> list[str]:
+        return ["127.0.0.2", "127.0.0.1"]
+
+    monkeypatch.setattr(kafka_wire, "resolve", resolve)
+    monkeypatch.setattr(kafka_wire, "_CONNECT_TIMEOUT", 2.0)
+    with silent_listener(("127.0.0.2", port)):
+        await sink(brokers=[f"localhost:{port}"]).send([record()])
+    assert len(await kafka.read(topic)) == 1
+
+
+async def test_connections_share_the_context_for_tls(
+    sink: Open, record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[ssl.SSLContext] = []
+    make = ssl.create_default_context
+
+    def counted(**arguments: Any) -> ssl.SSLContext:
+        made.append(make(**arguments))
+        return made[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", counted)
+    bus = sink("tls")
+    await bus.send([record()])
+    monkeypatch.setattr(kafka_producer, "_MAX_IDLE", 0.0)
+    await bus.send([record()])
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("position", list(Position))

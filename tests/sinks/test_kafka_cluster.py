@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.protocol.metadata import MetadataRequest
 
 from gpuid_operator.api.sinks import Sink
 from gpuid_operator.sinks import kafka_producer, kafka_wire
 from gpuid_operator.sinks.base import RecordsRefused, Refused, SinkError, Unavailable
 from gpuid_operator.sinks.http_client import HTTPClient
+from gpuid_operator.sinks.kafka_access import Access
+from gpuid_operator.sinks.kafka_batches import Message
+from gpuid_operator.sinks.kafka_wire import BrokerConnection
 from gpuid_operator.sinks.opening import SinkContext
 from gpuid_operator.sinks.registry import open_sink
 from tests.support.kafka_server import read_messages
@@ -147,6 +151,49 @@ async def test_records_after_an_uncertain_result_are_no_duplicates_of_it(
     others = [record(node=node) for node in NODES]
     await bus.send(others)
     assert {one.id for one in others} <= {*await stored()}
+
+
+async def leaders(broker: str) -> list[int]:
+    host, _, port = broker.rpartition(":")
+    access = Access(tls=None, login=None)
+    connection = await BrokerConnection.open(host, int(port), access, tried="failed")
+    response = await connection.ask(MetadataRequest([TOPIC], allow_auto_topic_creation=False))
+    connection.close()
+    partitions = {one["partition"]: one["leader"] for one in response["topics"][0]["partitions"]}
+    return [partitions[number] for number in range(3)]
+
+
+async def test_records_after_an_uncertain_result_that_waited_are_no_duplicates_of_it(
+    cluster: FakeKafka, stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partition 1 stores its records and says otherwise. When partition 0 refuses its own, it has
+    moved to a broker whose turn comes before that of partition 1."""
+    monkeypatch.setattr(kafka_producer, "_MAX_LEADERS", 1)
+    leader = (await leaders(cluster.brokers[0]))[1]
+    cluster.move(TOPIC, leader)
+    cluster.fail(NOT_ENOUGH_REPLICAS, partition=0)
+    cluster.fail(NOT_ENOUGH_REPLICAS_AFTER_APPEND, partition=1)
+    steps = iter(["look up", "send", "look up again"])
+
+    async def access(_host: str) -> Access:
+        if next(steps, "") == "look up again":
+            cluster.move(TOPIC, (leader + 1) % 3)
+            cluster.fail(MESSAGE_TOO_LARGE, partition=0)
+        return Access(tls=None, login=None)
+
+    def message(node: str, name: str) -> Message:
+        return Message(node.encode(), b"{}", [("id", name.encode())])
+
+    host, _, port = cluster.brokers[leader].rpartition(":")
+    producer = kafka_producer.Producer(
+        [kafka_producer.Address(host, int(port))], TOPIC, access=access
+    )
+    with pytest.raises(RecordsRefused):
+        await producer.produce([message(NODES[0], "a"), message(NODES[1], "b")])
+    assert await stored() == ["b"]
+    await producer.produce([message(NODES[1], "c")])
+    producer.close()
+    assert await stored() == ["b", "c"]
 
 
 async def test_the_most_severe_error_is_reported(cluster: FakeKafka, bus: Any, record: Any) -> None:

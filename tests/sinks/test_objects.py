@@ -36,7 +36,7 @@ from gpuid_operator.sinks.opening import SinkContext, SinkOpening
 from gpuid_operator.sinks.registry import open_sink
 from tests.support import golden
 from tests.support.api_fault_proxy import Position
-from tests.support.google_keys import new_key, private_key
+from tests.support.google_keys import new_key, private_key, public_key
 from tests.support.object_servers import GCS, S3, Azure, ObjectServer, run_azure
 from tests.support.secret_source import Secrets
 from tests.support.tcp_fault_proxy import TcpFaultProxy
@@ -401,11 +401,14 @@ async def test_a_malformed_key_is_an_error_in_words(
     assert not value or value not in caught.value.message
 
 
+@pytest.mark.parametrize("public", [True, False])
 async def test_a_private_key_that_is_none_is_an_error_in_words(
-    gcs: GCS, make_secrets: Any, record: Any, opened: Open
+    gcs: GCS, make_secrets: Any, record: Any, opened: Open, public: bool
 ) -> None:
     account = json.loads(gcs.credentials["GOOGLE_SERVICE_ACCOUNT_KEY"])
     account["private_key"] = account["private_key"][:-80] + "hidden"
+    if public:
+        account["private_key"] = public_key(new_key())
     secrets = make_secrets(GOOGLE_SERVICE_ACCOUNT_KEY=json.dumps(account))
     with pytest.raises(Refused, match="private_key: no RSA key in PEM format") as caught:
         await opened(gcs, "bucket", secrets).send([record()])
@@ -469,6 +472,16 @@ async def test_a_sas_token_that_may_create_and_write_suffices(
     with pytest.raises(Refused, match="AuthorizationPermissionMismatch") as caught:
         await lake.send([record()])
     assert "sig" not in caught.value.message
+
+
+async def test_the_signature_of_a_sas_token_is_secret_by_itself(
+    azure: Azure, make_secrets: Any, record: Any, opened: Open, answering: Answering
+) -> None:
+    said = "<Error><Code>Other</Code><Message>for hid%2Bden= and hid+den=</Message></Error>"
+    secrets = make_secrets(AZURE_STORAGE_SAS_TOKEN="sp=cw&sig=hid%2Bden=")
+    lake = opened(azure, "sas", secrets, endpoint=await answering(403, said))
+    with pytest.raises(Refused, match=r"Other: for \[secret\] and \[secret\]"):
+        await lake.send([record()])
 
 
 async def test_the_account_is_in_the_path_or_in_the_host(

@@ -17,6 +17,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from gpuid_operator.sinks import postgres_table
 from gpuid_operator.sinks.base import Refused
 from tests.support.postgres_database import TIME, Database, create_writer
 
@@ -366,6 +367,20 @@ async def test_a_role_that_may_not_migrate_delivers_all_the_same(
     assert await current(database) == await modelled(database)
 
 
+async def test_each_statement_of_a_migration_has_the_whole_time(
+    database: Database, record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await database.connection.execute(
+        "CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql"
+        " AS 'BEGIN PERFORM pg_sleep(0.2); END';"
+        "CREATE EVENT TRIGGER slow ON ddl_command_start"
+        " WHEN TAG IN ('CREATE INDEX', 'CREATE TABLE AS', 'CREATE VIEW') EXECUTE FUNCTION slow()"
+    )
+    monkeypatch.setattr(postgres_table, "_STATEMENT_TIMEOUT", 1.0)
+    await database.sink(autoMigrate=True).send([record(uuid="GPU-1")])
+    assert await current(database) == await modelled(database)
+
+
 async def test_old_rows_can_be_deleted(database: Database, record: Any) -> None:
     """The state of a GPU outlives the rows that it comes from, and goes on from there."""
 
@@ -471,6 +486,62 @@ async def test_without_its_trigger_the_state_is_made_from_the_table(
     await database.connection.execute("DROP TABLE serials CASCADE")
     await database.sink(autoMigrate=True).send([record(uuid="GPU-4")])
     assert await database.rows("SELECT uuid FROM gpu_current") == [("GPU-4",)]
+
+
+async def test_a_disabled_trigger_is_replaced(database: Database, record: Any) -> None:
+    await database.sink(autoMigrate=True).send([record(uuid="GPU-1")])
+    await database.connection.execute("ALTER TABLE serials DISABLE TRIGGER gpu_current_update")
+    await database.sink().send([record(uuid="GPU-2")])
+    await database.sink(autoMigrate=True).send([record(uuid="GPU-3")])
+    assert await current(database) == await modelled(database)
+
+
+async def test_ids_may_begin_again(database: Database, record: Any) -> None:
+    """The new record has the id of the one that the state stands for."""
+    sink = database.sink(autoMigrate=True)
+    await sink.send([record(uuid="GPU-1")])
+    await database.connection.execute("TRUNCATE serials RESTART IDENTITY")
+    await sink.send([record(uuid="GPU-1", machine="i-2", time=TIME + timedelta(hours=1))])
+    assert await current(database) == await modelled(database)
+
+
+@pytest.mark.parametrize("migrate", [True, False])
+async def test_a_renamed_table_keeps_its_state(
+    database: Database, record: Any, migrate: bool
+) -> None:
+    await database.sink(autoMigrate=True).send([record(uuid="GPU-1"), record(uuid="GPU-2")])
+    await database.connection.execute(
+        "DELETE FROM serials WHERE uuid = 'GPU-2'; ALTER TABLE serials RENAME TO history"
+    )
+    sink = database.sink(autoMigrate=migrate, table="history")
+    moved = record(uuid="GPU-1", node="gpu-2")
+    if not migrate:
+        with pytest.raises(Refused, match="is for another table") as caught:
+            await sink.send([moved])
+        psql(database, caught.value.detail)
+    await sink.send([moved])
+    assert [(row["uuid"], row["node"]) for row in await current(database)] == [
+        ("GPU-1", "gpu-2"),
+        ("GPU-2", "gpu-1"),
+    ]
+
+
+async def test_a_table_may_move_to_another_schema(database: Database, record: Any) -> None:
+    await database.sink(autoMigrate=True).send([record(uuid="GPU-1")])
+    await database.connection.execute(
+        "CREATE SCHEMA fleet; ALTER TABLE serials SET SCHEMA fleet; SET search_path = fleet"
+    )
+    for node in ("gpu-2", "gpu-3"):
+        sink = database.sink(autoMigrate=True, table="fleet.serials")
+        await sink.send([record(uuid="GPU-1", node=node)])
+        assert await current(database) == await modelled(database)
+
+
+async def test_a_state_under_another_name_is_replaced(database: Database, record: Any) -> None:
+    await database.sink(autoMigrate=True).send([record(uuid="GPU-1")])
+    await database.connection.execute("ALTER TABLE gpu_current_state RENAME TO old_state")
+    await database.sink(autoMigrate=True).send([record(uuid="GPU-2")])
+    assert await current(database) == await modelled(database)
 
 
 @pytest.mark.parametrize("migrated", [True, False])

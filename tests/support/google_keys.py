@@ -16,6 +16,12 @@ def private_key(key: rsa.RSAPrivateKey) -> str:
     return key.private_bytes(serialization.Encoding.PEM, form, encryption).decode()
 
 
+def public_key(key: rsa.RSAPrivateKey) -> str:
+    """The PEM of the public part of a key."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
+
+
 def service_account_key(key: rsa.RSAPrivateKey) -> dict[str, str]:
     """What the JSON of a key contains."""
     return {
