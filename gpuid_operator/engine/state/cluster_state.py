@@ -63,6 +63,7 @@ class ClusterState:
 
     def read_begins(self, name: str) -> None:
         """A read of this node begins now."""
+        self.pods.memory.read_begins(name)
         self.duplicates.read_begins(name)
         self.slices.read_begins(name)
 

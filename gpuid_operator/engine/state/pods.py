@@ -184,7 +184,7 @@ class PodCache:
             candidates,
             kept=kept,
             waiting=self.memory.waits(node),
-            restarted=not due and not self.memory.was_read(node),
+            restarted=not due and not self.memory.was_tried(node),
         )
         if chosen is None:
             return None
@@ -194,7 +194,7 @@ class PodCache:
 
     def read_well(self, node: str, target: Target) -> None:
         """This process has read the node in a target."""
-        self.memory.read_well(node, self.targets.index(target))
+        self.memory.keep(node, self.targets.index(target))
 
     def found_missing(self, node: str, target: Target, pod: TargetPod, why: str) -> bool:
         """A read showed that the container of a target has no nvidia-smi.

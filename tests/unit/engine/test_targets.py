@@ -278,6 +278,24 @@ async def test_a_restart_does_not_try_again_what_has_no_nvidia_smi(cluster: Clus
     assert cluster.source == PLUGIN
 
 
+async def test_after_a_restart_a_better_target_that_fails_backs_off(cluster: Cluster) -> None:
+    cluster.pod(PLUGIN, tell=False)
+    cluster.pod(DRIVER, tell=False)
+    cluster.answers = {DRIVER: MISSING}
+    await cluster.start()
+    await cluster.read_in(PLUGIN)
+    await cluster.restart()
+    cluster.calls()
+    cluster.answers = {DRIVER: ExecAnswer(exit_code=9, stderr=b"no driver")}
+    await until(lambda: len(cluster.kube.exec.calls) > 4, within=86400 * 2)
+    first = cluster.kube.exec.calls[0].time
+    assert cluster.kube.exec.calls[4].time - first > 5
+    assert cluster.ready[0] == "False"
+    # The node is not given up to pods that may see less, and is read when the driver works.
+    cluster.answers.clear()
+    await cluster.read_in(DRIVER)
+
+
 async def test_a_target_earlier_in_the_list_takes_over_when_it_is_ready(cluster: Cluster) -> None:
     await cluster.start()
     cluster.pod(DCGM)
