@@ -200,3 +200,12 @@ async def test_a_watch_that_breaks_off_is_no_error() -> None:
             store(kube, inventory("late", []))
             await until(lambda: "late" in names(state))
             assert [key for key in changes.take() if key[0] == "clusters"] == []
+
+
+async def test_a_missing_right_to_watch_is_said() -> None:
+    kube = FakeKube()
+    fill(kube, 1)
+    kube.fail("WATCH", INVENTORIES, forbidden(), times=1000)
+    async with followed(kube) as state:
+        await until(lambda: word(state) == "forbidden")
+        assert names(state) == {"gpu-node-0000"}

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import suppress
 from typing import Final
 
 from gpuid_operator.api.meta import API_VERSION, INVENTORY_PLURAL, QUARANTINE_PLURAL
 from gpuid_operator.cli.plugin_clusters import Cluster, explain
 from gpuid_operator.cli.ui.state import NODES, QUARANTINES, FleetState
-from gpuid_operator.kube.client import KubeClient
-from gpuid_operator.kube.errors import Forbidden, KubeError, ListExpired, NotFound
+from gpuid_operator.kube.errors import (
+    ApiUnreachable,
+    Forbidden,
+    Gone,
+    KubeError,
+    ListExpired,
+    NotFound,
+    ServerError,
+)
 from gpuid_operator.kube.watch import watch_objects
 
 _PLURALS: Final = {NODES: INVENTORY_PLURAL, QUARANTINES: QUARANTINE_PLURAL}
 _PAGE: Final = 100
 _FIRST_DELAY: Final = 1.0
 _LONGEST_DELAY: Final = 30.0
+
+
+class _WatchInterrupted(Exception):  # noqa: N818 - not an error yet
+    """A watch broke off, as happens when an API server restarts."""
 
 
 async def follow(cluster: Cluster, state: FleetState) -> None:
@@ -29,18 +39,18 @@ async def follow(cluster: Cluster, state: FleetState) -> None:
 
 async def _follow(cluster: Cluster, kind: str, state: FleetState) -> None:
     delay = _FIRST_DELAY
+    loop = asyncio.get_running_loop()
     while True:
+        began = loop.time()
         try:
             version = await _list(cluster, kind, state)
-            delay = _FIRST_DELAY
-        except ListExpired:
-            pass
+            await _watch(cluster, kind, state, version)
+        except (Gone, ListExpired, _WatchInterrupted):
+            pass  # The list that follows shows what is wrong, if anything is.
         except KubeError as error:
             state.set_cluster(cluster.name, kind, _word(error, kind), await _say(cluster, error))
-        else:
-            # A watch that breaks off says nothing yet: the list that follows shows what is wrong.
-            with suppress(KubeError):
-                await _watch(cluster, kind, state, version)
+        if loop.time() - began > _LONGEST_DELAY:
+            delay = _FIRST_DELAY
         await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
         delay = min(2 * delay, _LONGEST_DELAY)
 
@@ -62,12 +72,14 @@ async def _list(cluster: Cluster, kind: str, state: FleetState) -> str:
 
 
 async def _watch(cluster: Cluster, kind: str, state: FleetState, version: str) -> None:
-    client: KubeClient = cluster.client
-    async for event, body in watch_objects(client, _path(kind), version=version):
-        if event == "DELETED":
-            state.remove(cluster.name, kind, body["metadata"]["name"])
-        elif event in ("ADDED", "MODIFIED"):
-            state.put(cluster.name, kind, body)
+    try:
+        async for event, body in watch_objects(cluster.client, _path(kind), version=version):
+            if event == "DELETED":
+                state.remove(cluster.name, kind, body["metadata"]["name"])
+            elif event in ("ADDED", "MODIFIED"):
+                state.put(cluster.name, kind, body)
+    except (ApiUnreachable, ServerError) as error:
+        raise _WatchInterrupted from error
 
 
 def _path(kind: str) -> str:
