@@ -8,8 +8,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, Playwright, Route, async_playwright
+from playwright.async_api import Browser, Page, Playwright, Route, async_playwright, expect
 from yarl import URL
+
+# For a machine that is busy with other tests; nothing waits longer than it has to.
+expect.set_options(timeout=30_000)
 
 
 async def launch(playwright: Playwright) -> Browser:

@@ -131,11 +131,12 @@ def test_commands_and_options_are_completed(capsys: pytest.CaptureFixture[str]) 
     assert completed(capsys) == [*commands, directive]
 
 
+@pytest.mark.parametrize("command", ["list", "ui"])
 def test_contexts_are_completed_also_in_lists(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = str(kubeconfig(tmp_path / "config", "prod-eu", "prod-us", "test"))
-    config = ("list", "--kubeconfig", file)
+    config = (command, "--kubeconfig", file)
     assert completed(capsys, *config, "--context", "prod") == ["prod-eu", "prod-us", ":4"]
     assert completed(capsys, *config, "--contexts", "test,prod-eu,p") == [
         "test,prod-eu,prod-us",

@@ -189,7 +189,7 @@ async def test_a_node_has_its_status_and_its_placements(kubes: list[FakeKube]) -
 
 
 async def test_search_answers_for_all_clusters(kubes: list[FakeKube]) -> None:
-    async with browser(*kubes) as (session, url), asyncio.timeout(10):
+    async with browser(*kubes) as (session, url), asyncio.timeout(30):
         hits: list[dict[str, Any]] = []
         while not hits or hits[0]["count"] < 3:
             hits = await get_json(session, url / "api/search" % {"q": MOVED["serial"]})

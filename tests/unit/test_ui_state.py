@@ -19,7 +19,7 @@ from tests.support.ui_fleet import MOVED, condition, fill, gpu, inventory, move,
 
 
 async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not check():  # noqa: ASYNC110 - what is awaited has no event
             await asyncio.sleep(0.005)
 
