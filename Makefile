@@ -13,7 +13,7 @@ BUILDER ?=
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-faults test-release test-tools lint format bench bench-sinks bench-sql dist release registry crds chart lock lock-base clean
+.PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-faults test-release test-tools lint format docs bench bench-sinks bench-sql dist release registry crds chart lock lock-base clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -64,6 +64,9 @@ format: venv ## Format the code with ruff.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: venv ## Build the documentation as a site in build/site, offline.
+	$(BIN)/python scripts/site.py
+
 bench: venv ## Measure a cold start at NODES=1000 beside a bare exec loop and, with PEER=…, another program.
 	$(BIN)/python -m tests.bench.coldstart --nodes $(NODES) $(if $(QUARANTINES),--quarantines $(QUARANTINES)) $(if $(PEER),--peer $(PEER))
 
@@ -86,7 +89,7 @@ crds: venv ## Generate the CRDs in crds/, the chart and deployment/ from the mod
 	$(BIN)/gpuid-operator crds --write crds
 	$(BIN)/python scripts/chart.py
 
-chart: venv ## Generate the chart's CRDs and its table of values.
+chart: venv ## Generate the chart's CRDs and tables, the dashboards and docs/reference.
 	$(BIN)/python scripts/chart.py
 
 lock: venv ## Resolve the dependencies again into requirements/.

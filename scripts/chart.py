@@ -3,8 +3,8 @@
 The CRDs, from the models, as templates of the chart and as a kustomization; the dashboards; the
 chart's copies of dashboards and rules; and the table of values in the chart's README, from the
 comments (`# -- …`) in its values.yaml. The presets, from `gpuid_operator/plan/presets.py`, as the
-chart's files/presets.yaml and the table in docs/presets.md. With `--check` the script writes
-nothing, and the exit code is 1 if a file is stale.
+chart's files/presets.yaml and the table in docs/presets.md. The pages in docs/reference. With
+`--check` the script writes nothing, and the exit code is 1 if a file is stale.
 """
 
 from __future__ import annotations
@@ -37,10 +37,8 @@ def generated() -> dict[Path, str]:
     for name, text in crd_files().items():
         files[CHART / "templates" / "crds" / name] = _template(text)
         files[CRD_KUSTOMIZATION / name] = text
-    dashboards: dict[Path, str] = runpy.run_path(str(ROOT / "scripts" / "dashboards.py"))[
-        "generated"
-    ]()
-    for path, text in dashboards.items():
+    files |= _by_script("reference.py")
+    for path, text in _by_script("dashboards.py").items():
         files[path] = files[CHART / "files" / "dashboards" / path.name] = text
     files[CHART / "files" / "rules.yaml"] = RULES.read_text(encoding="utf-8")
     readme = CHART / "README.md"
@@ -49,6 +47,12 @@ def generated() -> dict[Path, str]:
     files[CHART / "files" / "presets.yaml"] = _presets_file()
     page = ROOT / "docs" / "presets.md"
     files[page] = _with_table(page.read_text(encoding="utf-8"), presets_table(), "presets")
+    return files
+
+
+def _by_script(name: str) -> dict[Path, str]:
+    """What another script of this folder generates."""
+    files: dict[Path, str] = runpy.run_path(str(ROOT / "scripts" / name))["generated"]()
     return files
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from gpuid_operator.kube.client import ONLY_METADATA, KubeClient
+from gpuid_operator.kube.client import ONLY_METADATA_LIST, KubeClient
 from gpuid_operator.kube.errors import Forbidden, NotFound
 
 _DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
@@ -102,7 +102,7 @@ async def may_list_pods(client: KubeClient, *, namespace: str) -> Forbidden | No
     """
     path = f"/api/v1/namespaces/{namespace}/pods"
     try:
-        await client.request("GET", path, params={"limit": "1"}, accept=ONLY_METADATA)
+        await client.request("GET", path, params={"limit": "1"}, accept=ONLY_METADATA_LIST)
     except Forbidden as error:
         return error
     return None

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from gpuid_operator.api.meta import DRA_DRIVER
-from gpuid_operator.kube.client import KubeClient, item
+from gpuid_operator.kube.client import ONLY_METADATA_LIST, KubeClient, item
 from gpuid_operator.kube.errors import NotFound
 from gpuid_operator.kube.watch import watch_objects
 from gpuid_operator.plan.resource_slices import SliceFacts
@@ -19,9 +19,6 @@ _VERSIONS: Final = ("v1", "v1beta2", "v1beta1")
 """The versions that the operator can read, preferred ones first; v1 exists since Kubernetes
 1.34."""
 _OF_DRIVER: Final = {"fieldSelector": f"spec.driver={DRA_DRIVER}"}
-_ONLY_METADATA: Final = (
-    "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
-)
 _PAGE: Final = 100
 """Slices per page: 1 MB of JSON for nodes with 8 GPUs, 6 MB with their MIG partitions."""
 _METADATA_PAGE: Final = 500
@@ -53,7 +50,7 @@ def slice_pages(
 ) -> AsyncIterator[dict[str, Any]]:
     """All slices of the driver, in pages. A server may send whole objects in spite of
     `only_metadata`. Raises as `KubeClient.pages`, which explains `since`."""
-    accept, limit = (_ONLY_METADATA, _METADATA_PAGE) if only_metadata else (None, _PAGE)
+    accept, limit = (ONLY_METADATA_LIST, _METADATA_PAGE) if only_metadata else (None, _PAGE)
     return client.pages(collection, params=_OF_DRIVER, accept=accept, limit=limit, since=since)
 
 

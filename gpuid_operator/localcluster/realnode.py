@@ -33,7 +33,9 @@ _PROGRAMS: Final = ("containerd", "containerd-shim-runc-v2", "ctr", "runc")
 _SOCKET_LIMIT: Final = 100  # the kernel's is 108; containerd appends ".ttrpc"
 _FIXED: Final = ("/var/lib/kubelet", "/var/lib/cni", "/var/log/containers", "/run/containerd")
 """Paths that are compiled into the kubelet and containerd. Both run in a mount namespace of their
-own in which these are folders of the cluster; with the last process all of its mounts are gone."""
+own in which these are folders of the cluster; with the last process all of its mounts are gone.
+Mounts propagate there as on a node, into containers that ask for it, but not from or to the
+machine."""
 _IN_NAMESPACE: Final = """
 mount --make-rshared / || exit 1
 while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit 1; shift 2; done

@@ -8,7 +8,7 @@ a read showed that it lacks nvidia-smi                     | try the next
 the last good read was in it                               | use it
 it is not ready                                            | try the next
 it was there before the last good read, which was in       | try the next
-another one, and this process has not read the node yet    |
+another one, and this process has not tried the node yet   |
 it comes after the target of the last good read, whose     | wait for that one
 container has just gone or is new                          |
 any other                                                  | use it
@@ -64,7 +64,7 @@ def choose(
 
     `candidates` are in the order of their targets. `kept` is the target of the last good read, if
     this process knows it, and `waiting` whether its container has just gone or is new. `restarted`
-    is whether this process has not read the node yet.
+    is whether this process has not tried to read the node yet.
     """
     usable = [one for one in candidates if not one.lacks_program]
     waiting = waiting and not any(one.number == kept and one.lacks_program for one in candidates)

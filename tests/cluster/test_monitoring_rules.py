@@ -204,6 +204,16 @@ def gauge(metric: str, value: float, **labels: str) -> Series:
 
 LEADER = gauge("gpuid_leader", 1, job="gpuid", namespace="gpuid", instance="op-1")
 BUSY = [(name("gpuid_reads_total", result="Succeeded"), [60.0 * m for m in range(31)])]
+NOT_READY = [
+    gauge("gpuid_inventory_condition", 0, node=node, condition="Ready")
+    for node in ("n1", "n2", "n3")
+]
+
+
+def timed_out(per_minute: float) -> Series:
+    return name("gpuid_reads_total", result="TimedOut"), [per_minute * m for m in range(31)]
+
+
 FIRES: dict[str, tuple[str, list[Series], list[Series], dict[str, str]]] = {
     "GPUIDNoLeader": (
         "9m",
@@ -220,8 +230,8 @@ FIRES: dict[str, tuple[str, list[Series], list[Series], dict[str, str]]] = {
     ),
     "GPUIDReadsFailing": (
         "30m",
-        [*BUSY, (name("gpuid_reads_total", result="TimedOut"), [90.0 * m for m in range(31)])],
-        [*BUSY, (name("gpuid_reads_total", result="TimedOut"), [30.0 * m for m in range(31)])],
+        [*BUSY, *NOT_READY, timed_out(90)],
+        [*BUSY, *NOT_READY, timed_out(30)],
         {},
     ),
     "GPUIDQueueBacklog": (
@@ -348,3 +358,15 @@ def test_an_alert_fires_when_it_should_and_only_then(tmp_path: Path, alert: str)
             long(series, time),
             promql_expr_test=[{"expr": expr, "eval_time": time, "exp_samples": samples}],
         )
+
+
+def test_one_node_whose_reads_fail_is_not_said_of_all(tmp_path: Path) -> None:
+    """It is read every few minutes, those that can be read once a day."""
+    ready = [
+        gauge("gpuid_inventory_condition", float(node != "n1"), node=node, condition="Ready")
+        for node in ("n1", "n2", "n3")
+    ]
+    expr = 'ALERTS{alertname="GPUIDReadsFailing"}'
+    series = [gauge("gpuid_reads_total", 3, result="Succeeded"), timed_out(1), *ready]
+    test = {"expr": expr, "eval_time": "30m", "exp_samples": []}
+    check(tmp_path, series, promql_expr_test=[test])

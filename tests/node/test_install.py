@@ -35,6 +35,7 @@ from gpuid_operator.plan.smi import parse
 from tests.node import host_driver, operator_image
 from tests.node.grants import GPUID, Calls, Grant, calls_of
 from tests.node.smi_image import import_smi_image
+from tests.support import documented_commands
 from tests.support.crds import delete_crds
 from tests.support.gotools import go_tool
 from tests.support.manifests import CHART, DEPLOYMENT, ROOT, render, rights
@@ -329,6 +330,18 @@ def chart_values(cluster: LocalCluster, port: int) -> dict[str, Any]:
     }
 
 
+def check_documented(cluster: LocalCluster, port: int, folder: Path) -> None:
+    """The runbooks' commands for a release that runs; one whose sink works prints nothing."""
+    names = {"NAMESPACE": "gpuid", "RELEASE": "gpuid-operator", "SINK": "none", "8080": str(port)}
+    every = documented_commands.commands()
+    by = documented_commands.CHART
+    found = [one for one in every if one.run_by == by and "NAMESPACE" in one.text]
+    printed = {one.text: one.run(cluster, folder, names) for one in found}
+    empty = {text for text, output in printed.items() if not output.strip()}
+    assert empty == {text for text in printed if "grep" in text}
+    assert len(found) >= 3
+
+
 def test_the_chart(
     installable: LocalCluster, helm: Helm, collector: Collector, audited: int, tmp_path: Path
 ) -> None:
@@ -348,6 +361,7 @@ def test_the_chart(
     apply(cluster, secret())
     apply(cluster, policy(collector))
     check_delivery(cluster, collector)
+    check_documented(cluster, port, tmp_path)
 
     before = executions(cluster)
     count = len(collector.records)

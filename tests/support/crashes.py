@@ -41,8 +41,9 @@ def kill_at(
 
 
 def is_watched(proxy: ApiFaultProxy) -> None:
-    """Pods, inventories, policies and quarantines: from then on every event arrives."""
-    assert proxy.watches == 4
+    """Pods, inventories, policies, quarantines and ResourceSlices: from then on every event
+    arrives."""
+    assert proxy.watches == 5
 
 
 def is_quiet(proxy: ApiFaultProxy) -> None:

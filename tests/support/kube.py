@@ -475,10 +475,14 @@ class FakeKube(KubeClient):
 
 
 def _accepted(answer: Any, accept: str | None) -> Any:
-    """An answer as the client accepts it: with or without spec and status."""
+    """An answer as the client accepts it: with or without spec and status. The metadata of a list
+    has a media type of its own."""
     if accept is None or "PartialObjectMetadata" not in accept or not isinstance(answer, dict):
         return answer
     if "items" in answer:
+        if "PartialObjectMetadataList" not in accept:
+            words = "you requested PartialObjectMetadata, but the requested object is a list"
+            raise _error(errors.ApiError, 406, "NotAcceptable", words)
         return {**answer, "items": [_accepted(body, ONLY_METADATA) for body in answer["items"]]}
     return {**_PARTIAL, "metadata": answer["metadata"]}
 

@@ -13,7 +13,13 @@ import pytest
 
 from gpuid_operator.api.meta import API_VERSION, INVENTORY_KIND, MANAGER
 from gpuid_operator.kube import errors
-from gpuid_operator.kube.client import APPLY_PATCH, ONLY_METADATA, KubeClient, item
+from gpuid_operator.kube.client import (
+    APPLY_PATCH,
+    ONLY_METADATA,
+    ONLY_METADATA_LIST,
+    KubeClient,
+    item,
+)
 from gpuid_operator.kube.discovery import missing_kinds
 from gpuid_operator.kube.inventories import (
     create_inventory,
@@ -22,6 +28,7 @@ from gpuid_operator.kube.inventories import (
     list_inventories,
     watch_inventories,
 )
+from gpuid_operator.kube.pods import may_list_pods
 from gpuid_operator.kube.resource_slices import (
     get_slice,
     served_collection,
@@ -137,6 +144,23 @@ async def an_answer_is_metadata_where_only_that_is_accepted(
     assert (answer["kind"], answer["apiVersion"]) == ("PartialObjectMetadata", "meta.k8s.io/v1")
 
 
+async def the_metadata_of_a_list_is_a_list(client: KubeClient, prefix: str) -> None:
+    """The media type of an object's metadata is refused for a list."""
+    await create_inventory(client, name=prefix, labels={LABEL: prefix})
+    params = {"labelSelector": f"{LABEL}={prefix}"}
+    with pytest.raises(errors.ApiError) as caught:
+        await client.request("GET", INVENTORIES, params=params, accept=ONLY_METADATA)
+    assert caught.value.status == 406
+    answer = await client.request("GET", INVENTORIES, params=params, accept=ONLY_METADATA_LIST)
+    (found,) = answer["items"]
+    assert "spec" not in found
+
+
+async def pods_may_be_listed(client: KubeClient, prefix: str) -> None:
+    del prefix  # nothing is written
+    assert await may_list_pods(client, namespace="default") is None
+
+
 async def slices_of_one_driver_are_listed_and_watched(client: KubeClient, prefix: str) -> None:
     collection = await served_collection(client)
     assert collection == f"{DRA}/v1/resourceslices"
@@ -176,4 +200,6 @@ CASES: Final[tuple[Case, ...]] = (
     a_watch_from_too_old_a_version_is_gone,
     both_kinds_are_discovered,
     slices_of_one_driver_are_listed_and_watched,
+    the_metadata_of_a_list_is_a_list,
+    pods_may_be_listed,
 )

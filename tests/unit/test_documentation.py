@@ -18,9 +18,24 @@ from gpuid_operator.sinks import base
 from gpuid_operator.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
+GPUID = set(
+    re.findall(
+        r"\w+",
+        """
+    EXPORTER_TYPE CLUSTER_NAME NAMESPACE LABEL_SELECTOR CONTAINER WORKERS TIMEOUT RESYNC QPS
+    BURST KUBECONFIG LOG_LEVEL SERVER_PORT LEADER_ELECTION LEASE_NAMESPACE LEASE_NAME
+    LEASE_DURATION LEASE_RENEW_DEADLINE LEASE_RETRY_PERIOD POD_NAME POD_NAMESPACE
+    HTTP_ENDPOINT HTTP_TIMEOUT HTTP_AUTH_TOKEN POSTGRES_HOST POSTGRES_PORT POSTGRES_DB
+    POSTGRES_USER POSTGRES_PASSWORD POSTGRES_SSLMODE POSTGRES_TABLE POSTGRES_AUTO_MIGRATE
+    S3_BUCKET S3_PREFIX S3_REGION S3_PARTITION_PATTERN
+        """,
+    )
+)
+"""What https://github.com/mchmarny/gpuid reads, at 4dd9fcb."""
 PACKAGE = ROOT / "gpuid_operator"
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
-INVENTORY = (ROOT / "docs" / "inventory.md").read_text()
+CONDITIONS = (ROOT / "docs" / "runbooks" / "conditions.md").read_text()
+INVENTORY = (ROOT / "docs" / "inventory.md").read_text() + CONDITIONS
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("charts/*/*.md")]
 
 BAD = ("99999h", "a\x01", "a b", "%Q", "x" * 20_000)
@@ -78,6 +93,15 @@ def test_default_and_allowed_values_are_the_code_s(field: str) -> None:
     assert meaning
 
 
+def test_the_migration_names_every_variable_of_gpuid() -> None:
+    page = (ROOT / "docs" / "migrating-from-gpuid.md").read_text()
+    section = page.partition("\n## Variables\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named >= GPUID
+    assert named - {"KUBECONFIG"} <= {field.upper() for field in Settings.model_fields}
+
+
 def explained(word: str) -> bool:
     return f"`{word}`" in INVENTORY
 
@@ -100,7 +124,7 @@ def test_every_reason_of_a_condition_has_its_line() -> None:
 
 def test_every_type_condition_and_field_is_named() -> None:
     assert [kind for kind in HistoryType if not explained(kind)] == []
-    assert [kind for kind in ConditionType if f"### {kind.value}" not in INVENTORY] == []
+    assert [kind for kind in ConditionType if f"## {kind.value}:" not in CONDITIONS] == []
     fields = {field.alias or name for name, field in InventoryStatus.model_fields.items()}
     named = {*re.findall(r"`(\w+)`", INVENTORY), "observedGeneration", "conditions"}
     assert fields - named == set()
@@ -125,7 +149,7 @@ def test_every_package_has_its_row_in_the_architecture() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files_and_headings(page: Path) -> None:
-    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
     for target in re.findall(r"\]\((?!https?://)([^)\s]+)\)", text):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page

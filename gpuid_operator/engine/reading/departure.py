@@ -49,6 +49,7 @@ class Departures:
 
         Raises KubeError if the Node could not be fetched or the inventory not be written.
         """
+        lacked = view.target is None
         node = self._node(view)
         action = self._action(node)
         if action is NoTargetAction.FETCH_NODE:
@@ -57,8 +58,12 @@ class Departures:
             node = self._node(view, gone=facts is None)
             action = self._action(node)
         match action:
+            case NoTargetAction.FETCH_NODE:
+                return timedelta(0)  # the grace period ended meanwhile
             case NoTargetAction.DEPART:
                 await self._depart(view)
+            case NoTargetAction.REPORT if lacked and view.target is not None:
+                return timedelta(0)  # it has one by now
             case NoTargetAction.REPORT:
                 await self._report(view)
             case NoTargetAction.WAIT:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from gpuid_operator.engine.core.jitter import chance
 from gpuid_operator.engine.core.wall_clock import loop_start
-from gpuid_operator.plan.schedule import backoff
+from gpuid_operator.plan.schedule import BACKOFF_MAX, backoff
+
+_RARELY: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +38,20 @@ class FailureLog:
         return self._failures.get(node)
 
     def add(
-        self, node: str, *, container: str, hung: bool, request: str | None, now: datetime
+        self,
+        node: str,
+        *,
+        container: str,
+        hung: bool,
+        request: str | None,
+        now: datetime,
+        rarely: bool = False,
     ) -> ReadFailures:
-        """Add a failure of this moment. Those of another container no longer count."""
+        """Add a failure of this moment. Those of another container no longer count. With
+        `rarely`, the back-off grows to an hour."""
         known = self._failures.get(node)
         count = known.count + 1 if known is not None and known.container == container else 1
-        pause = backoff(count, chance=chance())
+        pause = backoff(count, chance=chance(), most=_RARELY if rarely else BACKOFF_MAX)
         added = ReadFailures(count, container, now + pause - loop_start(now), hung, request)
         self._failures[node] = added
         return added

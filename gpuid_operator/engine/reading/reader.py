@@ -180,7 +180,7 @@ class Reader:
             await self._fail(attempt, failure)
         except (KubeError, OSError) as error:
             # This says nothing about the node, and nothing could be written either.
-            self._add_failure(attempt, "Unreachable", str(error), hung=False)
+            self._add_failure(attempt, "Unreachable", str(error))
         else:
             if reading is not None:
                 self._metrics.read_seconds.observe(loop.time() - started)
@@ -259,14 +259,13 @@ class Reader:
         return False
 
     async def _fail(self, attempt: _Attempt, error: ReadError) -> None:
-        hung = error.reason is FailureReason.TIMED_OUT
-        failures = self._add_failure(attempt, error.reason.value, error.message, hung=hung)
+        # Some DaemonSets of presets also run on nodes without a GPU.
+        missing = error.reason is FailureReason.NVIDIA_SMI_NOT_FOUND and attempt.target.preset
+        rarely = bool(missing) and not self._state.may_have_gpus(attempt.node)
+        failures = self._add_failure(attempt, error.reason.value, error.message, rarely=rarely)
         if isinstance(error.__cause__, ExecPodGone) and failures < _GONE_TRIES:
             return
         known = self._state.nodes.get(attempt.node)
-        # Some DaemonSets of presets also run on nodes without a GPU.
-        missing = error.reason is FailureReason.NVIDIA_SMI_NOT_FOUND
-        no_gpus = missing and not self._state.has_gpus(attempt.node)
         decide = partial(
             plan.after_failure,
             reason=error.reason,
@@ -275,17 +274,19 @@ class Reader:
             now=self._clock(),
             request=attempt.request,
         )
-        create = attempt.target.preset is None or not no_gpus
-        await self._status_writer.write(attempt.node, decide, create=create)
+        await self._status_writer.write(attempt.node, decide, create=not rarely)
 
-    def _add_failure(self, attempt: _Attempt, reason: str, message: str, *, hung: bool) -> int:
+    def _add_failure(
+        self, attempt: _Attempt, reason: str, message: str, *, rarely: bool = False
+    ) -> int:
         """Start the back-off, count and log a failure. Returns how many there were in a row."""
         failures = self._failures.add(
             attempt.node,
             container=attempt.pod.container_id,
-            hung=hung,
+            hung=reason == FailureReason.TIMED_OUT,
             request=attempt.request,
             now=self._clock(),
+            rarely=rarely,
         )
         self._metrics.reads.labels(reason).inc()
         _log.warning(

@@ -47,7 +47,9 @@ class TargetPods:
         """Namespaces whose pods this process could list at some time."""
 
     def loops(self) -> list[Loop]:
-        return [self._follow_rights] if len(self._pods.namespaces) > 1 else []
+        # A single namespace of the user's own is never without rights: `list_all` raises.
+        own = all(target.preset is None for target in self._pods.targets)
+        return [] if own and len(self._pods.namespaces) == 1 else [self._follow_rights]
 
     async def list_all(self) -> set[str]:
         """List the pods of all targets. Returns the names of the nodes whose pods changed.
@@ -73,14 +75,13 @@ class TargetPods:
 
         Raises KubeError, as `list_all`.
         """
-        errors = dict(self._errors)
-        for namespace in self._readable:
-            error = await may_list_pods(self._client, namespace=namespace)
-            if error is None:
-                errors.pop(namespace, None)
-            else:
-                errors[namespace] = error
-        self._set_forbidden(errors)
+        # A list that ends meanwhile may find more namespaces.
+        looked = {
+            namespace: await may_list_pods(self._client, namespace=namespace)
+            for namespace in sorted(self._readable)
+        }
+        errors = self._errors | looked
+        self._set_forbidden({name: error for name, error in errors.items() if error is not None})
 
     async def _list_watch(self, watch: PodSelector, members: tuple[PodSelector, ...]) -> set[str]:
         changed: set[str] = set()
@@ -128,14 +129,20 @@ class TargetPods:
         self._namespaces_changed()
 
     async def _follow_rights(self) -> None:
+        lost: frozenset[str] = frozenset()
         while True:
             await asyncio.sleep(self._look)
             before = self._pods.forbidden
             if not before & self._readable:
+                lost = frozenset()
                 continue
             try:
                 await self.probe()
-                if before - self._pods.forbidden:
+                # Nobody says any more which pods are gone there, and some may come back soon.
+                for namespace in lost & self._pods.forbidden:
+                    self._enqueue(self._pods.forget_namespace(namespace))
+                lost = self._pods.forbidden
+                if before - lost:
                     self._enqueue(await self.list_all())
             except KubeError as error:
                 _log.warning("failed to list target pods", error=error.message)

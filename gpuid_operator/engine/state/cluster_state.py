@@ -63,6 +63,7 @@ class ClusterState:
 
     def read_begins(self, name: str) -> None:
         """A read of this node begins now."""
+        self.pods.memory.read_begins(name)
         self.duplicates.read_begins(name)
         self.slices.read_begins(name)
 
@@ -113,8 +114,9 @@ class ClusterState:
         return self.policies.effective(policy, inventory.spec if inventory else NO_SPEC)
 
     def is_gpu_node(self, name: str) -> bool:
-        """Whether the node has a target pod, or is known to have GPUs."""
-        return name in self.pods or self.has_gpus(name)
+        """Whether the node is known to have GPUs, or has a pod of a target that is no preset: then
+        the user says so. Some DaemonSets of presets also run on nodes without a GPU."""
+        return self.pods.on_own_target(name) or self.has_gpus(name)
 
     def has_gpus(self, name: str) -> bool:
         """Whether the Node or its ResourceSlices say that the node has GPUs."""
@@ -123,15 +125,22 @@ class ClusterState:
             published is not None and published.has_devices
         )
 
+    def may_have_gpus(self, name: str) -> bool:
+        """Whether the node has an inventory, or is known to have GPUs."""
+        return self.inventories.get(name) is not None or self.has_gpus(name)
+
     def gpu_nodes(self) -> set[str]:
         """The names of all nodes of which Node or ResourceSlices say that they have GPUs."""
         labelled = {name for name, known in self.nodes.items() if known.facts.has_gpus}
         return labelled | self.slices.gpu_nodes()
 
     def gpu_node_count(self) -> int:
-        """The number of nodes that have an inventory, or will have one: a target pod runs there."""
+        """The number of nodes that have an inventory, or will have one before any read."""
+        with_pods = self.pods.nodes()
         departed = {cached.name for cached in self.inventories if cached.departed}
-        return len(self.node_names() - (departed - self.pods.nodes()))
+        own = {name for name in with_pods if self.pods.on_own_target(name)}
+        known = {cached.name for cached in self.inventories} | self.gpu_nodes() | own
+        return len(known - (departed - with_pods))
 
     def forget_node(self, name: str) -> None:
         """Drop a node that does not exist any more."""

@@ -62,6 +62,18 @@ class PodCache:
             return set()
         return self._store((target, uid), None)
 
+    def forget_namespace(self, namespace: str) -> set[str]:
+        """Remove the pods of a namespace that the operator may not list any more.
+
+        Returns the nodes whose pods changed by that.
+        """
+        changed = set()
+        for number, target in enumerate(self.targets):
+            if target.namespace == namespace:
+                for uid, version in self.versions(number).items():
+                    changed |= self.remove_unlisted(number, uid, version)
+        return changed
+
     def _store(self, key: tuple[int, str], pod: TargetPod | None) -> set[str]:
         changed = set()
         before = self._node_of.get(key)
@@ -79,7 +91,7 @@ class PodCache:
         now = asyncio.get_running_loop().time()
         self._changed.update(dict.fromkeys(changed, now))
         for node in changed:
-            self.memory.pods_changed(node, key[0], self._containers(node))
+            self.memory.pods_changed(node, key[0], self._containers(node), now=now)
         return changed
 
     def _containers(self, node: str) -> set[tuple[int, str]]:
@@ -126,6 +138,10 @@ class PodCache:
         """The names of all nodes that have a target pod."""
         return set(self._pods)
 
+    def on_own_target(self, node: str) -> bool:
+        """Whether the node has a pod of a target that is no preset."""
+        return any(self.targets[number].preset is None for number, _ in self._pods.get(node, ()))
+
     def read(self, target: int, body: Mapping[str, Any]) -> TargetPod | None:
         """Read the API object of a pod; None if it is no pod of the target, or is over."""
         wanted = self.targets[target]
@@ -168,7 +184,7 @@ class PodCache:
             candidates,
             kept=kept,
             waiting=self.memory.waits(node),
-            restarted=not due and not self.memory.was_read(node),
+            restarted=not due and not self.memory.was_tried(node),
         )
         if chosen is None:
             return None
@@ -178,7 +194,7 @@ class PodCache:
 
     def read_well(self, node: str, target: Target) -> None:
         """This process has read the node in a target."""
-        self.memory.read_well(node, self.targets.index(target))
+        self.memory.keep(node, self.targets.index(target))
 
     def found_missing(self, node: str, target: Target, pod: TargetPod, why: str) -> bool:
         """A read showed that the container of a target has no nvidia-smi.

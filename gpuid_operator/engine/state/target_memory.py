@@ -14,7 +14,7 @@ class TargetMemory:
     def __init__(self, *, grace: timedelta) -> None:
         self._grace = grace.total_seconds()
         self._kept: dict[str, int] = {}
-        self._read: set[str] = set()
+        self._tried: set[str] = set()
         self._changed: dict[str, float] = {}
         # By node: why, by number of the target and containerID.
         self._lacking: dict[str, dict[tuple[int, str], str]] = {}
@@ -29,14 +29,14 @@ class TargetMemory:
             self._kept[node] = target
             self._changed.pop(node, None)
 
-    def was_read(self, node: str) -> bool:
-        """Whether this process has read the node."""
-        return node in self._read
+    def was_tried(self, node: str) -> bool:
+        """Whether this process has begun to read the node."""
+        return node in self._tried
 
-    def read_well(self, node: str, target: int) -> None:
-        """This process has read the node in this target."""
-        self._read.add(node)
-        self.keep(node, target)
+    def read_begins(self, node: str) -> None:
+        """A read of this node begins. From now on the same targets count for it as for reads that
+        are due, so that a failure finds its back-off."""
+        self._tried.add(node)
 
     def waits(self, node: str) -> bool:
         """Whether the pods of the target that the node was read in have just changed."""
@@ -59,10 +59,12 @@ class TargetMemory:
         """Try all targets of the node again."""
         self._lacking.pop(node, None)
 
-    def pods_changed(self, node: str, target: int, containers: Iterable[tuple[int, str]]) -> None:
+    def pods_changed(
+        self, node: str, target: int, containers: Iterable[tuple[int, str]], *, now: float
+    ) -> None:
         """The pods of a target on a node changed; `containers` are all that run there now."""
         if self._kept.get(node) == target:
-            self._changed[node] = asyncio.get_running_loop().time()
+            self._changed[node] = now
         if node in self._lacking:
             running = set(containers)
             left = {key: why for key, why in self._lacking[node].items() if key in running}
@@ -74,4 +76,4 @@ class TargetMemory:
         """Drop what is known of a node that is gone."""
         for known in (self._kept, self._changed, self._lacking):
             known.pop(node, None)
-        self._read.discard(node)
+        self._tried.discard(node)

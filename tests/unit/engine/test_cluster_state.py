@@ -13,6 +13,7 @@ from gpuid_operator.engine.state.node_view import NodeView, SkipReason
 from gpuid_operator.engine.state.nodes import node_info
 from gpuid_operator.kube.nodes import NodeFacts
 from gpuid_operator.kube.pods import TargetPod
+from gpuid_operator.plan.presets import expand
 from tests.support.engines import TARGET, builtin
 from tests.support.kube import FakeKube
 from tests.support.objects import (
@@ -204,3 +205,20 @@ async def test_nodes_are_listed_until_they_are_removed(kube: FakeKube, state: Cl
     assert (list(state.nodes), len(state.nodes)) == (["n1", "n2"], 2)
     state.nodes.remove("n1")
     assert [name for name, _ in state.nodes.items()] == ["n2"]
+
+
+async def test_the_pod_of_a_preset_alone_makes_no_gpu_node(kube: FakeKube) -> None:
+    """QUARANTINE_MAX_NODES is a share of the GPU nodes."""
+    state = ClusterState(targets=[TARGET, *expand("static-manifest")], builtin=builtin())
+    for number, name in enumerate(("own", "preset", "capacity")):
+        state.nodes.put(facts(kube, name, gpus=8 if name == "capacity" else None), requested=0.0)
+        target = 0 if name == "own" else 1
+        state.pods.put(target, name, pod(kube, name), version=str(number + 1))
+    assert [state.is_gpu_node(name) for name in ("own", "preset", "capacity")] == [
+        True,
+        False,
+        True,
+    ]
+    assert state.gpu_node_count() == 2
+    state.inventories.put_object(put_inventory(kube, "preset"))
+    assert state.gpu_node_count() == 3

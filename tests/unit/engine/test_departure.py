@@ -10,6 +10,8 @@ import pytest
 from gpuid_operator.api.meta import REQUESTED_AT
 from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
 from gpuid_operator.kube.errors import NotFound, ServerError
+from gpuid_operator.plan.target import Target
+from tests.support.engines import TARGET
 from tests.support.fake_exec import ExecAnswer
 from tests.support.kube import FakeKube, rejected, server_error
 from tests.support.objects import (
@@ -54,6 +56,30 @@ async def test_a_node_that_lost_its_pod_has_a_minute(bench: ReadBench) -> None:
     status, reason, message = bench.ready()
     assert (status, reason) == ("False", "NoTargetPod")
     assert "namespace gpu-operator, selector app=nvidia-device-plugin-daemonset" in message
+
+
+async def test_a_node_whose_fetch_outlasts_the_minute_is_fetched_again(bench: ReadBench) -> None:
+    await read(bench)
+    lose_pod(bench)
+    bench.kube.fail("GET", "/nodes/n1$", None, delay=90, after=True)
+    assert await bench.process("n1") == timedelta(0)
+    assert await bench.process("n1") is None
+    assert bench.ready()[:2] == ("False", "NoTargetPod")
+
+
+async def test_a_target_that_is_due_after_the_fetch_is_read_and_not_reported(
+    kube: FakeKube,
+) -> None:
+    """The target in use is gone for a minute when the fetch of the Node ends."""
+    bench = ReadBench(kube, targets=(TARGET, Target("gpu-operator", "app=dcgm", "dcgm")))
+    bench.prints(machine("n1"))
+    await read(bench)
+    bench.see_pod(put_pod(kube, "n1", name="dcgm", container="dcgm"), target=1)
+    lose_pod(bench)
+    kube.fail("GET", "/nodes/n1$", None, delay=90, after=True)
+    assert await bench.process("n1") == timedelta(0)
+    await bench.process("n1")
+    assert bench.status()["source"]["container"] == "dcgm"
 
 
 async def test_a_pod_that_comes_within_the_minute_is_read(bench: ReadBench) -> None:

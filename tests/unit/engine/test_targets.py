@@ -17,7 +17,7 @@ from gpuid_operator.plan.presets import expand
 from gpuid_operator.plan.target import Target
 from tests.support.engines import EngineHarness, until
 from tests.support.fake_exec import ExecAnswer, ExecCall
-from tests.support.kube import FakeKube, forbidden
+from tests.support.kube import NODES, FakeKube, forbidden
 from tests.support.objects import inventory_path, pod_path, put_node, put_pod, put_policy
 from tests.support.resource_slices import gpus, put_slice
 from tests.support.smi_fixtures import machine, swapped
@@ -278,6 +278,24 @@ async def test_a_restart_does_not_try_again_what_has_no_nvidia_smi(cluster: Clus
     assert cluster.source == PLUGIN
 
 
+async def test_after_a_restart_a_better_target_that_fails_backs_off(cluster: Cluster) -> None:
+    cluster.pod(PLUGIN, tell=False)
+    cluster.pod(DRIVER, tell=False)
+    cluster.answers = {DRIVER: MISSING}
+    await cluster.start()
+    await cluster.read_in(PLUGIN)
+    await cluster.restart()
+    cluster.calls()
+    cluster.answers = {DRIVER: ExecAnswer(exit_code=9, stderr=b"no driver")}
+    await until(lambda: len(cluster.kube.exec.calls) > 4, within=86400 * 2)
+    first = cluster.kube.exec.calls[0].time
+    assert cluster.kube.exec.calls[4].time - first > 5
+    assert cluster.ready[0] == "False"
+    # The node is not given up to pods that may see less, and is read when the driver works.
+    cluster.answers.clear()
+    await cluster.read_in(DRIVER)
+
+
 async def test_a_target_earlier_in_the_list_takes_over_when_it_is_ready(cluster: Cluster) -> None:
     await cluster.start()
     cluster.pod(DCGM)
@@ -364,6 +382,37 @@ async def test_a_plugin_on_a_node_without_gpus_makes_no_inventory(kube: FakeKube
     assert inventory_path("n1") not in kube.objects
 
 
+async def test_a_check_does_not_run_on_a_node_without_gpus(kube: FakeKube) -> None:
+    for name, capacity in (("n1", None), ("n2", 8)):
+        put_node(kube, name, gpus=capacity)
+        put_pod(kube, name, container=PLUGIN, labels=LABELS[PLUGIN])
+    selector = {"matchLabels": LABELS[PLUGIN]}
+    put_policy(kube, "p", checks=[{"name": "c", "podSelector": selector, "command": "true"}])
+    kube.exec.decide = lambda call: ExecAnswer() if call.command[-1] == "true" else MISSING
+    harness = EngineHarness(kube, targets=TARGETS, checks_allowed=True)
+    await harness.engine.start()
+    await until(lambda: kube.objects.get(inventory_path("n2"), {}).get("status", {}).get("checks"))
+    await asyncio.sleep(3600)
+    assert inventory_path("n1") not in kube.objects
+    await harness.engine.stop(within=1)
+
+
+async def test_nodes_without_gpus_are_tried_more_and_more_rarely(kube: FakeKube) -> None:
+    put_node(kube, "n1", gpus=None)
+    cluster = Cluster(kube)
+    cluster.pod(DCGM, tell=False)
+    cluster.answers = {DCGM: MISSING}
+    await cluster.start()
+    await asyncio.sleep(86400)
+    cluster.calls()
+    await asyncio.sleep(86400)
+    assert 24 <= len(cluster.calls()) <= 48
+    # One that has a GPU by now is not forgotten.
+    put_node(kube, "n1", gpus=1)
+    cluster.answers.clear()
+    await cluster.read_in(DCGM)
+
+
 def namespaces(cluster: Cluster) -> set[str]:
     """Those whose pods are watched."""
     return {one.namespace for one in cluster.harness.engine.sources}
@@ -443,6 +492,55 @@ class TestNamespaces:
         # The right comes back before the next resync.
         fault.ends = 0.0
         await until(lambda: "kube-system" in namespaces(cluster), within=90)
+
+    @pytest.fixture
+    async def lost(self, cluster: Cluster) -> Cluster:
+        """The pod in use is gone, and the operator cannot know: its right went first."""
+        cluster.pod(PLUGIN, tell=False)
+        await cluster.start()
+        await cluster.read_in(PLUGIN)
+        cluster.kube.fail("GET", "/gpu-operator/pods$", forbidden(), times=10**6)
+        cluster.kube.remove(pod_path(PLUGIN))
+        await cluster.harness.engine.pod_events.check_rights()
+        return cluster
+
+    async def test_pods_where_the_right_is_gone_for_good_give_way(self, lost: Cluster) -> None:
+        gke = "nvidia-gpu-device-plugin"
+        put_pod(lost.kube, "n1", namespace="kube-system", labels={"k8s-app": gke}, container=gke)
+        await lost.read_in(gke)
+        assert lost.history == ["GPUAdded", "GPUAdded"]
+
+    async def test_a_node_that_goes_where_the_right_is_gone_departs(self, lost: Cluster) -> None:
+        lost.kube.remove(f"{NODES}/n1")
+        await until(lambda: lost.status["state"] == "Departed")
+
+    async def test_the_only_namespace_that_opens_again_is_read(self, kube: FakeKube) -> None:
+        gke = "nvidia-gpu-device-plugin"
+        put_node(kube, "n1")
+        harness = EngineHarness(kube, targets=expand("gke"))
+        await harness.engine.start()
+        fault = kube.fail("GET", "/kube-system/pods$", forbidden(), times=10**6)
+        await harness.engine.pod_events.check_rights()
+        assert harness.engine.sources == ()
+        fault.ends = 0.0
+        put_pod(kube, "n1", namespace="kube-system", labels={"k8s-app": gke}, container=gke)
+        # Before the next resync.
+        await until(lambda: harness.engine.sources, within=90)
+        await harness.engine.stop(within=1)
+
+    async def test_a_list_that_opens_namespaces_during_a_look_counts(
+        self, cluster: Cluster, closed: Callable[[], None]
+    ) -> None:
+        await cluster.start()
+        events, goes_on = cluster.harness.engine.pod_events, asyncio.Event()
+        held = cluster.kube.fail("GET", "/gpu-operator/pods$", None, until=goes_on)
+        look = asyncio.create_task(events.check_rights())
+        await held.met.wait()
+        closed()
+        await events.targets.list_all()
+        goes_on.set()
+        await look
+        assert namespaces(cluster) == {one.namespace for one in TARGETS}
 
     async def test_presets_without_rights_anywhere_say_what_to_do(self, cluster: Cluster) -> None:
         cluster.kube.fail("GET", "/pods$", forbidden(), times=10**6)
