@@ -104,6 +104,9 @@ class Producer:
             connection.close()
         self._connections.clear()
         self._cluster = self._state = None
+        # The next call begins with another broker. That one may have taken all the time, or may
+        # have lost its cluster.
+        self._bootstrap.rotate(-1)
 
     async def _deliver(self, messages: Sequence[Message], failed: list[Unavailable]) -> None:
         if (
@@ -199,12 +202,9 @@ class Producer:
         for address in candidates:
             try:
                 return await self._look_up_at(address)
-            except BaseException as error:
-                # The next call begins with another broker. This one may have taken all the time.
+            except Unavailable as error:
                 if address == self._bootstrap[0]:
                     self._bootstrap.rotate(-1)
-                if not isinstance(error, Unavailable):
-                    raise
                 failure = failure or error
         raise failure or Unavailable(f"{self._tried()}: no broker")
 

@@ -77,6 +77,7 @@ class ObjectSender:
     """Puts objects under immutable keys; if an object exists already, the delivery succeeded."""
 
     def __init__(self, spec: ObjectSink, bucket: Bucket, opening: SinkOpening) -> None:
+        """Raises ValueError if the endpoint is no URL of a server."""
         self._spec = spec
         self._bucket = bucket
         self._secrets = opening.secrets
@@ -84,7 +85,9 @@ class ObjectSender:
         # The sink of the environment may send the environment's credentials to any endpoint.
         self._builtin = opening.builtin
         self._in_use = SecretsInUse()
-        self._host = urlsplit(bucket.endpoint).hostname or ""
+        server = urlsplit(bucket.endpoint)
+        self._host = server.hostname or ""
+        _ = server.port  # raises ValueError if it is none
 
     async def send(self, records: Sequence[Record]) -> None:
         self._check_receiver()

@@ -283,6 +283,29 @@ async def test_bytes_within_a_frame_and_its_connection_are_bounded() -> None:
     assert 2 * MAX_FRAME <= MAX_RECEIVED
 
 
+async def test_a_broker_that_has_lost_its_cluster_leaves_others_their_turn(
+    record: Any, make_secrets: Any
+) -> None:
+    lost = InitProducerIdResponse_v0(0, 15, -1, -1).encode()  # COORDINATOR_NOT_AVAILABLE
+    async with (
+        HostileServer(kafka(VERSIONS, metadata(), lost, flood=TEXT)) as first,
+        HostileServer(kafka(flood=TEXT)) as second,
+    ):
+        brokers = [f"localhost:{one.port}" for one in (first, second)]
+        settings = {"brokers": brokers, "topic": TOPIC, "insecure": True}
+        sink = open_sink(
+            Sink.model_validate({"name": "bus", "kafka": settings}),
+            secrets=make_secrets(),
+            context=SinkContext(http=HTTPClient(), write_records=lambda _: None),
+        )
+        with pytest.raises(Unavailable, match=rf"{brokers[0]}: COORDINATOR_NOT_AVAILABLE"):
+            await sink.send([record()])
+        with pytest.raises(Refused, match=rf"{brokers[1]}: the server {TOO_LONG}"):
+            await sink.send([record()])
+        with pytest.raises(Unavailable, match=brokers[0]):
+            await sink.send([record()])
+
+
 async def test_a_broker_without_a_leader_is_unavailable(
     failure: Failure, monkeypatch: pytest.MonkeyPatch
 ) -> None:

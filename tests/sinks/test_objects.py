@@ -293,6 +293,14 @@ async def test_a_response_of_another_form_is_reported_by_its_status(
         await lake.send([record()])
 
 
+async def test_a_port_that_is_none_is_refused(
+    server: ObjectServer, record: Any, secrets: Any, opened: Open
+) -> None:
+    lake = opened(server, "bucket", secrets, endpoint="http://localhost:65536")
+    with pytest.raises(Refused, match="invalid settings: Port out of range"):
+        await lake.send([record()])
+
+
 async def test_a_link_local_endpoint_is_refused(
     server: ObjectServer, record: Any, secrets: Any, opened: Open
 ) -> None:

@@ -73,12 +73,15 @@ def test_a_dead_link_fails_the_build(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert "anchor does not exist" in "".join(capfd.readouterr())
 
 
-def test_the_navigation_has_every_page() -> None:
+def test_the_navigation_has_every_page(folder: Path) -> None:
     """Except the decisions and the alerts, which their index pages list."""
     text = (ROOT / "mkdocs.yml").read_text().partition("\nmarkdown_extensions:")[0]
     listed = [page for part in yaml.safe_load(text)["nav"] for page in leaves(part)]
     pages = [page for page in SITE["staged"]() if not re.match(r"adr/\d|runbooks/GPUID", page)]
     assert sorted(listed) == sorted(pages)
+    links = Page((folder / "site" / "glossary.html").read_text()).links
+    shown = {page.replace("README.md", "index.md").replace(".md", ".html") for page in pages}
+    assert shown - {"glossary.html"} <= {link.removeprefix("./") for link in links}
 
 
 def leaves(part: Any) -> list[str]:
