@@ -13,7 +13,7 @@ BUILDER ?=
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-faults test-release test-tools lint format docs bench bench-sinks bench-sql dist release registry crds chart lock lock-base clean
+.PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-faults test-release test-tools lint format docs bench bench-sinks bench-sql dist release registry crds chart screenshots lock lock-base clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -91,6 +91,9 @@ crds: venv ## Generate the CRDs in crds/, the chart and deployment/ from the mod
 
 chart: venv ## Generate the chart's CRDs and tables, the dashboards and docs/reference.
 	$(BIN)/python scripts/chart.py
+
+screenshots: venv ## Take the pictures of `kubectl gpuid ui` in docs/images, with Chromium.
+	$(BIN)/python -m tests.support.ui_screenshots
 
 lock: venv ## Resolve the dependencies again into requirements/.
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --universal --no-header --python-version 3.11 pyproject.toml -o requirements/runtime.txt

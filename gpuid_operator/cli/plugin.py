@@ -271,6 +271,22 @@ def export(*, output: str, **connection: Any) -> None:
     _run(lambda clusters: plugin_list.export(clusters, output=output), **connection)
 
 
+@cli.command()
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Port on 127.0.0.1 (default: a free one).",
+)
+@click.option("--no-browser", is_flag=True, help="Only print the address.")
+@_connection(several=True)
+def ui(*, port: int, no_browser: bool, **connection: Any) -> None:
+    """Show the fleet live on a read-only page, on this machine only, until Ctrl-C."""
+    from gpuid_operator.cli.ui import command
+
+    _run(lambda clusters: command.ui(clusters, port=port, browser=not no_browser), **connection)
+
+
 def main() -> None:
     """Entry point of `kubectl-gpuid`, which kubectl runs as `kubectl gpuid`."""
     cli(prog_name=PROGRAM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from gpuid_operator.api.inventory import HistoryEntry, HistoryType
@@ -42,7 +43,7 @@ async def history(clusters: Clusters, subject: str, *, output: str) -> bool:
 
     answers = [rows for _, rows in await clusters.ask(of_node) if rows is not None]
     if not answers:
-        answers = [rows for _, rows in await clusters.ask(_of_gpu(subject)) if rows]
+        answers = [rows for _, rows in await clusters.ask(entries_of_gpu(subject)) if rows]
     if not answers:
         if clusters.reached:
             say(
@@ -63,7 +64,10 @@ async def history(clusters: Clusters, subject: str, *, output: str) -> bool:
     return True
 
 
-def _of_gpu(subject: str) -> Any:
+def entries_of_gpu(
+    subject: str,
+) -> Callable[[Cluster], Awaitable[list[dict[str, Any]]]]:
+    """The question for the entries about a GPU in the histories of its nodes."""
     identifier = canonical(subject)
 
     async def ask(cluster: Cluster) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -69,24 +69,54 @@ async def where(clusters: Clusters, identifier: str, *, scan: bool, output: str)
             )
             await _note_quarantines(clusters, {identifier})
         return False
-    order = {id(one.placement): one for one in found}
     claims = _claims(found)
-    rows = [
-        _row(one, [other.place(several=clusters.several) for other in claims[id(one)]])
-        for one in (
-            order[id(placement)] for placement in newest_first([one.placement for one in found])
-        )
-    ]
+    rows = _rows(found, claims, several=clusters.several)
     if output in ("table", "wide"):
         rows = [row | {"until": "now"} if row["present"] else row for row in rows]
     show(rows, _COLUMNS, output=output, several=clusters.several)
-    lines = [_warning(one) for one in found]
-    lines += [_contested([one, *claims[id(one)]], several=clusters.several) for one in found]
-    for line in dict.fromkeys(filter(None, lines)):
+    for line in _warnings(found, claims, several=clusters.several):
         say(line)
     names = {name for one in found for name in one.placement.names}
     await _note_quarantines(clusters, {identifier, *names})
     return True
+
+
+async def rows_of(clusters: Clusters, identifier: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The placements of the GPUs that look-up labels have under an identifier, and warnings."""
+    found = await _look_up(clusters, canonical(identifier))
+    claims = _claims(found)
+    rows = _rows(found, claims, several=clusters.several)
+    return rows, _warnings(found, claims, several=clusters.several)
+
+
+def node_rows(cluster: Cluster, inventory: Inventory) -> list[dict[str, Any]]:
+    """The placements on one node."""
+    found = [
+        _Found(cluster.name, inventory, placement)
+        for placement in placements(inventory.name, inventory.status)
+    ]
+    return _rows(found, {}, several=False)
+
+
+def _rows(
+    found: Sequence[_Found], claims: Mapping[int, Sequence[_Found]], *, several: bool
+) -> list[dict[str, Any]]:
+    """One row per placement: by GPU, from the current placement to the oldest."""
+    order = {id(one.placement): one for one in found}
+    return [
+        _row(one, [other.place(several=several) for other in claims.get(id(one), ())])
+        for one in (
+            order[id(placement)] for placement in newest_first([one.placement for one in found])
+        )
+    ]
+
+
+def _warnings(
+    found: Sequence[_Found], claims: Mapping[int, Sequence[_Found]], *, several: bool
+) -> list[str]:
+    lines = [_warning(one) for one in found]
+    lines += [_contested([one, *claims[id(one)]], several=several) for one in found]
+    return list(dict.fromkeys(filter(None, lines)))
 
 
 def _claims(found: Sequence[_Found]) -> dict[int, list[_Found]]:

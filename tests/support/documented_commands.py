@@ -60,6 +60,7 @@ RUN_BY: dict[str, str] = {
     r"kubectl apply -f crds/": "tests/cluster/test_localcluster.py",
     r"\.venv/bin/gpuid-operator run": "tests/support/operators.py",
     r"kubectl gpuid read .*": PLUGIN + "test_read.py",
+    r"kubectl gpuid ui .*": "tests/cluster/test_ui.py",
     r"kubectl gpuid where .* --contexts .*": PLUGIN + "test_contexts.py",
     r"echo \$\?": PLUGIN + "test_read.py",
     r"kubectl gpuid .*": HERE,

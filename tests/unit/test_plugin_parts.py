@@ -118,6 +118,7 @@ def test_commands_and_options_are_completed(capsys: pytest.CaptureFixture[str]) 
         "list",
         "quarantine",
         "read",
+        "ui",
         "where",
     ]
     assert directive == ":4"
