@@ -28,6 +28,7 @@ from gpuid_operator.sinks.tokens import TokenSource
 _SERVER: Final = "https://storage.googleapis.com"
 _EXISTS: Final = 412
 _DELETE_RIGHT: Final = "storage.objects.delete"
+_CREATE_RIGHT: Final = "storage.objects.create"
 
 
 def open_sink(spec: GCSSink, opening: SinkOpening) -> ObjectSender:
@@ -68,9 +69,9 @@ class GCSBucket:
 
     def exists(self, answer: Answer) -> bool:
         # The right to delete is required only to replace an object: a writer without it may learn
-        # of the object by 403 instead of 412.
-        no_right = answer.status == 403 and _DELETE_RIGHT in answer.text
-        return answer.status == _EXISTS or no_right
+        # of the object by 403 instead of 412. One without any right does not.
+        only_delete = _DELETE_RIGHT in answer.text and _CREATE_RIGHT not in answer.text
+        return answer.status == _EXISTS or (answer.status == 403 and only_delete)
 
     def invalidate(self) -> None:
         self._tokens.invalidate()

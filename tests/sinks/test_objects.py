@@ -532,10 +532,11 @@ async def test_a_writer_without_the_right_to_replace_learns_of_an_object_by_403(
     await lake.send([record()])
 
 
+@pytest.mark.parametrize("right", ["create", "delete and storage.objects.create"])
 async def test_a_writer_without_the_right_to_create_is_refused(
-    gcs: GCS, make_secrets: Any, record: Any, opened: Open, answering: Answering
+    gcs: GCS, make_secrets: Any, record: Any, opened: Open, answering: Answering, right: str
 ) -> None:
-    said = google_error("forbidden", "a@b does not have storage.objects.create access to it")
+    said = google_error("forbidden", f"a@b does not have storage.objects.{right} access to it")
     lake = opened(gcs, "b", make_secrets(**gcs.credentials), endpoint=await answering(403, said))
     with pytest.raises(Refused, match="forbidden: a@b does not have"):
         await lake.send([record()])

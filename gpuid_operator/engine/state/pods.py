@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
 from gpuid_operator.engine.core.pod_selector import PodSelector
@@ -161,23 +161,26 @@ class PodCache:
 
         `read_container` and `last_read` are those of the last good read; `due` is whether a read
         is due: then targets that an earlier process did not use are tried, too. Where a target has
-        several running pods on the node, a ready one is preferred, and among these the one that
-        started last.
+        several running pods on the node, one that may have nvidia-smi is preferred, among these a
+        ready one, and among these the one that started last.
         """
-        best: dict[int, TargetPod] = {}
+        best: dict[int, tuple[_Rank, TargetPod]] = {}
         for (number, _), pod in self._pods.get(node, {}).items():
-            if pod.container_id and (number not in best or _rank(best[number]) < _rank(pod)):
-                best[number] = pod
+            if not pod.container_id:
+                continue
+            rank = self._rank(node, number, pod)
+            if number not in best or best[number][0] < rank:
+                best[number] = rank, pod
         candidates = [
             Candidate(
                 pod=pod,
                 number=number,
                 ready=pod.ready,
                 was_read=pod.container_id == read_container,
-                lacks_program=self.memory.lacks_program(node, number, pod.container_id),
+                lacks_program=not rank.may_have_program,
                 older=bool(last_read and pod.started_at and pod.started_at <= last_read),
             )
-            for number, pod in sorted(best.items())
+            for number, (rank, pod) in sorted(best.items())
         ]
         kept = self.memory.kept(node)
         chosen = choose(
@@ -191,6 +194,11 @@ class PodCache:
         if chosen.was_read:
             self.memory.keep(node, chosen.number)
         return self.targets[chosen.number], chosen.pod
+
+    def _rank(self, node: str, number: int, pod: TargetPod) -> _Rank:
+        lacks = self.memory.lacks_program(node, number, pod.container_id)
+        started = pod.started_at.timestamp() if pod.started_at else 0.0
+        return _Rank(not lacks, pod.ready, started)
 
     def read_well(self, node: str, target: Target) -> None:
         """This process has read the node in a target."""
@@ -231,5 +239,9 @@ class PodCache:
             self.memory.forget(node)
 
 
-def _rank(pod: TargetPod) -> tuple[bool, float]:
-    return pod.ready, pod.started_at.timestamp() if pod.started_at else 0.0
+class _Rank(NamedTuple):
+    """What one pod of a target is preferred to another for."""
+
+    may_have_program: bool
+    ready: bool
+    started: float

@@ -45,7 +45,7 @@ function bars(title, view, totals, extra) {
 
 function attention(sums) {
   const items = [];
-  for (const [state, sum] of sums.gpu) items.push(["bad", plural(sum, "GPU"), state === "Lost" ? "lost" : state === "ResetRequired" ? "need a reset" : `in state ${state}`, { gpu: state }]);
+  for (const [state, sum] of sums.gpu) items.push(["bad", plural(sum, "GPU"), state === "Lost" ? "lost" : state === "ResetRequired" ? "with a reset required" : `in state ${state}`, { gpu: state }]);
   for (const [flag, sum] of sums.health) items.push(["warn", plural(sum, "GPU"), FLAGS[flag] ?? flag, { health: flag }]);
   for (const [value, sum] of sums.reason) {
     const [type, status, reason] = value.split(":");
