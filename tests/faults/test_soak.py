@@ -26,6 +26,7 @@ from gpuid_operator.localcluster.client import MERGE, Request
 from gpuid_operator.localcluster.nodes import TARGET_CONTAINER
 from tests.faults.campaign import SEED, WHOLE, Figures
 from tests.support.api_fault_proxy import ApiFaultProxy
+from tests.support.crashes import is_watched
 from tests.support.operators import (
     INVENTORIES,
     Operator,
@@ -291,6 +292,8 @@ def test_what_the_operator_holds_stays_flat(
             def rest() -> None:
                 for node in fleet.node_names:
                     eventually(partial(churn.settled, node), within=120)
+                # A watch that waits for its next try has no connection.
+                eventually(lambda: is_watched(proxy), within=120)
                 row.injected = row.survived = churn.injected
 
             def usage() -> Usage:
