@@ -42,12 +42,9 @@ APPLY_PATCH: Final = "application/apply-patch+yaml"
 ONLY_METADATA: Final = (
     "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 )
-"""Accept header for an object, or the objects of a watch, without spec and status; a server without
-support sends the object."""
-ONLY_METADATA_LIST: Final = (
-    "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
-)
-"""The same for a list, for which the API server answers 406 to the other one."""
+"""Accept header for objects without spec and status; servers without support send all of it."""
+ONLY_METADATA_LIST: Final = ONLY_METADATA.replace("Metadata;", "MetadataList;")
+"""The same for a list, for which the other one is refused (406)."""
 
 MAX_CONNECTIONS: Final = 64
 """Maximum number of connections; a TLS handshake costs more than waiting for a free connection."""
