@@ -24,7 +24,10 @@ from gpuid_operator.telemetry.metrics import Metrics
 
 _log = get_logger(__name__)
 
-_BOOL: Final = {ConditionStatus.TRUE: True, ConditionStatus.FALSE: False}
+_BOOL: Final[dict[ConditionStatus | None, bool]] = {
+    ConditionStatus.TRUE: True,
+    ConditionStatus.FALSE: False,
+}
 _VALUE: Final = {
     ConditionStatus.TRUE: 1.0,
     ConditionStatus.FALSE: 0.0,
@@ -67,12 +70,12 @@ class Observer:
         self._metrics.set_checks(
             name, {check: passed for check, passed in results.items() if passed is not None}
         )
-        found = {kind: shown(status.conditions, kind) for kind in ConditionType}
-        expected = found[ConditionType.AS_EXPECTED]
-        self._metrics.set_as_expected(name, _BOOL.get(expected.status) if expected else None)
-        self._metrics.set_conditions(
-            name, {kind: _VALUE[one.status] for kind, one in found.items() if one}
-        )
+        found = {one.type: one.status for one in status.conditions or ()}
+        values: dict[str, float] = {
+            kind: _VALUE[found[kind]] for kind in ConditionType if kind in found
+        }
+        self._metrics.set_conditions(name, values)
+        self._metrics.set_as_expected(name, _BOOL.get(found.get(ConditionType.AS_EXPECTED)))
         self._metrics.set_health(
             name, [series for gpu in status.gpus or () for series in _health(gpu)]
         )
