@@ -85,71 +85,54 @@ class Board:
     start: str = "now-6h"
 
 
+def _figure(
+    title: str, query: str, *, width: int, bad: bool = False, description: str = ""
+) -> Panel:
+    """One number; `bad` is whether any but 0 is red."""
+    return Panel(
+        title=title,
+        kind="stat",
+        width=width,
+        height=4,
+        bad_above=0 if bad else None,
+        description=description,
+        queries=[(query, "")],
+    )
+
+
 FLEET: Final = Board(
     name="fleet",
     title="GPU fleet",
     description="All nodes of the cluster: what is there, what is wrong, what has changed.",
     start="now-24h",
     panels=[
-        Panel(
-            title="Nodes",
-            kind="stat",
+        _figure("Nodes", "count(max by (node) (gpuid_last_read_timestamp_seconds))", width=4),
+        _figure(
+            "GPUs",
+            "count(gpuid:gpu_info:latest)",
             width=4,
-            height=4,
-            queries=[("count(max by (node) (gpuid_last_read_timestamp_seconds))", "")],
-        ),
-        Panel(
-            title="GPUs",
-            kind="stat",
-            width=4,
-            height=4,
             description="Different UUIDs: a GPU on two nodes counts once.",
-            queries=[("count(gpuid:gpu_info:latest)", "")],
         ),
-        Panel(
-            title="Nodes that cannot be read",
-            kind="stat",
+        _figure(
+            "Nodes that cannot be read",
+            'count(max by (node) (gpuid_inventory_condition{condition="Ready"}) == 0) or vector(0)',
             width=4,
-            height=4,
-            bad_above=0,
-            queries=[
-                (
-                    'count(max by (node) (gpuid_inventory_condition{condition="Ready"}) == 0)'
-                    " or vector(0)",
-                    "",
-                )
-            ],
+            bad=True,
         ),
-        Panel(
-            title="Nodes with an unhealthy GPU",
-            kind="stat",
+        _figure(
+            "Nodes with an unhealthy GPU",
+            'count(max by (node) (gpuid_inventory_condition{condition="Healthy"}) == 0)'
+            " or vector(0)",
             width=4,
-            height=4,
-            bad_above=0,
-            queries=[
-                (
-                    'count(max by (node) (gpuid_inventory_condition{condition="Healthy"}) == 0)'
-                    " or vector(0)",
-                    "",
-                )
-            ],
+            bad=True,
         ),
-        Panel(
-            title="GPUs in quarantine",
-            kind="stat",
+        _figure(
+            "GPUs in quarantine",
+            "count(count by (uuid) (gpuid_gpu_quarantined)) or vector(0)",
             width=4,
-            height=4,
-            bad_above=0,
-            queries=[("count(count by (uuid) (gpuid_gpu_quarantined)) or vector(0)", "")],
+            bad=True,
         ),
-        Panel(
-            title="GPUs on several nodes",
-            kind="stat",
-            width=4,
-            height=4,
-            bad_above=0,
-            queries=[("max(gpuid_duplicate_gpus)", "")],
-        ),
+        _figure("GPUs on several nodes", "max(gpuid_duplicate_gpus)", width=4, bad=True),
         Panel(
             title="GPUs by product",
             description="The number of GPUs of each product.",
@@ -225,38 +208,18 @@ NODE: Final = Board(
             unit="dateTimeFromNow",
             queries=[('1000 * max(gpuid_last_read_timestamp_seconds{node="$node"})', "")],
         ),
-        Panel(
-            title="GPUs",
-            kind="stat",
+        _figure("GPUs", 'count(count by (uuid) (gpuid_gpu_info{node="$node"}))', width=6),
+        _figure(
+            "GPUs in quarantine",
+            'count(count by (uuid) (gpuid_gpu_quarantined{node="$node"})) or vector(0)',
             width=6,
-            height=4,
-            queries=[('count(count by (uuid) (gpuid_gpu_info{node="$node"}))', "")],
+            bad=True,
         ),
-        Panel(
-            title="GPUs in quarantine",
-            kind="stat",
+        _figure(
+            "Checks that fail",
+            'count(max by (check) (gpuid_check_passed{node="$node"}) == 0) or vector(0)',
             width=6,
-            height=4,
-            bad_above=0,
-            queries=[
-                (
-                    'count(count by (uuid) (gpuid_gpu_quarantined{node="$node"})) or vector(0)',
-                    "",
-                )
-            ],
-        ),
-        Panel(
-            title="Checks that fail",
-            kind="stat",
-            width=6,
-            height=4,
-            bad_above=0,
-            queries=[
-                (
-                    'count(max by (check) (gpuid_check_passed{node="$node"}) == 0) or vector(0)',
-                    "",
-                )
-            ],
+            bad=True,
         ),
         Panel(
             title="Conditions",
