@@ -51,5 +51,7 @@ def run_fake_kafka() -> Iterator[FakeKafka]:
     with subprocess.Popen(
         [str(go_tool("kfake"))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        yield FakeKafka(process)
-        process.kill()
+        try:
+            yield FakeKafka(process)
+        finally:
+            process.kill()
