@@ -1,8 +1,8 @@
 """Generate files of the chart and of deployment/: `make chart`.
 
 The CRDs, from the models, as templates of the chart and as a kustomization; the dashboards; the
-chart's copies of dashboards and rules; and the table of values in the chart's README, from the
-comments (`# -- …`) in its values.yaml. The presets, from `gpuid_operator/plan/presets.py`, as the
+chart's copies of dashboards and rules; and, from the comments (`# -- …`) in its values.yaml, the table
+of values in the chart's README and the descriptions in its schema. The presets, from `gpuid_operator/plan/presets.py`, as the
 chart's files/presets.yaml and the table in docs/presets.md. The pages in docs/reference. With
 `--check` the script writes nothing, and the exit code is 1 if a file is stale.
 """
@@ -44,6 +44,8 @@ def generated() -> dict[Path, str]:
     readme = CHART / "README.md"
     values = (CHART / "values.yaml").read_text(encoding="utf-8")
     files[readme] = _with_table(readme.read_text(encoding="utf-8"), table(values), "values")
+    schema = CHART / "values.schema.json"
+    files[schema] = _with_descriptions(schema.read_text(encoding="utf-8"), values)
     files[CHART / "files" / "presets.yaml"] = _presets_file()
     page = ROOT / "docs" / "presets.md"
     files[page] = _with_table(page.read_text(encoding="utf-8"), presets_table(), "presets")
@@ -110,6 +112,17 @@ def table(values: str) -> str:
         shown = f"`{shown}`" if len(shown) <= _SHORT else "see values.yaml"
         rows.append(f"| `{'.'.join(path)}` | {shown} | {words.replace('|', chr(92) + '|')} |")
     return "\n".join(rows) + "\n"
+
+
+def _with_descriptions(schema: str, values: str) -> str:
+    """The schema, in which each value has the words of its comment."""
+    root: Any = json.loads(schema)
+    for path, words in _described(values):
+        rule = root
+        for part in path:
+            rule = rule["properties"][part]
+        rule["description"] = words
+    return json.dumps(root, indent=2, ensure_ascii=False) + "\n"
 
 
 def _described(values: str) -> Iterator[tuple[list[str], str]]:

@@ -56,15 +56,33 @@ def test_the_lease_is_where_it_was_asked_for() -> None:
     assert not {item for item in rights(alone) if item[2] == "leases"}
 
 
-def test_no_role_is_granted_to_anyone_else() -> None:
-    """Nor aggregated: permission to write checks is permission to run commands on GPU nodes."""
+def test_others_may_only_read() -> None:
+    """Permission to write checks is permission to run commands on GPU nodes."""
+    aggregated = []
     for item in render(values=EVERYTHING):
         if item["kind"] in ("RoleBinding", "ClusterRoleBinding"):
             assert item["subjects"] == [
                 {"kind": "ServiceAccount", "name": "gpuid-operator", "namespace": "gpuid"}
             ]
         assert "aggregationRule" not in item
-        assert not any("aggregate-to" in label for label in item["metadata"]["labels"])
+        labels = {name for name in item["metadata"]["labels"] if "aggregate-to" in name}
+        if labels:
+            assert labels == {"rbac.authorization.k8s.io/aggregate-to-view"}
+            aggregated += item["rules"]
+    (rule,) = aggregated
+    assert rule["verbs"] == ["get", "list", "watch"]
+    assert rule["apiGroups"] == ["gpuid.github.com"]
+
+
+def test_reading_need_not_be_aggregated() -> None:
+    names = {
+        name: {item["metadata"]["name"] for item in objects if item["kind"] == "ClusterRole"}
+        for name, objects in {
+            "default": render(),
+            "without": render(values={"rbac": {"aggregateToView": False}}),
+        }.items()
+    }
+    assert names["default"] - names["without"] == {"gpuid-operator-view"}
 
 
 def test_without_rbac_and_service_account() -> None:
@@ -115,6 +133,24 @@ def test_a_disruption_budget_needs_more_than_one_replica(replicas: int, budgets:
     """With one pod it would hold up every drain."""
     kinds = [item["kind"] for item in render(values={"replicaCount": replicas})]
     assert kinds.count("PodDisruptionBudget") == budgets
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, {"maxUnavailable": 1}),
+        ({"maxUnavailable": 0}, {"maxUnavailable": 0}),
+        ({"maxUnavailable": "50%"}, {"maxUnavailable": "50%"}),
+        ({"minAvailable": 2}, {"minAvailable": 2}),
+        ({"minAvailable": "0%"}, {"minAvailable": "0%"}),
+        ({"minAvailable": None, "maxUnavailable": None}, {"maxUnavailable": 1}),
+    ],
+    ids=str,
+)
+def test_the_disruption_budget_is_as_wanted(values: Manifest, expected: Manifest) -> None:
+    objects = render(values={"replicaCount": 3, "podDisruptionBudget": values})
+    spec = find(objects, "PodDisruptionBudget")["spec"]
+    assert {key: spec[key] for key in spec if key.endswith("vailable")} == expected
 
 
 def test_selectors_choose_the_operators_pods_only() -> None:

@@ -22,6 +22,7 @@ from tests.support.manifests import (
     Manifest,
     RenderError,
     environment,
+    find,
     pod_specs,
     render,
     render_text,
@@ -104,6 +105,11 @@ def test_every_setting_is_a_value() -> None:
         ),
         ({"runner": {"command": "true"}, "targets": [{"preset": "gke"}]}, "without a preset"),
         ({"checks": {"admission": {"enabled": True, "groups": []}}}, "users or groups"),
+        ({"podDisruptionBudget": {"minAvailable": 1, "maxUnavailable": 0}}, "set one of them"),
+        ({"podDisruptionBudget": {"minAvailable": "101%"}}, "minAvailable"),
+        ({"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}, "scrape every pod"),
+        ({"serviceMonitor": {"renderMode": "never"}}, "renderMode"),
+        ({"global": {"imagePullSecrets": [""]}}, "imagePullSecrets"),
     ],
     ids=str,
 )
@@ -114,7 +120,63 @@ def test_refusals_name_the_value(values: Manifest, said: str) -> None:
 
 
 def test_parents_may_pass_global_and_enabled() -> None:
-    assert render(values={"global": {"imageRegistry": "x"}, "enabled": True}) == render()
+    assert render(values={"global": {"storageClass": "x"}, "enabled": True}) == render()
+
+
+def test_a_parent_sets_registry_and_pull_secrets_for_every_pod() -> None:
+    values = {
+        "global": {"imageRegistry": "r.example.com/", "imagePullSecrets": ["one", {"name": "two"}]},
+        "image": {"registry": "other.example.com"},
+        "imagePullSecrets": [{"name": "three"}, {"name": "one"}],
+        "reader": {"enabled": True},
+    }
+    specs = pod_specs(render(values=values))
+    assert len(specs) == 3
+    for spec in specs.values():
+        assert [item["name"] for item in spec["imagePullSecrets"]] == ["one", "two", "three"]
+        images = {container["image"] for container in spec["containers"]}
+        assert images == {f"r.example.com/gpuid-operator:{__version__}"}
+
+
+def test_the_operator_may_be_in_another_namespace_than_the_release() -> None:
+    """Everything goes there, so that the release equals one that was installed there."""
+    values = EVERYTHING | {
+        "prometheusRule": {"enabled": True},
+        "dashboards": {"enabled": True},
+        "quarantine": {"admission": {"enabled": True}},
+        "targets": [{"preset": "reader"}],
+    }
+    moved = render_text(values=values | {"namespaceOverride": "elsewhere"})
+    assert moved == render_text(values=values, namespace="elsewhere")
+    runner = {"runner": {"command": "true"}}
+    assert places(render(values=runner | {"namespaceOverride": "elsewhere"})) == {"gpu-operator"}
+
+
+def test_the_pod_takes_what_a_cluster_asks_for() -> None:
+    container = {"name": "proxy", "image": "proxy:1"}
+    fields: Manifest = {
+        "hostAliases": [{"ip": "10.0.0.1", "hostnames": ["db.example.com"]}],
+        "dnsPolicy": "None",
+        "dnsConfig": {"nameservers": ["10.0.0.10"], "options": [{"name": "ndots", "value": "1"}]},
+        "schedulerName": "own-scheduler",
+        "priorityClassName": "high",
+        "nodeSelector": {"pool": "system"},
+        "tolerations": [{"operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+    }
+    more: Manifest = {
+        "revisionHistoryLimit": 0,
+        "extraInitContainers": [container],
+        "extraContainers": [container],
+    }
+    spec = find(render(values=fields | more), "Deployment")["spec"]
+    pod = spec["template"]["spec"]
+    assert spec["revisionHistoryLimit"] == 0
+    assert {name: pod[name] for name in fields} == fields
+    assert pod["initContainers"] == [container]
+    assert [item["name"] for item in pod["containers"]] == ["gpuid", "proxy"]
+    bare = find(render(), "Deployment")["spec"]["template"]["spec"]
+    assert not bare.keys() & {*fields, "initContainers", "hostNetwork"}
 
 
 def test_the_schema_has_every_preset() -> None:

@@ -6,7 +6,9 @@ it builds only those.
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +18,7 @@ from typing import Final, TypeVar
 
 import pytest
 
-from gpuid_operator.localcluster import RealNodeUnavailable, binaries, realnode
+from gpuid_operator.localcluster import RealNodeUnavailable, binaries, realnode, toolchain
 from gpuid_operator.localcluster.errors import BuildError
 from release.tools import PROGRAMS, install, install_own
 from tests.support import javatools, nodetools, real_smi
@@ -40,7 +42,7 @@ VERSIONS: Final = PROGRAMS | {
 """Package and version by name."""
 OWN: Final = {name: Path(__file__).with_name(name) for name in ("collector", "kfake")}
 """Folder of the Go module by name."""
-
+_PROMETHEUS_OPERATOR: Final = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 
 T = TypeVar("T")
 
@@ -50,6 +52,30 @@ def go_tool(name: str) -> Path:
     if name in OWN:
         return _or_missing(partial(install_own, name, OWN[name]))
     return _or_missing(partial(install, name, VERSIONS[name]))
+
+
+def prometheus_operator_crds() -> list[Path]:
+    """The CRDs of the kinds that the chart can create, fetched now if need be (3 s)."""
+    folder = _or_missing(_prometheus_operator) / "example" / "prometheus-operator-crd"
+    kinds = ("podmonitors", "prometheusrules", "servicemonitors")
+    return [folder / f"monitoring.coreos.com_{kind}.yaml" for kind in kinds]
+
+
+def _prometheus_operator() -> Path:
+    """The source of the Prometheus operator, in Go's own cache. Raises BuildError."""
+    go = toolchain.find()
+    if go.program is None:
+        go = toolchain.install(print)
+    done = subprocess.run(
+        [str(go.program), "mod", "download", "-json", _PROMETHEUS_OPERATOR],
+        cwd=Path("/"),  # outside any module
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise BuildError(f"failed to fetch {_PROMETHEUS_OPERATOR}: {done.stdout}{done.stderr}")
+    return Path(json.loads(done.stdout)["Dir"])
 
 
 def real_nvidia_smi() -> Path:
@@ -71,6 +97,7 @@ _OTHERS: Final[dict[str, Callable[[], object]]] = {
     real_smi.PROGRAM: real_nvidia_smi,
     "azurite": azurite,
     javatools.PROGRAM: kafka_classpath,
+    "prometheus-operator": prometheus_operator_crds,
 }
 
 

@@ -15,6 +15,10 @@
 {{- end }}
 {{- end }}
 
+{{- define "gpuid-operator.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride }}
+{{- end }}
+
 {{- define "gpuid-operator.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "gpuid-operator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -57,8 +61,30 @@ app.kubernetes.io/part-of: gpuid-operator
 {{- end }}
 
 {{- define "gpuid-operator.image" -}}
-{{- with .Values.image.registry }}{{ trimSuffix "/" . }}/{{ end }}{{ .Values.image.repository }}
+{{- with default .Values.image.registry (.Values.global).imageRegistry }}{{ trimSuffix "/" . }}/{{ end }}{{ .Values.image.repository }}
 {{- if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ default .Chart.AppVersion .Values.image.tag }}{{ end }}
+{{- end }}
+
+{{/* The pull secrets of a pod: those of a parent chart, as names or objects, and the chart's own. */}}
+{{- define "gpuid-operator.imagePullSecrets" -}}
+{{- $secrets := list }}
+{{- range concat (default list (.Values.global).imagePullSecrets) .Values.imagePullSecrets }}
+{{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) }}
+{{- end }}
+{{- with uniq $secrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Those of the named fields of a pod that the values set. Its context is the values and the names. */}}
+{{- define "gpuid-operator.podFields" -}}
+{{- $values := first . }}
+{{- range $name := rest . }}
+{{- with get $values $name }}
+{{ toYaml (dict $name .) }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "gpuid-operator.leaseName" -}}
@@ -66,7 +92,7 @@ app.kubernetes.io/part-of: gpuid-operator
 {{- end }}
 
 {{- define "gpuid-operator.leaseNamespace" -}}
-{{- default .Release.Namespace .Values.leaderElection.namespace }}
+{{- default (include "gpuid-operator.namespace" .) .Values.leaderElection.namespace }}
 {{- end }}
 
 {{/* The mode of the reader; older names of a mode stay valid. */}}
@@ -84,7 +110,7 @@ app.kubernetes.io/part-of: gpuid-operator
 
 {{- define "gpuid-operator.readerNamespace" -}}
 {{- $dra := eq (include "gpuid-operator.readerMode" .) "dra" }}
-{{- .Values.reader.namespace | default (ternary (include "gpuid-operator.readerName" .) .Release.Namespace $dra) }}
+{{- .Values.reader.namespace | default (ternary (include "gpuid-operator.readerName" .) (include "gpuid-operator.namespace" .) $dra) }}
 {{- end }}
 
 {{/* The target of the reader pods. */}}
@@ -109,7 +135,7 @@ command: [python3, -m, gpuid_operator.cli.host_smi, /host]
 {{- end }}
 {{- range .Values.targets }}
 {{- if and (eq (default "" .preset) "reader") (not .namespace) }}
-{{- $targets = append $targets (dict "preset" "reader" "namespace" $.Release.Namespace) }}
+{{- $targets = append $targets (dict "preset" "reader" "namespace" (include "gpuid-operator.namespace" $)) }}
 {{- else }}
 {{- $targets = append $targets . }}
 {{- end }}
@@ -172,6 +198,22 @@ command: [python3, -m, gpuid_operator.cli.host_smi, /host]
 {{- toYaml $target }}
 {{- end }}
 
+{{/* "true" where an object of the Prometheus operator is wanted and can be created, else nothing. Its
+     context is the root, the kind and the values of that object. */}}
+{{- define "gpuid-operator.renders" -}}
+{{- $apis := (index . 0).Capabilities.APIVersions }}
+{{- $kind := index . 1 }}
+{{- $values := index . 2 }}
+{{- /* Every API server has the first API, and `helm template` has it only from --api-versions. */}}
+{{- $missing := and ($apis.Has "apiregistration.k8s.io/v1") (not ($apis.Has (printf "monitoring.coreos.com/v1/%s" $kind))) }}
+{{- if $values.enabled }}
+{{- if and $missing (eq $values.renderMode "failIfMissing") }}
+{{- fail (printf "this cluster does not serve the kind %s of monitoring.coreos.com/v1: install the Prometheus operator first, or set %s.renderMode to skipIfMissing" $kind (untitle $kind)) }}
+{{- end }}
+{{- if or (not $missing) (eq $values.renderMode "alwaysRender") }}true{{ end }}
+{{- end }}
+{{- end }}
+
 {{/* The namespace in which restarts by checks can delete pods; empty without restarts. */}}
 {{- define "gpuid-operator.restartNamespace" -}}
 {{- if or .Values.runner.forceRestart (and .Values.checks.enabled .Values.checks.restarts) }}
@@ -190,6 +232,12 @@ command: [python3, -m, gpuid_operator.cli.host_smi, /host]
 {{- if and .Values.runner.forceRestart (not .Values.runner.command) }}
 {{- fail "runner.forceRestart needs runner.command: otherwise there is no check that can fail" }}
 {{- end }}
+{{- if and .Values.serviceMonitor.enabled .Values.podMonitor.enabled }}
+{{- fail "serviceMonitor.enabled and podMonitor.enabled together scrape every pod twice: enable one of them" }}
+{{- end }}
+{{- if and (ne (get .Values.podDisruptionBudget "minAvailable" | toString) "") (ne (get .Values.podDisruptionBudget "maxUnavailable" | toString) "") }}
+{{- fail "podDisruptionBudget takes minAvailable or maxUnavailable: set one of them" }}
+{{- end }}
 {{- if .Values.runner.command }}
 {{- if or .Values.reader.enabled (ne (len .Values.targets) 1) }}
 {{- fail "runner.command runs in one target: set exactly one in targets, and disable reader.enabled" }}
@@ -206,8 +254,8 @@ command: [python3, -m, gpuid_operator.cli.host_smi, /host]
 {{- if and (eq $mode "dra") (not (.Capabilities.APIVersions.Has "resource.k8s.io/v1")) }}
 {{- fail "reader.mode dra needs the API resource.k8s.io/v1 (Kubernetes 1.34 or newer), which this cluster does not serve: use another mode, or call helm template with --api-versions resource.k8s.io/v1" }}
 {{- end }}
-{{- if and (eq $mode "dra") .Values.reader.dra.createNamespace (eq (include "gpuid-operator.readerNamespace" .) .Release.Namespace) }}
-{{- fail "reader.mode dra needs a namespace of its own, since every claim there may have admin access: set reader.namespace to another one than the release's, or label that namespace and set reader.dra.createNamespace to false" }}
+{{- if and (eq $mode "dra") .Values.reader.dra.createNamespace (eq (include "gpuid-operator.readerNamespace" .) (include "gpuid-operator.namespace" .)) }}
+{{- fail "reader.mode dra needs a namespace of its own, since every claim there may have admin access: set reader.namespace to another one than the operator's, or label that namespace and set reader.dra.createNamespace to false" }}
 {{- end }}
 {{- end }}
 {{- if and .Values.checks.admission.enabled (not .Values.checks.admission.users) (not .Values.checks.admission.groups) }}
