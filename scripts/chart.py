@@ -1,10 +1,11 @@
 """Generate files of the chart and of deployment/: `make chart`.
 
-The CRDs, from the models, as templates of the chart and as a kustomization; the dashboards; the
-chart's copies of dashboards and rules; and, from the comments (`# -- …`) in its values.yaml, the table
-of values in the chart's README and the descriptions in its schema. The presets, from `gpuid_operator/plan/presets.py`, as the
-chart's files/presets.yaml and the table in docs/presets.md. The pages in docs/reference. With
-`--check` the script writes nothing, and the exit code is 1 if a file is stale.
+The CRDs, from the models, as templates of the chart and as a kustomization; the annotations in its
+Chart.yaml; the dashboards; the chart's copies of dashboards and rules. The table of values in the
+chart's README and the descriptions in its schema, from the comments (`# -- …`) in values.yaml. The
+presets, from `gpuid_operator/plan/presets.py`, as the chart's files/presets.yaml and the table in
+docs/presets.md. The pages in docs/reference. With `--check` the script writes nothing, and the exit
+code is 1 if a file is stale.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def generated() -> dict[Path, str]:
     for name, text in crd_files().items():
         files[CHART / "templates" / "crds" / name] = _template(text)
         files[CRD_KUSTOMIZATION / name] = text
-    files |= _by_script("reference.py")
+    files |= _by_script("reference.py") | _by_script("chart_metadata.py")
     for path, text in _by_script("dashboards.py").items():
         files[path] = files[CHART / "files" / "dashboards" / path.name] = text
     files[CHART / "files" / "rules.yaml"] = RULES.read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.chart_values import ANNOTATIONS
 from tests.support.manifests import Manifest, RenderError, find, render
 
 KINDS = {
@@ -11,12 +12,6 @@ KINDS = {
     "podMonitor": "PodMonitor",
     "prometheusRule": "PrometheusRule",
 }
-ANNOTATIONS = {
-    "prometheus.io/scrape": "true",
-    "prometheus.io/port": "8080",
-    "prometheus.io/path": "/metrics",
-}
-"""Those of gpuid's Service."""
 CLUSTER = ("--api-versions", "apiregistration.k8s.io/v1")
 """Helm knows the APIs of the cluster."""
 
@@ -29,7 +24,7 @@ def kinds(objects: list[Manifest]) -> set[str]:
     return {item["kind"] for item in objects} & set(KINDS.values())
 
 
-def annotations(objects: list[Manifest]) -> Manifest:
+def annotations_of(objects: list[Manifest]) -> Manifest:
     return dict(find(objects, "Service")["metadata"].get("annotations", {}))
 
 
@@ -87,13 +82,11 @@ def test_the_monitor_of_services_or_pods_selects_the_operator() -> None:
 
 
 def test_annotations_ask_for_the_scrape_where_no_object_does() -> None:
-    assert annotations(render()) == ANNOTATIONS
-    assert annotations(render(values={"port": 9000}))["prometheus.io/port"] == "9000"
+    assert annotations_of(render()) == ANNOTATIONS
+    assert annotations_of(render(values={"port": 9000}))["prometheus.io/port"] == "9000"
     own = {"prometheus.io/scrape": "false", "team": "gpu"}
-    assert annotations(render(values={"service": {"annotations": own}})) == ANNOTATIONS | own
+    assert annotations_of(render(values={"service": {"annotations": own}})) == ANNOTATIONS | own
     for value in ("serviceMonitor", "podMonitor"):
         values = {value: {"enabled": True}}
-        assert annotations(render(*served(KINDS[value]), values=values)) == {}
-        assert annotations(render(*CLUSTER, values=values)) == ANNOTATIONS
-
-
+        assert annotations_of(render(*served(KINDS[value]), values=values)) == {}
+        assert annotations_of(render(*CLUSTER, values=values)) == ANNOTATIONS

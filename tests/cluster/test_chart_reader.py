@@ -16,6 +16,7 @@ from tests.support.chart_values import load
 from tests.support.gotools import go_tool
 from tests.support.manifests import (
     CHART,
+    KUBERNETES,
     Manifest,
     RenderError,
     find,
@@ -225,7 +226,8 @@ def test_a_cluster_without_the_api_of_claims_is_refused(tmp_path: Path) -> None:
     asked = '.Has "resource.k8s.io/v1"'
     assert asked in helpers.read_text()
     helpers.write_text(helpers.read_text().replace(asked, '.Has "resource.k8s.io/v0"'))
-    command = [str(go_tool("helm3")), "template", str(tmp_path / "chart"), "--values", "-"]
+    command = [str(go_tool("helm3")), "template", str(tmp_path / "chart"), KUBERNETES]
+    command += ["--values", "-"]
     done = {
         mode: subprocess.run(
             command,

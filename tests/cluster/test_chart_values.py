@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import runpy
+import subprocess
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from gpuid_operator.cli.crds import crd_files
 from gpuid_operator.operator.settings import Settings
 from gpuid_operator.plan.presets import NAMES, default_namespaces, expand
 from tests.support.chart_values import EVERYTHING, SINKS, load
+from tests.support.gotools import go_tool
 from tests.support.manifests import (
     CHART,
     EXAMPLES,
+    KUBERNETES,
     ROOT,
     Manifest,
     RenderError,
@@ -107,7 +111,10 @@ def test_every_setting_is_a_value() -> None:
         ({"checks": {"admission": {"enabled": True, "groups": []}}}, "users or groups"),
         ({"podDisruptionBudget": {"minAvailable": 1, "maxUnavailable": 0}}, "set one of them"),
         ({"podDisruptionBudget": {"minAvailable": "101%"}}, "minAvailable"),
-        ({"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}, "scrape every pod"),
+        (
+            {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}},
+            "scrape every pod",
+        ),
         ({"serviceMonitor": {"renderMode": "never"}}, "renderMode"),
         ({"global": {"imagePullSecrets": [""]}}, "imagePullSecrets"),
     ],
@@ -265,6 +272,41 @@ def test_extra_objects_are_templates() -> None:
 def test_image(image: dict[str, Any], expected: str) -> None:
     for spec in pod_specs(render(values={"image": image, "reader": {"enabled": True}})).values():
         assert [container["image"] for container in spec["containers"]] == [expected]
+
+
+def test_the_metadata_names_the_images_of_a_release() -> None:
+    metadata = yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]
+    named = [item["image"] for item in yaml.safe_load(metadata["artifacthub.io/images"])]
+    specs = pod_specs(render(values={"reader": {"enabled": True}})).values()
+    assert set(named) == {item["image"] for spec in specs for item in spec["containers"]}
+
+
+@pytest.mark.parametrize("helm", ["helm3", "helm4"])
+def test_an_older_kubernetes_is_refused(helm: str) -> None:
+    for version in ("1.29.0", "1.29.3-gke.100", "1.36.0+rke2r1"):
+        assert render("--kube-version", version, helm=helm)
+    for version in ("1.28.15", "1.28.9-eks-036c24b"):
+        with pytest.raises(RenderError, match="kubeVersion"):
+            render("--kube-version", version, helm=helm)
+
+
+def test_examples_are_in_the_package(tmp_path: Path) -> None:
+    """`helm pull --untar` brings them, so that `-f` works without this repository."""
+    helm = str(go_tool("helm3"))
+    package = [helm, "package", str(CHART), "--destination", str(tmp_path)]
+    subprocess.run(package, check=True, capture_output=True)
+    archive = tmp_path / f"gpuid-operator-{__version__}.tgz"
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path, filter="data")
+    folder = tmp_path / "gpuid-operator" / "examples"
+    assert {path.name for path in folder.iterdir()} == {path.name for path in EXAMPLES}
+    for example in EXAMPLES:
+        options = ["--namespace", "gpuid", "--values", str(folder / example.name)]
+        command = [helm, "template", "gpuid-operator", str(archive), KUBERNETES, *options]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert list(yaml.safe_load_all(done.stdout)) == list(
+            yaml.safe_load_all(render_text("--values", str(example)))
+        )
 
 
 def test_long_names_stay_within_bounds() -> None:

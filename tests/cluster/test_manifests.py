@@ -14,7 +14,10 @@ import yaml
 
 from gpuid_operator.localcluster import LocalCluster, LocalClusterError
 from tests.support import kubeconform
+from tests.support.chart_values import ANNOTATIONS
+from tests.support.gotools import prometheus_operator_crds
 from tests.support.manifests import (
+    CHART,
     DEPLOYMENT,
     EXAMPLES,
     ROOT,
@@ -30,8 +33,26 @@ from tests.support.operators import eventually
 
 OVERLAYS = ["base", *sorted(f"overlays/{p.name}" for p in (DEPLOYMENT / "overlays").iterdir())]
 KUSTOMIZATIONS = [*OVERLAYS, "simulated"]
+SCRAPED: Manifest = {
+    "enabled": True,
+    "namespace": "monitoring",
+    "labels": {"release": "prometheus"},
+}
 VALUES: dict[str, Manifest] = {
     "everything": {
+        "namespaceOverride": "elsewhere",
+        "podDisruptionBudget": {"minAvailable": "50%"},
+        "podMonitor": {**SCRAPED, "relabelings": [{"action": "labeldrop", "regex": "pod"}]},
+        "prometheusRule": {"enabled": True},
+        "dashboards": {"enabled": True},
+        "revisionHistoryLimit": 2,
+        "schedulerName": "own-scheduler",
+        "hostAliases": [{"ip": "10.0.0.1", "hostnames": ["db.example.com"]}],
+        "dnsPolicy": "None",
+        "dnsConfig": {"nameservers": ["10.0.0.10"]},
+        "extraInitContainers": [{"name": "wait", "image": "busybox:1"}],
+        "extraContainers": [{"name": "proxy", "image": "proxy:1"}],
+        "global": {"imageRegistry": "r.example.com", "imagePullSecrets": ["one"]},
         "reader": {"enabled": True},
         "checks": {"enabled": True, "restarts": True, "admission": {"enabled": True}},
         "networkPolicy": {"enabled": True, "ingressFrom": [{"namespaceSelector": {}}]},
@@ -43,13 +64,37 @@ VALUES: dict[str, Manifest] = {
         "networkPolicy": {"enabled": True, "egressPorts": [4318, 9093]},
         "exporter": {"type": "s3", "s3": {"bucket": "gpus"}},
     },
+    "monitored": {
+        "serviceMonitor": {
+            **SCRAPED,
+            "metricRelabelings": [{"action": "keep", "regex": "gpuid_.*"}],
+        }
+    },
     "runner": {"runner": {"command": "exit 1", "forceRestart": True}},
     **{path.stem: yaml.safe_load(path.read_text()) for path in EXAMPLES},
 }
 
 
 @pytest.fixture(scope="module")
-def schemas(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prometheus_operator(cluster: LocalCluster) -> Iterator[None]:
+    """Its kinds, as it has them."""
+    files = [f"--filename={path}" for path in prometheus_operator_crds()]
+    cluster.kubectl("create", *files)
+    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", *files)
+
+    def published() -> None:
+        kinds = cluster.client.get("/openapi/v2")["definitions"]
+        assert "com.coreos.monitoring.v1.PodMonitor" in kinds
+
+    eventually(published)
+    yield
+    cluster.kubectl("delete", *files)
+
+
+@pytest.fixture(scope="module")
+def schemas(
+    cluster: LocalCluster, prometheus_operator: None, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     folder = tmp_path_factory.mktemp("schemas")
     kubeconform.write_schemas(cluster, folder)
     return folder
@@ -91,12 +136,10 @@ def namespaces(cluster: LocalCluster, objects: list[Manifest]) -> Iterator[None]
 
 @pytest.mark.parametrize("name", VALUES)
 def test_the_server_accepts_the_chart(cluster: LocalCluster, name: str, schemas: Path) -> None:
-    # The kind of the Prometheus operator is not served here.
-    values = {**VALUES[name], "serviceMonitor": {"enabled": False}}
-    objects = render(values=values)
+    objects = render(values=VALUES[name])
     with namespaces(cluster, objects):
         accept(cluster, objects)
-    summary = kubeconform.check(render_text(values=values), schemas)
+    summary = kubeconform.check(render_text(values=VALUES[name]), schemas)
     assert summary["valid"] == len(objects)
 
 
@@ -116,6 +159,11 @@ def test_kubeconform_sees_an_unknown_field(schemas: Path) -> None:
         kubeconform.check(yaml.safe_dump(service | {"spec": {"potrs": []}}), schemas)
 
 
+def test_the_server_accepts_the_examples_of_the_chart_s_metadata(cluster: LocalCluster) -> None:
+    annotations = yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]
+    accept(cluster, yaml.safe_load(annotations["artifacthub.io/crdsExamples"]))
+
+
 def test_the_server_accepts_the_policies_of_the_documentation(cluster: LocalCluster) -> None:
     accept(cluster, objects_of(kustomize(cluster, ROOT / "docs" / "gitops" / "policies")))
 
@@ -127,6 +175,52 @@ def test_kustomizations_have_the_rights_of_the_footprint(
     assert rights(objects_of(kustomize(cluster, overlay))) == footprint("gpu-operator")
 
 
+KINDS = ("gpuinventories", "gpuinventorypolicies", "gpuquarantines")
+
+
+@pytest.fixture(params=["chart", "kustomize"])
+def viewers(request: pytest.FixtureRequest, cluster: LocalCluster) -> Iterator[None]:
+    """Users of the cluster's own roles: `view` and `admin` everywhere, `admin` in one namespace."""
+    base = render() if request.param == "chart" else objects_of(kustomize(cluster, "base"))
+    (role,) = (
+        item
+        for item in base
+        if item["kind"] == "ClusterRole" and item["metadata"]["name"].endswith("-view")
+    )
+    cluster.kubectl("apply", "-f", "-", input=json.dumps(role))
+    users = ("viewer", "clusterrolebinding", "view"), ("owner", "clusterrolebinding", "admin")
+    for user, kind, granted in (*users, ("tenant", "rolebinding", "admin")):
+        options = (f"--clusterrole={granted}", f"--user={user}")
+        cluster.kubectl("create", kind, f"{user}-of-test", *options)
+    yield
+    cluster.kubectl("delete", "clusterrolebinding", "viewer-of-test", "owner-of-test")
+    cluster.kubectl("delete", "rolebinding", "tenant-of-test")
+    cluster.kubectl("delete", "clusterrole", role["metadata"]["name"])
+
+
+@pytest.mark.usefixtures("viewers")
+def test_readers_of_the_cluster_read_the_inventory_and_nobody_writes_it(
+    cluster: LocalCluster,
+) -> None:
+    """Not even an `admin` of the whole cluster, and a tenant sees nothing of it."""
+
+    def may(user: str) -> set[tuple[str, str]]:
+        def can(verb: str, kind: str) -> bool:
+            done = cluster.kubectl("auth", "can-i", verb, kind, "--as", user, check=False)
+            return done.returncode == 0
+
+        verbs = ("list", "create", "patch", "delete")
+        return {(kind, verb) for kind in KINDS for verb in verbs if can(verb, kind)}
+
+    reads = {(kind, "list") for kind in KINDS}
+
+    def aggregated() -> None:
+        assert may("viewer") == may("owner") == reads
+
+    eventually(aggregated)
+    assert may("tenant") == set()
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_names_that_users_of_gpuid_know(cluster: LocalCluster, overlay: str) -> None:
     objects = objects_of(kustomize(cluster, overlay))
@@ -135,7 +229,21 @@ def test_the_names_that_users_of_gpuid_know(cluster: LocalCluster, overlay: str)
     assert find(objects, "Namespace")["metadata"]["name"] == "gpuid"
     assert deployment["metadata"]["namespace"] == "gpuid"
     assert template["metadata"]["labels"]["app"] == "gpuid"
-    assert [container["name"] for container in template["spec"]["containers"]] == ["gpuid"]
+    (container,) = template["spec"]["containers"]
+    assert container["name"] == "gpuid"
+    # The Secrets that gpuid's overlays name, so that those of a cluster stay.
+    secrets = {
+        item["valueFrom"]["secretKeyRef"]["name"]
+        for item in container["env"]
+        if "secretKeyRef" in item.get("valueFrom", {})
+    }
+    sink = overlay.rpartition("/")[2]
+    known = {"http": "http-credentials", "postgres": "db-credentials", "s3": "s3-credentials"}
+    assert secrets == ({known[sink]} if sink in known else set())
+    service = find(objects, "Service")
+    assert service["metadata"]["annotations"] == ANNOTATIONS
+    (port,) = service["spec"]["ports"]
+    assert (port["name"], port["port"]) == ("metrics", 8080)
     if overlay != "overlays/gpu-kernel-param-monitor":
         assert deployment["metadata"]["name"] == "gpuid"
 

@@ -15,6 +15,7 @@ import yaml
 
 from release.debian import ARCHITECTURES
 from tests.release.published import Release, clone
+from tests.support.manifests import KUBERNETES
 
 TITLES = ("title", "description", "version", "revision", "created", "source", "authors", "licenses")
 MACHINES = {"amd64": 62, "arm64": 183}
@@ -172,5 +173,6 @@ def test_the_chart_is_an_artifact_of_the_same_version(release: Release, tmp_path
     release.island.tool("helm3", "pull", name, *where, "--destination", tmp_path)
     pulled = (tmp_path / chart(release)).read_bytes()
     assert pulled == (release.folder / chart(release)).read_bytes()
-    rendered = release.island.tool("helm3", "template", "x", tmp_path / chart(release)).stdout
+    template = ("template", "x", tmp_path / chart(release), KUBERNETES)
+    rendered = release.island.tool("helm3", *template).stdout
     assert f"gpuid-operator:{version}" in rendered

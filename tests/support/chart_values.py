@@ -47,6 +47,13 @@ SINKS: list[Manifest] = [
     {"type": "s3", "s3": {"bucket": "gpus", "endpoint": "https://s3.example.com"}},
 ]
 
+ANNOTATIONS = {
+    "prometheus.io/scrape": "true",
+    "prometheus.io/port": "8080",
+    "prometheus.io/path": "/metrics",
+}
+"""Those of the Service, as gpuid has them."""
+
 
 def load(objects: list[Manifest]) -> Settings:
     """The settings that the operator reads from a rendered environment."""

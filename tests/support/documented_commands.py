@@ -19,7 +19,11 @@ from pathlib import Path
 from gpuid_operator.localcluster import LocalCluster
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "charts/gpuid-operator/README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 NEEDS = re.compile(r"# needs [a-zA-Z].*")
 FENCED = re.compile(r"^ *```([^\n]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 SHELL = ("", "sh", "console")
@@ -56,6 +60,7 @@ RUN_BY: dict[str, str] = {
     r"kubectl apply -f policy.yaml": "tests/cluster/test_policy_validation.py",
     r"kubectl diff -f policies/ .*": "tests/cluster/test_policy_gitops.py",
     r"helm (upgrade --install|test|uninstall) gpuid-operator .*": CHART,
+    r"helm pull oci://.* --untar": RELEASE,
     r"helm template gpuid .*reader-nri.yaml .*": "tests/cluster/test_chart_reader.py",
     r"kubectl apply -f crds/": "tests/cluster/test_localcluster.py",
     r"\.venv/bin/gpuid-operator run": "tests/support/operators.py",
@@ -103,8 +108,8 @@ class Command:
 
 
 def commands() -> list[Command]:
-    """Every command of README.md and docs/, except those of docs/verify.md that its own test runs
-    with their output."""
+    """Every command of PAGES, except those of docs/verify.md that its own test runs with their
+    output."""
     return [command for page in PAGES for command in _of(page)]
 
 

@@ -15,6 +15,9 @@ CHART: Final = ROOT / "charts" / "gpuid-operator"
 DEPLOYMENT: Final = ROOT / "deployment"
 EXAMPLES: Final = sorted((CHART / "examples").glob("*.yaml"))
 
+KUBERNETES: Final = "--kube-version=1.36.3"
+"""For `helm template`: a Helm 3 that Go installed, not its own Makefile, takes 1.20 otherwise."""
+
 Manifest = dict[str, Any]
 
 
@@ -27,7 +30,7 @@ def render_text(
 ) -> str:
     """What `helm template` prints for a release named gpuid-operator; raises RenderError."""
     command = [str(go_tool(helm)), "template", "gpuid-operator", str(CHART)]
-    command += ["--namespace", namespace, "--values", "-", *options]
+    command += ["--namespace", namespace, KUBERNETES, "--values", "-", *options]
     done = subprocess.run(
         command, input=yaml.safe_dump(values or {}), capture_output=True, text=True, check=False
     )
