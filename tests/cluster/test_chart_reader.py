@@ -186,6 +186,7 @@ def test_additions_of_ones_own() -> None:
             resourceClaims=[claim],
             podLabels={"team": "gpu"},
             podAnnotations={"note": "x"},
+            daemonSetAnnotations={"note": "y"},
             securityContext={"runAsUser": 0, "runAsNonRoot": False},
         )
         spec, only = pod(objects), container(objects)
@@ -198,7 +199,9 @@ def test_additions_of_ones_own() -> None:
         assert only["resources"]["limits"] == container(bare)["resources"]["limits"]
         ours = {"runAsUser": 0, "runAsNonRoot": False}
         assert only["securityContext"] == container(bare)["securityContext"] | ours
-        metadata = find(objects, "DaemonSet")["spec"]["template"]["metadata"]
+        daemonset = find(objects, "DaemonSet")
+        assert daemonset["metadata"]["annotations"] == {"note": "y"}
+        metadata = daemonset["spec"]["template"]["metadata"]
         assert metadata["labels"]["team"] == "gpu" and metadata["annotations"]["note"] == "x"
 
 

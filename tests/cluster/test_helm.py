@@ -16,7 +16,7 @@ import yaml
 
 from gpuid_operator.localcluster import LocalCluster
 from tests.support.crds import CRDS, delete_crds
-from tests.support.gotools import go_tool
+from tests.support.gotools import go_tool, prometheus_operator_crds
 from tests.support.manifests import CHART, DEPLOYMENT, rights
 from tests.support.objects_in_cluster import make_namespace
 from tests.support.operators import eventually
@@ -128,6 +128,46 @@ def test_a_second_release_leaves_the_crds_to_the_first(cluster: LocalCluster, he
     assert refused.returncode != 0
     assert "meta.helm.sh/release-name" in refused.stderr
     helm("uninstall", "gpuid-operator")
+
+
+def test_a_monitor_waits_for_the_prometheus_operator(cluster: LocalCluster, helm: Helm) -> None:
+    """The release is installed without its kinds, and has the object after they came."""
+
+    def scraped_by() -> tuple[str, list[str]]:
+        get = ("get", "-n", "gpuid", "-o", "json")
+        service = json.loads(cluster.kubectl(*get, "service", "gpuid-operator").stdout)
+        found = cluster.kubectl(*get, "servicemonitors", check=False)
+        items = json.loads(found.stdout)["items"] if found.returncode == 0 else []
+        annotations = service["metadata"].get("annotations", {})
+        names = [item["metadata"]["name"] for item in items]
+        return annotations.get("prometheus.io/scrape", "no"), names
+
+    enabled = ("gpuid-operator", str(CHART), "--set", "serviceMonitor.enabled=true")
+    notes = helm("install", *enabled).stdout
+    assert "does not serve the kind ServiceMonitor" in notes
+    assert scraped_by() == ("true", [])
+    files = [f"--filename={path}" for path in prometheus_operator_crds()]
+    cluster.kubectl("create", *files)
+    try:
+        cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", *files)
+        assert "ServiceMonitor" not in helm("upgrade", *enabled).stdout
+        assert scraped_by() == ("no", ["gpuid-operator"])
+        helm("uninstall", "gpuid-operator", "--wait", "--timeout=60s")
+    finally:
+        cluster.kubectl("delete", *files)
+
+
+def test_a_release_in_one_namespace_has_its_operator_in_another(
+    cluster: LocalCluster, helm: Helm
+) -> None:
+    """As for a parent chart whose subcharts are in namespaces of their own."""
+    make_namespace(cluster, "elsewhere")
+    override = ("--set", "namespaceOverride=elsewhere", "--wait", "--timeout=60s")
+    helm("install", "gpuid-operator", str(CHART), *override)
+    found = cluster.kubectl("get", "deployment", "-A", "-l", "app.kubernetes.io/managed-by=Helm")
+    assert [line.split()[0] for line in found.stdout.splitlines()[1:]] == ["elsewhere"]
+    helm("uninstall", "gpuid-operator", "--wait", "--timeout=60s")
+    cluster.kubectl("delete", "namespace", "elsewhere")
 
 
 def test_a_missing_target_namespace_is_named(cluster: LocalCluster, helm: Helm) -> None:

@@ -206,7 +206,7 @@ def test_readers_of_the_cluster_read_the_inventory_and_nobody_writes_it(
 
     def may(user: str) -> set[tuple[str, str]]:
         def can(verb: str, kind: str) -> bool:
-            done = cluster.kubectl("auth", "can-i", verb, kind, "--as", user, check=False)
+            done = cluster.kubectl("auth", "can-i", verb, kind, "-A", "--as", user, check=False)
             return done.returncode == 0
 
         verbs = ("list", "create", "patch", "delete")
