@@ -291,8 +291,9 @@ def test_an_older_kubernetes_is_refused(helm: str) -> None:
 
 
 def test_examples_are_in_the_package(tmp_path: Path) -> None:
-    """`helm pull --untar` brings them, so that `-f` works without this repository."""
-    helm = str(go_tool("helm3"))
+    """`helm pull --untar` brings them, so that `-f` works without this repository; and both Helms
+    render each the same."""
+    helm = str(go_tool("helm4"))
     package = [helm, "package", str(CHART), "--destination", str(tmp_path)]
     subprocess.run(package, check=True, capture_output=True)
     archive = tmp_path / f"gpuid-operator-{__version__}.tgz"
