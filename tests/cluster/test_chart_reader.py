@@ -186,7 +186,7 @@ def test_additions_of_ones_own() -> None:
             resourceClaims=[claim],
             podLabels={"team": "gpu"},
             podAnnotations={"note": "x"},
-            daemonSetAnnotations={"note": "y"},
+            daemonSetAnnotations={"note": "z"},
             securityContext={"runAsUser": 0, "runAsNonRoot": False},
         )
         spec, only = pod(objects), container(objects)
@@ -200,7 +200,7 @@ def test_additions_of_ones_own() -> None:
         ours = {"runAsUser": 0, "runAsNonRoot": False}
         assert only["securityContext"] == container(bare)["securityContext"] | ours
         daemonset = find(objects, "DaemonSet")
-        assert daemonset["metadata"]["annotations"] == {"note": "y"}
+        assert daemonset["metadata"]["annotations"] == {"note": "z"}
         metadata = daemonset["spec"]["template"]["metadata"]
         assert metadata["labels"]["team"] == "gpu" and metadata["annotations"]["note"] == "x"
 
