@@ -14,7 +14,7 @@ from typing import Any, Final
 from prometheus_client.metrics import MetricWrapperBase
 
 from gpuid_operator.api.crd import crd_manifests
-from gpuid_operator.telemetry.metrics import Metrics, NodeGauge
+from gpuid_operator.telemetry.metrics import Metrics, NodeGauge, PodCounter
 
 PAGES: Final = Path(__file__).parent.parent / "docs" / "reference"
 SINKS: Final = "spec.sinks[]"
@@ -121,6 +121,8 @@ def metrics_page() -> str:
     for metric in vars(metrics).values():
         if isinstance(metric, NodeGauge):
             facts = (metric._name, "gauge", metric._labels, metric._head.decode().split(" ", 3)[3])
+        elif isinstance(metric, PodCounter):
+            facts = (metric.name, "counter", metric.labels, metric.documentation)
         elif isinstance(metric, MetricWrapperBase):
             facts = (metric._name, metric._type, metric._labelnames, metric._documentation)
         else:

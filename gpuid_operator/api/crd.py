@@ -70,7 +70,7 @@ _INVENTORY_COLUMNS: Final[list[dict[str, Any]]] = [
 ]
 
 _POLICY_COLUMNS: Final[list[dict[str, Any]]] = [
-    {"name": "Priority", "type": "integer", "jsonPath": ".spec.priority"},
+    {"name": "Priority", "type": "integer", "jsonPath": ".status.priority"},
     {"name": "Nodes", "type": "integer", "jsonPath": ".status.matchedNodes"},
     _condition("Ready"),
     _condition("Conflict"),

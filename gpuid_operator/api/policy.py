@@ -118,7 +118,8 @@ class PolicySpec(Model):
     """Time between two reads of a node if no event triggers one (default: the RESYNC setting of the
     operator, 24h). With 0s, only events trigger reads."""
     sighting_interval: Duration | None = None
-    """Maximum time between two `Sighted` entries of a node (default 24h)."""
+    """Maximum time between two `Sighted` entries of a node (default: the SIGHTING_INTERVAL setting
+    of the operator, 24h). With 0s, only a new container or a changed GPU causes one."""
     node_labels: bool | None = None
     """Whether to write gpuid's labels to the Nodes (default true)."""
     retention: Duration | None = None
@@ -136,6 +137,8 @@ class PolicyStatus(Model):
 
     observed_generation: int | None = None
     """`metadata.generation` that this status is based on."""
+    priority: int | None = None
+    """Priority in force, also where the spec omits it; omitted if the spec is not in force."""
     matched_nodes: int | None = None
     """Number of inventories to which this policy currently applies."""
     conditions: Annotated[list[Condition], Field(max_length=8)] | None = None

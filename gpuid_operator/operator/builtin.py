@@ -21,7 +21,6 @@ from gpuid_operator.api.sinks import (
 )
 from gpuid_operator.operator.settings import ExporterType, Settings
 
-SIGHTING_INTERVAL: Final = timedelta(hours=24)
 RETENTION: Final = timedelta(hours=720)
 
 
@@ -34,7 +33,7 @@ def builtin_policy(settings: Settings) -> PolicySpec:
         priority=0,
         suspend=settings.suspend,
         read_interval=settings.resync,
-        sighting_interval=SIGHTING_INTERVAL,
+        sighting_interval=settings.sighting_interval,
         node_labels=True,
         retention=RETENTION,
         sinks=[_sink(settings)],

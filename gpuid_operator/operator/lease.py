@@ -7,11 +7,13 @@ by the clock of this process. The clocks of other machines do not count.
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Final
 
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
@@ -19,6 +21,12 @@ from gpuid_operator.kube.leases import LeaseRecord, create_lease, get_lease, upd
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
+
+_OWN_HOLDER: Final = re.compile(r"_[0-9a-f]{8}$")
+_SHARED: Final = (
+    "lease is shared with another program, such as gpuid, and nothing is read until that releases"
+    " it; to run beside it, set LEASE_NAME (leaderElection.name of the chart) to another name"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +80,9 @@ class Lease:
                 if other != logged:
                     logged = other
                     _log.info("standing by", lease=self._where(), leader=other)
+                    if other and not _OWN_HOLDER.search(other):
+                        # The environment block of gpuid may have come with its lease.
+                        _log.warning(_SHARED, lease=self._where(), leader=other)
             except KubeError as error:
                 _log.warning("failed to acquire lease", lease=self._where(), error=error.message)
             await asyncio.sleep(self._options.retry_period)

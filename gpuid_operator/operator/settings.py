@@ -59,6 +59,7 @@ _Credential = Annotated[SecretStr, reads(read.credential)]
 _Port = Annotated[int, reads(read.port)]
 _Timeout = Annotated[timedelta, reads(read.duration(low=_MILLISECOND, high=_HOUR))]
 _LeaseTime = Annotated[timedelta, reads(read.duration(low=_MILLISECOND, high=_HOUR))]
+_Interval = Annotated[timedelta, reads(read.duration(low=timedelta(0), high=_YEAR))]
 _Endpoint = Annotated[str, reads(read.s3_endpoint)]
 
 
@@ -93,10 +94,10 @@ class Settings(BaseModel):
     """Maximum number of concurrent execs."""
     timeout: _Timeout = timedelta(seconds=30)
     """Timeout of one exec."""
-    resync: Annotated[timedelta, reads(read.duration(low=timedelta(0), high=_YEAR))] = timedelta(
-        hours=24
-    )
+    resync: _Interval = timedelta(hours=24)
     """Longest time between two reads of a node; 0: only on events."""
+    sighting_interval: _Interval = timedelta(hours=24)
+    """Longest time between two sightings of an unchanged node; 0: only of what is new."""
     qps: Annotated[float, reads(read.rate)] = 50.0
     """API requests per second."""
     burst: Annotated[int, reads(read.whole(1, 100_000))] = 100

@@ -31,6 +31,7 @@ MISSING: Final = "na"
 Pair = tuple[str | None, str | None]
 """(chassis serial, GPU serial) of one GPU."""
 
+_UNKNOWN: Final = "N/A"
 _OTHER: Final = re.compile(r"[^A-Za-z0-9._-]")
 _ENDS: Final = "._-"
 _NODE_PREFIX: Final = f"{GROUP}/"
@@ -91,36 +92,36 @@ def lookup_changes(current: Mapping[str, str], wanted: Mapping[str, str]) -> dic
 def node_labels(pairs: Iterable[Pair]) -> dict[str, str]:
     """gpuid's labels for a Node that has GPUs with these chassis and serials.
 
-        chassis known | labels
-        --------------|------------------------------------------------------------
-        none          | gpu-J
-        one           | chassis, chassis-count, gpu-J
-        several       | chassis-I, chassis-count, chassis-I-gpu-J; gpu-J for GPUs without chassis
+        chassis               | labels
+        ----------------------|--------------------------------------------------------
+        none known            | gpu-J
+        one                   | chassis, chassis-count, gpu-J
+        several, or one known | chassis-I, chassis-count, chassis-I-gpu-J for the known;
+        beside GPUs without   | gpu-J for GPUs without
 
-    Serials are sorted and unique within their chassis; I and J count from 0.
+    Serials are sorted and unique within their chassis; I and J count from 0. As in gpuid, a missing
+    chassis or serial has its place in the order as `N/A`, and chassis-count counts the known.
     """
     by_chassis: dict[str, set[str]] = {}
     for chassis, serial in pairs:
-        by_chassis.setdefault(_value(chassis), set()).add(_value(serial))
-    loose = by_chassis.pop(MISSING, set())
+        by_chassis.setdefault(_known(chassis), set()).add(_known(serial))
+    several = len(by_chassis) > 1
     labels: dict[str, str] = {}
-    if by_chassis:
-        labels["chassis-count"] = str(len(by_chassis))
-    if len(by_chassis) == 1:
-        ((chassis, serials),) = by_chassis.items()
-        labels["chassis"] = chassis
-        loose |= serials
-    else:
-        for i, (chassis, serials) in enumerate(sorted(by_chassis.items())):
-            labels[f"chassis-{i}"] = chassis
-            labels |= {f"chassis-{i}-gpu-{j}": s for j, s in enumerate(sorted(serials))}
-    labels |= {f"gpu-{j}": serial for j, serial in enumerate(sorted(loose))}
+    for i, chassis in enumerate(sorted(by_chassis)):
+        prefix = ""
+        if chassis != _UNKNOWN:
+            labels[f"chassis-{i}" if several else "chassis"] = label_text(chassis)
+            prefix = f"chassis-{i}-" if several else ""
+        for j, serial in enumerate(sorted(by_chassis[chassis])):
+            labels[f"{prefix}gpu-{j}"] = MISSING if serial == _UNKNOWN else label_text(serial)
+    if count := len(by_chassis.keys() - {_UNKNOWN}):
+        labels["chassis-count"] = str(count)
     return {f"{_NODE_PREFIX}{name}": value for name, value in labels.items()}
 
 
-def _value(value: str | None) -> str:
-    text = label_text(value)
-    return MISSING if text in ("", "N-A") else text
+def _known(value: str | None) -> str:
+    """The value, or `N/A` if it is none or would be none as a label."""
+    return value if value and label_text(value) not in ("", "N-A") else _UNKNOWN
 
 
 def node_label_changes(

@@ -137,9 +137,14 @@ def selector_text(selector: LabelSelector) -> str:
     return ",".join(requirements)
 
 
+def rank(policy: Policy) -> int:
+    """The priority in force."""
+    return policy.spec.priority or 0
+
+
 def by_precedence(policies: Iterable[Policy]) -> list[Policy]:
     """Sort policies by precedence: highest priority, then oldest, then by name."""
-    return sorted(policies, key=lambda p: (-(p.spec.priority or 0), p.created, p.name))
+    return sorted(policies, key=lambda p: (-rank(p), p.created, p.name))
 
 
 def matching(policies_ranked: Sequence[Policy], labels: Mapping[str, str]) -> list[Policy]:
@@ -148,8 +153,7 @@ def matching(policies_ranked: Sequence[Policy], labels: Mapping[str, str]) -> li
     matching = [policy for policy in policies_ranked if selects(policy.spec.node_selector, labels)]
     if not matching:
         return []
-    top = matching[0].spec.priority or 0
-    return [policy for policy in matching if (policy.spec.priority or 0) == top]
+    return [policy for policy in matching if rank(policy) == rank(matching[0])]
 
 
 T = TypeVar("T")
@@ -260,5 +264,8 @@ def policy_status(
     else:
         conflict = condition("Conflict", ConditionStatus.FALSE, "NoConflict")
     return PolicyStatus(
-        observed_generation=policy.generation, matched_nodes=matched, conditions=[conflict, ready]
+        observed_generation=policy.generation,
+        priority=None if policy.fault else rank(policy),
+        matched_nodes=matched,
+        conditions=[conflict, ready],
     )

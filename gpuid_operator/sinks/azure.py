@@ -57,6 +57,7 @@ class AzureContainer:
         default = server or f"https://{spec.account}.blob.core.windows.net"
         self.endpoint = (spec.endpoint or default).rstrip("/")
         host = urlsplit(self.endpoint).hostname or ""
+        self.name = spec.container
         self.tried = f"failed to put a blob into container {spec.container} at {host}"
         account = "" if host.startswith(f"{spec.account}.") else f"/{spec.account}"
         self._folder = f"{account}/{spec.container}"

@@ -43,6 +43,7 @@ class GCSBucket:
     def __init__(self, spec: GCSSink, environ: Mapping[str, str], *, server: str = _SERVER) -> None:
         self.endpoint = (spec.endpoint or server).rstrip("/")
         host = urlsplit(self.endpoint).hostname
+        self.name = spec.bucket
         self.tried = f"failed to put an object into bucket {spec.bucket} at {host}"
         self._upload = f"{self.endpoint}/upload/storage/v1/b/{spec.bucket}/o?uploadType=media"
         self._environ = environ

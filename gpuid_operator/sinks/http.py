@@ -15,18 +15,22 @@ from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.api.record import Record
 from gpuid_operator.api.sinks import HTTPFormat, HTTPSink, SecretKeyRef
+from gpuid_operator.api.values import format_time
 from gpuid_operator.sinks.base import RecordsRefused, Refused, SinkError, Unavailable, scrub
 from gpuid_operator.sinks.http_client import (
     MAX_ANSWER,
     Answer,
     HTTPClient,
     describe,
+    origin,
     retry_after_seconds,
 )
 from gpuid_operator.sinks.http_formats import FORMATS, Format
 from gpuid_operator.sinks.opening import SinkOpening
 from gpuid_operator.sinks.secrets import SecretSource
-from gpuid_operator.telemetry.log import SecretsInUse
+from gpuid_operator.telemetry.log import SecretsInUse, get_logger
+
+_log = get_logger(__name__)
 
 _DEFAULT_TIMEOUT: Final = 30.0
 _SIGNED_PREFIX: Final = "whsec_"
@@ -38,6 +42,7 @@ _OWN_HEADERS: Final = frozenset(
     {"authorization", "content-type", "idempotency-key", "host", "user-agent", "content-length"}
     | {"content-encoding", "transfer-encoding", "connection", "expect", "te", "trailer", "upgrade"}
     | {"webhook-id", "webhook-timestamp", "webhook-signature", "proxy-authorization", "cookie"}
+    | {"x-records-count", "x-timestamp"}
 )
 _TOKEN: Final = frozenset(
     "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -88,6 +93,8 @@ class HTTPSender:
             "Content-Type": self._format.content_type,
             "Idempotency-Key": key,
             "User-Agent": MANAGER,
+            "X-Records-Count": str(len(records)),
+            "X-Timestamp": format_time(self._now()),
         }
         if token is not None:
             headers["Authorization"] = f"Bearer {_header_value(token, 'the token')}"
@@ -112,6 +119,13 @@ class HTTPSender:
         )
         if error is not None:
             raise error
+        _log.info(
+            "export completed",
+            endpoint=origin(self._spec.url),
+            records=len(records),
+            size_bytes=len(body),
+            status=answer.status,
+        )
 
     async def close(self) -> None:
         self._in_use.set()  # the client is shared

@@ -227,9 +227,14 @@ def retry_after_seconds(answer: Answer, *, now: datetime) -> float | None:
 
 
 def describe(url: str) -> str:
-    """The request as shown in messages: without path and query, which may contain secrets."""
+    """The request as shown in messages."""
+    return f"POST {origin(url)}"
+
+
+def origin(url: str) -> str:
+    """The URL without user, path and query, which may contain secrets."""
     parts = urlsplit(url)
-    return f"POST {parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _guarded_socket(info: tuple[Any, ...]) -> socket.socket:

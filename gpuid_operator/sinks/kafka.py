@@ -15,7 +15,9 @@ from gpuid_operator.sinks.kafka_batches import Message
 from gpuid_operator.sinks.kafka_producer import Address, Producer
 from gpuid_operator.sinks.opening import SinkOpening
 from gpuid_operator.sinks.secrets import SecretSource
-from gpuid_operator.telemetry.log import SecretsInUse
+from gpuid_operator.telemetry.log import SecretsInUse, get_logger
+
+_log = get_logger(__name__)
 
 
 def open_sink(spec: KafkaSink, opening: SinkOpening) -> KafkaSender:
@@ -42,6 +44,7 @@ class KafkaSender:
         except LoginRefused:
             self._secrets.invalidate()
             raise
+        _log.info("export completed", topic=self._spec.topic, records=len(records))
 
     async def close(self) -> None:
         self._producer.close()

@@ -21,7 +21,9 @@ from gpuid_operator.sinks.base import Refused, SecretMissing, SinkError, Unavail
 from gpuid_operator.sinks.http_client import Answer, retry_after_seconds
 from gpuid_operator.sinks.objects import StoredObject, objects_of
 from gpuid_operator.sinks.opening import SinkOpening
-from gpuid_operator.telemetry.log import SecretsInUse
+from gpuid_operator.telemetry.log import SecretsInUse, get_logger
+
+_log = get_logger(__name__)
 
 _TIMEOUT: Final = 60.0
 _TEMPORARY: Final = frozenset({408, 409, 425, 429})
@@ -46,6 +48,8 @@ class Upload:
 class Bucket(Protocol):
     """A bucket of one provider."""
 
+    name: str
+    """Name of the bucket, or of the container of Azure."""
     tried: str
     """The beginning of every message, such as `failed to put an object into bucket b at host`."""
     endpoint: str
@@ -144,6 +148,13 @@ class ObjectSender:
         )
         if not answer.succeeded and not self._bucket.exists(answer):
             raise self._failure(answer, [*credentials.values(), *upload.secrets])
+        _log.info(
+            "export completed",
+            bucket=self._bucket.name,
+            key=item.key,
+            records=item.records,
+            size_bytes=len(item.content),
+        )
 
     def _failure(self, answer: Answer, secrets: Sequence[str]) -> SinkError:
         """The SinkError for a response other than success, from its status and body."""

@@ -33,6 +33,8 @@ class StoredObject:
     key: str
     content: bytes
     content_type: str
+    records: int
+    """Number of records in it."""
 
 
 def objects_of(records: Sequence[Record], spec: ObjectSink) -> list[StoredObject]:
@@ -47,6 +49,7 @@ def objects_of(records: Sequence[Record], spec: ObjectSink) -> list[StoredObject
             key=_key(members, prefix=spec.prefix or "", partition=partition, suffix=form.value),
             content=_csv(members) if form is ObjectFormat.CSV else _json_lines(members),
             content_type=_CONTENT_TYPES[form],
+            records=len(members),
         )
         for partition, members in partitions.items()
     ]

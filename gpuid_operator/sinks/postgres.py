@@ -117,6 +117,12 @@ class PostgresSender:
         except _ERRORS as error:
             self._prepared = None
             raise self._sink_error(error, credentials, allowed) from error
+        _log.info(
+            "export completed",
+            table=self._table,
+            records=len(records),
+            database=self._spec.database,
+        )
 
     async def close(self) -> None:
         self._in_use.set()  # no connection outlives its batch

@@ -55,6 +55,7 @@ class S3Bucket:
         self._spec = spec
         self.endpoint = _endpoint(spec, environ)
         host = urlsplit(self.endpoint).hostname
+        self.name = spec.bucket
         self.tried = f"failed to put an object into bucket {spec.bucket} at {host}"
         self._store: tuple[Mapping[str, str], S3Store] | None = None
 

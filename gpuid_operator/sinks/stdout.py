@@ -8,6 +8,9 @@ from gpuid_operator.api.record import Record
 from gpuid_operator.api.sinks import StdoutSink
 from gpuid_operator.sinks.base import Unavailable
 from gpuid_operator.sinks.opening import RecordWriter, SinkOpening
+from gpuid_operator.telemetry.log import get_logger
+
+_log = get_logger(__name__)
 
 
 def open_sink(spec: StdoutSink, opening: SinkOpening) -> StdoutSender:
@@ -25,6 +28,7 @@ class StdoutSender:
             self._write_records([record.to_json() for record in records])
         except OSError as error:
             raise Unavailable(f"failed to write to standard output: {error}") from error
+        _log.info("export completed", records=len(records))
 
     async def close(self) -> None:
         """Do nothing: the log has another owner."""

@@ -59,6 +59,39 @@ class NodeGauge:
         )
 
 
+class PodCounter:
+    """A counter of gpuid, with a series for the newest pod of each node, kept as NodeGauge's.
+
+    gpuid keeps the series of every pod that it ever saw.
+    """
+
+    labels: Final = ("node", "pod")
+
+    def __init__(self, name: str, documentation: str) -> None:
+        """`name` is without `_total`."""
+        self.name = name
+        self.documentation = documentation
+        self._counts: dict[str, tuple[str, int]] = {}
+
+    def add(self, node: str, pod: str, count: int) -> None:
+        """Count; 0 begins the series, since `increase` does not see a counter's first value."""
+        known, counted = self._counts.get(node, (pod, 0))
+        self._counts[node] = (pod, count + (counted if known == pod else 0))
+
+    def forget(self, node: str) -> None:
+        self._counts.pop(node, None)
+
+    def render(self, *, openmetrics: bool) -> bytes:
+        series = f"{self.name}_total"
+        family = self.name if openmetrics else series
+        lines = [f"# HELP {family} {self.documentation}\n# TYPE {family} counter\n"]
+        lines += [
+            f'{series}{{node="{_escape(node)}",pod="{_escape(pod)}"}} {count}\n'
+            for node, (pod, count) in self._counts.items()
+        ]
+        return "".join(lines).encode("utf-8", "replace")
+
+
 class Metrics:
     """Every metric of the operator; two instances in one process know nothing of each other.
 
@@ -111,12 +144,6 @@ class Metrics:
         self.asyncio_tasks = gauge(
             "gpuid_asyncio_tasks", "Unfinished asyncio tasks of the process, Kopf's included."
         )
-        self.export_success = counter(
-            "gpuid_export_success_total", "Deliveries to sinks that succeeded."
-        )
-        self.export_failure = counter(
-            "gpuid_export_failure_total", "Deliveries to sinks that failed."
-        )
         ProcessCollector(registry=self.registry)
 
         self._gpu_info = NodeGauge(
@@ -153,6 +180,13 @@ class Metrics:
             "gpuid_gpu_health",
             "Errors, pending and failed repairs of a GPU, by kind; no series where it is 0.",
             ("node", "uuid", "serial", "kind"),
+        )
+        self._export_success = PodCounter(
+            "gpuid_export_success", "Exports of a node's GPUs to the sink of the environment."
+        )
+        self._export_failure = PodCounter(
+            "gpuid_export_failure",
+            "Failed reads and exports of a node with the sink of the environment.",
         )
         self._node_gauges = (
             self._gpu_info,
@@ -210,8 +244,18 @@ class Metrics:
 
     def forget_node(self, node: str) -> None:
         """Drop every series of a node that is gone."""
-        for metric in self._node_gauges:
+        for metric in (*self._node_gauges, self._export_success, self._export_failure):
             metric.forget(node)
+
+    def export_succeeded(self, node: str, pod: str) -> None:
+        """Count an export of the node's GPUs, which were read in the pod, as gpuid does."""
+        self._export_success.add(node, pod, 1)
+        self._export_failure.add(node, pod, 0)
+
+    def export_failed(self, node: str, pod: str) -> None:
+        """Count a failed read or export of the node, as gpuid does."""
+        self._export_success.add(node, pod, 0)
+        self._export_failure.add(node, pod, 1)
 
     def add_sink(self, sink: str) -> None:
         """Begin the counters of a sink at 0: `increase` does not see a counter's first value."""
@@ -235,7 +279,11 @@ class Metrics:
         body = encode(self.registry)
         # Gauges read the same in all formats; only OpenMetrics has an end mark.
         end = _OPENMETRICS_END if body.endswith(_OPENMETRICS_END) else b""
-        families = (family.render() for family in self._node_gauges)
+        counters = (self._export_success, self._export_failure)
+        families = [
+            *(family.render() for family in self._node_gauges),
+            *(counter.render(openmetrics=bool(end)) for counter in counters),
+        ]
         return content_type, b"".join((body.removesuffix(end), *families, end))
 
 

@@ -139,6 +139,23 @@ def test_gpuids_own_table_is_extended_and_gpuid_goes_on(fleet: LocalCluster, pos
         assert current["count"] == 4
 
 
+# What gpuid's line has beside the number of records.
+EXPORT_FIELDS = {
+    "stdout": set(),
+    "http": {"endpoint", "size_bytes", "status"},
+    "postgres": {"table", "database"},
+    "s3": {"bucket", "key", "size_bytes"},
+}
+
+
+def has_gpuids_metrics(operator: Operator, node: str) -> None:
+    """The counters of gpuid, by node and pod."""
+    metrics = operator.get("/metrics")[1]
+    for name, value in (("success", 1), ("failure", 0)):
+        series = rf'^gpuid_export_{name}_total{{node="{node}",pod="[^"]+"}} {value}$'
+        assert re.search(series, metrics, re.MULTILINE), metrics
+
+
 def seven(records: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     return sorted(tuple(record[name] for name in SEVEN) for record in records)
 
@@ -190,14 +207,20 @@ def test_gpuids_environment_gives_the_same_records_everywhere(
             lambda: from_csv(bucket),
         ),
     }
-    for kind, (variables, _) in exporters.items():
+    for kind, (variables, came) in exporters.items():
         environment = ENVIRONMENT | {"EXPORTER_TYPE": kind} | variables
         with Operator(fleet, **environment) as operator:
             for name in nodes:
                 eventually(partial(delivered, fleet, name, kind))
             logged += operator.records()
+            lines = operator.lines()
+            for name in nodes:
+                has_gpuids_metrics(operator, name)
+            exports = [line for line in lines if line["msg"] == "export completed"]
+            assert sum(line["records"] for line in exports) == len(came()), kind
+            assert exports[0].keys() >= EXPORT_FIELDS[kind], kind
             for value in (TOKEN, postgres.password, s3.credentials["AWS_SECRET_ACCESS_KEY"]):
-                assert value not in json.dumps(operator.lines())
+                assert value not in json.dumps(lines)
     wanted = [one for one in written(fleet, sightings=True).values() if one["node"] in nodes]
     pairs = {(name, serial) for name, xml in nodes.items() for serial in serials(xml)}
     assert {(one["node"], one["gpu"]) for one in wanted} == pairs
@@ -209,8 +232,37 @@ def test_gpuids_environment_gives_the_same_records_everywhere(
     headers = service.deliveries[0].headers
     assert headers["authorization"] == f"Bearer {TOKEN}"
     assert headers["content-type"] == "application/json"
+    assert headers["x-records-count"] == str(len(service.deliveries[0].records))
+    assert headers["x-timestamp"].endswith("Z")
     hours = r"gpus/year=\d{4}/month=\d\d/day=\d\d/hour=\d\d/\d{8}-\d{6}\.\d{3}-[0-9a-f]+\.csv"
     assert all(re.fullmatch(hours, key) for key in bucket.objects)
+
+
+def test_an_unchanged_node_is_exported_again_after_the_sighting_interval(
+    fleet: LocalCluster,
+) -> None:
+    node = "gpu-unchanged"
+    xml = machine(node, gpus=2)
+    fleet.add_node(node, xml=xml)
+
+    def exported(operator: Operator) -> list[str]:
+        return [record["gpu"] for record in operator.records() if record["node"] == node]
+
+    def reads_more(count: int) -> None:
+        assert len(fleet.exec_log(node)) >= count
+
+    environment = ENVIRONMENT | {"EXPORTER_TYPE": "stdout", "RESYNC": "1s"}
+    with Operator(fleet, **environment, SIGHTING_INTERVAL="1s") as operator:
+
+        def thrice() -> None:
+            assert all(exported(operator).count(serial) >= 3 for serial in serials(xml))
+
+        eventually(thrice)
+        eventually(lambda: delivered(fleet, node, "stdout"))
+    with Operator(fleet, **environment, SIGHTING_INTERVAL="0s") as operator:
+        reads = len(fleet.exec_log(node))
+        eventually(lambda: reads_more(reads + 3))
+        assert exported(operator) == []
 
 
 def from_csv(bucket: Bucket) -> list[dict[str, Any]]:

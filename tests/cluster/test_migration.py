@@ -92,6 +92,13 @@ def test_over_and_back_with_one_lease(fleet: LocalCluster, tmp_path: Path) -> No
 
         # The process is ready before it has tried to get the lease.
         assert eventually(said) == GPUID
+
+        def warned() -> None:
+            (warning,) = [line for line in operator.lines() if line["level"] == "WARN"]
+            assert "lease is shared with another program, such as gpuid" in warning["msg"]
+            assert (warning["lease"], warning["leader"]) == ("gpuid/gpuid-leader", GPUID)
+
+        eventually(warned)
         assert fleet.client.send(Request("GET", INVENTORIES))["items"] == []
 
         lease(fleet, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from tests.support.operators import Operator, eventually, node_labels, read_well
 from tests.support.smi_fixtures import serials, swapped
 
 LABELS = "gpuid.github.com"
+CHASSIS = "<chassis_serial_number>(.*)</chassis_serial_number>"
 
 
 def test_a_serial_is_looked_up_by_a_label(
@@ -57,6 +59,22 @@ def test_gpus_of_one_board_share_a_serial_and_stay_two(
     assert [(one["chassis"], one["gpu"]) for one in records] == [
         (chassis, serial) for serial in found["serials"]
     ]
+
+
+def test_a_known_chassis_beside_none_is_labelled_as_gpuid_does(
+    fleet: LocalCluster, operator: Operator
+) -> None:
+    node = "gpu-half-a-rack"
+    xml = generate("gb200", node=node, pad_to=0)
+    (chassis,) = set(re.findall(CHASSIS, xml))
+    last = xml.rindex(f">{chassis}<")
+    xml = xml[:last] + xml[last:].replace(chassis, "N/A")
+    fleet.add_node(node, xml=xml)
+    first, second = sorted(set(serials(xml)))
+    eventually(lambda: read_well(fleet, node))
+    expected = {"chassis-0": chassis, "chassis-count": "1"}
+    expected |= {"chassis-0-gpu-0": first, "chassis-0-gpu-1": second, "gpu-0": serials(xml)[-1]}
+    eventually(lambda: has_labels(fleet, node, expected))
 
 
 def test_stale_labels_go_and_those_of_others_stay(

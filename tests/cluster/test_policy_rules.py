@@ -100,10 +100,9 @@ def test_selector_and_priority(cluster: LocalCluster) -> None:
         eventually(partial(counted, cluster, policy, count))
         assert policy_condition(cluster, policy, "Conflict")[:2] == ("False", "NoConflict")
     table = cluster.kubectl("get", "gpupol").stdout.splitlines()
-    # Without a priority the column is empty, and the others move up.
-    assert [line.split()[:5] if "all" not in line else line.split()[:4] for line in table] == [
+    assert [line.split()[:5] for line in table] == [
         ["NAME", "PRIORITY", "NODES", "READY", "CONFLICT"],
-        ["all", "2", "True", "False"],
+        ["all", "0", "2", "True", "False"],
         ["east", "5", "1", "True", "False"],
         ["weak", "-5", "0", "True", "False"],
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import signal
 import socket
@@ -136,12 +137,17 @@ def ids(messages: list[Message]) -> list[str]:
     return [dict(message.headers)["id"].decode() for message in messages]
 
 
-async def test_a_message_is_the_record_byte_for_byte(kafka: Kafka, topic: str, sink: Open) -> None:
+async def test_a_message_is_the_record_byte_for_byte(
+    kafka: Kafka, topic: str, sink: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     await sink().send(records(MOVED))
     (message,) = await kafka.read(topic)
     assert message.key == b"gpu-node-01"
     assert message.value == GOLDEN
     assert message.headers == (("id", ID),)
+    (line,) = [line for line in caplog.records if line.msg == "export completed"]
+    assert vars(line)["fields"] == {"topic": topic, "records": 1}
 
 
 async def test_a_message_is_a_cloud_event_byte_for_byte(

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import logging
 import socket
 import ssl
 import time
@@ -190,13 +191,24 @@ async def test_a_prefix_of_any_text_is_part_of_the_key(
 
 
 async def test_a_batch_over_two_hours_gives_two_objects(
-    server: ObjectServer, bucket: str, secrets: Any, record: Any, opened: Open
+    server: ObjectServer,
+    bucket: str,
+    secrets: Any,
+    record: Any,
+    opened: Open,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     later = datetime(2026, 6, 7, 11, 0, tzinfo=UTC)
-    await opened(server, bucket, secrets).send([record(), record(time=later), record()])
+    with caplog.at_level(logging.INFO):
+        await opened(server, bucket, secrets).send([record(), record(time=later), record()])
     objects = server.objects(bucket)
     assert [key.split("/")[3] for key in objects] == ["hour=10", "hour=11"]
     assert [content.count(b"\n") for content in objects.values()] == [2, 1]
+    exports = [vars(line)["fields"] for line in caplog.records if line.msg == "export completed"]
+    assert exports == [
+        {"bucket": bucket, "key": key, "records": count, "size_bytes": len(content)}
+        for (key, content), count in zip(objects.items(), (2, 1), strict=True)
+    ]
 
 
 async def test_no_bucket_is_permanent(

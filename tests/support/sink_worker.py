@@ -36,7 +36,9 @@ def record(node: str, sequence: int, part: int = 0) -> Record:
 class Harness:
     """Nodes with entries of some records each, and a sink whose answer a test sets."""
 
-    def __init__(self, entries: dict[str, list[int]], *, max_records: int = 500) -> None:
+    def __init__(
+        self, entries: dict[str, list[int]], *, max_records: int = 500, builtin: bool = False
+    ) -> None:
         """`entries`: by node, how many records each of its entries has."""
         self.entries = entries
         self.cursors: dict[str, int] = {}
@@ -61,6 +63,7 @@ class Harness:
             max_records=max_records,
             max_wait=timedelta(seconds=1),
             metrics=self.metrics,
+            builtin=builtin,
         )
 
     # The sink

@@ -27,15 +27,20 @@ def reference(variable: str) -> SecretKeyRef:
 
 
 def test_every_field_is_filled() -> None:
-    policy = builtin_policy(Settings.load({"RESYNC": "1h"}))
+    policy = builtin_policy(Settings.load({"RESYNC": "1h", "SIGHTING_INTERVAL": "168h"}))
     empty = {name for name, value in policy if value is None}
     assert empty == {"expect", "node_selector"}
     assert policy.read_interval == timedelta(hours=1)
-    assert policy.sighting_interval == timedelta(hours=24)
+    assert policy.sighting_interval == timedelta(hours=168)
     assert policy.retention == timedelta(hours=720)
     assert policy.node_labels is True
     assert policy.suspend is False
     assert policy.checks == []
+
+
+def test_the_intervals_are_a_day() -> None:
+    policy = builtin_policy(Settings.load({}))
+    assert (policy.read_interval, policy.sighting_interval) == (timedelta(hours=24),) * 2
 
 
 def test_suspend() -> None:

@@ -7,6 +7,7 @@ The digests are `printf '<ids, one a line>' | sha256sum`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -97,12 +98,16 @@ async def test_a_line_on_stdout(capfdbinary: pytest.CaptureFixture[bytes]) -> No
 async def test_a_request(form: HTTPFormat, content_type: str, body: bytes) -> None:
     client = Captured()
     spec = HTTPSink(url="https://cmdb.example.com/in", format=form)
-    await HTTPSender(spec, secrets=Secrets(), client=client).send(records(MOVED))
+    now = datetime(2026, 6, 7, 12, 31, 0, 900_000, tzinfo=timezone(timedelta(hours=2)))
+    sender = HTTPSender(spec, secrets=Secrets(), client=client, now=lambda: now)
+    await sender.send(records(MOVED))
     assert client.body == body
     assert client.headers == {
         "Content-Type": content_type,
         "Idempotency-Key": IDEMPOTENCY_KEY,
         "User-Agent": "gpuid-operator",
+        "X-Records-Count": "1",
+        "X-Timestamp": "2026-06-07T10:31:00Z",
     }
 
 
@@ -112,6 +117,7 @@ def test_a_csv_object() -> None:
         key=f"gpus/{CSV_KEY}",
         content=CSV,
         content_type="text/csv",
+        records=2,
     )
 
 
@@ -121,4 +127,5 @@ def test_an_object_of_json_lines() -> None:
         key=JSONL_KEY,
         content=RECORD + b"\n",
         content_type="application/x-ndjson",
+        records=1,
     )

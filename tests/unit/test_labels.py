@@ -94,8 +94,30 @@ class TestOnNodes:
             ([("C1", "1"), ("C1", "1")], {"chassis": "C1", "chassis-count": "1", "gpu-0": "1"}),
             # No chassis label for one that is not known; its GPUs get gpu-J.
             (
-                [("N/A", "9"), ("C1", "1"), (None, "1")],
-                {"chassis": "C1", "chassis-count": "1", "gpu-0": "1", "gpu-1": "9"},
+                [("N/A", "9"), ("1821", "1"), (None, "1")],
+                {
+                    "chassis-count": "1",
+                    "chassis-0": "1821",
+                    "chassis-0-gpu-0": "1",
+                    "gpu-0": "1",
+                    "gpu-1": "9",
+                },
+            ),
+            # It has its place in the order, as `N/A`.
+            (
+                [(None, "9"), ("S1", "2"), ("1821", "1")],
+                {
+                    "chassis-count": "2",
+                    "chassis-0": "1821",
+                    "chassis-0-gpu-0": "1",
+                    "gpu-0": "9",
+                    "chassis-2": "S1",
+                    "chassis-2-gpu-0": "2",
+                },
+            ),
+            (
+                [(None, None), (None, "S1"), (None, "1")],
+                {"gpu-0": "1", "gpu-1": "na", "gpu-2": "S1"},
             ),
             (
                 [("N/A", "9"), ("C1", "1"), ("C2", "2"), ("", "8")],

@@ -34,8 +34,8 @@ PROMISED = {
     ("gpuid_queue_depth", ()),
     ("gpuid_leader", ()),
     ("gpuid_asyncio_tasks", ()),
-    ("gpuid_export_success_total", ()),
-    ("gpuid_export_failure_total", ()),
+    ("gpuid_export_success_total", ("node", "pod")),
+    ("gpuid_export_failure_total", ("node", "pod")),
 }
 
 
@@ -48,6 +48,7 @@ def filled() -> Metrics:
     metrics.set_quarantined("node-1", [("GPU-25e04bdf", "1652823054567", "rma")])
     metrics.set_conditions("node-1", {"Ready": 1.0, "Healthy": 0.0, "Unique": -1.0})
     metrics.set_health("node-1", [("GPU-25e04bdf", "1652823054567", "eccUncorrected", 2)])
+    metrics.export_succeeded("node-1", "plugin-abc")
     metrics.reads.labels("Succeeded").inc()
     metrics.read_seconds.observe(0.2)
     metrics.gpu_changes.labels("GPUAdded").inc()
@@ -152,6 +153,29 @@ def test_a_node_that_is_gone_takes_its_series_along() -> None:
     metrics.forget_node("never-seen")
     assert series_of(metrics, "node", "node-1") == set()
     assert series_of(metrics, "node", "node-2") == {"gpuid_gpu_info", "gpuid_check_passed"}
+
+
+@pytest.mark.parametrize("accept", ["", OPENMETRICS])
+def test_exports_are_counted_by_node_and_newest_pod(accept: str) -> None:
+    metrics = Metrics()
+    for _ in range(2):
+        metrics.export_succeeded("node-1", "first")
+    metrics.export_failed("node-1", "second")
+    metrics.export_failed("node-1", "second")
+    metrics.export_failed("node-2", 'odd"')
+    found = {
+        (name.removeprefix("gpuid_export_"), dict(labels)["node"], dict(labels)["pod"]): value
+        for (name, labels), value in samples(metrics, accept).items()
+        if name.startswith("gpuid_export_")
+    }
+    assert found == {
+        ("success_total", "node-1", "second"): 0,
+        ("failure_total", "node-1", "second"): 2,
+        ("success_total", "node-2", 'odd"'): 0,
+        ("failure_total", "node-2", 'odd"'): 1,
+    }
+    kinds = {family.name: family.type for family in families(metrics, accept)}
+    assert kinds["gpuid_export_success"] == kinds["gpuid_export_failure"] == "counter"
 
 
 def test_a_condition_that_is_gone_takes_its_series_along() -> None:

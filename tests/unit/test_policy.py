@@ -247,6 +247,17 @@ class TestStatus:
             "Conflict": ("False", "NoConflict"),
         }
 
+    def test_the_priority_is_the_one_in_force(self) -> None:
+        def found(subject: Policy) -> int | None:
+            return policy_status(
+                subject, matched=3, contenders=[], checks_allowed=False, now=self.now
+            ).priority
+
+        assert found(policy("fleet")) == 0
+        assert found(policy("fleet", priority=-5)) == -5
+        broken = policy("fleet").model_copy(update={"fault": "priority: expected an integer"})
+        assert found(broken) is None
+
     def test_conflict_names_the_others(self) -> None:
         subject = policy("fleet")
         found = self.conditions(subject, contenders=["b", "a"])

@@ -49,6 +49,8 @@ async def test_json_is_an_array_of_records() -> None:
     assert server.headers["authorization"] == f"Bearer {TOKEN}"
     assert server.headers["x-team"] == "fleet"
     assert server.headers["user-agent"] == "gpuid-operator"
+    counts = [headers["x-records-count"] for headers, _ in server.requests]
+    assert counts == ["2", "2", "3"]
     assert "webhook-signature" not in server.headers
     assert secrets.hosts == {"127.0.0.1"}
 
@@ -238,6 +240,8 @@ async def test_no_cookie_comes_back() -> None:
         ({"Idempotency-Key": "x"}, "the operator sets"),
         ({"content-TYPE": "x"}, "the operator sets"),
         ({"Webhook-Id": "x"}, "the operator sets"),
+        ({"x-records-COUNT": "x"}, "the operator sets"),
+        ({"X-Timestamp": "x"}, "the operator sets"),
         ({"X Y": "x"}, "not a valid name of an HTTP header"),
         ({"X-Y": "a\r\nX-Z: b"}, "printable ASCII on one line"),
     ],

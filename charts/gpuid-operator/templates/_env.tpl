@@ -48,6 +48,8 @@
   value: {{ .Values.timeout | quote }}
 - name: RESYNC
   value: {{ .Values.readInterval | quote }}
+- name: SIGHTING_INTERVAL
+  value: {{ .Values.sightingInterval | quote }}
 - name: QPS
   value: {{ .Values.qps | quote }}
 - name: BURST

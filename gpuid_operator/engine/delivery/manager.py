@@ -192,5 +192,6 @@ class Delivery:
             max_records=sink.max_records,
             max_wait=sink.max_wait,
             metrics=self._metrics,
+            builtin=builtin,
             timings=self._timings,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gpuid_operator.api.record import Record
 from gpuid_operator.sinks.base import Sink, SinkError, Unavailable
@@ -16,10 +16,12 @@ _log = get_logger(__name__)
 class MeteredSink:
     """A Sink in front of another one."""
 
-    def __init__(self, name: str, sink: Sink, metrics: Metrics) -> None:
+    def __init__(self, name: str, sink: Sink, metrics: Metrics, *, builtin: bool) -> None:
+        """`builtin`: it is the sink of the environment, whose exports gpuid's metrics count."""
         self._name = name
         self._sink = sink
         self._metrics = metrics
+        self._builtin = builtin
 
     async def send(self, records: Sequence[Record]) -> None:
         """Sends records to the sink. Raises SinkError for every failure."""
@@ -29,7 +31,7 @@ class MeteredSink:
             await self._sink.send(records)
         except Exception as error:
             self._metrics.delivery_failures.labels(self._name).inc()
-            self._metrics.export_failure.inc()
+            self._count(records, self._metrics.export_failed)
             if isinstance(error, SinkError):
                 raise
             _log.exception("sink raised an unexpected error", sink=self._name)
@@ -37,7 +39,13 @@ class MeteredSink:
             raise Unavailable(f"{type(error).__name__}: see the operator's log") from error
         self._metrics.delivery_seconds.labels(self._name).observe(loop.time() - started)
         self._metrics.records_delivered.labels(self._name).inc(len(records))
-        self._metrics.export_success.inc()
+        self._count(records, self._metrics.export_succeeded)
+
+    def _count(self, records: Sequence[Record], exported: Callable[[str, str], None]) -> None:
+        """Count for each node, by the pod that it was read in."""
+        if self._builtin:
+            for node, source in {(record.node, record.source) for record in records}:
+                exported(node, source.rpartition("/")[2])
 
     async def close(self) -> None:
         """Releases the sink's connections."""

@@ -57,10 +57,11 @@ class SinkWorker:
         max_records: int,
         max_wait: timedelta,
         metrics: Metrics,
+        builtin: bool = False,
         timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
         self.name = name
-        self._sink = MeteredSink(name, sink, metrics)
+        self._sink = MeteredSink(name, sink, metrics, builtin=builtin)
         self._secrets = secrets
         self._timings = timings
         self._due = DueNodes()

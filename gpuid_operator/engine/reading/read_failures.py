@@ -8,7 +8,13 @@ from typing import Final
 
 from gpuid_operator.engine.core.jitter import chance
 from gpuid_operator.engine.core.wall_clock import loop_start
+from gpuid_operator.kube.pods import TargetPod
+from gpuid_operator.plan.failure import FailureReason
 from gpuid_operator.plan.schedule import BACKOFF_MAX, backoff
+from gpuid_operator.telemetry.log import get_logger
+from gpuid_operator.telemetry.metrics import Metrics
+
+_log = get_logger(__name__)
 
 _RARELY: Final = timedelta(hours=1)
 
@@ -31,7 +37,8 @@ class ReadFailures:
 class FailureLog:
     """Remembers failures by node. Lost on a restart, after which every failed node is due."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._failures: dict[str, ReadFailures] = {}
 
     def get(self, node: str) -> ReadFailures | None:
@@ -40,21 +47,33 @@ class FailureLog:
     def add(
         self,
         node: str,
+        pod: TargetPod,
         *,
-        container: str,
-        hung: bool,
+        reason: str,
+        message: str,
         request: str | None,
         now: datetime,
         rarely: bool = False,
-    ) -> ReadFailures:
-        """Add a failure of this moment. Those of another container no longer count. With
-        `rarely`, the back-off grows to an hour."""
-        known = self._failures.get(node)
+    ) -> int:
+        """Start the back-off, count and log a failure of this moment. Returns how many there were
+        in a row; those of another container no longer count. With `rarely`, the back-off grows to
+        an hour."""
+        known, container = self._failures.get(node), pod.container_id
         count = known.count + 1 if known is not None and known.container == container else 1
         pause = backoff(count, chance=chance(), most=_RARELY if rarely else BACKOFF_MAX)
-        added = ReadFailures(count, container, now + pause - loop_start(now), hung, request)
-        self._failures[node] = added
-        return added
+        hung = reason == FailureReason.TIMED_OUT
+        retry_at = now + pause - loop_start(now)
+        self._failures[node] = ReadFailures(count, container, retry_at, hung, request)
+        self._metrics.reads.labels(reason).inc()
+        _log.warning(
+            "failed to read node",
+            node=node,
+            pod=pod.name,
+            reason=reason,
+            error=message,
+            failures=count,
+        )
+        return count
 
     def clear(self, node: str) -> None:
         """Forget the failures of a node that was read, or is gone."""

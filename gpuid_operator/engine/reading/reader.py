@@ -89,7 +89,7 @@ class Reader:
             clock=clock,
             grace=grace,
         )
-        self._failures = FailureLog()
+        self._failures = FailureLog(metrics)
         self._pending_removals: dict[str, tuple[PendingRemovals, datetime]] = {}
         """Each with the `loop_start` of its `since`."""
 
@@ -275,26 +275,21 @@ class Reader:
             request=attempt.request,
         )
         await self._status_writer.write(attempt.node, decide, create=not rarely)
+        # The series of a node go with its inventory.
+        view = self._state.view(attempt.node)
+        if view.inventory is not None and view.policy.builtin_sinks:
+            self._metrics.export_failed(attempt.node, attempt.pod.name)
 
     def _add_failure(
         self, attempt: _Attempt, reason: str, message: str, *, rarely: bool = False
     ) -> int:
         """Start the back-off, count and log a failure. Returns how many there were in a row."""
-        failures = self._failures.add(
+        return self._failures.add(
             attempt.node,
-            container=attempt.pod.container_id,
-            hung=reason == FailureReason.TIMED_OUT,
+            attempt.pod,
+            reason=reason,
+            message=message,
             request=attempt.request,
             now=self._clock(),
             rarely=rarely,
         )
-        self._metrics.reads.labels(reason).inc()
-        _log.warning(
-            "failed to read node",
-            node=attempt.node,
-            pod=attempt.pod.name,
-            reason=reason,
-            error=message,
-            failures=failures.count,
-        )
-        return failures.count

@@ -11,7 +11,7 @@ from gpuid_operator.api.meta import REQUESTED_AT
 from tests.support import clock
 from tests.support.fake_exec import ExecAnswer
 from tests.support.kube import FakeKube, forbidden, server_error
-from tests.support.objects import inventory_path, node_path, put_node, put_pod
+from tests.support.objects import inventory_path, node_path, put_node, put_pod, put_policy
 from tests.support.smi_fixtures import machine
 from tests.unit.engine.reading import ReadBench
 
@@ -59,8 +59,24 @@ async def test_the_status_shows_the_reason_of_a_failure(
     assert (status, said) == ("False", reason)
     assert words in message
     assert bench.reads(reason) == 1
+    assert failed_exports(bench) == ['{node="n1",pod="plugin-n1"} 1']
     assert wait is not None
     assert timedelta(0) < wait <= timedelta(seconds=1)
+
+
+def failed_exports(bench: ReadBench) -> list[str]:
+    lines = bench.metrics.render()[1].decode().splitlines()
+    name = "gpuid_export_failure_total"
+    return [line.removeprefix(name) for line in lines if line.startswith(f"{name}{{")]
+
+
+async def test_a_failure_is_no_failed_export_where_the_policy_has_sinks(bench: ReadBench) -> None:
+    bench.see_policy(put_policy(bench.kube, "all", sinks=[]))
+    bench.kube.exec.answer = ExecAnswer(exit_code=1)
+    await bench.node_with_pod()
+    await bench.process("n1")
+    assert bench.ready()[0] == "False"
+    assert failed_exports(bench) == []
 
 
 async def test_a_failure_keeps_the_last_good_facts(bench: ReadBench) -> None:

@@ -65,8 +65,17 @@ async def test_deliveries_are_counted() -> None:
     assert harness.count("gpuid_records_delivered_total", sink="cmdb") == 3
     assert harness.count("gpuid_delivery_failures_total", sink="cmdb") == 1
     assert harness.count("gpuid_delivery_seconds_count", sink="cmdb") == 1
-    assert harness.count("gpuid_export_success_total") == 1
-    assert harness.count("gpuid_export_failure_total") == 1
+    assert "gpuid_export_success_total{" not in harness.metrics.render()[1].decode()
+
+
+async def test_exports_of_the_environments_sink_are_counted_by_node_and_pod() -> None:
+    harness = Harness({"a": [1, 2], "b": [1]}, builtin=True)
+    harness.answer = failing([Unavailable("down"), Unavailable("down")])
+    await harness.until(harness.is_done)
+    lines = harness.metrics.render()[1].decode().splitlines()
+    for node in ("a", "b"):
+        assert f'gpuid_export_success_total{{node="{node}",pod="pod"}} 1' in lines
+        assert f'gpuid_export_failure_total{{node="{node}",pod="pod"}} 2' in lines
 
 
 async def test_a_node_whose_entries_cannot_be_read_does_not_hold_up_others() -> None:

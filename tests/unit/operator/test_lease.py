@@ -115,6 +115,30 @@ async def test_a_standby_beats_and_waits_while_the_leader_renews(
     assert messages(caplog).count("standing by") == 1
 
 
+@pytest.mark.parametrize(
+    ("leader", "shared"),
+    [
+        ("gpuid-7d9c_0b6e6c5e-5d3a-4c1b-9a53-7b5a4c0f3f5e", 1),  # as of client-go's programs
+        ("somebody", 1),
+        ("gpuid-operator-5f7b_0b6e6c5e", 0),
+    ],
+)
+async def test_a_standby_says_that_it_shares_the_lease_with_another_program(
+    kube: FakeKube, caplog: pytest.LogCaptureFixture, leader: str, shared: int
+) -> None:
+    caplog.set_level("INFO")
+    first, second = Candidate(kube, "first"), Candidate(kube, "second")
+    await first.lease.acquire()
+    hold(kube, leader)
+    waiting = asyncio.create_task(second.lease.acquire())
+    await asyncio.sleep(DURATION - 1)
+    waiting.cancel()
+    assert [said for said in messages(caplog) if said == "standing by"] == ["standing by"]
+    warnings = [line for line in caplog.records if "lease is shared with" in line.message]
+    assert [vars(line)["fields"]["leader"] for line in warnings] == shared * [leader]
+    assert not any(line.levelname != "WARNING" for line in warnings)
+
+
 async def test_a_standby_takes_over_when_the_lease_has_not_changed_for_its_duration(
     kube: FakeKube,
 ) -> None:
