@@ -68,7 +68,7 @@ docs: venv ## Build the documentation as a site in build/site, offline.
 	$(BIN)/python scripts/site.py
 
 bench: venv ## Measure SCENARIOS=instant,real at NODES=1000, and with PEER=… gpuid beside it.
-	$(BIN)/python -m tests.bench.run --nodes $(NODES) $(if $(SCENARIOS),--scenarios $(SCENARIOS)) $(if $(IDLE_SECONDS),--idle-seconds $(IDLE_SECONDS)) $(if $(QUARANTINES),--quarantines $(QUARANTINES)) $(if $(PEER),--peer $(PEER))
+	$(BIN)/python -m tests.bench.run --nodes $(NODES) $(if $(SCENARIOS),--scenarios $(SCENARIOS)) $(if $(NODES_LARGE),--nodes-large $(NODES_LARGE)) $(if $(IDLE_SECONDS),--idle-seconds $(IDLE_SECONDS)) $(if $(QUARANTINES),--quarantines $(QUARANTINES)) $(if $(PEER),--peer $(PEER))
 
 dist: venv ## Build image, chart and wheel of HEAD into dist/, identical for everyone.
 	$(BIN)/python -m release build $(if $(SOURCE),--source $(SOURCE)) $(if $(BUILDER),--builder $(BUILDER))

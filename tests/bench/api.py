@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -98,8 +99,9 @@ class Watch(threading.Thread):
         self.check()
         self._stopped = True
         with suppress(OSError):
-            self._socket.shutdown(2)
-        self.join()
+            # That of ssl takes the TLS state from the thread that reads, which then waits for ever.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        self.join(10)
         self._connection.close()
 
     def check(self) -> None:

@@ -28,6 +28,11 @@ RESYNCS: Final = 3
 def make_known(fleet: Fleet, progress: Progress) -> None:
     """Let the operator read everything, and fill the histories."""
     cold_start(fleet, OURS, LIMITS, progress)
+    fill(fleet, progress)
+
+
+def fill(fleet: Fleet, progress: Progress) -> None:
+    """Fill the histories of all inventories."""
     began = time.monotonic()
     fleet.cluster.client.send_all(_filled(fleet))
     progress(f"the histories are full after {time.monotonic() - began:.0f} s")

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from tests.bench import coldstart, known, results
+from tests.bench import coldstart, known, large, results, storm, swaps
 from tests.bench.errors import BenchError
 from tests.bench.fleet import Fleet
 from tests.bench.programs import Program, peer
@@ -29,9 +29,10 @@ UNKNOWN: Final[dict[str, Callable[..., dict[str, Any]]]] = {
     "real": coldstart.real,
 }
 """Scenarios on a fleet that no program knows, which leave it so."""
-KNOWN: Final = ("restart", "idle", "resync")
+KNOWN: Final = ("restart", "idle", "resync", "swaps", "storm")
 """Scenarios on a fleet that the operator knows, with full histories."""
-SCENARIOS: Final = (*UNKNOWN, *KNOWN)
+LARGE: Final = "large"
+SCENARIOS: Final = (*UNKNOWN, *KNOWN, LARGE)
 """In the order in which they run."""
 DEFAULT: Final = "instant,real"
 
@@ -54,14 +55,14 @@ class Session:
     """The scenarios of one run, and the fleet that they share."""
 
     def __init__(self, stack: ExitStack, options: argparse.Namespace) -> None:
-        self._stack = stack
+        self._stack = stack.enter_context(ExitStack())
         self._options = options
         self._peer: Program | None = peer(options.peer) if options.peer else None
         self._fleet: Fleet | None = None
         self._known = False
 
     def run(self, scenario: str) -> None:
-        fleet = self._shared()
+        fleet = self._large() if scenario == LARGE else self._shared()
         if scenario in KNOWN and not self._known:
             known.make_known(fleet, say)
             self._known = True
@@ -82,7 +83,18 @@ class Session:
                 return known.idle(fleet, say, seconds=self._options.idle_seconds)
             case "resync":
                 return known.resync(fleet, say)
+            case "swaps":
+                return swaps.swaps(fleet, say)
+            case "storm":
+                return storm.storm(fleet, say)
+            case "large":
+                return large.large(fleet, self._peer, say)
         return UNKNOWN[scenario](fleet, self._peer, say)
+
+    def _large(self) -> Fleet:
+        """A fleet of its own, the last one: two at a time do not fit into memory."""
+        self._stack.close()
+        return self._stack.enter_context(Fleet.up(self._options.nodes_large, progress=say))
 
     def _shared(self) -> Fleet:
         if self._fleet is None:
@@ -113,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--scenarios", type=scenarios, default=DEFAULT, help=f"of {known}, or all ({DEFAULT})"
     )
     parser.add_argument("--nodes", type=int, default=1000, help="nodes of the fleet (1000)")
+    parser.add_argument("--nodes-large", type=int, default=5000, help="nodes of `large` (5000)")
     parser.add_argument("--idle-seconds", type=float, default=120, help="of idle time (120)")
     parser.add_argument("--quarantines", type=int, default=0, help="of parts that no node has (0)")
     parser.add_argument("--peer", help="a binary of gpuid to measure, too")

@@ -125,6 +125,19 @@ _RESYNC: Final[Facts] = (
 )
 
 
+_SWAPS: Final[Facts] = (
+    ("swaps", "samples", count),
+    ("median", "p50_ms", _unit("ms", 0)),
+    ("99th percentile", "p99_ms", _unit("ms", 0)),
+    ("longest", "max_ms", _unit("ms", 0)),
+)
+_GROUPS: Final = {
+    "idle": "idle cluster",
+    "restarts": "restarts, without the operator",
+    "operator": "restarts, with the operator",
+}
+
+
 def facts(result: Mapping[str, Any], title: str, rows: Facts) -> Table:
     """A column of figures."""
     return Table(
@@ -146,6 +159,43 @@ def _resync(result: Mapping[str, Any]) -> Table:
     return facts(result, "one re-sync", _RESYNC)
 
 
+def _swaps(result: Mapping[str, Any]) -> Table:
+    return facts(result, "from a container's restart to the swapped GPU in the inventory", _SWAPS)
+
+
+def _storm(result: Mapping[str, Any]) -> list[Table]:
+    groups = result["bystander"]
+    bystander = Table(
+        title=f"GETs of a bystander while all plugins restart, {result['nodes']:,} nodes",
+        head=("", "GETs", "failed", "median", "99th percentile", "longest"),
+        rows=tuple(
+            (
+                title,
+                count(groups[name]["samples"]),
+                count(groups[name]["failed"]),
+                *(amount(groups[name][key], "ms") for key in ("p50_ms", "p99_ms", "max_ms")),
+            )
+            for name, title in _GROUPS.items()
+        ),
+    )
+    reads = result["reads"]
+    nodes = facts(
+        {
+            "nodes": result["nodes"],
+            "read": result["nodes_read"],
+            "median": reads["p50_ms"] / 1000,
+            "last": reads["max_ms"] / 1000,
+        },
+        "from the first restart to the read of a node",
+        (
+            ("nodes read", "read", count),
+            ("median", "median", _unit("s")),
+            ("last node", "last", _unit("s")),
+        ),
+    )
+    return [bystander, nodes]
+
+
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """The tables of a result of any scenario."""
     match result["scenario"]:
@@ -157,4 +207,10 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
             return [_idle(result)]
         case "resync":
             return [_resync(result)]
+        case "swaps":
+            return [_swaps(result)]
+        case "storm":
+            return _storm(result)
+        case "large":
+            return [cold_start(result), _restart(result["restart"]), _resync(result["resync"])]
     raise ValueError(f"no table of {result['scenario']}")
