@@ -10,7 +10,7 @@ from typing import Any, Final
 from tests.bench.api import INVENTORIES, METADATA, METADATA_LIST, NODES, TABLE, Reader
 
 PREFIX: Final = "gpuid.github.com/"
-"""Of the Node labels of gpuid, which both programs write."""
+"""Prefix of gpuid's Node labels, which both programs write."""
 
 
 class Listing:
