@@ -18,9 +18,9 @@ from typing import Any, Final
 from gpuid_operator.operator.settings import Settings
 from tests.bench import audit
 from tests.bench.errors import BenchError
-from tests.bench.fleet import GPUS, Fleet, Progress
 from tests.bench.listing import Listing, listing
 from tests.bench.programs import LIMITS, OURS, Program, Running
+from tests.bench.simulated_fleet import GPUS, Progress, SimulatedFleet
 
 READ_SECONDS: Final = 1.5
 """How long a real `nvidia-smi -q -x` takes with eight GPUs."""
@@ -56,7 +56,7 @@ class Figures:
     bytes_to_server: float | None = None
 
 
-def instant(fleet: Fleet, peer: Program | None, progress: Progress) -> dict[str, Any]:
+def instant(fleet: SimulatedFleet, peer: Program | None, progress: Progress) -> dict[str, Any]:
     """The same limits for all, beside the floors."""
     floors = [exec_floor(fleet, "exec alone, before", workers=int(LIMITS["WORKERS"]))]
     rows = [cold_start(fleet, OURS, LIMITS, progress)]
@@ -69,7 +69,7 @@ def instant(fleet: Fleet, peer: Program | None, progress: Progress) -> dict[str,
     return {"limits": LIMITS, "read_seconds": 0, **_programs(fleet, floors + rows)}
 
 
-def real(fleet: Fleet, peer: Program | None, progress: Progress) -> dict[str, Any]:
+def real(fleet: SimulatedFleet, peer: Program | None, progress: Progress) -> dict[str, Any]:
     """Each program at its own defaults, and reads that take a while."""
     workers = int(Settings.model_fields["workers"].default)
     with fleet.slow_reads(READ_SECONDS):
@@ -82,12 +82,12 @@ def real(fleet: Fleet, peer: Program | None, progress: Progress) -> dict[str, An
     return {"limits": {}, "read_seconds": READ_SECONDS, **_programs(fleet, rows)}
 
 
-def _programs(fleet: Fleet, rows: list[Figures]) -> dict[str, Any]:
+def _programs(fleet: SimulatedFleet, rows: list[Figures]) -> dict[str, Any]:
     return {"nodes": fleet.nodes, "gpus": GPUS, "programs": [asdict(row) for row in rows]}
 
 
 def cold_start(
-    fleet: Fleet, program: Program, limits: Mapping[str, str], progress: Progress
+    fleet: SimulatedFleet, program: Program, limits: Mapping[str, str], progress: Progress
 ) -> Figures:
     """Run a program on a fleet that it does not know until it has nothing to do any more."""
     nodes = fleet.nodes
@@ -153,17 +153,17 @@ def wait(running: Running, done: Callable[[], bool], *, deadline: float = DEADLI
     return time.monotonic()
 
 
-def exec_floor(fleet: Fleet, name: str, *, workers: int) -> Figures:
+def exec_floor(fleet: SimulatedFleet, name: str, *, workers: int) -> Figures:
     """An exec in every pod, and nothing else: the least that any program does."""
     return _floor(fleet, name, workers=workers, writes=False)
 
 
-def write_floor(fleet: Fleet) -> Figures:
+def write_floor(fleet: SimulatedFleet) -> Figures:
     """The same with the writes of what the operator wrote, which are undone before."""
     return _floor(fleet, "exec and the writes alone", workers=int(LIMITS["WORKERS"]), writes=True)
 
 
-def _floor(fleet: Fleet, name: str, *, workers: int, writes: bool) -> Figures:
+def _floor(fleet: SimulatedFleet, name: str, *, workers: int, writes: bool) -> Figures:
     kubeconfig = str(fleet.cluster.kubeconfig)
     command = [sys.executable, "-m", "tests.bench.floor", kubeconfig, f"--workers={workers}"]
     command.append(f"--server={fleet.server_pid}")

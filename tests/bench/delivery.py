@@ -18,15 +18,15 @@ from rich.table import Table
 
 from tests.bench.coldstart import wait
 from tests.bench.errors import BenchError
-from tests.bench.fleet import GPUS, Fleet
 from tests.bench.listing import listing
 from tests.bench.programs import LIMITS, OURS
+from tests.bench.simulated_fleet import GPUS, SimulatedFleet
 from tests.support.object_servers import run_s3
 from tests.support.servers import run_postgres
 from tests.support.sink_servers import Bucket, Database, policy, warehouse_credentials
 
 
-def measure(fleet: Fleet, database: Database) -> str:
+def measure(fleet: SimulatedFleet, database: Database) -> str:
     """Run the operator until all records are noted as delivered; what that took, in words."""
     nodes = fleet.nodes
 
@@ -51,7 +51,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gpuid-bench-")))
         database = Database(stack.enter_context(run_postgres()), "bench")
         bucket = Bucket(stack.enter_context(run_s3(folder)), "bench")
-        fleet = stack.enter_context(Fleet.up(nodes, progress=print))
+        fleet = stack.enter_context(SimulatedFleet.up(nodes, progress=print))
         warehouse_credentials(fleet.cluster, database)
         bucket.credentials(fleet.cluster)
         # Batches as they are where nobody says otherwise: 500 records, 1 s.

@@ -12,8 +12,8 @@ from gpuid_operator.localcluster.client import MERGE, Request
 from tests.bench import audit, histories
 from tests.bench.api import INVENTORIES
 from tests.bench.coldstart import cold_start, wait
-from tests.bench.fleet import Fleet, Progress
 from tests.bench.programs import LIMITS, OURS, Program, Running
+from tests.bench.simulated_fleet import Progress, SimulatedFleet
 
 _APPLY: Final = "application/apply-patch+yaml"
 _MANAGER: Final = "fieldManager=gpuid-operator&force=true"
@@ -25,20 +25,20 @@ LEASE: Final = "leases"
 RESYNCS: Final = 3
 
 
-def make_known(fleet: Fleet, progress: Progress) -> None:
+def make_known(fleet: SimulatedFleet, progress: Progress) -> None:
     """Let the operator read everything, and fill the histories."""
     cold_start(fleet, OURS, LIMITS, progress)
     fill(fleet, progress)
 
 
-def fill(fleet: Fleet, progress: Progress) -> None:
+def fill(fleet: SimulatedFleet, progress: Progress) -> None:
     """Fill the histories of all inventories."""
     began = time.monotonic()
     fleet.cluster.client.send_all(_filled(fleet))
     progress(f"the histories are full after {time.monotonic() - began:.0f} s")
 
 
-def _filled(fleet: Fleet) -> Iterator[Request]:
+def _filled(fleet: SimulatedFleet) -> Iterator[Request]:
     """The writes that fill the histories, as the operator would have made them."""
     token = ""
     while True:
@@ -56,7 +56,7 @@ def _filled(fleet: Fleet) -> Iterator[Request]:
             return
 
 
-def restart(fleet: Fleet, progress: Progress) -> dict[str, Any]:
+def restart(fleet: SimulatedFleet, progress: Progress) -> dict[str, Any]:
     """A restart with everything known: when it is ready, and whether it reads or writes anything.
 
     The operator runs at its own defaults.
@@ -82,7 +82,7 @@ def restart(fleet: Fleet, progress: Progress) -> dict[str, Any]:
         }
 
 
-def idle(fleet: Fleet, progress: Progress, *, seconds: float) -> dict[str, Any]:
+def idle(fleet: SimulatedFleet, progress: Progress, *, seconds: float) -> dict[str, Any]:
     """An idle fleet, with the lease that an operator in a cluster holds.
 
     The time without a re-sync shows what the watches cost; `resync` has the rest.
@@ -115,7 +115,7 @@ def idle(fleet: Fleet, progress: Progress, *, seconds: float) -> dict[str, Any]:
         }
 
 
-def resync(fleet: Fleet, progress: Progress) -> dict[str, Any]:
+def resync(fleet: SimulatedFleet, progress: Progress) -> dict[str, Any]:
     """Full lists of the cluster, more often than every ten minutes."""
     period = max(15.0, fleet.nodes / 50)
     command = (*OURS.command[:1], "-m", "tests.bench.instrumented", str(period))

@@ -7,11 +7,11 @@ from typing import Any
 
 from tests.bench import known
 from tests.bench.coldstart import cold_start, exec_floor
-from tests.bench.fleet import GPUS, Fleet, Progress
 from tests.bench.programs import LIMITS, OURS, Program
+from tests.bench.simulated_fleet import GPUS, Progress, SimulatedFleet
 
 
-def large(fleet: Fleet, peer: Program | None, progress: Progress) -> dict[str, Any]:
+def large(fleet: SimulatedFleet, peer: Program | None, progress: Progress) -> dict[str, Any]:
     """A cold start at the limits of `instant`, then a restart and re-syncs with full histories."""
     rows = [
         exec_floor(fleet, "exec alone", workers=int(LIMITS["WORKERS"])),

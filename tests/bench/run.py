@@ -20,8 +20,8 @@ from rich.console import Console
 
 from tests.bench import coldstart, known, large, results, storm, swaps
 from tests.bench.errors import BenchError
-from tests.bench.fleet import Fleet
 from tests.bench.programs import Program, peer
+from tests.bench.simulated_fleet import SimulatedFleet
 from tests.bench.tables import tables
 
 UNKNOWN: Final[dict[str, Callable[..., dict[str, Any]]]] = {
@@ -58,7 +58,7 @@ class Session:
         self._stack = stack.enter_context(ExitStack())
         self._options = options
         self._peer: Program | None = peer(options.peer) if options.peer else None
-        self._fleet: Fleet | None = None
+        self._fleet: SimulatedFleet | None = None
         self._known = False
 
     def run(self, scenario: str) -> None:
@@ -75,7 +75,7 @@ class Session:
             table.show(Console(width=140))
         say(f"{scenario}: took {seconds:.0f} s; {path.relative_to(results.ROOT)}")
 
-    def _measure(self, scenario: str, fleet: Fleet) -> dict[str, Any]:
+    def _measure(self, scenario: str, fleet: SimulatedFleet) -> dict[str, Any]:
         match scenario:
             case "restart":
                 return known.restart(fleet, say)
@@ -91,14 +91,14 @@ class Session:
                 return large.large(fleet, self._peer, say)
         return UNKNOWN[scenario](fleet, self._peer, say)
 
-    def _large(self) -> Fleet:
+    def _large(self) -> SimulatedFleet:
         """A fleet of its own, the last one: two at a time do not fit into memory."""
         self._stack.close()
-        return self._stack.enter_context(Fleet.up(self._options.nodes_large, progress=say))
+        return self._stack.enter_context(SimulatedFleet.up(self._options.nodes_large, progress=say))
 
-    def _shared(self) -> Fleet:
+    def _shared(self) -> SimulatedFleet:
         if self._fleet is None:
-            fleet = Fleet.up(
+            fleet = SimulatedFleet.up(
                 self._options.nodes, progress=say, quarantines=self._options.quarantines
             )
             self._fleet = self._stack.enter_context(fleet)

@@ -11,18 +11,18 @@ from typing import Any, Final
 from gpuid_operator.localcluster.client import Request
 from tests.bench.api import INVENTORIES, METADATA, METADATA_LIST
 from tests.bench.coldstart import wait
-from tests.bench.fleet import Fleet, Progress, service_account
 from tests.bench.helpers import Helper
 from tests.bench.known import wait_until_calm
 from tests.bench.programs import OURS
 from tests.bench.restarts import PODS, restart
+from tests.bench.simulated_fleet import Progress, SimulatedFleet, service_account
 from tests.bench.stats import summary
 
 IDLE_SECONDS: Final = 20.0
 _PAGE: Final = 500
 
 
-def storm(fleet: Fleet, progress: Progress) -> dict[str, Any]:
+def storm(fleet: SimulatedFleet, progress: Progress) -> dict[str, Any]:
     """A bystander's GETs on an idle cluster, while all plugins restart, and while the operator
     reads all nodes for that reason, at its own defaults."""
     cluster = fleet.cluster
@@ -64,7 +64,7 @@ def storm(fleet: Fleet, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _restarts(fleet: Fleet) -> Iterator[Request]:
+def _restarts(fleet: SimulatedFleet) -> Iterator[Request]:
     token = ""
     while True:
         page = fleet.reader.get(f"{PODS}?limit={_PAGE}&continue={token}")
@@ -75,7 +75,7 @@ def _restarts(fleet: Fleet) -> Iterator[Request]:
 
 
 @contextmanager
-def _first_changes(fleet: Fleet) -> Iterator[dict[str, float]]:
+def _first_changes(fleet: SimulatedFleet) -> Iterator[dict[str, float]]:
     """When each inventory changed first: a read of a new container changes it."""
     seen: dict[str, float] = {}
 

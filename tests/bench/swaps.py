@@ -10,10 +10,10 @@ from typing import Any, Final
 from tests.bench.api import INVENTORIES
 from tests.bench.coldstart import wait
 from tests.bench.errors import BenchError
-from tests.bench.fleet import Fleet, Progress
 from tests.bench.known import wait_until_calm
 from tests.bench.programs import OURS
 from tests.bench.restarts import restart
+from tests.bench.simulated_fleet import Progress, SimulatedFleet
 from tests.bench.stats import summary
 from tests.support.smi_fixtures import swapped, uuids
 
@@ -21,7 +21,7 @@ SWAPS: Final = 200
 _WITHIN: Final = 60.0
 
 
-def swaps(fleet: Fleet, progress: Progress, *, count: int = SWAPS) -> dict[str, Any]:
+def swaps(fleet: SimulatedFleet, progress: Progress, *, count: int = SWAPS) -> dict[str, Any]:
     """GPUs are swapped one after the other, each on a node chosen by chance.
 
     Each time is from the container's restart to the event of the inventory that has the new GPU.
@@ -40,7 +40,7 @@ def swaps(fleet: Fleet, progress: Progress, *, count: int = SWAPS) -> dict[str, 
     return {"nodes": fleet.nodes, **summary(took)}
 
 
-def _swap(fleet: Fleet, node: str, seed: str) -> float:
+def _swap(fleet: SimulatedFleet, node: str, seed: str) -> float:
     cluster = fleet.cluster
     pod = cluster.wait_plugin(node)
     xml = swapped(cluster.smi_file(node).read_text(), 0, seed)

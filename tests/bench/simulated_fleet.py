@@ -42,7 +42,7 @@ exec cat "$GPUID_NODE_DIR/nvidia-smi.xml"
 Progress = Callable[[str], None]
 
 
-class Fleet:
+class SimulatedFleet:
     """The nodes, and everything that a program left at them."""
 
     def __init__(self, cluster: LocalCluster, byte_counter: Helper) -> None:
@@ -60,7 +60,9 @@ class Fleet:
 
     @classmethod
     @contextmanager
-    def up(cls, nodes: int, *, progress: Progress, quarantines: int = 0) -> Iterator[Fleet]:
+    def up(
+        cls, nodes: int, *, progress: Progress, quarantines: int = 0
+    ) -> Iterator[SimulatedFleet]:
         """A fleet whose nodes are ready and whose controllers have nothing to do any more.
 
         The `quarantines` are of parts that no node has: a fleet has few that match.
