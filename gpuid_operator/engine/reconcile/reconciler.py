@@ -11,6 +11,7 @@ from gpuid_operator.engine.checks.policy_checks import PolicyChecks
 from gpuid_operator.engine.core.background import Loop
 from gpuid_operator.engine.core.idle_gate import IdleGate
 from gpuid_operator.engine.core.jitter import chance
+from gpuid_operator.engine.core.turns import pause
 from gpuid_operator.engine.core.work_queue import WorkQueue
 from gpuid_operator.engine.delivery.manager import Delivery
 from gpuid_operator.engine.reading.reader import Reader
@@ -122,6 +123,7 @@ class NodeReconciler:
             self._queue.done(name)
             if wait is not None:
                 self._queue.add(name, min(wait, MAX_WAIT).total_seconds())
+            await pause()  # a node for which nothing is due waits for nothing
 
     def _back_off(self, name: str) -> timedelta:
         self._failures[name] = self._failures.get(name, 0) + 1
