@@ -153,8 +153,8 @@ def resync(fleet: SimulatedFleet, progress: Progress) -> dict[str, Any]:
 def holds(log: Path, position: int) -> dict[str, float]:
     """The longest times for which the loop did nothing else, after a position in the log.
 
-    `hold_ms` is by the clock, `hold_cpu_ms` what the loop's thread worked of it: on a busy machine
-    it also waits for a core.
+    `hold_ms` is by the clock, `hold_cpu_ms` by the CPU time of the loop's thread, which waits for a
+    core on a busy machine. The two maxima may be of two holds.
     """
     longest = {"hold_ms": 0.0, "hold_cpu_ms": 0.0}
     with log.open("rb") as file:

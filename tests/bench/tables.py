@@ -120,7 +120,7 @@ _RESYNC: Final[Facts] = (
     ("CPU", "cpu_ms", _unit("ms", 0)),
     ("API server's CPU", "server_cpu_ms", _unit("ms", 0)),
     ("longest hold of the event loop", "hold_ms", _unit("ms", 0)),
-    ("CPU time of the loop in the longest hold", "hold_cpu_ms", _unit("ms", 0)),
+    ("longest hold, CPU time", "hold_cpu_ms", _unit("ms", 0)),
     ("peak resident", "resident", _unit("MB", 0)),
 )
 
