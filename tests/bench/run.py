@@ -29,7 +29,7 @@ UNKNOWN: Final[dict[str, Callable[..., dict[str, Any]]]] = {
     "real": coldstart.real,
 }
 """Scenarios on a fleet that no program knows, which leave it so."""
-KNOWN: Final = ("restart", "idle", "resync", "swaps", "storm")
+KNOWN: Final = ("restart", "idle", "reads", "resync", "swaps", "storm")
 """Scenarios on a fleet that the operator knows, with full histories."""
 LARGE: Final = "large"
 SCENARIOS: Final = (*UNKNOWN, *KNOWN, LARGE)
@@ -81,6 +81,8 @@ class Session:
                 return known.restart(fleet, say)
             case "idle":
                 return known.idle(fleet, say, seconds=self._options.idle_seconds)
+            case "reads":
+                return known.reads(fleet, say)
             case "resync":
                 return known.resync(fleet, say)
             case "swaps":

@@ -112,6 +112,14 @@ _IDLE: Final[Facts] = (
     ("from the API server per hour", "bytes_from_server_per_hour", _megabytes),
     ("share of a core, API server", "server_core_percent", _unit("%", 2)),
 )
+_READS: Final[Facts] = (
+    ("requests", "requests", _unit("", 2)),
+    ("writes", "writes", _unit("", 2)),
+    ("CPU", "cpu_ms", _unit("ms")),
+    ("API server's CPU", "server_cpu_ms", _unit("ms")),
+    ("from the API server", "bytes_from_server", kilobytes),
+    ("to the API server", "bytes_to_server", kilobytes),
+)
 _RESYNC: Final[Facts] = (
     ("from the API server", "bytes_from_server", _megabytes),
     ("requests", "requests", _unit("")),
@@ -153,6 +161,10 @@ def _restart(result: Mapping[str, Any]) -> Table:
 
 def _idle(result: Mapping[str, Any]) -> Table:
     return facts(result, f"idle for {result['idle_seconds']} s", _IDLE)
+
+
+def _reads(result: Mapping[str, Any]) -> Table:
+    return facts(result, "one due read of a node that has not changed", _READS)
 
 
 def _resync(result: Mapping[str, Any]) -> Table:
@@ -205,6 +217,8 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
             return [_restart(result)]
         case "idle":
             return [_idle(result)]
+        case "reads":
+            return [_reads(result)]
         case "resync":
             return [_resync(result)]
         case "swaps":

@@ -56,6 +56,7 @@ RESULTS = {
     "real": COLD,
     "restart": Result(nodes=1000),
     "idle": Result(nodes=1000),
+    "reads": Result(nodes=1000),
     "resync": Result(nodes=1000),
     "swaps": Result(nodes=1000),
     "storm": Result(
