@@ -16,13 +16,10 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import Any, Final
 
-from rich.console import Console
-
 from tests.bench import coldstart, known, large, results, storm, swaps
 from tests.bench.errors import BenchError
 from tests.bench.programs import Program, peer
 from tests.bench.simulated_fleet import SimulatedFleet
-from tests.bench.tables import tables
 
 UNKNOWN: Final[dict[str, Callable[..., dict[str, Any]]]] = {
     "instant": coldstart.instant,
@@ -69,11 +66,7 @@ class Session:
         began = time.monotonic()
         say(f"{scenario}: begins")
         figures = self._measure(scenario, fleet)
-        seconds = time.monotonic() - began
-        path = results.save(scenario, figures, seconds=seconds)
-        for table in tables(results.load()[scenario]):
-            table.show(Console(width=140))
-        say(f"{scenario}: took {seconds:.0f} s; {path.relative_to(results.ROOT)}")
+        results.report(scenario, figures, seconds=time.monotonic() - began)
 
     def _measure(self, scenario: str, fleet: SimulatedFleet) -> dict[str, Any]:
         match scenario:

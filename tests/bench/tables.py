@@ -208,6 +208,57 @@ def _storm(result: Mapping[str, Any]) -> list[Table]:
     return [bystander, nodes]
 
 
+def _sinks(result: Mapping[str, Any]) -> Table:
+    rows = tuple(
+        (
+            name,
+            count(result["records"]),
+            f"{count(batches)} {unit}",
+            count(result["records"] / batches),
+        )
+        for name, unit, batches in (
+            ("PostgreSQL", "transactions", result["transactions"]),
+            ("S3", "objects", result["objects"]),
+        )
+    )
+    return Table(
+        title=f"the first records of {result['nodes']:,} nodes, delivered after"
+        f" {result['delivered_s']:.1f} s",
+        head=("sink", "records", "in", "records each"),
+        rows=rows,
+    )
+
+
+def _sql(result: Mapping[str, Any]) -> list[Table]:
+    look_ups = tuple(
+        (view, key, amount(found["median_ms"], "ms"), count(found["runs"]))
+        for view in ("gpu_current", "gpu_sightings")
+        for key, found in result[view].items()
+    )
+    inserts = tuple(
+        (
+            kind,
+            count(found["with_trigger_per_s"]),
+            count(found["without_per_s"]),
+            f"{found['ratio']:.2f}",
+        )
+        for kind, found in result["inserts"].items()
+    )
+    return [
+        Table(
+            title=f"look-ups in {result['rows']:,} rows of {result['gpus']:,} GPUs; migration"
+            f" {result['migration_s']} s",
+            head=("view", "look-up by", "median", "runs"),
+            rows=look_ups,
+        ),
+        Table(
+            title="records inserted per second",
+            head=("records", "with gpu_current", "without", "time, ratio"),
+            rows=inserts,
+        ),
+    ]
+
+
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """The tables of a result of any scenario."""
     match result["scenario"]:
@@ -225,6 +276,10 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
             return [_swaps(result)]
         case "storm":
             return _storm(result)
+        case "sinks":
+            return [_sinks(result)]
+        case "sql":
+            return _sql(result)
         case "large":
             return [cold_start(result), _restart(result["restart"]), _resync(result["resync"])]
     raise ValueError(f"no table of {result['scenario']}")

@@ -57,4 +57,4 @@ def test_a_scenario_that_is_not_measured_again_keeps_its_figures(
 def test_the_page_has_the_tables_of_its_figures_and_a_place_for_each_scenario() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert render(text, json.loads(FIGURES.read_text())) == text, "run `make performance`"
-    assert sorted(scenarios(text)) == sorted(SCENARIOS)
+    assert sorted(scenarios(text)) == sorted([*SCENARIOS, "sinks", "sql"])
