@@ -67,7 +67,7 @@ format: venv ## Format the code with ruff.
 docs: venv ## Build the documentation as a site in build/site, offline.
 	$(BIN)/python scripts/site.py
 
-bench: venv ## Measure SCENARIOS=instant,real at NODES=1000, and with PEER=… gpuid beside it.
+bench: venv ## Measure SCENARIOS=instant,real at NODES=1000, and with PEER=… gpuid beside it; see docs/performance.md.
 	$(BIN)/python -m tests.bench.run --nodes $(NODES) $(if $(SCENARIOS),--scenarios $(SCENARIOS)) $(if $(NODES_LARGE),--nodes-large $(NODES_LARGE)) $(if $(IDLE_SECONDS),--idle-seconds $(IDLE_SECONDS)) $(if $(QUARANTINES),--quarantines $(QUARANTINES)) $(if $(PEER),--peer $(PEER))
 
 performance: venv ## Put the results of `make bench` into docs/performance.json and docs/performance.md.
