@@ -70,8 +70,8 @@ docs: venv ## Build the documentation as a site in build/site, offline.
 bench: venv ## Measure a cold start at NODES=1000 beside a bare exec loop and, with PEER=…, another program.
 	$(BIN)/python -m tests.bench.coldstart --nodes $(NODES) $(if $(QUARANTINES),--quarantines $(QUARANTINES)) $(if $(PEER),--peer $(PEER))
 
-dist: venv ## Build image, chart and wheel of HEAD into dist/, identical for everyone.
-	$(BIN)/python -m release build $(if $(SOURCE),--source $(SOURCE)) $(if $(BUILDER),--builder $(BUILDER))
+dist: venv ## Build image, chart, wheel and manifests of HEAD into dist/, identical for everyone.
+	$(BIN)/python -m release build $(if $(SOURCE),--source $(SOURCE)) $(if $(BUILDER),--builder $(BUILDER)) $(if $(REGISTRY),--registry $(REGISTRY))
 
 release: registry dist ## Push them to REGISTRY (several: a,b), attested with KEY; see docs/verify.md.
 	$(BIN)/python -m release publish $(REGISTRY) $(if $(KEY),--key $(KEY))

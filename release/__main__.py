@@ -25,9 +25,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m release", description=__doc__)
     parser.add_argument("--dist", type=Path, default=ROOT / "dist", help="output folder")
     commands = parser.add_subparsers(dest="command", required=True)
-    make = commands.add_parser("build", help="build image, chart and wheel of HEAD")
+    make = commands.add_parser("build", help="build image, chart, wheel and manifests of HEAD")
     make.add_argument("--source", help="URL of the repository with the commit")
     make.add_argument("--builder", help="URI of the builder, for the provenance")
+    make.add_argument("--registry", help="host/path of the image in the manifests, or a list")
     send = commands.add_parser("publish", help="push them to registries and attest them")
     send.add_argument("registries", help="host/path, several separated by commas")
     send.add_argument("--key", help="private key of cosign")
@@ -39,6 +40,7 @@ def main() -> int:
                 dist,
                 source=options.source,
                 builder=options.builder,
+                registry=(options.registry or "").partition(",")[0] or None,
                 cache=toolchain.cache_directory() / "release",
                 progress=_progress,
             )

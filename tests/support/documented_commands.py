@@ -49,6 +49,9 @@ RUN_BY: dict[str, str] = {
     r"kubectl (create namespace gpu-operator|apply -k deployment/simulated)": SIMULATED,
     r"kubectl apply -k deployment/overlays/stdout": KUSTOMIZATION,
     r"kubectl -n gpuid logs .*": KUSTOMIZATION,
+    r"kubectl apply -f dist/install.yaml": (
+        "tests/cluster/test_manifests.py::test_install_yaml_is_the_base_with_another_image"
+    ),
     r"kubectl -n NAMESPACE (logs|get --raw) .*": CHART,
     r"kubectl delete -k deployment/overlays/stdout -l .*": (
         "tests/cluster/test_helm.py::test_kustomize_removal_by_label_keeps_the_inventories"

@@ -8,8 +8,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
-from release import policies
+from release import manifests, policies
 from release.debian import ARCHITECTURES, LOCK, PACKAGES, Lock, Package, fetch
 from release.dockerfile import configuration
 from release.errors import ReleaseError
@@ -103,3 +104,44 @@ def test_the_policies_name_the_source_of_the_project() -> None:
     for name in ("slsa-attestation", "slsa-attestation-keyless"):
         assert source in (policies.POLICIES / f"{name}.yaml").read_text()
     assert source == policies.SOURCE
+
+
+IMAGE = "registry.example.com/team/gpuid-operator@sha256:" + "0" * 64
+
+
+def test_install_yaml_is_everything_with_the_crds_first_and_the_image_by_digest() -> None:
+    objects = list(yaml.safe_load_all(manifests.install(ROOT, IMAGE)))
+    kinds = [item["kind"] for item in objects]
+    crds = kinds.count("CustomResourceDefinition")
+    assert kinds[: crds + 1] == ["CustomResourceDefinition"] * crds + ["Namespace"]
+    names = [(item["kind"], item["metadata"]["name"]) for item in objects]
+    assert len(set(names)) == len(names)
+    (deployment,) = (item for item in objects if item["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == IMAGE
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The root of a source tree with a base of one Deployment."""
+    folder = tmp_path / manifests.BASE
+    folder.mkdir(parents=True)
+    (folder / "kustomization.yaml").write_text("resources: [deployment.yaml]\n")
+    (folder / "deployment.yaml").write_text("kind: Deployment\n        image: gpuid-operator\n")
+    return folder
+
+
+def test_a_base_that_only_kustomize_can_build_is_refused(base: Path, tmp_path: Path) -> None:
+    assert IMAGE in manifests.install(tmp_path, IMAGE)
+    kustomization = base / "kustomization.yaml"
+    text = kustomization.read_text()
+    for more in ("namePrefix: x-", "images: [{name: gpuid-operator, newName: other}]"):
+        kustomization.write_text(f"{text}{more}\n")
+        with pytest.raises(ReleaseError, match=r"namePrefix|newName"):
+            manifests.install(tmp_path, IMAGE)
+
+
+def test_a_base_without_the_image_is_refused(base: Path, tmp_path: Path) -> None:
+    (base / "deployment.yaml").write_text("kind: Deployment\n        image: other\n")
+    with pytest.raises(ReleaseError, match="0 lines"):
+        manifests.install(tmp_path, IMAGE)
