@@ -10,6 +10,7 @@ from gpuid_operator.localcluster import toolchain
 from gpuid_operator.localcluster.errors import BuildError
 from release.build import build
 from release.errors import ReleaseError
+from release.files import downloads, write_checksums
 from release.policies import write_policies
 from release.project import ROOT
 from release.publish import publish
@@ -32,6 +33,7 @@ def main() -> int:
     send = commands.add_parser("publish", help="push them to registries and attest them")
     send.add_argument("registries", help="host/path, several separated by commas")
     send.add_argument("--key", help="private key of cosign")
+    commands.add_parser("files", help="print the paths of the files for download")
     options = parser.parse_args()
     dist = options.dist.absolute()
     try:
@@ -45,9 +47,12 @@ def main() -> int:
                 progress=_progress,
             )
             print(f"{made['name']}@{made['image']}")
+        elif options.command == "files":
+            print(*downloads(dist), sep="\n")
         else:
             signer = Signer.choose(options.key, dist, _progress)
             write_policies(dist, signer)
+            write_checksums(dist, signer)
             for registry in filter(None, options.registries.split(",")):
                 print(publish(dist, registry, signer, _progress))
     except (ReleaseError, BuildError) as error:

@@ -1,8 +1,10 @@
-"""The parts of a release that need no network: the lock, the Dockerfile's words, tars, policies."""
+"""The parts of a release that need no network: lock, Dockerfile, tars, policies, files."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import tarfile
 import tomllib
 from pathlib import Path
@@ -10,12 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from release import manifests, policies
+from release import files, manifests, policies
 from release.debian import ARCHITECTURES, LOCK, PACKAGES, Lock, Package, fetch
 from release.dockerfile import configuration
 from release.errors import ReleaseError
-from release.oci import Layout, tar_of
+from release.oci import NAME, Layout, tar_of
 from release.project import ROOT
+from release.signer import Signer
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -145,3 +148,53 @@ def test_a_base_without_the_image_is_refused(base: Path, tmp_path: Path) -> None
     (base / "deployment.yaml").write_text("kind: Deployment\n        image: other\n")
     with pytest.raises(ReleaseError, match="0 lines"):
         manifests.install(tmp_path, IMAGE)
+
+
+class Cosign(Signer):
+    """A signer that writes what it was called with."""
+
+    def run(self, *arguments: str) -> str:
+        if "--bundle" in arguments:
+            Path(arguments[arguments.index("--bundle") + 1]).write_text(" ".join(arguments))
+        return "the public key"
+
+
+@pytest.fixture
+def dist(tmp_path: Path) -> Path:
+    """A build, with what is in the folder besides."""
+    release = {"files": {"install.yaml": ""}, "platforms": {"amd64": ""}}
+    (tmp_path / "release.json").write_text(json.dumps(release))
+    names = ["install.yaml", "provenance.json", "sbom-index.spdx.json", "sbom-amd64.spdx.json"]
+    names += [f"policy/{name}.yaml" for name in policies.NAMES]
+    for name in (*names, "cosign.key", "cosign.pub", "gpuid-operator-0.0.9.tgz"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("key", ["cosign.key", None])
+def test_the_checksums_are_of_every_file_of_this_release_and_are_signed(
+    dist: Path, key: str | None
+) -> None:
+    files.write_checksums(dist, Cosign(key))
+    lines = (dist / files.CHECKSUMS).read_text().splitlines()
+    listed = {name: sha256 for sha256, name in (line.split("  ") for line in lines)}
+    downloads = files.downloads(dist)
+    assert [*listed, files.CHECKSUMS, files.BUNDLE] == [path.name for path in downloads]
+    assert all(path.exists() for path in downloads)
+    assert listed.keys() >= {"install.yaml", "release.json", "slsa-attestation.yaml"}
+    assert not listed.keys() & {"cosign.key", "gpuid-operator-0.0.9.tgz"}
+    assert ("cosign.pub" in listed) is bool(key)
+    assert listed["install.yaml"] == hashlib.sha256(b"install.yaml").hexdigest()
+    assert (dist / files.BUNDLE).read_text().startswith("sign-blob ")
+
+
+def test_the_artifact_names_every_file(dist: Path) -> None:
+    files.write_checksums(dist, Cosign("cosign.key"))
+    folder = files.as_artifact(dist, "0.1.0")
+    (manifest,) = json.loads((folder / "index.json").read_text())["manifests"]
+    assert manifest["annotations"] == {NAME: "0.1.0-files"}
+    blob = folder / "blobs" / manifest["digest"].replace(":", "/")
+    titles = [one["annotations"].values() for one in json.loads(blob.read_text())["layers"]]
+    assert [name for (name,) in titles] == [path.name for path in files.downloads(dist)]
