@@ -13,7 +13,7 @@ from typing import Final
 
 import hatchling
 
-from release import chart, image, manifests, provenance, sbom
+from release import chart, image, krew, manifests, provenance, sbom
 from release.base import Interpreter
 from release.image import Progress
 from release.oci import EMPTY, Document, Layout, iso
@@ -38,7 +38,7 @@ def build(
 
     - `oci/`: the image, its base, the bills of materials and the chart, in the form for a registry
     - `sbom-*.spdx.json`, `provenance.json`: the attested statements about the image
-    - the chart, the wheel, `install.yaml` and the folder deployment/ as an archive
+    - the chart, the wheel, the plugin for krew, `install.yaml`, the archive of deployment/
     """
     started = int(time.time())
     dist.mkdir(parents=True, exist_ok=True)
@@ -71,6 +71,7 @@ def build(
             wheel,
             manifests.INSTALL,
             manifests.archive(project, made.interpreter.gzip, dist),
+            *krew.build(project, dist / wheel, dist=dist, gzip=made.interpreter.gzip),
         ]
         statement = provenance.predicate(
             project,

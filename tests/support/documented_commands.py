@@ -36,6 +36,7 @@ IMAGE = "tests/node/operator_image.py"
 RELEASE = "tests/release/test_image.py"
 SIMULATED = "tests/node/test_install.py::test_the_simulated_device_plugin"
 PLUGIN = "tests/cluster/plugin/"
+INSTALLED = "tests/release/test_plugin.py"
 
 RUN_BY: dict[str, str] = {
     r"make demo": "tests/cluster/test_demo.py",
@@ -65,6 +66,7 @@ RUN_BY: dict[str, str] = {
     r"helm (upgrade --install|test|uninstall) gpuid-operator .*": CHART,
     r"helm pull oci://.* --untar": RELEASE,
     r"helm template gpuid .*reader-nri.yaml .*": "tests/cluster/test_chart_reader.py",
+    r"pipx install dist/.*|kubectl krew install .*": INSTALLED,
     r"kubectl apply -f crds/": "tests/cluster/test_localcluster.py",
     r"\.venv/bin/gpuid-operator run": "tests/support/operators.py",
     r"kubectl gpuid read .*": PLUGIN + "test_read.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
 import tomllib
 from pathlib import Path
@@ -198,3 +199,13 @@ def test_the_artifact_names_every_file(dist: Path) -> None:
     blob = folder / "blobs" / manifest["digest"].replace(":", "/")
     titles = [one["annotations"].values() for one in json.loads(blob.read_text())["layers"]]
     assert [name for (name,) in titles] == [path.name for path in files.downloads(dist)]
+
+
+def test_the_launcher_of_krew_runs_the_versions_of_python_that_the_package_names() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    versions = {
+        entry.rpartition(" ")[2] for entry in project["classifiers"] if "Python ::" in entry
+    }
+    launcher = (ROOT / "release" / "kubectl-gpuid.sh").read_text()
+    assert set(re.findall(r"python(3\.\d+)", launcher)) == versions - {"3"}
+    assert f"Python {project['requires-python'].removeprefix('>=')} or newer" in launcher
