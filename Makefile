@@ -76,8 +76,8 @@ performance: venv ## Put the results of `make bench` into docs/performance.json 
 bench-work: venv ## Count the work that a new node takes: requests, bytes, calls, allocations.
 	$(BIN)/python -m tests.bench.work
 
-dist: venv ## Build image, chart and wheel of HEAD into dist/, identical for everyone.
-	$(BIN)/python -m release build $(if $(SOURCE),--source $(SOURCE)) $(if $(BUILDER),--builder $(BUILDER))
+dist: venv ## Build image, chart, wheel and manifests of HEAD into dist/, identical for everyone.
+	$(BIN)/python -m release build $(if $(SOURCE),--source $(SOURCE)) $(if $(BUILDER),--builder $(BUILDER)) $(if $(REGISTRY),--registry $(REGISTRY))
 
 release: registry dist ## Push them to REGISTRY (several: a,b), attested with KEY; see docs/verify.md.
 	$(BIN)/python -m release publish $(REGISTRY) $(if $(KEY),--key $(KEY))
