@@ -25,6 +25,11 @@ _METADATA: Final = (
     "deletionTimestamp",
 )
 _CONTAINER_STATUS: Final = ("name", "ready", "containerID", "state")
+_NO_IMAGE: Final = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
+)
+"""Reasons of a waiting container without an image. The first two alternate, so they count as one:
+each change of a pod is a reconcile of its node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ class TargetPod:
     """Whether a controller owns the pod and would recreate it."""
     claims: bool = False
     """Whether the container has resource claims (DRA), and may therefore see their devices only."""
+    no_image: bool = False
+    """Whether the container waits for an image that the kubelet failed to get."""
 
     @classmethod
     def from_pod(
@@ -68,10 +75,12 @@ class TargetPod:
         asked = (container, (meta.get("annotations") or {}).get(_DEFAULT_CONTAINER))
         target = next((name for name in asked if name in names), names[0])
         running: dict[str, Any] = {}
-        container_id, ready = "", False
+        container_id, ready, no_image = "", False, False
         for seen in status.get("containerStatuses") or ():
             if seen.get("name") == target:
-                running = (seen.get("state") or {}).get("running") or {}
+                state = seen.get("state") or {}
+                running = state.get("running") or {}
+                no_image = (state.get("waiting") or {}).get("reason") in _NO_IMAGE
                 if running:
                     container_id = seen.get("containerID") or ""
                     ready = bool(seen.get("ready")) and bool(container_id)
@@ -90,6 +99,7 @@ class TargetPod:
             started_at=datetime.fromisoformat(started) if started else None,
             controlled=any(owner.get("controller") for owner in meta.get("ownerReferences") or ()),
             claims=bool(resources.get("claims")),
+            no_image=no_image,
         )
 
 

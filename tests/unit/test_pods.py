@@ -58,6 +58,15 @@ def test_a_trimmed_pod_is_the_same_target_without_the_rest() -> None:
     assert not any(name in left for name in rest)
 
 
+@pytest.mark.parametrize("reason", ["ErrImagePull", "ContainerCreating"])
+def test_a_trimmed_pod_says_what_its_container_waits_for(reason: str) -> None:
+    waiting = container("plugin", ready=False, state={"waiting": {"reason": reason}})
+    body = pod(status={"containerStatuses": [waiting]})
+    target = TargetPod.from_pod(trimmed_pod(body), container="plugin")
+    assert target == TargetPod.from_pod(body, container="plugin")
+    assert target is not None and target.no_image == (reason == "ErrImagePull")
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -168,3 +177,21 @@ def test_a_bare_node_has_absent_facts() -> None:
         {},
         None,
     )
+
+
+@pytest.mark.parametrize(
+    ("reason", "no_image"),
+    [
+        ("ErrImagePull", True),
+        ("ImagePullBackOff", True),
+        ("InvalidImageName", True),
+        ("ErrImageNeverPull", True),
+        ("ContainerCreating", False),
+        ("CrashLoopBackOff", False),
+    ],
+)
+def test_a_container_that_waits_for_its_image_is_seen(reason: str, no_image: bool) -> None:
+    waiting = container("plugin", ready=False, state={"waiting": {"reason": reason}})
+    target = TargetPod.from_pod(pod(status={"containerStatuses": [waiting]}), container="plugin")
+    assert target is not None
+    assert (target.no_image, target.container_id) == (no_image, "")
