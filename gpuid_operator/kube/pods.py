@@ -13,6 +13,11 @@ from gpuid_operator.kube.errors import Forbidden, NotFound
 _DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
 _OVER: Final = frozenset({"Succeeded", "Failed"})
 _PAGE: Final = 250
+_NO_IMAGE: Final = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
+)
+"""Reasons of a waiting container without an image. The first two alternate, so they count as one:
+each change of a pod is a reconcile of its node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,8 @@ class TargetPod:
     """Whether a controller owns the pod and would recreate it."""
     claims: bool = False
     """Whether the container has resource claims (DRA), and may therefore see their devices only."""
+    no_image: bool = False
+    """Whether the container waits for an image that the kubelet failed to get."""
 
     @classmethod
     def from_pod(
@@ -56,10 +63,12 @@ class TargetPod:
         asked = (container, (meta.get("annotations") or {}).get(_DEFAULT_CONTAINER))
         target = next((name for name in asked if name in names), names[0])
         running: dict[str, Any] = {}
-        container_id, ready = "", False
+        container_id, ready, no_image = "", False, False
         for seen in status.get("containerStatuses") or ():
             if seen.get("name") == target:
-                running = (seen.get("state") or {}).get("running") or {}
+                state = seen.get("state") or {}
+                running = state.get("running") or {}
+                no_image = (state.get("waiting") or {}).get("reason") in _NO_IMAGE
                 if running:
                     container_id = seen.get("containerID") or ""
                     ready = bool(seen.get("ready")) and bool(container_id)
@@ -77,6 +86,7 @@ class TargetPod:
             started_at=datetime.fromisoformat(started) if started else None,
             controlled=any(owner.get("controller") for owner in meta.get("ownerReferences") or ()),
             claims=bool(resources.get("claims")),
+            no_image=no_image,
         )
 
 

@@ -127,3 +127,21 @@ def test_a_bare_node_has_absent_facts() -> None:
         {},
         None,
     )
+
+
+@pytest.mark.parametrize(
+    ("reason", "no_image"),
+    [
+        ("ErrImagePull", True),
+        ("ImagePullBackOff", True),
+        ("InvalidImageName", True),
+        ("ErrImageNeverPull", True),
+        ("ContainerCreating", False),
+        ("CrashLoopBackOff", False),
+    ],
+)
+def test_a_container_that_waits_for_its_image_is_seen(reason: str, no_image: bool) -> None:
+    waiting = container("plugin", ready=False, state={"waiting": {"reason": reason}})
+    target = TargetPod.from_pod(pod(status={"containerStatuses": [waiting]}), container="plugin")
+    assert target is not None
+    assert (target.no_image, target.container_id) == (no_image, "")
