@@ -17,8 +17,8 @@ def _equal(_: object) -> int:
 class WorkQueue(Generic[K]):
     """Hands out keys when they are due, and never the same key to two workers at once.
 
-    Of the keys that wait for a worker, those with the lowest rank come first, in the order in which
-    they became due.
+    Keys that wait for a worker are handed out by rank, the lowest first, and within a rank in the
+    order in which they became due.
     """
 
     def __init__(self, rank: Callable[[K], int] = _equal) -> None:
@@ -58,7 +58,7 @@ class WorkQueue(Generic[K]):
         """Wait for the next key that is due. The worker calls `done` once it has handled it."""
         while True:
             rank, number, key = await self._ready.get()
-            if self._waiting.get(key) == (rank, number):  # otherwise it came by its better place
+            if self._waiting.get(key) == (rank, number):  # else it was promoted
                 del self._waiting[key]
                 self._processing.add(key)
                 return key
