@@ -131,7 +131,7 @@ class Engine:
             state=self._state,
             status_writer=self._status_writer,
             reader=self._reader,
-            labeller=NodeLabeller(client, state=self._state),
+            labeller=NodeLabeller(client, state=self._state, idle_gate=idle_gate),
             delivery=self._delivery,
             checks=self._checks,
             idle_gate=idle_gate,

@@ -201,6 +201,11 @@ class CachedInventory:
         return InventoryStatus.model_validate(orjson.loads(zlib.decompress(self.packed)))
 
     @property
+    def has_open_request(self) -> bool:
+        """Whether no read has answered the last `requestedAt` yet."""
+        return self.request != self.handled_request
+
+    @property
     def pairs(self) -> tuple[Pair, ...] | None:
         """(chassis, serial) of each GPU; None before the first successful read."""
         if self.identifiers is None:
