@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from gpuid_operator.api.quarantine import Quarantine, QuarantineStatus
@@ -22,6 +23,7 @@ class QuarantineCache:
         self._versions: ObjectVersions[str] = ObjectVersions()
         self._listed = False
         self._index: QuarantineIndex | None = None
+        self._clock: Callable[[], datetime] | None = None
 
     def __iter__(self) -> Iterator[Quarantine]:
         """All quarantines, by name."""
@@ -39,6 +41,15 @@ class QuarantineCache:
                 unreadable=(quarantine.name for quarantine in self if quarantine.fault),
             )
         return self._index
+
+    @property
+    def time(self) -> datetime | None:
+        """The time by which quarantines end; None for that of each change."""
+        return None if self._clock is None else self._clock()
+
+    def end_by(self, clock: Callable[[], datetime]) -> None:
+        """Let quarantines end by this clock from now on."""
+        self._clock = clock
 
     @contextmanager
     def listing(self) -> Iterator[dict[str, str]]:

@@ -92,6 +92,12 @@ def condition(kube: FakeKube, path: str, kind: str) -> tuple[str, str, str] | No
     return None
 
 
+def node_taints(kube: FakeKube, node: str = "n1") -> list[str]:
+    """The quarantines that the taints of a node name."""
+    taints = kube.objects[node_path(node)]["spec"].get("taints") or []
+    return [taint["value"] for taint in taints]
+
+
 def quarantined(kube: FakeKube, node: str = "n1") -> tuple[str, str] | None:
     found = condition(kube, inventory_path(node), "Quarantined")
     return found[:2] if found else None
@@ -215,6 +221,68 @@ class TestChanges:
         harness.quarantine("rma", PART, until=later(3600))
         await until(lambda: marks(kube) == [["rma"], []], within=AT_ONCE)
         await until(lambda: ready(kube) == ("True", "InForce"))
+
+    @pytest.mark.parametrize("off", [timedelta(days=400), timedelta(seconds=61)])
+    async def test_a_clock_that_is_ahead_ends_none(
+        self,
+        kube: FakeKube,
+        nodes: dict[str, str],
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        off: timedelta,
+    ) -> None:
+        harness = EngineHarness(kube, quarantine_taints=True)
+        await harness.engine.start()
+        await until(lambda: all(delivered(kube, name) for name in nodes))
+        harness.quarantine("rma", PART, until=later(1000), action="Taint")
+        await until(lambda: node_taints(kube) == ["rma"] and delivered(kube, "n1"))
+        await asyncio.sleep(930)
+        told_before = told(kube)
+        with monkeypatch.context() as patch:
+            patch.setattr(clock, "START", clock.START + off)
+            # Also a read, and the look at all nodes, leave the mark.
+            harness.pod_event(put_pod(kube, "n1", number=2))
+            harness.engine.quarantines.recheck()
+            await asyncio.sleep(30)
+            assert (marks(kube), node_taints(kube)) == ([["rma"], []], ["rma"])
+            assert ready(kube) == ("True", "InForce")
+            # It ends by the API server's clock.
+            await until(lambda: marks(kube) == [[], []], within=60)
+        assert caplog.text.count("clock differs from the API server's") == 1
+        await until(lambda: ready(kube) == ("False", "Expired") and node_taints(kube) == [])
+        assert told(kube) == [*told_before, ("GPUReleased", "rma")]
+        await harness.engine.stop(within=10)
+
+    @pytest.mark.parametrize("off", [timedelta(days=-400), timedelta(seconds=-59)])
+    async def test_a_clock_that_is_behind_brings_none_back(
+        self,
+        kube: FakeKube,
+        harness: EngineHarness,
+        monkeypatch: pytest.MonkeyPatch,
+        off: timedelta,
+    ) -> None:
+        harness.quarantine("rma", PART, until=later(10))
+        await until(lambda: marks(kube) == [["rma"], []])
+        await until(lambda: ready(kube) == ("False", "Expired"))
+        monkeypatch.setattr(clock, "START", clock.START + off)
+        harness.engine.quarantines.recheck()
+        await asyncio.sleep(30)
+        assert (marks(kube), ready(kube)) == ([[], []], ("False", "Expired"))
+        assert told(kube) == [("GPUQuarantined", "rma"), ("GPUReleased", "rma")]
+
+    async def test_a_step_of_the_only_clock_is_noticed_within_a_minute(
+        self, kube: FakeKube, harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(FakeKube, "server_time", None)
+        right = clock.START
+        end = later(300)
+        monkeypatch.setattr(clock, "START", right - timedelta(days=1))
+        harness.quarantine("rma", PART, until=end)
+        await until(lambda: marks(kube) == [["rma"], []])
+        await asyncio.sleep(400)
+        assert marks(kube) == [["rma"], []]
+        monkeypatch.setattr(clock, "START", right)
+        await until(lambda: marks(kube) == [[], []], within=60 + AT_ONCE)
 
     async def test_a_node_whose_read_hangs_is_marked_all_the_same(
         self, kube: FakeKube, harness: EngineHarness
