@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -12,7 +13,7 @@ from typing import Final
 
 import hatchling
 
-from release import chart, image, provenance, sbom
+from release import chart, image, krew, manifests, provenance, sbom
 from release.base import Interpreter
 from release.image import Progress
 from release.oci import EMPTY, Document, Layout, iso
@@ -23,13 +24,21 @@ _SPDX_LAYER: Final = "text/spdx+json"  # the media type that ko and cosign use
 
 
 def build(
-    dist: Path, *, source: str | None, builder: str | None, cache: Path, progress: Progress
+    dist: Path,
+    *,
+    source: str | None,
+    builder: str | None,
+    registry: str | None,
+    cache: Path,
+    progress: Progress,
 ) -> Document:
     """Fill the folder `dist`; returns its content, as in its file release.json.
 
+    `registry` (`host/path`) is where the manifests say that the image is, if anywhere.
+
     - `oci/`: the image, its base, the bills of materials and the chart, in the form for a registry
     - `sbom-*.spdx.json`, `provenance.json`: the attested statements about the image
-    - the chart and the wheel
+    - the chart, the wheel, the plugin for krew, `install.yaml`, the archive of deployment/
     """
     started = int(time.time())
     dist.mkdir(parents=True, exist_ok=True)
@@ -52,6 +61,18 @@ def build(
         layout.name(artifact, f"{project.version}-chart")
         progress("building the wheel")
         wheel = _wheel(project, dist, made.interpreter)
+        progress("writing the manifests")
+        reference = f"{project.name}@{made.index['digest']}"
+        if registry:
+            reference = f"{registry.rstrip('/')}/{reference}"
+        (dist / manifests.INSTALL).write_text(manifests.install(project.folder, reference))
+        files = [
+            f"{project.name}-{project.version}.tgz",
+            wheel,
+            manifests.INSTALL,
+            manifests.archive(project, made.interpreter.gzip, dist),
+            *krew.build(project, dist / wheel, dist=dist, gzip=made.interpreter.gzip),
+        ]
         statement = provenance.predicate(
             project,
             made,
@@ -71,9 +92,14 @@ def build(
         "platforms": {one.architecture: one.image["digest"] for one in made.platforms},
         "base": made.base["digest"],
         "wheel": wheel,
+        "files": {name: _sha256(dist / name) for name in sorted(files)},
     }
     (dist / "release.json").write_text(json.dumps(release, indent=1) + "\n")
     return release
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _attach(layout: Layout, subject: Document, text: bytes, project: Project) -> None:

@@ -13,6 +13,8 @@ from release.project import ROOT
 from release.signer import Signer
 
 POLICIES: Final = ROOT / "deployment" / "policy"
+FOLDER: Final = "policy"
+NAMES: Final = ("slsa-attestation", "sbom-attestation")
 SOURCE: Final = "https://github.com/gpuid/gpuid-operator"
 _KEY: Final = re.compile(
     r"^( +)-----BEGIN PUBLIC KEY-----.+-----END PUBLIC KEY-----\n", re.MULTILINE | re.DOTALL
@@ -23,9 +25,9 @@ def write_policies(dist: Path, signer: Signer) -> None:
     """Write the admission policies with the release's source and key to `dist/policy`."""
     release: Document = json.loads((dist / "release.json").read_text())
     pem = signer.public_key()
-    folder = dist / "policy"
+    folder = dist / FOLDER
     folder.mkdir(exist_ok=True)
-    for name in ("slsa-attestation", "sbom-attestation"):
+    for name in NAMES:
         text = (POLICIES / f"{name}{'' if pem else '-keyless'}.yaml").read_text()
         for dot in (".", r"\."):  # literally, and in a regular expression
             text = text.replace(SOURCE.replace(".", dot), release["source"].replace(".", dot))

@@ -1,7 +1,7 @@
 """Signs a release with cosign.
 
-Each attestation is published in both formats of cosign: the bundle, and the format that the
-Sigstore policy controller reads.
+Each attestation of an image is published in both formats of cosign: the bundle, and the format that
+the Sigstore policy controller reads.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import getpass
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -65,9 +67,25 @@ class Signer:
             self.run("attest", "--yes", *what)
             self.run("attest", "--yes", *old, *what)
             return
-        with tempfile.TemporaryDirectory() as folder:
-            config = f"{folder}/signing-config.json"
-            none = [f"--no-default-{service}" for service in _NO_SERVICES]
-            self.run("signing-config", "create", *none, "--out", config)
+        with _offline(self) as config:
             self.run("attest", "--key", self.key, "--signing-config", config, *what)
         self.run("attest", "--key", self.key, "--tlog-upload=false", *old, *what)
+
+    def sign(self, file: Path, bundle: Path) -> None:
+        """Sign a file; `bundle` is the file for the signature, with the certificate if any."""
+        what = ["--bundle", str(bundle), str(file)]
+        if self.key is None:
+            self.run("sign-blob", "--yes", *what)
+            return
+        with _offline(self) as config:
+            self.run("sign-blob", "--key", self.key, "--signing-config", config, *what)
+
+
+@contextmanager
+def _offline(signer: Signer) -> Iterator[str]:
+    """A file with a configuration of cosign that uses no service."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = f"{folder}/signing-config.json"
+        none = [f"--no-default-{service}" for service in _NO_SERVICES]
+        signer.run("signing-config", "create", *none, "--out", config)
+        yield config

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from gpuid_operator.localcluster import LocalCluster, LocalClusterError
+from release.manifests import install
 from tests.support import kubeconform
 from tests.support.chart_values import ANNOTATIONS
 from tests.support.gotools import prometheus_operator_crds
@@ -150,6 +151,22 @@ def test_the_server_accepts_the_kustomizations(
     text = kustomize(cluster, folder)
     accept(cluster, objects_of(text))
     assert kubeconform.check(text, schemas)["valid"] == len(objects_of(text))
+
+
+def test_install_yaml_is_the_base_with_another_image(cluster: LocalCluster, schemas: Path) -> None:
+    """The server accepts the file of a release, whose objects are those that kustomize makes."""
+    image = f"registry.example.com/gpuid-operator@sha256:{'0' * 64}"
+    text = install(ROOT, image)
+    objects = objects_of(text)
+    accept(cluster, objects)
+    assert kubeconform.check(text, schemas)["valid"] == len(objects)
+    base = objects_of(kustomize(cluster, "base"))
+    find(base, "Deployment")["spec"]["template"]["spec"]["containers"][0]["image"] = image
+
+    def named(objects: list[Manifest]) -> list[Manifest]:
+        return sorted(objects, key=lambda item: (item["kind"], item["metadata"]["name"]))
+
+    assert named(objects) == named(base)
 
 
 def test_kubeconform_sees_an_unknown_field(schemas: Path) -> None:

@@ -65,10 +65,12 @@ def release(
     """`make release` of HEAD: what needs the network before, the rest on the island."""
     folder = tmp_path_factory.mktemp("release")
     copy = clone(ROOT, folder / "clone")
-    done = subprocess.run(make("dist"), cwd=copy, capture_output=True, text=True, check=False)
+    targets = f"REGISTRY={','.join(f'{address}/team' for address in registries)}"
+    done = subprocess.run(
+        make("dist", targets), cwd=copy, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     key = new_key(island, folder / "key")
-    targets = ",".join(f"{address}/team" for address in registries)
-    arguments = make("-o", "dist", "release", f"REGISTRY={targets}", f"KEY={key}")
+    arguments = make("-o", "dist", "release", targets, f"KEY={key}")
     island.run("env", "--chdir", copy, *arguments)
     return Release(island, copy / "dist", copy, key, registries)

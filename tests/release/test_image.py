@@ -31,6 +31,7 @@ def test_another_user_elsewhere_and_later_gets_the_same(release: Release, tmp_pa
     home.mkdir()
     settings = {"HOME": str(home), "XDG_CACHE_HOME": str(home), "TZ": "Asia/Tokyo", "LC_ALL": "C"}
     build = f"umask 077; test $(id -u) = 1000; exec {sys.executable} -m release build"
+    build += f" --registry {release.registries[0]}/team"
     done = subprocess.run(
         ["unshare", "--user", "--map-user=1000", "--map-group=1000", "sh", "-ec", build],
         cwd=copy,
@@ -40,7 +41,7 @@ def test_another_user_elsewhere_and_later_gets_the_same(release: Release, tmp_pa
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for name in ("release.json", "oci/index.json", release.about["wheel"], chart(release)):
+    for name in ("release.json", "oci/index.json", *release.about["files"]):
         assert (copy / "dist" / name).read_bytes() == (release.folder / name).read_bytes(), name
 
 

@@ -36,6 +36,7 @@ IMAGE = "tests/node/operator_image.py"
 RELEASE = "tests/release/test_image.py"
 SIMULATED = "tests/node/test_install.py::test_the_simulated_device_plugin"
 PLUGIN = "tests/cluster/plugin/"
+INSTALLED = "tests/release/test_plugin.py"
 
 RUN_BY: dict[str, str] = {
     r"make demo": "tests/cluster/test_demo.py",
@@ -49,6 +50,9 @@ RUN_BY: dict[str, str] = {
     r"kubectl (create namespace gpu-operator|apply -k deployment/simulated)": SIMULATED,
     r"kubectl apply -k deployment/overlays/stdout": KUSTOMIZATION,
     r"kubectl -n gpuid logs .*": KUSTOMIZATION,
+    r"kubectl apply -f dist/install.yaml": (
+        "tests/cluster/test_manifests.py::test_install_yaml_is_the_base_with_another_image"
+    ),
     r"kubectl -n NAMESPACE (logs|get --raw) .*": CHART,
     r"kubectl delete -k deployment/overlays/stdout -l .*": (
         "tests/cluster/test_helm.py::test_kustomize_removal_by_label_keeps_the_inventories"
@@ -62,6 +66,7 @@ RUN_BY: dict[str, str] = {
     r"helm (upgrade --install|test|uninstall) gpuid-operator .*": CHART,
     r"helm pull oci://.* --untar": RELEASE,
     r"helm template gpuid .*reader-nri.yaml .*": "tests/cluster/test_chart_reader.py",
+    r"pipx install dist/.*|kubectl krew install .*": INSTALLED,
     r"kubectl apply -f crds/": "tests/cluster/test_localcluster.py",
     r"\.venv/bin/gpuid-operator run": "tests/support/operators.py",
     r"kubectl gpuid read .*": PLUGIN + "test_read.py",

@@ -33,10 +33,12 @@ VERSIONS: Final = PROGRAMS | {
     "dra-example-driver": "sigs.k8s.io/dra-example-driver//cmd/dra-example-kubeletplugin@v0.4.0",
     "helm3": "helm.sh/helm/v3/cmd/helm@v3.21.4",
     "helm4": "helm.sh/helm/v4/cmd/helm@v4.3.1",
+    "krew": "sigs.k8s.io/krew/cmd/krew@v0.5.0",
     "kube-state-metrics": "k8s.io/kube-state-metrics/v2//.@v2.18.0",
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
     "policy-tester": "github.com/sigstore/policy-controller//cmd/tester@v0.13.1",
     "syft": "github.com/anchore/syft/cmd/syft@v1.20.0",
+    "validate-krew-manifest": "sigs.k8s.io/krew/cmd/validate-krew-manifest@v0.5.0",
     "versitygw": "github.com/versity/versitygw/cmd/versitygw@v1.8.0",
 }
 """Package and version by name."""

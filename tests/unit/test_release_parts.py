@@ -1,20 +1,25 @@
-"""The parts of a release that need no network: the lock, the Dockerfile's words, tars, policies."""
+"""The parts of a release that need no network: lock, Dockerfile, tars, policies, files."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import re
 import tarfile
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
-from release import policies
+from release import files, manifests, policies
 from release.debian import ARCHITECTURES, LOCK, PACKAGES, Lock, Package, fetch
 from release.dockerfile import configuration
 from release.errors import ReleaseError
-from release.oci import Layout, tar_of
+from release.oci import NAME, Layout, tar_of
 from release.project import ROOT
+from release.signer import Signer
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -103,3 +108,104 @@ def test_the_policies_name_the_source_of_the_project() -> None:
     for name in ("slsa-attestation", "slsa-attestation-keyless"):
         assert source in (policies.POLICIES / f"{name}.yaml").read_text()
     assert source == policies.SOURCE
+
+
+IMAGE = "registry.example.com/team/gpuid-operator@sha256:" + "0" * 64
+
+
+def test_install_yaml_is_everything_with_the_crds_first_and_the_image_by_digest() -> None:
+    objects = list(yaml.safe_load_all(manifests.install(ROOT, IMAGE)))
+    kinds = [item["kind"] for item in objects]
+    crds = kinds.count("CustomResourceDefinition")
+    assert kinds[: crds + 1] == ["CustomResourceDefinition"] * crds + ["Namespace"]
+    names = [(item["kind"], item["metadata"]["name"]) for item in objects]
+    assert len(set(names)) == len(names)
+    (deployment,) = (item for item in objects if item["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == IMAGE
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The root of a source tree with a base of one Deployment."""
+    folder = tmp_path / manifests.BASE
+    folder.mkdir(parents=True)
+    (folder / "kustomization.yaml").write_text("resources: [deployment.yaml]\n")
+    (folder / "deployment.yaml").write_text("kind: Deployment\n        image: gpuid-operator\n")
+    return folder
+
+
+def test_a_base_that_only_kustomize_can_build_is_refused(base: Path, tmp_path: Path) -> None:
+    assert IMAGE in manifests.install(tmp_path, IMAGE)
+    kustomization = base / "kustomization.yaml"
+    text = kustomization.read_text()
+    for more in ("namePrefix: x-", "images: [{name: gpuid-operator, newName: other}]"):
+        kustomization.write_text(f"{text}{more}\n")
+        with pytest.raises(ReleaseError, match=r"namePrefix|newName"):
+            manifests.install(tmp_path, IMAGE)
+
+
+def test_a_base_without_the_image_is_refused(base: Path, tmp_path: Path) -> None:
+    (base / "deployment.yaml").write_text("kind: Deployment\n        image: other\n")
+    with pytest.raises(ReleaseError, match="0 lines"):
+        manifests.install(tmp_path, IMAGE)
+
+
+class Cosign(Signer):
+    """A signer that writes what it was called with."""
+
+    def run(self, *arguments: str) -> str:
+        if "--bundle" in arguments:
+            Path(arguments[arguments.index("--bundle") + 1]).write_text(" ".join(arguments))
+        return "the public key"
+
+
+@pytest.fixture
+def dist(tmp_path: Path) -> Path:
+    """A build, with what is in the folder besides."""
+    release = {"files": {"install.yaml": ""}, "platforms": {"amd64": ""}}
+    (tmp_path / "release.json").write_text(json.dumps(release))
+    names = ["install.yaml", "provenance.json", "sbom-index.spdx.json", "sbom-amd64.spdx.json"]
+    names += [f"policy/{name}.yaml" for name in policies.NAMES]
+    for name in (*names, "cosign.key", "cosign.pub", "gpuid-operator-0.0.9.tgz"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("key", ["cosign.key", None])
+def test_the_checksums_are_of_every_file_of_this_release_and_are_signed(
+    dist: Path, key: str | None
+) -> None:
+    files.write_checksums(dist, Cosign(key))
+    lines = (dist / files.CHECKSUMS).read_text().splitlines()
+    listed = {name: sha256 for sha256, name in (line.split("  ") for line in lines)}
+    downloads = files.downloads(dist)
+    assert [*listed, files.CHECKSUMS, files.BUNDLE] == [path.name for path in downloads]
+    assert all(path.exists() for path in downloads)
+    assert listed.keys() >= {"install.yaml", "release.json", "slsa-attestation.yaml"}
+    assert not listed.keys() & {"cosign.key", "gpuid-operator-0.0.9.tgz"}
+    assert ("cosign.pub" in listed) is bool(key)
+    assert listed["install.yaml"] == hashlib.sha256(b"install.yaml").hexdigest()
+    assert (dist / files.BUNDLE).read_text().startswith("sign-blob ")
+
+
+def test_the_artifact_names_every_file(dist: Path) -> None:
+    files.write_checksums(dist, Cosign("cosign.key"))
+    folder = files.as_artifact(dist, "0.1.0")
+    (manifest,) = json.loads((folder / "index.json").read_text())["manifests"]
+    assert manifest["annotations"] == {NAME: "0.1.0-files"}
+    blob = folder / "blobs" / manifest["digest"].replace(":", "/")
+    titles = [one["annotations"].values() for one in json.loads(blob.read_text())["layers"]]
+    assert [name for (name,) in titles] == [path.name for path in files.downloads(dist)]
+
+
+def test_the_launcher_of_krew_runs_the_versions_of_python_that_the_package_names() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    versions = {
+        entry.rpartition(" ")[2] for entry in project["classifiers"] if "Python ::" in entry
+    }
+    launcher = (ROOT / "release" / "kubectl-gpuid.sh").read_text()
+    assert set(re.findall(r"python(3\.\d+)", launcher)) == versions - {"3"}
+    assert f"Python {project['requires-python'].removeprefix('>=')} or newer" in launcher

@@ -126,6 +126,14 @@ def tier(path: Path) -> bool:
     return path.is_dir() and any(path.glob("test_*.py"))
 
 
+def test_a_release_has_all_files_and_an_attestation_of_each() -> None:
+    assert "-m release files | xargs gh release create" in commands("release")
+    (attest,) = (step for step in steps("release") if "attest" in step.get("uses", ""))
+    subjects = attest["with"]["subject-checksums"]
+    assert f"cat dist/checksums.txt - >{subjects}" in commands("release")
+    assert WORKFLOWS["release"]["permissions"]["attestations"] == "write"
+
+
 def test_dependabot_looks_at_every_place_that_pins_something() -> None:
     config = yaml.safe_load((FORGE / "dependabot.yml").read_text())
     assert config["version"] == 2

@@ -16,19 +16,13 @@ depends on it. A read gets its Node anyway, which is never older than the contai
 
 from __future__ import annotations
 
-from typing import Final
-
+from gpuid_operator.engine.core.listing import fetch_singly
+from gpuid_operator.engine.core.turns import pause
 from gpuid_operator.engine.reading.node_fetcher import NodeFetcher
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.state.resource_version import newest
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.nodes import NodeFacts, NodeMetadata, list_node_metadata, list_nodes
-
-_FEW: Final = 50
-"""So many Nodes are fetched one by one, whatever part of the cluster they are."""
-_SHARE: Final = 0.2
-"""Largest part of the cluster that is fetched one by one. More are listed whole: a request costs
-both sides more than a Node in a list."""
 
 
 class NodeList:
@@ -46,7 +40,7 @@ class NodeList:
             await self._list_whole()
             return
         changed = await self._list_metadata()
-        if len(changed) > max(_FEW, _SHARE * len(nodes)):
+        if not fetch_singly(len(changed), known=len(nodes)):
             await self._list_whole()
             return
         for name in changed:
@@ -58,6 +52,7 @@ class NodeList:
             async for facts in list_nodes(self._client, since=since):
                 unseen.discard(facts.name)
                 self._state.nodes.put(facts, requested=requested)
+                await pause()
         self._forget(unseen, requested)
 
     async def _list_metadata(self) -> list[str]:
@@ -73,6 +68,7 @@ class NodeList:
                     changed.append(meta.name)
                 else:
                     self._state.nodes.put_metadata(meta, requested=requested)
+                await pause()
         self._forget(unseen, requested)
         return changed
 

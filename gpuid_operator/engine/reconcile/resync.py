@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from gpuid_operator.engine.reconcile.inventory_list import InventoryList
 from gpuid_operator.engine.reconcile.node_list import NodeList
 from gpuid_operator.engine.reconcile.target_pods import TargetPods
 from gpuid_operator.engine.state.cluster_state import ClusterState
@@ -15,8 +16,8 @@ from gpuid_operator.engine.state.inventory_events import InventoryEvents
 from gpuid_operator.engine.state.resource_version import newest
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import ListExpired
-from gpuid_operator.kube.inventories import inventory_pages
 from gpuid_operator.kube.policies import list_policies
+from gpuid_operator.plan.no_target import nothing_to_read
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -43,12 +44,13 @@ class Resync:
         changes what is in force."""
         self._client = client
         self._state = state
-        self._events = events
         self._target_pods = target_pods
         self._policies_changed = policies_changed
         self._list_quarantines = list_quarantines
         self._list_slices = list_slices
+        self._nothing = False
         self._nodes = NodeList(client, state=state)
+        self._inventories = InventoryList(client, inventories=state.inventories, events=events)
         self.inventories_version: str | None = None
         """The resourceVersion of the last list of inventories, from which a watch can continue."""
 
@@ -72,7 +74,17 @@ class Resync:
                 if attempt == _ATTEMPTS:
                     raise
                 _log.info("list expired; restarting it", error=error.message)
-        return self._state.node_names() | self._state.gpu_nodes()
+        names = self._state.node_names() | self._state.gpu_nodes()
+        self._log_nothing_found(nothing=not names)
+        return names
+
+    def _log_nothing_found(self, *, nothing: bool) -> None:
+        """Log a cluster without anything to read, in which no inventory could say why."""
+        if nothing and not self._nothing:
+            pods = self._state.pods
+            advice = nothing_to_read(pods.targets, forbidden=pods.forbidden)
+            _log.warning("found no target pod and no GPU node", advice=advice)
+        self._nothing = nothing
 
     async def catch_up(self) -> set[str]:
         """List policies, quarantines and pods. Returns the names of the nodes that changed.
@@ -86,15 +98,7 @@ class Resync:
 
     async def list_inventories(self) -> None:
         """List all inventories and report what changed. Raises KubeError."""
-        unseen = self._state.inventories.uids()
-        since = newest(cached.resource_version for cached in self._state.inventories)
-        async for page in inventory_pages(self._client, since=since):
-            for body in page["items"]:
-                unseen.pop(body["metadata"]["name"], None)
-                self._events.inventory_changed(body)
-            self.inventories_version = page["metadata"]["resourceVersion"]
-        for name, uid in unseen.items():
-            self._events.inventory_deleted(name, uid)
+        self.inventories_version = await self._inventories.run()
 
     async def _list_policies(self) -> bool:
         since = newest(policy.resource_version for policy in self._state.policies)
