@@ -67,8 +67,8 @@ format: venv ## Format the code with ruff.
 docs: venv ## Build the documentation as a site in build/site, offline.
 	$(BIN)/python scripts/site.py
 
-bench: venv ## Measure a cold start at NODES=1000 beside a bare exec loop and, with PEER=…, another program.
-	$(BIN)/python -m tests.bench.coldstart --nodes $(NODES) $(if $(QUARANTINES),--quarantines $(QUARANTINES)) $(if $(PEER),--peer $(PEER))
+bench: venv ## Measure SCENARIOS=instant,real at NODES=1000, and with PEER=… gpuid beside it.
+	$(BIN)/python -m tests.bench.run --nodes $(NODES) $(if $(SCENARIOS),--scenarios $(SCENARIOS)) $(if $(NODES_LARGE),--nodes-large $(NODES_LARGE)) $(if $(IDLE_SECONDS),--idle-seconds $(IDLE_SECONDS)) $(if $(QUARANTINES),--quarantines $(QUARANTINES)) $(if $(PEER),--peer $(PEER))
 
 dist: venv ## Build image, chart, wheel and manifests of HEAD into dist/, identical for everyone.
 	$(BIN)/python -m release build $(if $(SOURCE),--source $(SOURCE)) $(if $(BUILDER),--builder $(BUILDER)) $(if $(REGISTRY),--registry $(REGISTRY))

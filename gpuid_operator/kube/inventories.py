@@ -19,13 +19,21 @@ from gpuid_operator.api.meta import (
     MANAGED_BY_LABEL,
     MANAGER,
 )
-from gpuid_operator.kube.client import MERGE_PATCH, ONLY_METADATA, KubeClient, item
+from gpuid_operator.kube.client import (
+    MERGE_PATCH,
+    ONLY_METADATA,
+    ONLY_METADATA_LIST,
+    KubeClient,
+    item,
+)
 from gpuid_operator.kube.status import apply_whole_status
 from gpuid_operator.kube.watch import MetadataEvent, watch_metadata
 
 _INVENTORIES: Final = f"/apis/{API_VERSION}/{INVENTORY_PLURAL}"
-_PAGE: Final = 100
-"""Objects per page: about 2.5 MB of JSON with a usual history of 50 entries."""
+_PAGE: Final = 50
+"""Objects per page: about 1.3 MB of JSON with a usual history of 50 entries."""
+_METADATA_PAGE: Final = 250
+"""The same without spec and status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +147,16 @@ async def get_inventory(client: KubeClient, name: str) -> dict[str, Any]:
 
 
 async def inventory_pages(
-    client: KubeClient, *, limit: int = _PAGE, since: str = ""
+    client: KubeClient, *, since: str = "", only_metadata: bool = False
 ) -> AsyncIterator[dict[str, Any]]:
     """All inventories, in pages of the API. Each page has the `metadata.resourceVersion` of the
-    list, from which `watch_inventories` continues. See `KubeClient.pages` for `since`.
+    list, from which `watch_inventories` continues. A server may send whole objects in spite of
+    `only_metadata`. See `KubeClient.pages` for `since`.
 
     Raises ListExpired, and what `KubeClient.request` raises.
     """
-    async for page in client.pages(_INVENTORIES, limit=limit, since=since):
+    accept, limit = (ONLY_METADATA_LIST, _METADATA_PAGE) if only_metadata else (None, _PAGE)
+    async for page in client.pages(_INVENTORIES, accept=accept, limit=limit, since=since):
         yield page
 
 

@@ -5,18 +5,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 from gpuid_operator.api.meta import GPU_PRESENT_LABEL, GPU_RESOURCE, QUARANTINE_TAINT
-from gpuid_operator.kube.client import MERGE_PATCH, ONLY_METADATA, KubeClient, item
+from gpuid_operator.kube.client import (
+    MERGE_PATCH,
+    ONLY_METADATA,
+    ONLY_METADATA_LIST,
+    KubeClient,
+    item,
+)
 from gpuid_operator.kube.errors import NotFound, ServerError
+from gpuid_operator.kube.node_marks import NodeMarks
 from gpuid_operator.plan.cluster_kind import NodeTraits
 
 _NODES: Final = "/api/v1/nodes"
 _NO_SCHEDULE: Final = "NoSchedule"
-_PAGE: Final = 100
-"""Nodes per page: about 2.5 MB of JSON, and four times that while it is parsed."""
+_PAGE: Final = 50
+"""Nodes per page: about 1.3 MB of JSON, and four times that while it is parsed."""
+_METADATA_PAGE: Final = 250
+"""The same without spec and status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +47,14 @@ class NodeFacts:
     """spec.taints: all of them, since a patch replaces the list."""
     os_image: str = ""
     """status.nodeInfo.osImage."""
+    marks: NodeMarks | None = field(default=None, compare=False)
+    """Show in metadata that is listed later whether the other facts are still true; None where they
+    cannot."""
 
     @classmethod
-    def from_node(cls, node: Mapping[str, Any]) -> NodeFacts:
-        """Read an API object."""
+    def from_node(cls, node: Mapping[str, Any], *, as_of: datetime | None = None) -> NodeFacts:
+        """Read an API object. `as_of` is a time of the API server's clock before it was read, if
+        one is known; see NodeMarks."""
         meta = node["metadata"]
         spec, status = node.get("spec") or {}, node.get("status") or {}
         system = status.get("nodeInfo") or {}
@@ -56,6 +70,7 @@ class NodeFacts:
             taints=tuple(spec.get("taints") or ()),
             # The nodes of a fleet have few different ones.
             os_image=sys.intern(system.get("osImage") or ""),
+            marks=NodeMarks.from_node(node, as_of=as_of),
         )
 
     @property
@@ -85,14 +100,62 @@ class NodeFacts:
         return (*others, ours)
 
 
+@dataclass(frozen=True, slots=True)
+class NodeMetadata:
+    """The metadata of a Node in a list."""
+
+    name: str
+    uid: str
+    resource_version: str
+    labels: dict[str, str]
+    marks: NodeMarks | None
+    """None where the metadata does not show whether the rest of the Node has changed."""
+    facts: NodeFacts | None = None
+    """Given where the server has sent the whole Node."""
+
+    @property
+    def bare_facts(self) -> NodeFacts:
+        """The facts of the metadata; all others are missing."""
+        return NodeFacts(
+            name=self.name,
+            uid=self.uid,
+            provider_id=None,
+            boot_id=None,
+            resource_version=self.resource_version,
+            labels=self.labels,
+            gpu_capacity=None,
+        )
+
+    @property
+    def may_have_gpus(self) -> bool:
+        """Whether the Node has the label that says that it has GPUs, or may have GPU capacity."""
+        named = self.marks is None or self.marks.has_capacity
+        return named or self.labels.get(GPU_PRESENT_LABEL) == "true"
+
+    @classmethod
+    def from_object(cls, body: Mapping[str, Any], *, as_of: datetime | None) -> NodeMetadata:
+        """Read an item of a list that was requested after `as_of`."""
+        meta = body["metadata"]
+        whole = "status" in body
+        return cls(
+            name=meta["name"],
+            uid=meta["uid"],
+            resource_version=meta["resourceVersion"],
+            labels=meta.get("labels") or {},
+            marks=NodeMarks.from_metadata(meta),
+            facts=NodeFacts.from_node(body, as_of=as_of) if whole else None,
+        )
+
+
 async def get_node(client: KubeClient, name: str) -> NodeFacts:
     """A node. Raises NotFound, and what `KubeClient.request` raises.
 
     NotFound makes the caller record that the node has departed, so only an answer of the API is
     one: a load balancer, and an API server that has just started, send other 404s.
     """
+    as_of = client.server_time
     try:
-        return NodeFacts.from_node(await client.request("GET", item(_NODES, name)))
+        return NodeFacts.from_node(await client.request("GET", item(_NODES, name)), as_of=as_of)
     except NotFound as error:
         if error.reason == "NotFound":
             raise
@@ -109,9 +172,22 @@ async def list_nodes(
 
     Raises ListExpired, and what `KubeClient.request` raises.
     """
+    as_of = client.server_time
     async for page in client.pages(_NODES, limit=limit, since=since):
         for node in page["items"]:
-            yield NodeFacts.from_node(node)
+            yield NodeFacts.from_node(node, as_of=as_of)
+
+
+async def list_node_metadata(
+    client: KubeClient, *, limit: int = _METADATA_PAGE, since: str = ""
+) -> AsyncIterator[NodeMetadata]:
+    """The metadata of all nodes, a tenth of the bytes of `list_nodes`, which it is like otherwise.
+    A server that cannot leave out the rest sends whole Nodes."""
+    as_of = client.server_time
+    pages = client.pages(_NODES, accept=ONLY_METADATA_LIST, limit=limit, since=since)
+    async for page in pages:
+        for body in page["items"]:
+            yield NodeMetadata.from_object(body, as_of=as_of)
 
 
 async def patch_node_labels(

@@ -1,286 +1,186 @@
-"""Cold start: from nothing known to every node read, written and exported; `make bench`.
+"""Cold starts: from nothing known to every node listed and every record out.
 
-Prints wall time, CPU per node, resident memory and API writes per node of the operator, beside the
-floors (tests/bench/floor.py) on the same cluster, and beside another program given with --peer. The
-first floor, which the ratios are of, is execs alone, measured before and after; the second has the
-writes, too. The wall time ends with the last record of the last node; until then each inventory is
-written, too, since records come from there. CPU and writes are those until everything is noted as
-delivered, which is the last column. The ratios are what to quote: these machines are noisy.
+`instant` has an nvidia-smi that takes no time and the same limits for all programs, so that it
+shows what they cost. `real` has one that takes as long as a real one, and each program at its own
+defaults, so that it shows what users wait for.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import re
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import urlsplit
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
-from rich.console import Console
-from rich.table import Table
+from gpuid_operator.operator.settings import Settings
+from tests.bench import audit
+from tests.bench.errors import BenchError
+from tests.bench.listing import Listing, listing
+from tests.bench.programs import LIMITS, OURS, Program, Running
+from tests.bench.simulated_fleet import GPUS, Progress, SimulatedFleet
 
-from gpuid_operator.localcluster import LocalCluster
-from gpuid_operator.localcluster.client import Request
-from tests.support.quarantines import QUARANTINES, manifest
-
-NODE_OBJECT_BYTES = 25_000
-GPUS = 8
-LOAD = {"WORKERS": "16", "QPS": "500", "BURST": "1000"}
-WRITES = ("POST", "PUT", "PATCH", "DELETE", "APPLY")
-DEADLINE = 1800.0
-QUIET_WITHIN = 600.0
+READ_SECONDS: Final = 1.5
+"""How long a real `nvidia-smi -q -x` takes with eight GPUs."""
+DEADLINE: Final = 1800.0
+QUIET: Final = 2.0
+"""Seconds without a change after which a program has settled."""
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Figures:
-    """The measured costs of one program."""
+    """The costs of one program. Times are in seconds from its start, memory in MB, bytes on the
+    wire with TLS; None: the program has no such figure."""
 
     name: str
-    wall: float
-    """Seconds until every record is exported."""
-    cpu: float
-    resident: float
-    writes: float | None = None
+    listed: float | None = None
+    """Until users see every node: its inventory is ready, or its labels are there."""
+    exported: float | None = None
+    """Until the last record is in the log; of a floor, until the last read has ended."""
     settled: float | None = None
-    """Seconds until all work is done."""
-
-    def row(self, nodes: int, floor: Figures) -> list[str]:
-        return [
-            self.name,
-            f"{self.wall:.1f} s",
-            f"{self.wall / floor.wall:.2f}",
-            f"{1000 * self.cpu / nodes:.2f} ms",
-            f"{self.cpu / floor.cpu:.2f}",
-            f"{self.resident:.0f} MB",
-            "" if self.writes is None else f"{self.writes / nodes:.2f}",
-            "" if self.settled is None else f"{self.settled:.1f} s",
-        ]
-
-
-def measure_floor(cluster: LocalCluster) -> Figures:
-    found = run_floor(cluster)
-    return Figures("floor", found["wall"], found["cpu"], found["resident"])
+    """Until nothing is left to write."""
+    cpu_ms: float
+    """CPU time per node."""
+    resident: float
+    """Peak."""
+    server_cpu_ms: float
+    """CPU time of the API server per node."""
+    requests: float | None = None
+    """Requests per node, all of them."""
+    execs: float | None = None
+    writes: float | None = None
+    bytes_from_server: float | None = None
+    """Per node, the output of nvidia-smi included."""
+    bytes_to_server: float | None = None
 
 
-def measure_writes(cluster: LocalCluster) -> Figures:
-    """The floor with the writes of what the operator has found; the cluster is left as after it."""
-    found = run_floor(cluster, "--writes")
-    return Figures(
-        "exec and the writes alone",
-        found["wall"],
-        found["cpu"],
-        found["resident"],
-        found["writes"],
-        found["settled"],
-    )
+def instant(fleet: SimulatedFleet, peer: Program | None, progress: Progress) -> dict[str, Any]:
+    """The same limits for all, beside the floors."""
+    floors = [exec_floor(fleet, "exec alone, before", workers=int(LIMITS["WORKERS"]))]
+    rows = [cold_start(fleet, OURS, LIMITS, progress)]
+    rows.append(write_floor(fleet))
+    fleet.undo()
+    if peer:
+        rows.append(cold_start(fleet, peer, LIMITS, progress))
+        fleet.undo()
+    floors.append(exec_floor(fleet, "exec alone, after", workers=int(LIMITS["WORKERS"])))
+    return {"limits": LIMITS, "read_seconds": 0, **_programs(fleet, floors + rows)}
 
 
-def run_floor(cluster: LocalCluster, *options: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "tests.bench.floor", str(cluster.kubeconfig), *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return dict(json.loads(done.stdout))
+def real(fleet: SimulatedFleet, peer: Program | None, progress: Progress) -> dict[str, Any]:
+    """Each program at its own defaults, and reads that take a while."""
+    workers = int(Settings.model_fields["workers"].default)
+    with fleet.slow_reads(READ_SECONDS):
+        rows = [exec_floor(fleet, f"exec alone, {workers} at a time", workers=workers)]
+        rows.append(cold_start(fleet, OURS, {}, progress))
+        fleet.undo()
+        if peer:
+            rows.append(cold_start(fleet, peer, {}, progress))
+            fleet.undo()
+    return {"limits": {}, "read_seconds": READ_SECONDS, **_programs(fleet, rows)}
 
 
-def measure(
-    name: str, command: list[str], cluster: LocalCluster, *, records: int, done: Callable[[], bool]
+def _programs(fleet: SimulatedFleet, rows: list[Figures]) -> dict[str, Any]:
+    return {"nodes": fleet.nodes, "gpus": GPUS, "programs": [asdict(row) for row in rows]}
+
+
+def cold_start(
+    fleet: SimulatedFleet, program: Program, limits: Mapping[str, str], progress: Progress
 ) -> Figures:
-    """Run a program until it has exported all records and then `done` agrees, and end it."""
-    log = cluster.directory / f"{name}.log"
-    command, access = as_in_a_pod(command, cluster)
-    environment = {
-        **os.environ,
-        **LOAD,
-        **access,
-        "CLUSTER_NAME": "bench",
-        "SERVER_PORT": "18089",
-        "LOG_LEVEL": "info",
-    }
-    before = api_writes(cluster)
-    began = time.monotonic()
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-
-    def wait(until: Callable[[], bool]) -> float:
-        while not until():
-            if process.poll() is not None:
-                sys.exit(f"{name} ended with exit code {process.returncode}; see {log}")
-            if time.monotonic() - began > DEADLINE:
-                sys.exit(f"{name} did not finish within {DEADLINE:.0f} s; see {log}")
-            time.sleep(0.25)
-        return time.monotonic() - began
-
-    try:
-        wall = wait(lambda: count_records(log) >= records)
-        settled = wait(done)
-        cpu, resident = usage(process.pid)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-    return Figures(name, wall, cpu, resident, api_writes(cluster) - before, settled)
-
-
-def as_in_a_pod(command: list[str], cluster: LocalCluster) -> tuple[list[str], dict[str, str]]:
-    """The command and environment by which a program finds the cluster as a pod would.
-
-    That is how programs run: reading a kubeconfig costs each of them what no pod pays. A mount
-    namespace of its own shows it the service account's files; without root it gets a kubeconfig.
-    """
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        return command, {"KUBECONFIG": str(cluster.kubeconfig)}
-    files = cluster.directory / "serviceaccount"
-    files.mkdir(exist_ok=True)
-    (files / "token").write_text(cluster.token)
-    (files / "ca.crt").write_bytes(cluster.ca_file.read_bytes())
-    (files / "namespace").write_text("gpuid")
-    address = urlsplit(cluster.server)
-    mount = (
-        "mount -t tmpfs none /run && mkdir -p /run/secrets/kubernetes.io/serviceaccount"
-        f" && cp {files}/* /run/secrets/kubernetes.io/serviceaccount/"
-        ' && exec "$@"'
-    )
-    wrapped = ["unshare", "--mount", "sh", "-c", mount, "sh", *command]
-    return wrapped, {
-        "KUBERNETES_SERVICE_HOST": str(address.hostname),
-        "KUBERNETES_SERVICE_PORT": str(address.port),
-    }
-
-
-def wait_until_quiet(cluster: LocalCluster) -> None:
-    """Wait until the controllers have handled the new nodes, so that their work is not measured."""
-    before, until = None, time.monotonic() + QUIET_WITHIN
-    while before != (now := node_versions(cluster)):
-        if time.monotonic() > until:
-            sys.exit(f"the nodes still change {QUIET_WITHIN:.0f} s after their creation")
-        before = now
-        time.sleep(5.0)
-
-
-def create_quarantines(cluster: LocalCluster, count: int) -> None:
-    """Create quarantines of parts that no node has: a fleet has few that match."""
-    cluster.client.send_all(
-        Request(
-            "POST",
-            QUARANTINES,
-            manifest(
-                f"rma-{number}", {"serial": f"of-no-node-{number}"}, {"uuid": f"GPU-{number}"}
-            ),
-        )
-        for number in range(count)
-    )
-
-
-def node_versions(cluster: LocalCluster) -> str:
-    versions = "jsonpath={.items[*].metadata.resourceVersion}"
-    return cluster.kubectl("get", "nodes", "-o", versions).stdout
-
-
-def count_records(log: Path) -> int:
-    return log.read_bytes().count(b"gpu serial number reading")
-
-
-def usage(pid: int) -> tuple[float, float]:
-    """CPU seconds of a process so far, and the most memory it ever had, in MB."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return cpu, int(peak[1]) / 1024 if peak else 0.0
-
-
-def api_writes(cluster: LocalCluster) -> int:
-    """Writes of inventories, nodes and Events that the API server has answered so far."""
-    text = cluster.kubectl("get", "--raw", "/metrics").stdout
-    total = 0.0
-    for line in text.splitlines():
-        if not line.startswith("apiserver_request_total{"):
-            continue
-        labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
-        kind = (labels.get("resource"), labels.get("subresource"))
-        # The status of nodes is the simulation's affair.
-        counts = kind[0] in ("gpuinventories", "nodes", "events") and kind != ("nodes", "status")
-        if labels.get("verb") in WRITES and counts:
-            total += float(line.rsplit(" ", 1)[1])
-    return int(total)
-
-
-def delivered(cluster: LocalCluster, nodes: int) -> bool:
-    """Whether every inventory is ready and everything is noted as delivered."""
-    done = cluster.kubectl(
-        "get",
-        "gpuinventories",
-        "-o",
-        'jsonpath={range .items[*]}{.status.conditions[?(@.type=="Ready")].status}'
-        '{.status.conditions[?(@.type=="Delivered")].status} {end}',
-    )
-    return done.stdout.split().count("TrueTrue") == nodes
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--nodes", type=int, default=1000)
-    parser.add_argument("--quarantines", type=int, default=0, help="quarantines of other parts")
-    parser.add_argument("--peer", help="another program to measure, such as gpuid")
-    options = parser.parse_args()
-    nodes: int = options.nodes
-    directory = Path(tempfile.mkdtemp(prefix="gpuid-bench-"))
-    cluster = LocalCluster.up(
-        directory, nodes=nodes, node_object_bytes=NODE_OBJECT_BYTES, progress=print
-    )
-    try:
-        create_quarantines(cluster, options.quarantines)
-        wait_until_quiet(cluster)
-        floors = [measure_floor(cluster)]
-        print(f"floor before: {floors[0].wall:.1f} s")
-        program = [sys.executable, "-m", "gpuid_operator", "run"]
-        ours = measure(
-            "gpuid-operator",
-            program,
-            cluster,
-            records=nodes * GPUS,
-            done=lambda: delivered(cluster, nodes),
-        )
-        rows = [measure_writes(cluster), ours]
-        floors.append(measure_floor(cluster))
-        print(f"floor after: {floors[1].wall:.1f} s")
-        if options.peer:
-            rows.append(
-                measure("peer", [options.peer], cluster, records=nodes * GPUS, done=lambda: True)
+    """Run a program on a fleet that it does not know until it has nothing to do any more."""
+    nodes = fleet.nodes
+    log = fleet.audit_log()
+    sent, received = fleet.bytes_to_server(), fleet.bytes_from_server()
+    server = fleet.server_cpu()
+    with listing(fleet.reader) as seen:
+        began = time.monotonic()
+        with fleet.start(program, limits) as running:
+            exported = wait(running, lambda: running.records() >= nodes * GPUS)
+            wait(running, lambda: _is_done(seen, program, nodes))
+            figures = Figures(
+                name=program.name,
+                listed=round(_last(seen, program) - began, 2),
+                exported=round(exported - began, 2),
+                settled=round(max(seen.changed, exported) - began, 2),
+                cpu_ms=round(1000 * running.cpu / nodes, 2),
+                resident=round(running.peak, 1),
+                server_cpu_ms=round(1000 * (fleet.server_cpu() - server) / nodes, 2),
+                **_requests(log, nodes),
+                bytes_from_server=round((fleet.bytes_from_server() - received) / nodes),
+                bytes_to_server=round((fleet.bytes_to_server() - sent) / nodes),
             )
-        floor = Figures(
-            "floor (mean of two)",
-            sum(item.wall for item in floors) / 2,
-            sum(item.cpu for item in floors) / 2,
-            max(item.resident for item in floors),
-        )
-        table = Table(title=f"cold start, {nodes} nodes, {GPUS} GPUs each; {LOAD}")
-        for title in (
-            "",
-            "wall",
-            "x floor",
-            "CPU per node",
-            "x floor",
-            "resident",
-            "writes",
-            "settled",
-        ):
-            table.add_column(title, justify="right" if title else "left")
-        for item in (floor, *rows):
-            table.add_row(*item.row(nodes, floor))
-        Console(width=110).print(table)
-    finally:
-        cluster.down()
-        shutil.rmtree(directory, ignore_errors=True)
+    progress(
+        f"{program.name}: every node listed after {figures.listed} s, every record out after"
+        f" {figures.exported} s"
+    )
+    return figures
 
 
-if __name__ == "__main__":
-    main()
+def _is_done(seen: Listing, program: Program, nodes: int) -> bool:
+    """Whether every node is listed, labelled and delivered, and nothing has changed for a while."""
+    whole = (seen.listed, seen.delivered) if program.inventories else ()
+    complete = all(len(one) == nodes for one in (seen.labelled, *whole))
+    return complete and time.monotonic() - seen.changed > QUIET
+
+
+def _last(seen: Listing, program: Program) -> float:
+    return max((seen.listed if program.inventories else seen.labelled).values())
+
+
+def _requests(log: audit.AuditLog, nodes: int) -> dict[str, float]:
+    requests = log.requests()
+    kinds: dict[str, Callable[[str], bool]] = {
+        "requests": lambda _: True,
+        "execs": audit.is_exec,
+        "writes": audit.is_write,
+    }
+    return {
+        name: round(sum(count for one, count in requests.items() if fits(one)) / nodes, 3)
+        for name, fits in kinds.items()
+    }
+
+
+def wait(running: Running, done: Callable[[], bool], *, deadline: float = DEADLINE) -> float:
+    """Wait until something is so; when it was. Raises BenchError if the program ends before."""
+    until = time.monotonic() + deadline
+    while not done():
+        running.check()
+        if time.monotonic() > until:
+            raise BenchError(f"not done after {deadline:.0f} s; the log is {running.log}")
+        time.sleep(0.1)
+    return time.monotonic()
+
+
+def exec_floor(fleet: SimulatedFleet, name: str, *, workers: int) -> Figures:
+    """An exec in every pod, and nothing else: the least that any program does."""
+    return _floor(fleet, name, workers=workers, writes=False)
+
+
+def write_floor(fleet: SimulatedFleet) -> Figures:
+    """The same with the writes of what the operator wrote, which are undone before."""
+    return _floor(fleet, "exec and the writes alone", workers=int(LIMITS["WORKERS"]), writes=True)
+
+
+def _floor(fleet: SimulatedFleet, name: str, *, workers: int, writes: bool) -> Figures:
+    kubeconfig = str(fleet.cluster.kubeconfig)
+    command = [sys.executable, "-m", "tests.bench.floor", kubeconfig, f"--workers={workers}"]
+    command.append(f"--server={fleet.server_pid}")
+    done = subprocess.run(
+        [*command, "--writes"] if writes else command,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    return Figures(
+        name=name,
+        exported=round(found["wall"], 2),
+        settled=round(found["settled"], 2) if writes else None,
+        cpu_ms=round(1000 * found["cpu"] / fleet.nodes, 2),
+        resident=round(found["resident"], 1),
+        server_cpu_ms=round(1000 * found["server_cpu"] / fleet.nodes, 2),
+        execs=1,
+        writes=found["writes"] / fleet.nodes if writes else 0,
+    )

@@ -26,6 +26,8 @@ import aiohttp
 import orjson
 import yaml
 
+from tests.bench.usage import cpu_seconds
+
 PODS = "/api/v1/namespaces/gpu-operator/pods"
 NODES = "/api/v1/nodes"
 INVENTORIES = "/apis/gpuid.github.com/v1alpha1/gpuinventories"
@@ -150,13 +152,16 @@ async def at_a_time(count: int, works: Iterable[Awaitable[Any]]) -> None:
     await asyncio.gather(*map(one, works))
 
 
-async def measure(kubeconfig: str, workers: int, *, writing: bool) -> dict[str, float]:
-    """Execute nvidia-smi in all target pods, and write."""
+async def measure(
+    kubeconfig: str, workers: int, *, writing: bool, server: int | None = None
+) -> dict[str, float]:
+    """Execute nvidia-smi in all target pods, and write. `server` is the API server's pid."""
     async with Api.connect(kubeconfig) as api:
         writes = await found(api) if writing else {}
         if writing:
             await undo(api, writes)
         began, used = time.monotonic(), os.times()
+        server_used = cpu_seconds(server) if server else 0.0
         pods = [(pod["metadata"]["name"], pod["spec"]["nodeName"]) for pod in await api.get(PODS)]
 
         async def read(pod: str, node: str) -> None:
@@ -181,6 +186,7 @@ async def measure(kubeconfig: str, workers: int, *, writing: bool) -> dict[str, 
         )
         now = os.times()
         settled = time.monotonic() - began
+        server_cpu = cpu_seconds(server) - server_used if server else 0.0
     cpu = now.user + now.system - used.user - used.system
     return {
         "nodes": len(pods),
@@ -188,6 +194,7 @@ async def measure(kubeconfig: str, workers: int, *, writing: bool) -> dict[str, 
         "wall": wall,
         "settled": settled,
         "cpu": cpu,
+        "server_cpu": server_cpu,
         "resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
@@ -197,6 +204,9 @@ if __name__ == "__main__":
     parser.add_argument("kubeconfig")
     parser.add_argument("--workers", type=int, default=16)
     parser.add_argument("--writes", action="store_true")
+    parser.add_argument("--server", type=int, help="pid of the API server, for its CPU time")
     options = parser.parse_args()
-    figures = measure(options.kubeconfig, options.workers, writing=options.writes)
+    figures = measure(
+        options.kubeconfig, options.workers, writing=options.writes, server=options.server
+    )
     print(json.dumps(asyncio.run(figures)))

@@ -25,6 +25,7 @@ import orjson
 from gpuid_operator.api.meta import (
     API_VERSION,
     INVENTORY_PLURAL,
+    MANAGER,
     POLICY_PLURAL,
     QUARANTINE_PLURAL,
 )
@@ -34,6 +35,7 @@ from tests.support.api_objects import clone, content, matches, merge, within
 from tests.support.apply import ConflictingManagerError, Leaf, apply
 from tests.support.clock import START
 from tests.support.fake_exec import ExecHandler, FakeWebSockets
+from tests.support.managed_fields import managed_fields
 
 INVENTORIES: Final = f"/apis/{API_VERSION}/{INVENTORY_PLURAL}"
 POLICIES: Final = f"/apis/{API_VERSION}/{POLICY_PLURAL}"
@@ -62,6 +64,8 @@ class Request:
     body: Any
     time: float
     """Seconds of the loop's clock."""
+    accept: str | None = None
+    """What the client accepts; None for all of an object."""
 
 
 class StreamFault(Enum):
@@ -122,6 +126,8 @@ class FakeKube(KubeClient):
         """Plurals of our kinds that the server serves; the rest of their paths is 404."""
         self.dra_versions = {"v1"}
         """Versions of resource.k8s.io that the server serves."""
+        self.tracks_fields = True
+        """Whether Nodes have managedFields; an object from before them has none."""
         self.oldest = _FIRST
         """A watch from before this version is Gone."""
         self.broken_watches = 0
@@ -148,7 +154,9 @@ class FakeKube(KubeClient):
 
     # What a test does and sees
 
-    def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def put(
+        self, path: str, body: Mapping[str, Any], *, manager: str = "kubectl"
+    ) -> dict[str, Any]:
         """Create an object, or replace one as a user would; what the server made of it."""
         known = self.objects.get(path)
         made = clone(dict(body))
@@ -165,13 +173,22 @@ class FakeKube(KubeClient):
             meta["generation"] = known["metadata"].get("generation", 1) + changed
             if content(made) == content(known):
                 return clone(known)
+        if path.startswith(NODES) and self.tracks_fields:
+            now = self._now()
+            meta["managedFields"] = managed_fields(known, made, manager=manager, now=now)
         return self._store(path, made, "MODIFIED" if known else "ADDED")
 
-    def change(self, path: str, edit: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    def change(
+        self,
+        path: str,
+        edit: Callable[[dict[str, Any]], object],
+        *,
+        manager: str = "kubectl",
+    ) -> dict[str, Any]:
         """Let `edit` change an object in place, as a user or another client would."""
         body = clone(self.objects[path])
         edit(body)
-        return self.put(path, body)
+        return self.put(path, body, manager=manager)
 
     def remove(self, path: str) -> None:
         """Delete an object."""
@@ -243,7 +260,7 @@ class FakeKube(KubeClient):
         # Bytes, as on a connection: what a caller changes later was sent as it was.
         sent = None if body is None else orjson.loads(orjson.dumps(body))
         loop = asyncio.get_running_loop()
-        self.requests.append(Request(method, path, query, sent, loop.time()))
+        self.requests.append(Request(method, path, query, sent, loop.time(), accept))
         await asyncio.sleep(0)
         fault = self._fault(method, path)
         if fault is not None:
@@ -319,6 +336,12 @@ class FakeKube(KubeClient):
 
     # The server
 
+    def _now(self) -> datetime:
+        try:
+            return self.server_time
+        except RuntimeError:  # an object from before the test
+            return START
+
     def _do_late(self, *request: Any) -> None:
         with suppress(errors.ApiError):  # nobody hears of it
             self._answer(*request)
@@ -380,13 +403,14 @@ class FakeKube(KubeClient):
                 return self._delete(target, known, body or {})
             case "PUT":
                 self._same_version(known, body)
-                return self.put(target, within(path, known, body))
+                return self.put(target, within(path, known, body), manager=MANAGER)
         self._same_version(known, body)
         if content_type == APPLY_PATCH:
             return self._apply(target, known, query, body)
         merged = merge(known, body)
         merged["metadata"]["resourceVersion"] = known["metadata"]["resourceVersion"]
-        return self.put(target, within(path, known, merged))
+        manager = query.get("fieldManager", MANAGER)
+        return self.put(target, within(path, known, merged), manager=manager)
 
     def _objects_at(self, version: int) -> dict[str, dict[str, Any]]:
         """What there was at a version."""
@@ -426,7 +450,7 @@ class FakeKube(KubeClient):
             raise _error(errors.AlreadyExists, 409, "AlreadyExists", f"{target} already exists")
         body = dict(body)
         body.pop("status", None)  # a subresource: POST drops it
-        return self.put(target, body)
+        return self.put(target, body, manager=MANAGER)
 
     def _delete(self, path: str, known: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
         meta = known["metadata"]

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 import pytest
 
-from gpuid_operator.api.meta import API_VERSION, INVENTORY_KIND, MANAGER
+from gpuid_operator.api.meta import API_VERSION, GPU_RESOURCE, INVENTORY_KIND, MANAGER
 from gpuid_operator.kube import errors
 from gpuid_operator.kube.client import (
     APPLY_PATCH,
+    MERGE_PATCH,
     ONLY_METADATA,
     ONLY_METADATA_LIST,
     KubeClient,
@@ -28,6 +30,8 @@ from gpuid_operator.kube.inventories import (
     list_inventories,
     watch_inventories,
 )
+from gpuid_operator.kube.node_marks import NodeMarks
+from gpuid_operator.kube.nodes import list_node_metadata
 from gpuid_operator.kube.pods import may_list_pods
 from gpuid_operator.kube.resource_slices import (
     get_slice,
@@ -37,9 +41,26 @@ from gpuid_operator.kube.resource_slices import (
     watch_slices,
 )
 from gpuid_operator.kube.watch import MetadataEvent
-from tests.support.kube import DRA
+from tests.support.kube import DRA, NODES
 from tests.support.kube_cases import INVENTORIES, LABEL, WRITES, Case, write
 from tests.support.resource_slices import gpus, resource_slice
+
+NODE_INFO: Final = dict.fromkeys(
+    (
+        "architecture",
+        "bootID",
+        "containerRuntimeVersion",
+        "kernelVersion",
+        "kubeProxyVersion",
+        "kubeletVersion",
+        "machineID",
+        "operatingSystem",
+        "osImage",
+        "systemUUID",
+    ),
+    "case",
+)
+READY: Final = {"type": "Ready", "status": "True", "reason": "Case", "message": "case"}
 
 
 async def a_list_comes_in_pages_of_one_snapshot(client: KubeClient, prefix: str) -> None:
@@ -156,6 +177,70 @@ async def the_metadata_of_a_list_is_a_list(client: KubeClient, prefix: str) -> N
     assert "spec" not in found
 
 
+async def the_metadata_of_a_node_shows_what_changed(client: KubeClient, prefix: str) -> None:
+    """The times and fields of its managedFields tell, as NodeMarks reads them."""
+    path = item(NODES, prefix)
+    taint = {"key": LABEL, "value": "a", "effect": "NoSchedule"}
+    body = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": prefix},
+        "spec": {"providerID": f"case:///{prefix}", "taints": [taint]},
+    }
+    await client.request("POST", NODES, body=body)
+    try:
+        status = {"capacity": {"cpu": "1"}, "nodeInfo": NODE_INFO}
+        await change(client, f"{path}/status", {"status": status})
+        before = await marks(client, prefix)
+        assert not before.has_capacity
+        await change(client, path, {"metadata": {"labels": {LABEL: prefix}}}, manager="other")
+        await change(client, f"{path}/status", {"status": {"conditions": [READY]}})
+        beaten = await marks(client, prefix)
+        assert beaten == replace(before, status=beaten.status)
+        await change(client, path, {"spec": {"taints": [taint | {"value": "b"}]}})
+        changed = await marks(client, prefix)
+        assert changed == replace(beaten, spec=changed.spec) != beaten
+        await change(client, path, {"spec": {"taints": None}})
+        removed = await marks(client, prefix)
+        assert removed == replace(changed, spec=removed.spec) != changed
+        await change(client, f"{path}/status", {"status": {"capacity": {GPU_RESOURCE: "8"}}})
+        added = await marks(client, prefix)
+        assert added == replace(removed, status=added.status, has_capacity=True)
+        await change(client, f"{path}/status", {"status": {"capacity": {GPU_RESOURCE: "0"}}})
+        less = await marks(client, prefix)
+        assert less == replace(added, status=less.status) != added
+        await change(client, f"{path}/status", {"status": {"capacity": {GPU_RESOURCE: None}}})
+        assert not (await marks(client, prefix)).has_capacity
+    finally:
+        await client.request("DELETE", path)
+
+
+async def change(
+    client: KubeClient, path: str, body: dict[str, Any], *, manager: str = MANAGER
+) -> None:
+    """Change a Node in another second than the last change: times have whole seconds."""
+    node = path.removesuffix("/status")
+    await client.request("GET", node)
+    before = client.server_time
+    assert before is not None
+    now = before
+    while now.replace(microsecond=0) == before.replace(microsecond=0):
+        await asyncio.sleep(0.1)
+        await client.request("GET", node)
+        assert client.server_time is not None
+        now = client.server_time
+    params = {"fieldManager": manager}
+    await client.request("PATCH", path, params=params, body=body, content_type=MERGE_PATCH)
+
+
+async def marks(client: KubeClient, name: str) -> NodeMarks:
+    """The marks of a Node as it is listed by its metadata."""
+    (found,) = [meta async for meta in list_node_metadata(client) if meta.name == name]
+    assert found.facts is None
+    assert found.marks is not None
+    return found.marks
+
+
 async def pods_may_be_listed(client: KubeClient, prefix: str) -> None:
     del prefix  # nothing is written
     assert await may_list_pods(client, namespace="default") is None
@@ -201,5 +286,6 @@ CASES: Final[tuple[Case, ...]] = (
     both_kinds_are_discovered,
     slices_of_one_driver_are_listed_and_watched,
     the_metadata_of_a_list_is_a_list,
+    the_metadata_of_a_node_shows_what_changed,
     pods_may_be_listed,
 )

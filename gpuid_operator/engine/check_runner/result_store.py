@@ -6,7 +6,7 @@ the inventories belong to the instance that keeps them and to other runners.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Self
@@ -16,6 +16,7 @@ from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.api.values import whole_seconds
 from gpuid_operator.engine.checks.job import CheckJob
 from gpuid_operator.engine.checks.pods import CheckPods
+from gpuid_operator.engine.core.listing import fetch_singly
 from gpuid_operator.engine.state.resource_version import newer
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
 from gpuid_operator.kube.client import KubeClient
@@ -25,7 +26,7 @@ from gpuid_operator.kube.inventories import (
     apply_status,
     create_inventory,
     get_inventory,
-    list_inventories,
+    inventory_pages,
 )
 from gpuid_operator.plan.checks import CheckResult, with_result
 from gpuid_operator.plan.ownership import foreign_checks
@@ -114,15 +115,41 @@ class RunnerResultStore:
         ]
 
     async def refresh(self) -> None:
+        changed = await self._list(only_metadata=bool(self._inventories))
+        if not fetch_singly(len(changed), known=len(self._inventories)):
+            changed = await self._list(only_metadata=False)
+        for node in changed:
+            try:
+                self._take(await get_inventory(self._client, node))
+            except NotFound:
+                continue  # it is missing in the next list
+
+    async def _list(self, *, only_metadata: bool) -> list[str]:
+        """List all inventories, and forget those that are gone. Returns the names of those to
+        fetch."""
         unseen = dict(self._inventories)
-        async for body in list_inventories(self._client):
-            node = body["metadata"]["name"]
-            unseen.pop(node, None)
-            self._keep(node, _Inventory.from_object(body, manager=self._manager))
+        changed: list[str] = []
+        async for page in inventory_pages(self._client, only_metadata=only_metadata):
+            for body in page["items"]:
+                unseen.pop(body["metadata"]["name"], None)
+                if "spec" in body or not only_metadata:
+                    self._take(body)
+                elif self._is_news(body["metadata"]):
+                    changed.append(body["metadata"]["name"])
         for node, inventory in unseen.items():
             if self._inventories.get(node) is inventory:  # no write changed it during the list
                 del self._inventories[node]
                 self._metrics.forget_node(node)
+        return changed
+
+    def _take(self, body: dict[str, Any]) -> None:
+        self._keep(body["metadata"]["name"], _Inventory.from_object(body, manager=self._manager))
+
+    def _is_news(self, meta: Mapping[str, Any]) -> bool:
+        known = self._inventories.get(meta["name"])
+        if known is None or known.uid != meta["uid"]:
+            return True
+        return newer(meta["resourceVersion"], than=known.version)
 
     async def record(self, node: str, result: CheckResult) -> None:
         await self._write(

@@ -10,7 +10,7 @@ from gpuid_operator.api.policy import PolicySpec
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import NotFound
-from gpuid_operator.kube.nodes import get_node, list_nodes
+from gpuid_operator.kube.nodes import get_node, list_node_metadata
 from gpuid_operator.kube.policies import list_policies
 
 
@@ -70,9 +70,9 @@ class Suspensions:
         requested = asyncio.get_running_loop().time()
         unseen = set(self._state.nodes)
         try:
-            async for facts in list_nodes(self._client):
-                unseen.discard(facts.name)
-                self._state.nodes.put(facts, requested=requested)
+            async for meta in list_node_metadata(self._client):
+                unseen.discard(meta.name)
+                self._state.nodes.put(meta.bare_facts, requested=requested)
         except BaseException:
             self._all_labels_needed = True
             raise

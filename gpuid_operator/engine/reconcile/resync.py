@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from gpuid_operator.engine.reconcile.inventory_list import InventoryList
+from gpuid_operator.engine.reconcile.node_list import NodeList
 from gpuid_operator.engine.reconcile.target_pods import TargetPods
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.state.inventory_events import InventoryEvents
 from gpuid_operator.engine.state.resource_version import newest
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import ListExpired
-from gpuid_operator.kube.inventories import inventory_pages
-from gpuid_operator.kube.nodes import list_nodes
 from gpuid_operator.kube.policies import list_policies
 from gpuid_operator.telemetry.log import get_logger
 
@@ -43,11 +43,12 @@ class Resync:
         changes what is in force."""
         self._client = client
         self._state = state
-        self._events = events
         self._target_pods = target_pods
         self._policies_changed = policies_changed
         self._list_quarantines = list_quarantines
         self._list_slices = list_slices
+        self._nodes = NodeList(client, state=state)
+        self._inventories = InventoryList(client, inventories=state.inventories, events=events)
         self.inventories_version: str | None = None
         """The resourceVersion of the last list of inventories, from which a watch can continue."""
 
@@ -64,7 +65,7 @@ class Resync:
                 await self._list_quarantines()
                 await self._list_slices()
                 await self._target_pods.list_all()
-                await self._list_nodes()
+                await self._nodes.run()
                 await self.list_inventories()
                 break
             except ListExpired as error:
@@ -85,15 +86,7 @@ class Resync:
 
     async def list_inventories(self) -> None:
         """List all inventories and report what changed. Raises KubeError."""
-        unseen = self._state.inventories.uids()
-        since = newest(cached.resource_version for cached in self._state.inventories)
-        async for page in inventory_pages(self._client, since=since):
-            for body in page["items"]:
-                unseen.pop(body["metadata"]["name"], None)
-                self._events.inventory_changed(body)
-            self.inventories_version = page["metadata"]["resourceVersion"]
-        for name, uid in unseen.items():
-            self._events.inventory_deleted(name, uid)
+        self.inventories_version = await self._inventories.run()
 
     async def _list_policies(self) -> bool:
         since = newest(policy.resource_version for policy in self._state.policies)
@@ -101,15 +94,3 @@ class Resync:
         if changed:
             self._policies_changed()
         return changed
-
-    async def _list_nodes(self) -> None:
-        unseen = set(self._state.nodes)
-        since = newest(known.facts.resource_version for _, known in self._state.nodes.items())
-        with self._state.nodes.listing() as requested:
-            async for facts in list_nodes(self._client, since=since):
-                unseen.discard(facts.name)
-                self._state.nodes.put(facts, requested=requested)
-        for name in unseen:
-            known = self._state.nodes.get(name)
-            if known is not None and known.fetched <= requested:
-                self._state.forget_node(name)

@@ -75,6 +75,10 @@ class ClusterState:
             return 0.0
         return self.duplicates.reread_in(view.name)
 
+    def target(self, name: str) -> tuple[Target, TargetPod] | None:
+        """The container to read a node in; None where no target container runs."""
+        return self._target(name, self.inventories.get(name))
+
     def target_for_read(self, name: str) -> tuple[Target, TargetPod] | None:
         """The target of a node for a read that is due."""
         return self._target(name, self.inventories.get(name), due=True)

@@ -72,6 +72,15 @@ class InventoryCache:
             return InventoryStatus()
         return self._keep(name, cached.unpack())
 
+    def is_news(self, meta: Mapping[str, Any]) -> bool:
+        """Whether the version of an inventory, given by its metadata, is neither known nor older
+        than the known one."""
+        name, version = meta["name"], _version(meta)
+        known = self._inventories.get(name)
+        if known is not None and known.uid == version.uid:
+            return newer(version.resource_version, than=known.resource_version)
+        return self._invalid.get(name) != version
+
     def put_object(self, body: Mapping[str, Any]) -> bool:
         """Store an object from the API server. Returns False if this version or a later one is
         known already.
@@ -81,7 +90,7 @@ class InventoryCache:
         """
         name = body["metadata"]["name"]
         version = _version(body["metadata"])
-        if not self._is_news(name, version):
+        if not self.is_news(body["metadata"]):
             return False
         try:
             cached = CachedInventory.from_object(body)
@@ -155,13 +164,6 @@ class InventoryCache:
             self._inventories[name] = cached
         before, after = (one.uuids if one else () for one in (known, cached))
         self.by_uuid.update(name, before, after)
-
-    def _is_news(self, name: str, version: _Version) -> bool:
-        """Whether a version is neither known nor older than the known one."""
-        known = self._inventories.get(name)
-        if known is not None and known.uid == version.uid:
-            return newer(version.resource_version, than=known.resource_version)
-        return self._invalid.get(name) != version
 
     def _older(self, name: str, resource_version: str) -> CachedInventory | None:
         cached = self._inventories.get(name)

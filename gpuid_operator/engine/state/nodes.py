@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import ItemsView, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpuid_operator.api.inventory import NodeInfo
-from gpuid_operator.kube.nodes import NodeFacts
+from gpuid_operator.engine.state.resource_version import newer
+from gpuid_operator.kube.nodes import NodeFacts, NodeMetadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,11 @@ class KnownNode:
 
     facts: NodeFacts
     fetched: float
-    """When they were requested, in seconds of the event loop's clock: they are not older. The facts
-    of a list were requested with its first page."""
+    """When they were requested, in seconds of the event loop's clock: they are not older, except
+    for labels and resourceVersion, which may be newer. The facts of a list were requested with its
+    first page."""
+    whole: bool = True
+    """Whether all facts are those of their resourceVersion."""
 
 
 class NodeCache:
@@ -67,6 +71,25 @@ class NodeCache:
         latest = known.fetched if known is not None else self._removed.get(facts.name, requested)
         if latest <= requested:
             self._nodes[facts.name] = KnownNode(facts, requested)
+
+    def put_written(self, facts: NodeFacts, *, requested: float) -> None:
+        """Store the facts after a write that the API server accepted, so that nobody else has
+        changed the Node since its resourceVersion before."""
+        known = self._nodes.get(facts.name)
+        if known is None or known.whole:
+            self.put(facts, requested=requested)
+        elif known.facts.uid == facts.uid:
+            self._nodes[facts.name] = replace(known, facts=facts)
+
+    def put_metadata(self, meta: NodeMetadata, *, requested: float) -> None:
+        """Store labels and resourceVersion of a Node that is known, and of which only those have
+        changed, as far as its facts matter now. Does nothing where later ones are known."""
+        known = self._nodes.get(meta.name)
+        if known is None or known.fetched > requested or known.facts.uid != meta.uid:
+            return
+        if newer(meta.resource_version, than=known.facts.resource_version):
+            facts = replace(known.facts, labels=meta.labels, resource_version=meta.resource_version)
+            self._nodes[meta.name] = replace(known, facts=facts, whole=False)
 
     def remove(self, name: str) -> None:
         """Forget a node that is gone."""

@@ -58,7 +58,7 @@ class NodeLabeller:
             return False
         labels = merge_patch(facts.labels, changes)
         written = replace(facts, labels=labels, resource_version=version)
-        self._state.nodes.put(written, requested=requested)
+        self._state.nodes.put_written(written, requested=requested)
         return True
 
     def _changes(self, name: str) -> dict[str, str | None]:

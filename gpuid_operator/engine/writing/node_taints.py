@@ -96,6 +96,9 @@ class NodeTainter:
         """Give the taint of a node this value. Raises Conflict while the Node keeps changing."""
         for attempt in range(1, _ATTEMPTS + 1):
             known = self._state.nodes.get(name)
+            if known is not None and not known.whole:
+                await self._refresh(name)  # a patch replaces the taints of others, too
+                known = self._state.nodes.get(name)
             if known is None or known.facts.quarantine_taint == value:
                 return
             try:
@@ -117,7 +120,7 @@ class NodeTainter:
         requested = asyncio.get_running_loop().time()
         version = await patch_node_taints(self._client, facts, taints)
         written = replace(facts, taints=taints, resource_version=version)
-        self._state.nodes.put(written, requested=requested)
+        self._state.nodes.put_written(written, requested=requested)
 
     async def _refresh(self, name: str) -> None:
         requested = asyncio.get_running_loop().time()

@@ -11,6 +11,7 @@ import pytest
 from gpuid_operator.api.meta import QUARANTINE_TAINT
 from gpuid_operator.kube.errors import NotFound
 from gpuid_operator.plan.quarantine_taints import NodeLimit
+from tests.support import clock
 from tests.support.engines import EngineHarness, until
 from tests.support.fake_exec import ExecAnswer
 from tests.support.kube import FakeKube, Request, forbidden
@@ -174,6 +175,24 @@ async def test_a_taint_that_a_user_removes_is_back_after_the_next_resync(
     kube.change(node_path("n1"), lambda body: body["spec"].update(taints=TAINTS))
     await until(lambda: tainted(kube) == ["n1"])
     assert len(taint_writes(kube)) == 2
+
+
+async def test_the_node_is_fetched_first_where_a_resync_listed_only_its_metadata(
+    kube: FakeKube, harness: EngineHarness
+) -> None:
+    """A patch replaces the taints of others, too, so they must be current beyond doubt."""
+
+    def beat(body: dict[str, Any]) -> None:
+        body["status"]["conditions"] = [{"lastHeartbeatTime": str(clock.now())}]
+
+    for _ in range(2):  # the first list after the cluster was made fetches the Node
+        kube.change(node_path("n1"), beat)
+        await quiet(kube, 700)
+    before = len(kube.asked("GET", "/nodes/n1$"))
+    harness.quarantine("rma", part("n1"), action="Taint")
+    await until(lambda: taints(kube) == [*TAINTS, ours("rma")], within=2)
+    assert len(kube.asked("GET", "/nodes/n1$")) == before + 1
+    assert len(taint_writes(kube)) == 1
 
 
 class TestGuard:

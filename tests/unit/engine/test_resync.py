@@ -115,7 +115,7 @@ async def test_more_objects_than_a_page_has_are_all_found(bench: ResyncBench) ->
         put_node(bench.kube, name)
         put_inventory(bench.kube, name)
     assert await bench.resync.run() == names
-    assert len(bench.kube.asked("GET", "/nodes$")) == 3
+    assert len(bench.kube.asked("GET", "/nodes$")) == 6
     assert {cached.name for cached in bench.inventories} == names
 
 

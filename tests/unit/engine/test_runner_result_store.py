@@ -17,7 +17,7 @@ from gpuid_operator.plan.checks import CheckResult
 from gpuid_operator.telemetry.metrics import Metrics
 from tests.support import clock
 from tests.support.checks import SOURCE, event_messages, job
-from tests.support.kube import FakeKube
+from tests.support.kube import INVENTORIES, FakeKube
 from tests.support.objects import inventory_path, put_inventory, put_pod
 from tests.support.policy_checks import put_foreign
 from tests.support.runners import RUNNER, apply_as
@@ -212,6 +212,20 @@ async def test_a_refresh_stores_all_inventories_and_forgets_deleted_ones(
     assert {seen.node for seen in store.results.known()} == {"n1"}
     assert store.results.check("n2", "c") is None
     assert 'node="n1"' in store.shown() and 'node="n2"' not in store.shown()
+
+
+async def test_a_refresh_fetches_only_what_others_changed(kube: FakeKube, store: Store) -> None:
+    for node in ("n1", "n2", "n3"):
+        await store.results.record(node, FAILED)
+    await store.results.refresh()
+    kube.requests.clear()
+    await Store(kube).results.record("n2", PASSED)
+    kube.requests.clear()
+    await store.results.refresh()
+    paths = [request.path for request in kube.requests]
+    assert paths == [INVENTORIES, inventory_path("n2")]
+    known = store.results.check("n2", "c")
+    assert known is not None and known.passed is True
 
 
 @pytest.mark.parametrize("listed", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpuid_operator.engine.check_runner.suspensions import Suspensions
+from gpuid_operator.kube.client import ONLY_METADATA_LIST
 from gpuid_operator.kube.errors import KubeError
 from tests.support.kube import FakeKube, server_error
 from tests.support.objects import node_path, policy_path, put_node, put_policy
@@ -44,6 +45,15 @@ async def test_a_policy_suspends_the_nodes_that_it_matches(
     put_policy(kube, "p", nodeSelector=POOL, suspend=True)
     await suspensions.resync()
     assert cached(suspensions) == {"n1"}
+
+
+async def test_only_the_metadata_of_nodes_is_listed(
+    kube: FakeKube, suspensions: Suspensions
+) -> None:
+    put_policy(kube, "p", nodeSelector=POOL, suspend=True)
+    await suspensions.resync()
+    (request,) = kube.asked("GET", "/nodes")
+    assert request.accept == ONLY_METADATA_LIST
 
 
 async def test_a_policy_of_higher_priority_can_resume_nodes(

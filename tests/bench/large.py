@@ -1,0 +1,32 @@
+"""A large fleet: whether everything grows with the number of nodes, and no faster."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from tests.bench import known
+from tests.bench.coldstart import cold_start, exec_floor
+from tests.bench.programs import LIMITS, OURS, Program
+from tests.bench.simulated_fleet import GPUS, Progress, SimulatedFleet
+
+
+def large(fleet: SimulatedFleet, peer: Program | None, progress: Progress) -> dict[str, Any]:
+    """A cold start at the limits of `instant`, then a restart and re-syncs with full histories."""
+    rows = [
+        exec_floor(fleet, "exec alone", workers=int(LIMITS["WORKERS"])),
+        cold_start(fleet, OURS, LIMITS, progress),
+    ]
+    known.fill(fleet, progress)
+    after = {"restart": known.restart(fleet, progress), "resync": known.resync(fleet, progress)}
+    if peer:
+        fleet.undo()
+        rows.append(cold_start(fleet, peer, LIMITS, progress))
+    return {
+        "nodes": fleet.nodes,
+        "gpus": GPUS,
+        "limits": LIMITS,
+        "read_seconds": 0,
+        "programs": [asdict(row) for row in rows],
+        **after,
+    }

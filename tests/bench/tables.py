@@ -1,0 +1,216 @@
+"""The results of scenarios as tables: a title, a head and rows of text, printed or as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from tests.bench.programs import OURS
+
+
+@dataclass(frozen=True)
+class Table:
+    """The first column names the row; the others are figures."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def show(self, console: Console) -> None:
+        table = RichTable(title=self.title)
+        for index, name in enumerate(self.head):
+            table.add_column(name, justify="right" if index else "left")
+        for row in self.rows:
+            table.add_row(*row)
+        console.print(table)
+
+    def markdown(self) -> str:
+        """The table without its title."""
+        lines = [self.head, ("---", *["---:"] * (len(self.head) - 1)), *self.rows]
+        return "".join(f"| {' | '.join(cell or ' ' for cell in line)} |\n" for line in lines)
+
+
+def amount(value: float | None, unit: str = "", digits: int = 1) -> str:
+    """A figure with its unit; nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:,.{digits}f}{' ' if unit else ''}{unit}"
+
+
+def kilobytes(value: float | None) -> str:
+    """Bytes as kB (1,000 bytes)."""
+    return amount(None if value is None else value / 1000, "kB")
+
+
+_COLD: Final = (
+    ("every node listed", "listed", lambda value: amount(value, "s")),
+    ("every record out", "exported", lambda value: amount(value, "s")),
+    ("settled", "settled", lambda value: amount(value, "s")),
+    ("CPU per node", "cpu_ms", lambda value: amount(value, "ms")),
+    ("peak resident", "resident", lambda value: amount(value, "MB", 0)),
+    ("API server's CPU per node", "server_cpu_ms", lambda value: amount(value, "ms")),
+    ("requests per node", "requests", lambda value: amount(value, digits=2)),
+    ("writes per node", "writes", lambda value: amount(value, digits=2)),
+    ("from the API server per node", "bytes_from_server", kilobytes),
+    ("to the API server per node", "bytes_to_server", kilobytes),
+)
+
+
+def cold_start(result: Mapping[str, Any]) -> Table:
+    """A column per program, since there are more figures than programs."""
+    programs: Sequence[Mapping[str, Any]] = result["programs"]
+    limits = " ".join(f"{name}={value}" for name, value in result["limits"].items())
+    how = limits or "each program's own defaults"
+    rows = [
+        (title, *(show(program.get(key)) for program in programs)) for title, key, show in _COLD
+    ]
+    return Table(
+        title=f"{result['nodes']:,} nodes, {result['gpus']} GPUs each, reads of"
+        f" {result['read_seconds']:g} s; {how}",
+        head=("", *(program["name"] for program in programs)),
+        rows=tuple(rows),
+    )
+
+
+Show = Callable[[Any], str]
+Facts = tuple[tuple[str, str, Show], ...]
+
+
+def count(value: float | None) -> str:
+    return amount(value, digits=0)
+
+
+def _unit(unit: str, digits: int = 1) -> Show:
+    return lambda value: amount(value, unit, digits)
+
+
+def _megabytes(value: float) -> str:
+    """Bytes as MB (1,000,000 bytes)."""
+    return amount(value / 1_000_000, "MB")
+
+
+_RESTART: Final[Facts] = (
+    ("ready after", "ready_s", _unit("s")),
+    ("execs", "execs", count),
+    ("writes", "writes", count),
+    ("records", "records", count),
+    ("requests", "requests", count),
+    ("CPU", "cpu_s", _unit("s")),
+    ("peak resident", "resident", _unit("MB", 0)),
+    ("API server's CPU", "server_cpu_s", _unit("s")),
+    ("from the API server", "bytes_from_server", _megabytes),
+)
+_IDLE: Final[Facts] = (
+    ("share of a core", "core_percent", _unit("%", 2)),
+    ("requests per hour, without the lease", "requests_per_hour", count),
+    ("requests of the lease per hour", "lease_requests_per_hour", count),
+    ("writes besides the lease", "writes_besides_lease", count),
+    ("from the API server per hour", "bytes_from_server_per_hour", _megabytes),
+    ("share of a core, API server", "server_core_percent", _unit("%", 2)),
+)
+_RESYNC: Final[Facts] = (
+    ("from the API server", "bytes_from_server", _megabytes),
+    ("requests", "requests", _unit("")),
+    ("execs", "execs", count),
+    ("writes", "writes", count),
+    ("CPU", "cpu_ms", _unit("ms", 0)),
+    ("API server's CPU", "server_cpu_ms", _unit("ms", 0)),
+    ("longest hold of the event loop", "hold_ms", _unit("ms", 0)),
+    ("CPU time of the loop in the longest hold", "hold_cpu_ms", _unit("ms", 0)),
+    ("peak resident", "resident", _unit("MB", 0)),
+)
+
+
+_SWAPS: Final[Facts] = (
+    ("swaps", "samples", count),
+    ("median", "p50_ms", _unit("ms", 0)),
+    ("99th percentile", "p99_ms", _unit("ms", 0)),
+    ("longest", "max_ms", _unit("ms", 0)),
+)
+_GROUPS: Final = {
+    "idle": "idle cluster",
+    "restarts": "restarts, without the operator",
+    "operator": "restarts, with the operator",
+}
+
+
+def facts(result: Mapping[str, Any], title: str, rows: Facts) -> Table:
+    """A column of figures."""
+    return Table(
+        title=f"{title}, {result['nodes']:,} nodes",
+        head=("", OURS.name),
+        rows=tuple((name, show(result[key])) for name, key, show in rows),
+    )
+
+
+def _restart(result: Mapping[str, Any]) -> Table:
+    return facts(result, "restart with everything known", _RESTART)
+
+
+def _idle(result: Mapping[str, Any]) -> Table:
+    return facts(result, f"idle for {result['idle_seconds']} s", _IDLE)
+
+
+def _resync(result: Mapping[str, Any]) -> Table:
+    return facts(result, "one re-sync", _RESYNC)
+
+
+def _swaps(result: Mapping[str, Any]) -> Table:
+    return facts(result, "from a container's restart to the swapped GPU in the inventory", _SWAPS)
+
+
+def _storm(result: Mapping[str, Any]) -> list[Table]:
+    groups = result["bystander"]
+    bystander = Table(
+        title=f"GETs of a bystander while all plugins restart, {result['nodes']:,} nodes",
+        head=("", "GETs", "failed", "median", "99th percentile", "longest"),
+        rows=tuple(
+            (
+                title,
+                count(groups[name]["samples"]),
+                count(groups[name]["failed"]),
+                *(amount(groups[name][key], "ms") for key in ("p50_ms", "p99_ms", "max_ms")),
+            )
+            for name, title in _GROUPS.items()
+        ),
+    )
+    reads = result["reads"]
+    nodes = facts(
+        {
+            "nodes": result["nodes"],
+            "read": result["nodes_read"],
+            "median": reads["p50_ms"] / 1000,
+            "last": reads["max_ms"] / 1000,
+        },
+        "from the first restart to the read of a node",
+        (
+            ("nodes read", "read", count),
+            ("median", "median", _unit("s")),
+            ("last node", "last", _unit("s")),
+        ),
+    )
+    return [bystander, nodes]
+
+
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """The tables of a result of any scenario."""
+    match result["scenario"]:
+        case "instant" | "real":
+            return [cold_start(result)]
+        case "restart":
+            return [_restart(result)]
+        case "idle":
+            return [_idle(result)]
+        case "resync":
+            return [_resync(result)]
+        case "swaps":
+            return [_swaps(result)]
+        case "storm":
+            return _storm(result)
+        case "large":
+            return [cold_start(result), _restart(result["restart"]), _resync(result["resync"])]
+    raise ValueError(f"no table of {result['scenario']}")
