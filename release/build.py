@@ -13,7 +13,7 @@ from typing import Final
 
 import hatchling
 
-from release import chart, image, krew, manifests, provenance, sbom
+from release import chart, image, krew, manifests, olm, provenance, sbom
 from release.base import Interpreter
 from release.image import Progress
 from release.oci import EMPTY, Document, Layout, iso
@@ -36,9 +36,11 @@ def build(
 
     `registry` (`host/path`) is where the manifests say that the image is, if anywhere.
 
-    - `oci/`: the image, its base, the bills of materials and the chart, in the form for a registry
+    - `oci/`: the image, its base, the bills of materials, the chart and the bundle for OLM, in the
+      form for a registry
     - `sbom-*.spdx.json`, `provenance.json`: the attested statements about the image
-    - the chart, the wheel, the plugin for krew, `install.yaml`, the archive of deployment/
+    - the chart, the wheel, the plugin for krew, `install.yaml`, archives of deployment/ and of
+      the bundle
     """
     started = int(time.time())
     dist.mkdir(parents=True, exist_ok=True)
@@ -65,13 +67,17 @@ def build(
         reference = f"{project.name}@{made.index['digest']}"
         if registry:
             reference = f"{registry.rstrip('/')}/{reference}"
-        (dist / manifests.INSTALL).write_text(manifests.install(project.folder, reference))
+        install = manifests.install(project.folder, reference)
+        (dist / manifests.INSTALL).write_text(install)
+        bundle = olm.bundle(project, install, reference)
+        gzip = made.interpreter.gzip
         files = [
             f"{project.name}-{project.version}.tgz",
             wheel,
             manifests.INSTALL,
-            manifests.archive(project, made.interpreter.gzip, dist),
-            *krew.build(project, dist / wheel, dist=dist, gzip=made.interpreter.gzip),
+            manifests.archive(project, gzip, dist),
+            olm.build(project, layout, bundle, dist=dist, gzip=gzip),
+            *krew.build(project, dist / wheel, dist=dist, gzip=gzip),
         ]
         statement = provenance.predicate(
             project,

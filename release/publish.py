@@ -37,6 +37,7 @@ def publish(dist: Path, registry: str, signer: Signer, progress: Progress) -> st
     chart = f"{registry.rstrip('/')}/charts/{name}"
     progress(f"pushing {chart}:{version}")
     _copy(oci, f"{version}-chart", f"{chart}:{version}")
+    _copy(oci, f"{version}-bundle", f"{image}:{version}-bundle")
     progress(f"pushing {image}:{version}-files")
     _copy(as_artifact(dist, version), f"{version}-files", f"{image}:{version}-files")
     return f"{image}@{release['image']}"

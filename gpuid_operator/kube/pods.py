@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from gpuid_operator.kube.client import ONLY_METADATA_LIST, KubeClient
+from gpuid_operator.kube.client import ONLY_METADATA_LIST, KubeClient, item
 from gpuid_operator.kube.errors import Forbidden, NotFound
 
 _DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
 _OVER: Final = frozenset({"Succeeded", "Failed"})
-_PAGE: Final = 250
+_PAGE: Final = 50
+"""Pods per page: half a megabyte of JSON."""
+_METADATA_PAGE: Final = 100
+"""The same without spec and status."""
+_METADATA: Final = (
+    "namespace",
+    "name",
+    "uid",
+    "resourceVersion",
+    "labels",
+    "ownerReferences",
+    "deletionTimestamp",
+)
+_CONTAINER_STATUS: Final = ("name", "ready", "containerID", "state")
 _NO_IMAGE: Final = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
 )
@@ -76,11 +90,12 @@ class TargetPod:
         started = running.get("startedAt")
         resources = containers[names.index(target)].get("resources") or {}
         return cls(
-            namespace=meta["namespace"],
+            # The pods of a fleet have few different ones.
+            namespace=sys.intern(meta["namespace"]),
             name=meta["name"],
             uid=meta["uid"],
             node=node,
-            container=target,
+            container=sys.intern(target),
             container_id=container_id,
             ready=ready,
             started_at=datetime.fromisoformat(started) if started else None,
@@ -90,17 +105,58 @@ class TargetPod:
         )
 
 
+def trimmed_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a pod that TargetPod and label selectors read, a small part of it: many events
+    of pods may wait."""
+    meta, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
+    wanted = (meta.get("annotations") or {}).get(_DEFAULT_CONTAINER)
+    return {
+        "metadata": {
+            **{key: meta[key] for key in _METADATA if key in meta},
+            "annotations": {_DEFAULT_CONTAINER: wanted},
+        },
+        "spec": {
+            "nodeName": spec.get("nodeName"),
+            "containers": [
+                {key: one[key] for key in ("name", "resources") if key in one}
+                for one in spec.get("containers") or ()
+            ],
+        },
+        "status": {
+            "phase": status.get("phase"),
+            "containerStatuses": [
+                {key: one[key] for key in _CONTAINER_STATUS if key in one}
+                for one in status.get("containerStatuses") or ()
+            ],
+        },
+    }
+
+
+async def get_pod(client: KubeClient, *, namespace: str, name: str) -> dict[str, Any]:
+    """A pod as API object. Raises NotFound, ApiError, ApiUnreachable."""
+    pod: dict[str, Any] = await client.request(
+        "GET", item(f"/api/v1/namespaces/{namespace}/pods", name)
+    )
+    return pod
+
+
 async def list_pods(
-    client: KubeClient, *, namespace: str, selector: str, since: str = ""
+    client: KubeClient,
+    *,
+    namespace: str,
+    selector: str,
+    since: str = "",
+    only_metadata: bool = False,
 ) -> AsyncIterator[dict[str, Any]]:
-    """All pods of a namespace that match a label selector (`a=b,c in (d,e)`), as API objects. See
-    `KubeClient.pages` for `since`.
+    """All pods of a namespace that match a label selector (`a=b,c in (d,e)`), as API objects. A
+    server may send whole pods in spite of `only_metadata`. See `KubeClient.pages` for `since`.
 
     Raises ListExpired, ApiError, ApiUnreachable.
     """
     params = {"labelSelector": selector} if selector else {}
     path = f"/api/v1/namespaces/{namespace}/pods"
-    async for page in client.pages(path, params=params, limit=_PAGE, since=since):
+    accept, limit = (ONLY_METADATA_LIST, _METADATA_PAGE) if only_metadata else (None, _PAGE)
+    async for page in client.pages(path, params=params, accept=accept, limit=limit, since=since):
         for pod in page["items"]:
             yield pod
 

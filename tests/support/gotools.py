@@ -36,6 +36,7 @@ VERSIONS: Final = PROGRAMS | {
     "krew": "sigs.k8s.io/krew/cmd/krew@v0.5.0",
     "kube-state-metrics": "k8s.io/kube-state-metrics/v2//.@v2.18.0",
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
+    "operator-verify": "github.com/operator-framework/api/cmd/operator-verify@v0.42.0",
     "policy-tester": "github.com/sigstore/policy-controller//cmd/tester@v0.13.1",
     "syft": "github.com/anchore/syft/cmd/syft@v1.20.0",
     "validate-krew-manifest": "sigs.k8s.io/krew/cmd/validate-krew-manifest@v0.5.0",

@@ -7,7 +7,7 @@ the quarantines, after the nodes of a new fleet are listed.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -16,8 +16,10 @@ from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.engine.core.background import Loop
 from gpuid_operator.engine.core.idle_gate import IdleGate
 from gpuid_operator.engine.core.options import Options
+from gpuid_operator.engine.core.turns import in_turns
 from gpuid_operator.engine.reconcile.quarantine_list import QuarantineList
 from gpuid_operator.engine.state.cluster_state import ClusterState
+from gpuid_operator.engine.state.quarantine_clock import QuarantineClock
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
 from gpuid_operator.engine.writing.node_taints import NodeTainter
 from gpuid_operator.engine.writing.quarantine_marks import QuarantineMarks
@@ -32,7 +34,7 @@ MARKS_QUIET: Final = 0.2
 """Seconds between two rounds of marks: each looks at every GPU once."""
 STATUS_QUIET: Final = 0.5
 _LONGEST_WAIT: Final = timedelta(minutes=1)
-"""After this the time of day is looked at again: the clock may be stepped."""
+"""After this the time is looked at again: the clocks may be stepped."""
 
 
 class Quarantines:
@@ -50,10 +52,11 @@ class Quarantines:
         availability_changed: Callable[[], None],
         clock: Callable[[], datetime],
     ) -> None:
-        """See QuarantineList for `availability_changed`."""
+        """See QuarantineList for `availability_changed`; `clock` is the clock of history."""
         self._state = state
         self._idle_gate = idle_gate
-        self._clock = clock
+        self._clock = QuarantineClock(clock, lambda: client.server_time)
+        state.quarantines.end_by(self._clock)
         self._rounds = WriteRounds(quiet=MARKS_QUIET)
         self._status_rounds = WriteRounds(quiet=STATUS_QUIET)
         self._marks = QuarantineMarks(
@@ -70,7 +73,7 @@ class Quarantines:
             quarantines=state.quarantines,
             recorder=recorder,
             rounds=self._status_rounds,
-            clock=clock,
+            clock=self._clock,
         )
         self._list = QuarantineList(
             client,
@@ -121,7 +124,7 @@ class Quarantines:
         if index is None:
             return
         rules: defaultdict[str, Rules] = defaultdict(lambda: NO_RULES)
-        for node, _, found in self._find(index, now=now):
+        async for node, _, found in self._find(index, now=now):
             rules[node] |= found
         self._marks.start(rules, index)
         plan = self._plan(rules, index, now=now)
@@ -137,7 +140,7 @@ class Quarantines:
             return
         rules: defaultdict[str, Rules] = defaultdict(lambda: NO_RULES)
         listed: defaultdict[str, list[tuple[str, Identifiers]]] = defaultdict(list)
-        for node, gpu, found in self._find(index, now=now):
+        async for node, gpu, found in self._find(index, now=now):
             rules[node] |= found
             for rule in found:
                 listed[rule.name].append((node, gpu))
@@ -146,13 +149,13 @@ class Quarantines:
         plan = self._plan(rules, index, now=now) if self._tainter.allowed else None
         await self._statuses.write(listed, plan)
 
-    def _find(
+    async def _find(
         self, index: QuarantineIndex, *, now: datetime
-    ) -> Iterator[tuple[str, Identifiers, Rules]]:
+    ) -> AsyncIterator[tuple[str, Identifiers, Rules]]:
         """(node, GPU, quarantines in force that list it) for each such GPU that is present."""
         if not index.rules:
             return
-        for cached in self._state.inventories:
+        async for cached in in_turns(self._state.inventories):
             if cached.identifiers and not cached.departed:
                 for gpu, found in index.find_all(cached.identifiers, now=now):
                     yield cached.name, gpu, found

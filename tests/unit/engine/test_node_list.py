@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gpuid_operator.engine.core.idle_gate import IdleGate
 from gpuid_operator.engine.reconcile.node_list import NodeList
 from gpuid_operator.engine.writing.node_labels import NodeLabeller
 from gpuid_operator.kube.client import ONLY_METADATA_LIST
@@ -237,7 +238,7 @@ class TestMany:
             bench.edit(name, lambda body: body["spec"].update(taints=[{"key": "a"}]), by="kubectl")
         await bench.nodes.run()
         assert bench.fetched == []
-        assert bench.lists == 2 + 6
+        assert bench.lists == 3 + 6
         assert all(bench.state.nodes[name].facts.taints for name in names[:61])
         await asyncio.sleep(600)
         for name in names[:60]:
@@ -265,7 +266,8 @@ class TestWrites:
         bench.beat()
         await bench.nodes.run()
         fetched = bench.state.nodes["n1"].fetched
-        await NodeLabeller(bench.kube, state=bench.state).sync("n1")
+        labeller = NodeLabeller(bench.kube, state=bench.state, idle_gate=IdleGate())
+        await labeller.sync("n1")
         assert len(bench.kube.asked("PATCH", "/nodes/n1$")) == 1
         assert bench.fetched == []
         known = bench.state.nodes["n1"]
