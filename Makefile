@@ -13,7 +13,7 @@ BUILDER ?=
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-faults test-release test-tools lint format docs bench bench-sinks bench-sql dist release registry crds chart screenshots lock lock-base clean
+.PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-faults test-release test-tools lint format docs bench performance bench-work bench-sinks bench-sql dist release registry crds chart screenshots lock lock-base clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -67,8 +67,14 @@ format: venv ## Format the code with ruff.
 docs: venv ## Build the documentation as a site in build/site, offline.
 	$(BIN)/python scripts/site.py
 
-bench: venv ## Measure SCENARIOS=instant,real at NODES=1000, and with PEER=… gpuid beside it.
+bench: venv ## Measure SCENARIOS=instant,real at NODES=1000, and with PEER=… gpuid beside it; see docs/performance.md.
 	$(BIN)/python -m tests.bench.run --nodes $(NODES) $(if $(SCENARIOS),--scenarios $(SCENARIOS)) $(if $(NODES_LARGE),--nodes-large $(NODES_LARGE)) $(if $(IDLE_SECONDS),--idle-seconds $(IDLE_SECONDS)) $(if $(QUARANTINES),--quarantines $(QUARANTINES)) $(if $(PEER),--peer $(PEER))
+
+performance: venv ## Put the results of `make bench` into docs/performance.json and docs/performance.md.
+	$(BIN)/python -m tests.bench.page
+
+bench-work: venv ## Count the work that a new node takes: requests, bytes, calls, allocations.
+	$(BIN)/python -m tests.bench.work
 
 dist: venv ## Build image, chart, wheel and manifests of HEAD into dist/, identical for everyone.
 	$(BIN)/python -m release build $(if $(SOURCE),--source $(SOURCE)) $(if $(BUILDER),--builder $(BUILDER)) $(if $(REGISTRY),--registry $(REGISTRY))

@@ -52,12 +52,21 @@ def _condition(kind: str) -> dict[str, Any]:
     return {"name": kind, "type": "string", "jsonPath": path}
 
 
+_READY_REASON: Final[dict[str, Any]] = {
+    "name": "Reason",
+    "type": "string",
+    "jsonPath": '.status.conditions[?(@.type=="Ready")].reason',
+}
+"""The printer column that says why a node is not Ready."""
+
+
 _INVENTORY_COLUMNS: Final[list[dict[str, Any]]] = [
     {"name": "GPUs", "type": "integer", "jsonPath": ".status.gpuCount"},
     {"name": "Product", "type": "string", "jsonPath": ".status.product"},
     {"name": "Driver", "type": "string", "jsonPath": ".status.driverVersion"},
     {"name": "State", "type": "string", "jsonPath": ".status.state"},
     _condition("Ready"),
+    _READY_REASON,
     _condition("Healthy"),
     _condition("Delivered"),
     {"name": "Last Read", "type": "date", "jsonPath": ".status.lastReadTime"},

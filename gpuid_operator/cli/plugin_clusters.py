@@ -142,8 +142,8 @@ async def explain(cluster: Cluster, error: KubeError) -> str:
             )
         case NotFound() if await _not_installed(cluster):
             return (
-                f"context {cluster.name}: the cluster does not serve {RESOURCE}; check that"
-                " gpuid-operator is installed"
+                f"context {cluster.name}: the cluster does not serve {RESOURCE}; install"
+                " gpuid-operator there, or choose another context"
             )
     return f"context {cluster.name}: {error.message}"
 

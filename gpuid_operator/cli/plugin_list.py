@@ -71,7 +71,10 @@ async def list_nodes(clusters: Clusters, *, by_gpu: bool, output: str) -> bool:
     rows = [row for _, answer in await clusters.ask(ask) for row in answer]
     show(rows, _GPUS if by_gpu else _NODES, output=output, several=clusters.several)
     if not rows and clusters.reached:
-        say(f"no nodes with GPUs found in {clusters.names}")
+        say(
+            f"no nodes with GPUs found in {clusters.names}; the log of the operator says where it"
+            " looked"
+        )
     return True
 
 

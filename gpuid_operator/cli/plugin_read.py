@@ -23,8 +23,8 @@ from gpuid_operator.kube.client import MERGE_PATCH, ONLY_METADATA, item
 from gpuid_operator.kube.errors import KubeError, NotFound
 from gpuid_operator.plan.conditions import find
 
-_AT_A_TIME: Final = 32
-"""Nodes waited for at a time: the operator reads 16 at a time (WORKERS)."""
+_AT_A_TIME: Final = 128
+"""Nodes waited for at a time: the operator reads 64 at a time (WORKERS)."""
 _PAUSE: Final = 0.5
 """Seconds between two GETs of an inventory."""
 _SUSPENDED: Final = "Suspended"

@@ -22,6 +22,7 @@ from gpuid_operator.engine.core.background import run_forever
 from gpuid_operator.engine.core.idle_gate import IdleGate
 from gpuid_operator.engine.core.options import Options, utcnow
 from gpuid_operator.engine.core.pod_selector import PodSelector
+from gpuid_operator.engine.core.turns import in_turns
 from gpuid_operator.engine.delivery.manager import Delivery, Secrets
 from gpuid_operator.engine.reading.reader import Reader
 from gpuid_operator.engine.reconcile.expiry import InventoryExpiry
@@ -130,7 +131,7 @@ class Engine:
             state=self._state,
             status_writer=self._status_writer,
             reader=self._reader,
-            labeller=NodeLabeller(client, state=self._state),
+            labeller=NodeLabeller(client, state=self._state, idle_gate=idle_gate),
             delivery=self._delivery,
             checks=self._checks,
             idle_gate=idle_gate,
@@ -206,9 +207,8 @@ class Engine:
         """List everything, then start to work. Raises KubeError if a list fails."""
         names = await self._resync.run()
         await self._checks.follow()
-        for cached in self._state.inventories:
-            self._observer.show(cached.name, self._state.inventories.status(cached.name))
-            await self._status_writer.repair_labels(cached.name)
+        async for cached in in_turns(self._state.inventories):
+            await self._status_writer.retry_labels(cached.name)
         self._reconciler.enqueue(names)
         self._tasks += [asyncio.create_task(run_forever(loop)) for loop in self._loops]
         _log.info(
@@ -264,16 +264,16 @@ class Engine:
             self._delivery.forget(name)
             self._observer.invalid(name, body["metadata"]["uid"], first_fault(error))
             return
+        self._observer.show(name, self._state.inventories.status(name))
+        self._status_writer.labels_changed(name)
         cached = self._state.inventories.get(name)
         unknown = unknown_sinks(cached.spec.sinks or ()) if cached is not None else ()
         if unknown:
             fault = f"spec.sinks: {', '.join(unknown)}: unknown type of sink"
             self._observer.invalid(name, body["metadata"]["uid"], fault)
-        if before is not None and cached is not None:
-            if cached.generation != before.generation:
-                self._stop_unwanted()
-                self._delivery.prune_soon()
-            self._status_writer.labels_changed(name)
+        if before is not None and cached is not None and cached.generation != before.generation:
+            self._stop_unwanted()
+            self._delivery.prune_soon()
         self._reconciler.enqueue([name])
 
     def inventory_deleted(self, name: str, uid: str) -> None:
@@ -287,7 +287,7 @@ class Engine:
         """Apply a change of the effective policies; the caller enqueues the nodes."""
         self._stop_unwanted()
         self._checks.policies_changed()
-        self._delivery.prune()
+        self._delivery.prune_soon()
         self._policy_statuses.touch()
 
     def _stop_unwanted(self) -> None:

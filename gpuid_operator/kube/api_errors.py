@@ -38,7 +38,7 @@ _BY_STATUS: Final[dict[int, type[ApiError]]] = {
 
 _WHAT_TO_DO: Final[dict[type[ApiError], str]] = {
     Unauthorized: "renew the credentials (kubeconfig, exec plugin, service account token)",
-    Forbidden: "grant this permission to the service account",
+    Forbidden: "grant this permission: docs/install.md has the list under Permissions",
     Conflict: "read the object again and retry",
     FieldUnknown: "install the CRDs of this version of the operator",
     TooManyRequests: "lower QPS, or give the operator a higher priority level on the API server",

@@ -132,7 +132,7 @@ class InCluster:
                 " set automountServiceAccountToken: true for this pod"
             ) from error
         if not token:
-            raise NoCluster(f"the service account token {file} is empty")
+            raise NoCluster(f"the service account token {file} is empty; delete the pod")
         return Credentials(
             server=self._server,
             authorization=f"Bearer {token}",
@@ -174,15 +174,21 @@ class KubeConfig:
             # The text of the error quotes the file, which may contain a token.
             mark = getattr(error, "problem_mark", None)
             where = f" (line {mark.line + 1})" if mark else ""
-            raise NoCluster(f"the kubeconfig {self._paths} is not valid YAML{where}") from None
+            raise NoCluster(
+                f"the kubeconfig {self._paths} is not valid YAML{where}; correct or replace it"
+            ) from None
         except (ConfigException, OSError, LookupError, TypeError, ValueError, AssertionError) as e:
             raise NoCluster(
                 f"failed to load the kubeconfig {self._paths}"
                 f"{f', context {self._context}' if self._context else ''}:"
-                f" {str(e)[:512] or type(e).__name__}"
+                f" {str(e)[:512] or type(e).__name__}; `kubectl config get-contexts` lists the"
+                " contexts"
             ) from e
         if not configuration.host:
-            raise NoCluster(f"the kubeconfig {self._paths} has no server for its context")
+            raise NoCluster(
+                f"the kubeconfig {self._paths} has no server for its context; choose one that has"
+                " with `kubectl config use-context`"
+            )
         return Credentials(
             server=configuration.host,
             authorization=configuration.api_key.get("BearerToken"),

@@ -65,7 +65,7 @@ class NodeFacts:
             provider_id=spec.get("providerID") or None,
             boot_id=system.get("bootID") or None,
             resource_version=meta["resourceVersion"],
-            labels=meta.get("labels") or {},
+            labels=_shared(meta.get("labels")),
             gpu_capacity=_count(capacity),
             taints=tuple(spec.get("taints") or ()),
             # The nodes of a fleet have few different ones.
@@ -141,7 +141,7 @@ class NodeMetadata:
             name=meta["name"],
             uid=meta["uid"],
             resource_version=meta["resourceVersion"],
-            labels=meta.get("labels") or {},
+            labels=_shared(meta.get("labels")),
             marks=NodeMarks.from_metadata(meta),
             facts=NodeFacts.from_node(body, as_of=as_of) if whole else None,
         )
@@ -223,6 +223,11 @@ async def _patch(client: KubeClient, facts: NodeFacts, changes: dict[str, Any]) 
     )
     version: str = answer["metadata"]["resourceVersion"]
     return version
+
+
+def _shared(labels: Mapping[str, str] | None) -> dict[str, str]:
+    """Labels of which the nodes of a fleet have most in common: each text is there once."""
+    return {sys.intern(key): sys.intern(value) for key, value in (labels or {}).items()}
 
 
 def _is_ours(taint: Mapping[str, Any]) -> bool:

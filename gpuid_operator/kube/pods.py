@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +13,23 @@ from gpuid_operator.kube.errors import Forbidden, NotFound
 
 _DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
 _OVER: Final = frozenset({"Succeeded", "Failed"})
-_PAGE: Final = 250
+_PAGE: Final = 50
+"""Pods per page: half a megabyte of JSON."""
+_METADATA: Final = (
+    "namespace",
+    "name",
+    "uid",
+    "resourceVersion",
+    "labels",
+    "ownerReferences",
+    "deletionTimestamp",
+)
+_CONTAINER_STATUS: Final = ("name", "ready", "containerID", "state")
+_NO_IMAGE: Final = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
+)
+"""Reasons of a waiting container without an image. The first two alternate, so they count as one:
+each change of a pod is a reconcile of its node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +51,8 @@ class TargetPod:
     """Whether a controller owns the pod and would recreate it."""
     claims: bool = False
     """Whether the container has resource claims (DRA), and may therefore see their devices only."""
+    no_image: bool = False
+    """Whether the container waits for an image that the kubelet failed to get."""
 
     @classmethod
     def from_pod(
@@ -56,10 +75,12 @@ class TargetPod:
         asked = (container, (meta.get("annotations") or {}).get(_DEFAULT_CONTAINER))
         target = next((name for name in asked if name in names), names[0])
         running: dict[str, Any] = {}
-        container_id, ready = "", False
+        container_id, ready, no_image = "", False, False
         for seen in status.get("containerStatuses") or ():
             if seen.get("name") == target:
-                running = (seen.get("state") or {}).get("running") or {}
+                state = seen.get("state") or {}
+                running = state.get("running") or {}
+                no_image = (state.get("waiting") or {}).get("reason") in _NO_IMAGE
                 if running:
                     container_id = seen.get("containerID") or ""
                     ready = bool(seen.get("ready")) and bool(container_id)
@@ -67,17 +88,46 @@ class TargetPod:
         started = running.get("startedAt")
         resources = containers[names.index(target)].get("resources") or {}
         return cls(
-            namespace=meta["namespace"],
+            # The pods of a fleet have few different ones.
+            namespace=sys.intern(meta["namespace"]),
             name=meta["name"],
             uid=meta["uid"],
             node=node,
-            container=target,
+            container=sys.intern(target),
             container_id=container_id,
             ready=ready,
             started_at=datetime.fromisoformat(started) if started else None,
             controlled=any(owner.get("controller") for owner in meta.get("ownerReferences") or ()),
             claims=bool(resources.get("claims")),
+            no_image=no_image,
         )
+
+
+def trimmed_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a pod that TargetPod and label selectors read, a small part of it: many events
+    of pods may wait."""
+    meta, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
+    wanted = (meta.get("annotations") or {}).get(_DEFAULT_CONTAINER)
+    return {
+        "metadata": {
+            **{key: meta[key] for key in _METADATA if key in meta},
+            "annotations": {_DEFAULT_CONTAINER: wanted},
+        },
+        "spec": {
+            "nodeName": spec.get("nodeName"),
+            "containers": [
+                {key: one[key] for key in ("name", "resources") if key in one}
+                for one in spec.get("containers") or ()
+            ],
+        },
+        "status": {
+            "phase": status.get("phase"),
+            "containerStatuses": [
+                {key: one[key] for key in _CONTAINER_STATUS if key in one}
+                for one in status.get("containerStatuses") or ()
+            ],
+        },
+    }
 
 
 async def list_pods(

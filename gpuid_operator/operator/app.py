@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 from collections.abc import Mapping
 from typing import Final
 
 from gpuid_operator.engine.core.options import DEFAULT_TIMINGS, Timings
+from gpuid_operator.operator import collector
 from gpuid_operator.operator.kopf_private import configure_loggers
 from gpuid_operator.operator.process import Process
 from gpuid_operator.operator.settings import Settings, own_namespace
@@ -30,9 +30,7 @@ def main(environ: Mapping[str, str] = os.environ, *, timings: Timings = DEFAULT_
     A leader that loses its lease ends the process itself, with process.LEASE_LOST.
     """
     telemetry.configure("info", "json")
-    # The operator allocates objects by the thousand, and hardly any are in cycles. With the default
-    # threshold of 700 the collector takes a tenth of the CPU of a cold start.
-    gc.set_threshold(10_000, 20, 20)
+    collector.configure()
     try:
         settings = Settings.load(environ)
         telemetry.configure(settings.log_level, settings.log_format)

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 from gpuid_operator.api.meta import GROUP, POLICY_PLURAL, QUARANTINE_PLURAL, VERSION
 from gpuid_operator.engine.core.pod_selector import PodSelector
 from gpuid_operator.kube.credentials import Credentials
+from gpuid_operator.kube.pods import trimmed_pod
 from gpuid_operator.operator.kopf_private import kopf
 
 CREDENTIALS_AGE: Final = timedelta(minutes=10)
@@ -68,7 +69,7 @@ class Memo:
 
 async def pod_event(event: Any, memo: Memo, **_: Any) -> None:
     """A pod was listed, added, modified or deleted."""
-    memo.enqueue_pod(event["object"], deleted=event["type"] == "DELETED")
+    memo.enqueue_pod(trimmed_pod(event["object"]), deleted=event["type"] == "DELETED")
 
 
 async def policy_event(event: Any, memo: Memo, **_: Any) -> None:

@@ -13,7 +13,7 @@ def kopf_settings(selector: str | None) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     if selector is not None:
         settings.watching.label_selectors["v1", "pods"] = selector
-    settings.watching.chunk_size = 250
+    settings.watching.chunk_size = 50
     settings.watching.server_timeout = 300
     settings.watching.connect_timeout = 10
     settings.networking.request_timeout = 30
@@ -22,7 +22,8 @@ def kopf_settings(selector: str | None) -> kopf.OperatorSettings:
     settings.networking.error_backoffs = (1, 1, 2, 3, 5)
     settings.scanning.disabled = True
     settings.posting.enabled = False
-    settings.queueing.idle_timeout = 1.0
+    # Kopf has a task for each object that keeps its last event, until it was idle for so long.
+    settings.queueing.idle_timeout = 0.1
     settings.persistence.finalizer = f"{GROUP}/none"
     settings.persistence.diffbase_storage = _NoDiffs()
     return settings

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from gpuid_operator.engine.core.pod_selector import PodSelector
 from gpuid_operator.kube.client import KubeClient
+from gpuid_operator.operator import collector
 from gpuid_operator.operator.concurrency import run_until_first
 from gpuid_operator.operator.crds import missing_crds, wait_for_crds
 from gpuid_operator.operator.credentials import CredentialsCache
@@ -106,12 +107,14 @@ class Leader:
             work = make_work()
             try:
                 await until_success("failed to list the cluster", work.start, health=self._health)
+                collector.freeze()
                 self.work = work
                 await self._watch_while_crds_exist(work)
             finally:
                 self.work = None
                 self._health.retire("watch")
                 await work.stop(within=STOP_WITHIN)
+                collector.unfreeze()
 
     async def _watch_while_crds_exist(self, work: LeaderWork) -> None:
         failures = 0

@@ -90,7 +90,7 @@ class Settings(BaseModel):
     """Where to read, in order of preference. Without TARGETS: the three above."""
     cluster_name: Annotated[str, reads(read.words)] | None = None
     """A field of every record; None: the uid of namespace kube-system."""
-    workers: Annotated[int, reads(read.whole(1, 500))] = 16
+    workers: Annotated[int, reads(read.whole(1, 500))] = 64
     """Maximum number of concurrent execs."""
     timeout: _Timeout = timedelta(seconds=30)
     """Timeout of one exec."""
@@ -98,9 +98,9 @@ class Settings(BaseModel):
     """Longest time between two reads of a node; 0: only on events."""
     sighting_interval: _Interval = timedelta(hours=24)
     """Longest time between two sightings of an unchanged node; 0: only of what is new."""
-    qps: Annotated[float, reads(read.rate)] = 50.0
+    qps: Annotated[float, reads(read.rate)] = 200.0
     """API requests per second."""
-    burst: Annotated[int, reads(read.whole(1, 100_000))] = 100
+    burst: Annotated[int, reads(read.whole(1, 100_000))] = 400
     """API requests at once after an idle period."""
     log_level: Annotated[
         Level, reads(read.one_of("debug", "info", "warn", "error", warning="warn"))

@@ -34,7 +34,8 @@ _ADVICE: Final = (
     "the operator runs nvidia-smi in the device plugin's pods: check its settings NAMESPACE,"
     " LABEL_SELECTOR and TARGETS"
 )
-_POD_ADVICE: Final = "see why with kubectl describe pod"
+_SETTINGS_ADVICE: Final = "check the operator's settings NAMESPACE, LABEL_SELECTOR and TARGETS"
+_IMAGE_ADVICE: Final = "correct the image or its pull secret"
 _PRESETS_ADVICE: Final = (
     "install the GPU Operator or a device plugin, run reader pods (chart value reader.enabled), or"
     " add a target of your own"
@@ -69,6 +70,32 @@ class NodeWithoutTarget:
     """Whether the API server has just answered that there is no such Node."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoppedContainer:
+    """The container of a target pod in which no command can run."""
+
+    namespace: str
+    pod: str
+    container: str
+    running: bool = False
+    """Whether it runs and is not ready."""
+    no_image: bool = False
+    """Whether it waits for an image that the kubelet failed to get."""
+
+    @property
+    def found(self) -> str:
+        """What the operator sees of it."""
+        lacks = "ready" if self.running else "running"
+        found = f"container {self.container} of pod {self.namespace}/{self.pod} is not {lacks}"
+        return f"{found}: failed to pull its image" if self.no_image else found
+
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        look = f"see why with `kubectl describe pod -n {self.namespace} {self.pod}`"
+        return f"{look}, and {_IMAGE_ADVICE}" if self.no_image else look
+
+
 def next_action(node: NodeWithoutTarget, *, grace: float, now: float) -> NoTargetAction:
     """What to do now, as the table above says. `grace` in seconds."""
     changed = 0.0 if node.pods_changed is None else node.pods_changed
@@ -99,27 +126,42 @@ def grace_wait(node: NodeWithoutTarget, *, grace: float, now: float) -> timedelt
 def no_target_error(
     targets: tuple[Target, ...],
     *,
-    stopped: tuple[str, str] | None = None,
-    running: bool = False,
+    stopped: StoppedContainer | None = None,
     node: NodeTraits | None = None,
     forbidden: Collection[str] = (),
 ) -> ReadError:
     """The failure of a node without a target container to read it in.
 
-    `stopped` is the target pod, as namespace/name, and its container, if there is a pod whose
-    container is not running or, with `running`, not ready. `forbidden` are the namespaces in which
-    the operator may not list pods.
+    `stopped` is the container of its target pod, if there is one. `forbidden` are the namespaces in
+    which the operator may not list pods.
     """
-    presets = any(target.preset for target in targets)
     if stopped is not None:
-        lacks = "ready" if running else "running"
-        found = f"container {stopped[1]} of pod {stopped[0]} is not {lacks}"
-        return _error(found, _POD_ADVICE if presets else _ADVICE)
+        return _error(stopped.found, stopped.advice)
     found = f"no target pod on this node ({'; '.join(_places(targets))})"
     if forbidden:
-        found += f"; the operator may not list pods in {', '.join(sorted(forbidden))}"
-    general = _PRESETS_ADVICE if presets else _ADVICE
+        found += f"; {_no_right(forbidden)}"
+    general = _PRESETS_ADVICE if _uses_presets(targets) else _ADVICE
     return _error(found, (advice_for(node) if node else None) or general)
+
+
+def nothing_to_read(targets: tuple[Target, ...], *, forbidden: Collection[str] = ()) -> str:
+    """What to do in a cluster in which the operator finds neither target pods nor GPU nodes."""
+    places = f"looked for pods of {'; '.join(_places(targets))}"
+    if forbidden:
+        places += f"; {_no_right(forbidden)}"
+    advice = _PRESETS_ADVICE if _uses_presets(targets) else _SETTINGS_ADVICE
+    return (
+        f"{places}. If the cluster has GPUs, {advice}. If it has none, try simulated GPUs"
+        " (deployment/simulated)"
+    )
+
+
+def _uses_presets(targets: tuple[Target, ...]) -> bool:
+    return any(target.preset for target in targets)
+
+
+def _no_right(forbidden: Collection[str]) -> str:
+    return f"the operator may not list pods in {', '.join(sorted(forbidden))}"
 
 
 def _error(found: str, advice: str) -> ReadError:

@@ -44,6 +44,12 @@ class Reader:
         """The metadata of all objects of a collection."""
         return [one["metadata"] for one in self.get(path, accept=METADATA_LIST)["items"] or ()]
 
+    def version(self, path: str) -> str:
+        """The resourceVersion of a collection now, from which a watch can start: that of an object
+        may be too old for the server."""
+        head = self.get(f"{path}?limit=1", accept=METADATA_LIST)["metadata"]
+        return str(head["resourceVersion"])
+
     def watch(self, path: str, *, since: str, accept: str, handle: Callable[[Any], None]) -> Watch:
         """Call `handle` in another thread with each event after the resourceVersion `since`."""
         connection = self._connect()
@@ -88,7 +94,11 @@ class Watch(threading.Thread):
     def run(self) -> None:
         try:
             while line := self._response.readline():
-                self._handle(json.loads(line))
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    self.failure = str(event["object"].get("message"))
+                    return
+                self._handle(event)
         except (OSError, ValueError, http.client.HTTPException) as error:
             self.failure = None if self._stopped else repr(error)
         else:

@@ -16,44 +16,49 @@ READS: Final = frozenset({"get", "list", "watch"})
 
 
 class AuditLog:
-    """Counts from the moment of its creation, or of the last `restart`."""
+    """Counts from the moment of its creation, or of the last `restart`; reads each line once."""
 
     def __init__(self, path: Path, *, user: str) -> None:
         self._path = path
         self._user = user
         self._position = 0
+        self._seen: dict[str, str] = {}
         self.restart()
 
     def restart(self) -> None:
         """Forget what was logged so far."""
         self._position = self._path.stat().st_size if self._path.exists() else 0
+        self._seen.clear()
 
     def requests(self) -> Counter[str]:
         """How many requests there were, by `verb resource/subresource`."""
         with self._path.open("rb") as file:
             file.seek(self._position)
-            return count_requests(file, user=self._user)
+            whole = file.read().rpartition(b"\n")[0]
+        if whole:
+            self._position += len(whole) + 1
+            self._seen |= requests_in(whole.split(b"\n"), user=self._user)
+        return Counter(self._seen.values())
 
 
-def count_requests(lines: Iterable[bytes], *, user: str) -> Counter[str]:
-    """Requests of a user by `verb resource/subresource`; the pages of a list count one by one.
+def requests_in(lines: Iterable[bytes], *, user: str) -> dict[str, str]:
+    """Requests of a user as `verb resource/subresource`, by their ids; each page of a list is one.
 
-    A watch and an exec have two lines, at their beginning and at their end. The last line may be
-    half written.
+    A watch and an exec have two lines, at their beginning and at their end.
     """
     mark = user.encode()
     seen: dict[str, str] = {}
     for line in lines:
-        if mark not in line or not line.endswith(b"\n"):
+        if mark not in line:
             continue
         event = json.loads(line)
         if event["user"]["username"] == user:
             seen[event["auditID"]] = _kind(event)
-    return Counter(seen.values())
+    return seen
 
 
 def is_write(request: str) -> bool:
-    """Whether a request of `count_requests` changes an object; an exec does not."""
+    """Whether a request changes an object; an exec does not."""
     verb, _, resource = request.partition(" ")
     return verb not in READS and resource != "pods/exec"
 

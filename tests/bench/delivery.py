@@ -12,10 +12,9 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from tests.bench import results
 from tests.bench.coldstart import wait
 from tests.bench.errors import BenchError
 from tests.bench.listing import listing
@@ -26,8 +25,8 @@ from tests.support.servers import run_postgres
 from tests.support.sink_servers import Bucket, Database, policy, warehouse_credentials
 
 
-def measure(fleet: SimulatedFleet, database: Database) -> str:
-    """Run the operator until all records are noted as delivered; what that took, in words."""
+def measure(fleet: SimulatedFleet, database: Database) -> dict[str, Any]:
+    """Run the operator until all records are noted as delivered; what that took."""
     nodes = fleet.nodes
 
     def stored() -> bool:
@@ -37,16 +36,20 @@ def measure(fleet: SimulatedFleet, database: Database) -> str:
     began = time.monotonic()
     with listing(fleet.reader) as seen, fleet.start(OURS, LIMITS) as running:
         took = wait(running, lambda: len(seen.delivered) == nodes and stored()) - began
-        return (
-            f"{nodes} nodes, {GPUS} GPUs each: {took:.1f} s,"
-            f" {1000 * running.cpu / nodes:.1f} ms of CPU per node, {running.peak:.0f} MB"
-        )
+        return {
+            "nodes": nodes,
+            "gpus": GPUS,
+            "delivered_s": round(took, 1),
+            "cpu_ms": round(1000 * running.cpu / nodes, 1),
+            "resident": round(running.peak, 1),
+        }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, default=1000)
     nodes: int = parser.parse_args().nodes
+    began = time.monotonic()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gpuid-bench-")))
         database = Database(stack.enter_context(run_postgres()), "bench")
@@ -68,15 +71,13 @@ def main() -> None:
         expected = nodes * GPUS
         assert rows["rows"] == rows["ids"] == expected, rows
         assert lines == expected, lines
-        table = Table(title=took)
-        for title in ("sink", "records", "in", "records each"):
-            table.add_column(title, justify="right" if title != "sink" else "left")
-        for name, count, unit in (
-            ("postgres", rows["transactions"], "transactions"),
-            ("s3", len(bucket.objects), "objects"),
-        ):
-            table.add_row(name, str(expected), f"{count} {unit}", f"{expected / count:.0f}")
-        Console().print(table)
+        figures = {
+            **took,
+            "records": expected,
+            "transactions": rows["transactions"],
+            "objects": len(bucket.objects),
+        }
+        results.report("sinks", figures, seconds=time.monotonic() - began)
 
 
 if __name__ == "__main__":

@@ -115,6 +115,40 @@ def idle(fleet: SimulatedFleet, progress: Progress, *, seconds: float) -> dict[s
         }
 
 
+def reads(fleet: SimulatedFleet, progress: Progress) -> dict[str, Any]:
+    """Reads that are due, of nodes that have not changed: costs per read.
+
+    The read interval is short, so the first round is due at once; the second one is measured.
+    """
+    interval = max(30, fleet.nodes // 10)
+    with fleet.start(OURS, {"RESYNC": f"{interval}s"}) as running:
+        log = fleet.audit_log()
+
+        def count() -> int:
+            return _count(log.requests(), audit.is_exec)
+
+        wait(running, lambda: count() >= fleet.nodes)
+        progress(f"every node is read every {interval} s")
+        log.restart()
+        used, server = running.cpu, fleet.server_cpu()
+        sent, received = fleet.bytes_to_server(), fleet.bytes_from_server()
+        wait(running, lambda: count() >= fleet.nodes)
+        requests = log.requests()
+        times = _count(requests, audit.is_exec)
+        return {
+            "nodes": fleet.nodes,
+            "interval_s": interval,
+            "reads": times,
+            "requests": round(requests.total() / times, 2),
+            "writes": round(_count(requests, audit.is_write) / times, 2),
+            "records": running.records(),
+            "cpu_ms": round(1000 * (running.cpu - used) / times, 2),
+            "server_cpu_ms": round(1000 * (fleet.server_cpu() - server) / times, 2),
+            "bytes_from_server": round((fleet.bytes_from_server() - received) / times),
+            "bytes_to_server": round((fleet.bytes_to_server() - sent) / times),
+        }
+
+
 def resync(fleet: SimulatedFleet, progress: Progress) -> dict[str, Any]:
     """Full lists of the cluster, more often than every ten minutes."""
     period = max(15.0, fleet.nodes / 50)
@@ -153,8 +187,8 @@ def resync(fleet: SimulatedFleet, progress: Progress) -> dict[str, Any]:
 def holds(log: Path, position: int) -> dict[str, float]:
     """The longest times for which the loop did nothing else, after a position in the log.
 
-    `hold_ms` is by the clock, `hold_cpu_ms` what the loop's thread worked of it: on a busy machine
-    it also waits for a core.
+    `hold_ms` is by the clock, `hold_cpu_ms` by the CPU time of the loop's thread, which waits for a
+    core on a busy machine. The two maxima may be of two holds.
     """
     longest = {"hold_ms": 0.0, "hold_cpu_ms": 0.0}
     with log.open("rb") as file:

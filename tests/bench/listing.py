@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from tests.bench.api import INVENTORIES, METADATA, METADATA_LIST, NODES, TABLE, Reader
+from tests.bench.api import INVENTORIES, METADATA, NODES, TABLE, Reader
 
 PREFIX: Final = "gpuid.github.com/"
 """Prefix of gpuid's Node labels, which both programs write."""
@@ -64,8 +64,7 @@ def listing(reader: Reader) -> Iterator[Listing]:
     watches = []
     try:
         for path, accept, query, handle in start:
-            head = reader.get(f"{path}?limit=1", accept=METADATA_LIST)["metadata"]
-            since = head["resourceVersion"]
+            since = reader.version(path)
             watches.append(reader.watch(query, since=since, accept=accept, handle=handle))
         yield seen
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
@@ -40,10 +41,10 @@ OURS: Final = Program(
 
 
 def peer(binary: str) -> Program:
-    """gpuid, as a binary that somebody built."""
+    """gpuid, as a binary that somebody built. Raises ArgumentTypeError for another file."""
     path = Path(binary).resolve()
     if not os.access(path, os.X_OK):
-        raise BenchError(f"PEER={binary} is no program: build gpuid, and give its path")
+        raise argparse.ArgumentTypeError(f"{binary} is no program: build gpuid, and give its path")
     return Program("gpuid", (str(path),), inventories=False)
 
 

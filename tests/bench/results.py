@@ -11,7 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from rich.console import Console
+
 from gpuid_operator import __version__
+from tests.bench.tables import tables
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "build" / "bench"
@@ -24,6 +27,14 @@ def save(scenario: str, figures: dict[str, Any], *, seconds: float, folder: Path
     content = {"scenario": scenario, **figures, "seconds": round(seconds), "taken": taken()}
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path
+
+
+def report(scenario: str, figures: dict[str, Any], *, seconds: float) -> None:
+    """Save the figures of a scenario, and print its tables."""
+    path = save(scenario, figures, seconds=seconds)
+    for table in tables(load()[scenario]):
+        table.show(Console(width=140))
+    print(f"{scenario}: took {seconds:.0f} s; {path.relative_to(ROOT)}", flush=True)
 
 
 def load(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:

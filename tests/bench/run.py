@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,20 +17,18 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import Any, Final
 
-from rich.console import Console
-
+from gpuid_operator.localcluster import LocalClusterError
 from tests.bench import coldstart, known, large, results, storm, swaps
 from tests.bench.errors import BenchError
 from tests.bench.programs import Program, peer
 from tests.bench.simulated_fleet import SimulatedFleet
-from tests.bench.tables import tables
 
 UNKNOWN: Final[dict[str, Callable[..., dict[str, Any]]]] = {
     "instant": coldstart.instant,
     "real": coldstart.real,
 }
 """Scenarios on a fleet that no program knows, which leave it so."""
-KNOWN: Final = ("restart", "idle", "resync", "swaps", "storm")
+KNOWN: Final = ("restart", "idle", "reads", "resync", "swaps", "storm")
 """Scenarios on a fleet that the operator knows, with full histories."""
 LARGE: Final = "large"
 SCENARIOS: Final = (*UNKNOWN, *KNOWN, LARGE)
@@ -57,7 +56,7 @@ class Session:
     def __init__(self, stack: ExitStack, options: argparse.Namespace) -> None:
         self._stack = stack.enter_context(ExitStack())
         self._options = options
-        self._peer: Program | None = peer(options.peer) if options.peer else None
+        self._peer: Program | None = options.peer
         self._fleet: SimulatedFleet | None = None
         self._known = False
 
@@ -69,11 +68,12 @@ class Session:
         began = time.monotonic()
         say(f"{scenario}: begins")
         figures = self._measure(scenario, fleet)
-        seconds = time.monotonic() - began
-        path = results.save(scenario, figures, seconds=seconds)
-        for table in tables(results.load()[scenario]):
-            table.show(Console(width=140))
-        say(f"{scenario}: took {seconds:.0f} s; {path.relative_to(results.ROOT)}")
+        results.report(scenario, figures, seconds=time.monotonic() - began)
+
+    def discard(self) -> None:
+        """End the fleet; the next scenario gets another one."""
+        self._stack.close()
+        self._fleet, self._known = None, False
 
     def _measure(self, scenario: str, fleet: SimulatedFleet) -> dict[str, Any]:
         match scenario:
@@ -81,6 +81,8 @@ class Session:
                 return known.restart(fleet, say)
             case "idle":
                 return known.idle(fleet, say, seconds=self._options.idle_seconds)
+            case "reads":
+                return known.reads(fleet, say)
             case "resync":
                 return known.resync(fleet, say)
             case "swaps":
@@ -92,8 +94,8 @@ class Session:
         return UNKNOWN[scenario](fleet, self._peer, say)
 
     def _large(self) -> SimulatedFleet:
-        """A fleet of its own, the last one: two at a time do not fit into memory."""
-        self._stack.close()
+        """A fleet of its own: two at a time do not fit into memory."""
+        self.discard()
         return self._stack.enter_context(SimulatedFleet.up(self._options.nodes_large, progress=say))
 
     def _shared(self) -> SimulatedFleet:
@@ -128,22 +130,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--nodes-large", type=int, default=5000, help="nodes of `large` (5000)")
     parser.add_argument("--idle-seconds", type=float, default=120, help="of idle time (120)")
     parser.add_argument("--quarantines", type=int, default=0, help="of parts that no node has (0)")
-    parser.add_argument("--peer", help="a binary of gpuid to measure, too")
+    parser.add_argument("--peer", type=peer, help="a binary of gpuid to measure, too")
     options = parser.parse_args(arguments)
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, _end)
     began = time.monotonic()
     say(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    try:
-        with ExitStack() as stack:
-            session = Session(stack, options)
-            for scenario in options.scenarios:
+    failed = []
+    with ExitStack() as stack:
+        session = Session(stack, options)
+        for scenario in options.scenarios:
+            try:
                 session.run(scenario)
-    except BenchError as error:
-        print(f"failed to measure: {error}", file=sys.stderr)
-        return 1
-    say(f"took {time.monotonic() - began:.0f} s in all")
-    return 0
+            except (BenchError, LocalClusterError, subprocess.CalledProcessError) as error:
+                say(f"{scenario}: failed to measure: {error}")
+                failed.append(scenario)
+                session.discard()
+    say(f"took {time.monotonic() - began:.0f} s; failed: {', '.join(failed) or 'none'}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

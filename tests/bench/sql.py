@@ -2,14 +2,13 @@
 
 Fills the table of the version before with a history of many GPUs, lets the sink migrate it, and
 prints how long that and each look-up takes (medians), and how many records per second the sink
-inserts with the trigger of gpu_current and without: a table, then the same as JSON.
+inserts with the trigger of gpu_current and without.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import statistics
 import time
@@ -18,10 +17,9 @@ from datetime import timedelta
 from typing import Any
 
 import asyncpg
-from rich.console import Console
-from rich.table import Table
 
 from gpuid_operator.api.record import Record
+from tests.bench import results
 from tests.support.postgres_database import Database
 from tests.support.secret_source import Secrets
 from tests.support.servers import run_postgres
@@ -209,27 +207,6 @@ async def measure(database: Database, *, rows: int, gpus: int) -> dict[str, Any]
     return result
 
 
-def report(result: dict[str, Any]) -> None:
-    console = Console()
-    table = Table(
-        title=f"{result['rows']} rows, {result['gpus']} GPUs; migrated in {result['migration_s']} s"
-    )
-    for title in ("view", "look-up by", "median ms", "runs"):
-        table.add_column(title, justify="right" if "m" in title else "left")
-    for view in ("gpu_current", "gpu_sightings"):
-        for key, found in result[view].items():
-            table.add_row(view, key, f"{found['median_ms']:.1f}", str(found["runs"]))
-    console.print(table)
-    table = Table(title=f"records per second, {BATCH} in a batch")
-    for title in ("inserts", "with gpu_current", "without", "time, ratio"):
-        table.add_column(title, justify="left" if title == "inserts" else "right")
-    for kind, found in result["inserts"].items():
-        rates = (found["with_trigger_per_s"], found["without_per_s"], found["ratio"])
-        table.add_row(kind, *map(str, rates))
-    console.print(table)
-    print(json.dumps(result))
-
-
 async def run(rows: int, gpus: int) -> dict[str, Any]:
     random.seed(rows)
     with run_postgres(settings=SETTINGS) as server:
@@ -249,7 +226,9 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=GPUS)
     arguments = parser.parse_args()
     gpus = min(arguments.gpus, max(8, arguments.rows // 5))
-    report(asyncio.run(run(arguments.rows, gpus)))
+    began = time.monotonic()
+    result = asyncio.run(run(arguments.rows, gpus))
+    results.report("sql", result, seconds=time.monotonic() - began)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from gpuid_operator.localcluster.client import Request
-from tests.bench.api import INVENTORIES, METADATA, METADATA_LIST
+from tests.bench.api import INVENTORIES, METADATA
 from tests.bench.coldstart import wait
 from tests.bench.helpers import Helper
 from tests.bench.known import wait_until_calm
@@ -82,10 +82,8 @@ def _first_changes(fleet: SimulatedFleet) -> Iterator[dict[str, float]]:
     def handle(event: dict[str, Any]) -> None:
         seen.setdefault(event["object"]["metadata"]["name"], time.monotonic())
 
-    head = fleet.reader.get(f"{INVENTORIES}?limit=1", accept=METADATA_LIST)["metadata"]
-    watch = fleet.reader.watch(
-        INVENTORIES, since=head["resourceVersion"], accept=METADATA, handle=handle
-    )
+    since = fleet.reader.version(INVENTORIES)
+    watch = fleet.reader.watch(INVENTORIES, since=since, accept=METADATA, handle=handle)
     try:
         yield seen
     finally:

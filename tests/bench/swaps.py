@@ -46,7 +46,7 @@ def _swap(fleet: SimulatedFleet, node: str, seed: str) -> float:
     xml = swapped(cluster.smi_file(node).read_text(), 0, seed)
     wanted = uuids(xml)[0]
     cluster.write_smi(node, xml)
-    since = fleet.reader.get(f"{INVENTORIES}/{node}")["metadata"]["resourceVersion"]
+    since = fleet.reader.version(INVENTORIES)
     seen = threading.Event()
     at = 0.0
 
@@ -63,6 +63,7 @@ def _swap(fleet: SimulatedFleet, node: str, seed: str) -> float:
         began = time.monotonic()
         cluster.client.send(restart(pod))
         if not seen.wait(_WITHIN):
+            watch.check()
             raise BenchError(f"{node} has no {wanted} {_WITHIN:.0f} s after its restart")
         return at - began
     finally:

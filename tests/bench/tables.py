@@ -112,6 +112,14 @@ _IDLE: Final[Facts] = (
     ("from the API server per hour", "bytes_from_server_per_hour", _megabytes),
     ("share of a core, API server", "server_core_percent", _unit("%", 2)),
 )
+_READS: Final[Facts] = (
+    ("requests", "requests", _unit("", 2)),
+    ("writes", "writes", _unit("", 2)),
+    ("CPU", "cpu_ms", _unit("ms")),
+    ("API server's CPU", "server_cpu_ms", _unit("ms")),
+    ("from the API server", "bytes_from_server", kilobytes),
+    ("to the API server", "bytes_to_server", kilobytes),
+)
 _RESYNC: Final[Facts] = (
     ("from the API server", "bytes_from_server", _megabytes),
     ("requests", "requests", _unit("")),
@@ -120,7 +128,7 @@ _RESYNC: Final[Facts] = (
     ("CPU", "cpu_ms", _unit("ms", 0)),
     ("API server's CPU", "server_cpu_ms", _unit("ms", 0)),
     ("longest hold of the event loop", "hold_ms", _unit("ms", 0)),
-    ("CPU time of the loop in the longest hold", "hold_cpu_ms", _unit("ms", 0)),
+    ("longest hold, CPU time", "hold_cpu_ms", _unit("ms", 0)),
     ("peak resident", "resident", _unit("MB", 0)),
 )
 
@@ -153,6 +161,10 @@ def _restart(result: Mapping[str, Any]) -> Table:
 
 def _idle(result: Mapping[str, Any]) -> Table:
     return facts(result, f"idle for {result['idle_seconds']} s", _IDLE)
+
+
+def _reads(result: Mapping[str, Any]) -> Table:
+    return facts(result, "one due read of a node that has not changed", _READS)
 
 
 def _resync(result: Mapping[str, Any]) -> Table:
@@ -196,6 +208,57 @@ def _storm(result: Mapping[str, Any]) -> list[Table]:
     return [bystander, nodes]
 
 
+def _sinks(result: Mapping[str, Any]) -> Table:
+    rows = tuple(
+        (
+            name,
+            count(result["records"]),
+            f"{count(batches)} {unit}",
+            count(result["records"] / batches),
+        )
+        for name, unit, batches in (
+            ("PostgreSQL", "transactions", result["transactions"]),
+            ("S3", "objects", result["objects"]),
+        )
+    )
+    return Table(
+        title=f"the first records of {result['nodes']:,} nodes, delivered after"
+        f" {result['delivered_s']:.1f} s",
+        head=("sink", "records", "in", "records each"),
+        rows=rows,
+    )
+
+
+def _sql(result: Mapping[str, Any]) -> list[Table]:
+    look_ups = tuple(
+        (view, key, amount(found["median_ms"], "ms"), count(found["runs"]))
+        for view in ("gpu_current", "gpu_sightings")
+        for key, found in result[view].items()
+    )
+    inserts = tuple(
+        (
+            kind,
+            count(found["with_trigger_per_s"]),
+            count(found["without_per_s"]),
+            f"{found['ratio']:.2f}",
+        )
+        for kind, found in result["inserts"].items()
+    )
+    return [
+        Table(
+            title=f"look-ups in {result['rows']:,} rows of {result['gpus']:,} GPUs; migration"
+            f" {result['migration_s']} s",
+            head=("view", "look-up by", "median", "runs"),
+            rows=look_ups,
+        ),
+        Table(
+            title="records inserted per second",
+            head=("records", "with gpu_current", "without", "time, ratio"),
+            rows=inserts,
+        ),
+    ]
+
+
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """The tables of a result of any scenario."""
     match result["scenario"]:
@@ -205,12 +268,18 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
             return [_restart(result)]
         case "idle":
             return [_idle(result)]
+        case "reads":
+            return [_reads(result)]
         case "resync":
             return [_resync(result)]
         case "swaps":
             return [_swaps(result)]
         case "storm":
             return _storm(result)
+        case "sinks":
+            return [_sinks(result)]
+        case "sql":
+            return _sql(result)
         case "large":
             return [cold_start(result), _restart(result["restart"]), _resync(result["resync"])]
     raise ValueError(f"no table of {result['scenario']}")

@@ -55,25 +55,29 @@ def info(
     ]
 
 
-def dcgm(uuid: str = UUID, value: float = 79, **labels: str) -> Series:
-    """What DCGM's exporter says of a GPU; the names and labels are DCGM's."""
+def dcgm(uuid: str = UUID, first: int = 0, value: float = 79, **labels: str) -> Series:
+    """What DCGM's exporter says of a GPU from `first` on; the names and labels are DCGM's."""
     own = {"gpu": "0", "UUID": uuid, "device": "nvidia0", "Hostname": "host-1"} | labels
-    return name("DCGM_FI_DEV_XID_ERRORS", **own), always(value)
+    return name("DCGM_FI_DEV_XID_ERRORS", **own), during(value, first, MINUTES)
 
 
 def name(metric: str, **labels: str) -> str:
     return f"{metric}{{{','.join(f'{key}={json.dumps(text)}' for key, text in labels.items())}}}"
 
 
+def notation(samples: Sequence[float | None]) -> str:
+    """Samples for promtool. As Prometheus does when a target or a series goes, a series that ends
+    is marked as stale; without the mark, its last sample would count for another five minutes."""
+    before = [None, *samples[:-1]]
+    return " ".join(
+        repr(value) if value is not None else "_" if last is None else "stale"
+        for last, value in zip(before, samples, strict=True)
+    )
+
+
 def check(tmp_path: Path, series: Sequence[Series], **tests: Any) -> None:
     """Run a unit test of promtool on series with a sample each minute."""
-    values = [
-        {
-            "series": one,
-            "values": " ".join("_" if value is None else repr(value) for value in samples),
-        }
-        for one, samples in series
-    ]
+    values = [{"series": one, "values": notation(samples)} for one, samples in series]
     case = {
         "rule_files": [str(RULES)],
         "evaluation_interval": "1m",
@@ -131,10 +135,10 @@ def test_two_nodes_that_were_read_in_the_same_second_are_no_error(tmp_path: Path
 
 
 def test_a_restart_of_the_operator_leaves_no_gap(tmp_path: Path) -> None:
-    """From minute 10 to 14 nobody exports anything; the new process has another address."""
+    """From minute 10 to 17 nobody exports anything; the new process has another address."""
     series = [
         *info("n1", "c1", 0, 9, read=100),
-        *info("n1", "c1", 15, read=100, instance="op-2"),
+        *info("n1", "c1", 18, read=100, instance="op-2"),
         dcgm(),
     ]
     check(tmp_path, series, promql_expr_test=at(PART, range(31), part("c1"), 79))
@@ -154,10 +158,23 @@ def test_a_new_leader_beside_the_old_one_is_no_error(tmp_path: Path) -> None:
 def test_a_part_that_left_a_node_during_a_gap_is_on_the_new_node(tmp_path: Path) -> None:
     series = [
         *info("n1", "c1", 0, 9, read=100),
-        *info("n2", "c2", 12, read=700, instance="op-2"),
+        *info("n2", "c2", 18, read=700, instance="op-2"),
         dcgm(),
     ]
-    checks = at(PART, range(12), part("c1"), 79) + at(PART, range(12, 31), part("c2"), 79)
+    checks = at(PART, range(18), part("c1"), 79) + at(PART, range(18, 31), part("c2"), 79)
+    check(tmp_path, series, promql_expr_test=checks)
+
+
+def test_a_part_that_left_a_node_is_not_there_although_that_node_was_read_last(
+    tmp_path: Path,
+) -> None:
+    """Its last series counts only while nobody exports the GPU."""
+    series = [
+        *info("n1", "c1", 0, 9, read=1000),
+        *info("n2", "c2", 5, read=700),
+        dcgm(),
+    ]
+    checks = at(PART, range(10), part("c1"), 79) + at(PART, range(10, 31), part("c2"), 79)
     check(tmp_path, series, promql_expr_test=checks)
 
 
@@ -202,6 +219,11 @@ def gauge(metric: str, value: float, **labels: str) -> Series:
     return name(metric, **labels), always(value)
 
 
+def later(metric: str, value: float, **labels: str) -> Series:
+    """A series that begins at minute 10."""
+    return name(metric, **labels), during(value, 10, MINUTES)
+
+
 LEADER = gauge("gpuid_leader", 1, job="gpuid", namespace="gpuid", instance="op-1")
 BUSY = [(name("gpuid_reads_total", result="Succeeded"), [60.0 * m for m in range(31)])]
 NOT_READY = [
@@ -214,77 +236,77 @@ def timed_out(per_minute: float) -> Series:
     return name("gpuid_reads_total", result="TimedOut"), [per_minute * m for m in range(31)]
 
 
-FIRES: dict[str, tuple[str, list[Series], list[Series], dict[str, str]]] = {
+FIRES: dict[str, tuple[int, list[Series], list[Series], dict[str, str]]] = {
     "GPUIDNoLeader": (
-        "9m",
+        5,
         [gauge("gpuid_leader", 0, job="gpuid", namespace="gpuid", instance="op-1")],
         [LEADER],
         {"job": "gpuid", "namespace": "gpuid"},
     ),
     "GPUIDTwoLeaders": (
-        "9m",
+        2,
         [LEADER, gauge("gpuid_leader", 1, job="gpuid", namespace="gpuid", instance="op-2")],
         # The check runner of another release has a leader of its own.
         [LEADER, gauge("gpuid_leader", 1, job="checks", namespace="gpuid", instance="op-2")],
         {"job": "gpuid", "namespace": "gpuid"},
     ),
     "GPUIDReadsFailing": (
-        "30m",
+        16,
         [*BUSY, *NOT_READY, timed_out(90)],
         [*BUSY, *NOT_READY, timed_out(30)],
         {},
     ),
     "GPUIDQueueBacklog": (
-        "25m",
-        [gauge("gpuid_queue_depth", 80)],
+        30,
+        [(name("gpuid_queue_depth"), [80 if m > 9 else 0 for m in range(31)])],
         [(name("gpuid_queue_depth"), [80 if m % 10 else 0 for m in range(31)])],
         {},
     ),
     "GPUIDCheckFailed": (
-        "12m",
+        10,
         [gauge("gpuid_check_passed", 0, node="n1", check="grdma")],
         [gauge("gpuid_check_passed", 1, node="n1", check="grdma")],
         {"node": "n1", "check": "grdma"},
     ),
     "GPUIDRecordsDropped": (
-        "15m",
+        10,
         [counter("gpuid_records_dropped_total", 0, 3, sink="lake")],
         [gauge("gpuid_records_dropped_total", 3, sink="lake")],
         {"sink": "lake"},
     ),
     "GPUIDGPUGone": (
-        "15m",
+        10,
         [counter("gpuid_gpu_changes_total", 0, 1, type="GPULost")],
         [counter("gpuid_gpu_changes_total", 0, 1, type="GPUAdded")],
         {"type": "GPULost"},
     ),
     "GPUIDNodeNotRead": (
-        "4000m",
+        2 * 24 * 60 + 1 + 60,
         [gauge("gpuid_last_read_timestamp_seconds", 0, node="n1")],
-        [gauge("gpuid_last_read_timestamp_seconds", 230_000, node="n1")],
+        [gauge("gpuid_last_read_timestamp_seconds", 3600, node="n1")],
         {"node": "n1"},
     ),
     "GPUIDNotAsExpected": (
-        "20m",
+        15,
         [gauge("gpuid_node_as_expected", 0, node="n1")],
         [gauge("gpuid_node_as_expected", 1, node="n1")],
         {"node": "n1"},
     ),
     "GPUIDQuarantinedPart": (
-        "1m",
-        [gauge("gpuid_gpu_quarantined", 1, node="n1", uuid="u", serial="s", quarantine="rma")],
-        [],
+        10,
+        [later("gpuid_gpu_quarantined", 1, node="n1", uuid="u", serial="s", quarantine="rma")],
+        [later("gpuid_gpu_quarantined", 0, node="n1", uuid="u", serial="s", quarantine="rma")],
         {"node": "n1", "uuid": "u", "serial": "s", "quarantine": "rma"},
     ),
     "GPUIDDuplicateGPU": (
-        "12m",
+        10,
         [gauge("gpuid_duplicate_gpus", 2)],
         [gauge("gpuid_duplicate_gpus", 0)],
         {},
     ),
     "GPUIDFallenOffTheBus": (
-        "5m",
-        [*info("n1", "c1", read=100), dcgm()],
+        10,
+        [*info("n1", "c1", read=100), dcgm(first=10)],
         [*info("n1", "c1", read=100), dcgm(value=31)],
         {
             "gpu": "0",
@@ -296,11 +318,12 @@ FIRES: dict[str, tuple[str, list[Series], list[Series], dict[str, str]]] = {
         },
     ),
 }
-"""For each alert: when it fires, series with which it does, with which it does not, its labels."""
+"""For each alert: the first minute in which it fires, series with which it does, series with which
+it never does, its labels."""
 for _alert, _condition, _time in (
-    ("GPUIDNodeNotReady", "Ready", "30m"),
-    ("GPUIDGPUUnhealthy", "Healthy", "5m"),
-    ("GPUIDNotDelivered", "Delivered", "400m"),
+    ("GPUIDNodeNotReady", "Ready", 30),
+    ("GPUIDGPUUnhealthy", "Healthy", 5),
+    ("GPUIDNotDelivered", "Delivered", 6 * 60),
 ):
     FIRES[_alert] = (
         _time,
@@ -312,10 +335,11 @@ for _alert, _condition, _time in (
         {"node": "n1"},
     )
 FIRES["GPUIDSinkBehind"] = (
-    "70m",
+    # The sink gets its last record in minute 10.
+    10 + 30 + 30,
     [
         gauge("gpuid_records_pending", 5, sink="lake"),
-        gauge("gpuid_records_delivered_total", 7, sink="lake"),
+        (name("gpuid_records_delivered_total", sink="lake"), [7.0 * min(m, 10) for m in range(31)]),
     ],
     [
         gauge("gpuid_records_pending", 5, sink="lake"),
@@ -333,9 +357,8 @@ def test_every_alert_has_a_case_and_a_runbook() -> None:
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}
 
 
-def long(series: Sequence[Series], time: str) -> list[Series]:
+def long(series: Sequence[Series], minutes: int) -> list[Series]:
     """The series, as long as an alert needs: the last step goes on."""
-    minutes = int(time.removesuffix("m"))
     result: list[Series] = []
     for one, samples in series:
         step = (samples[-1] or 0) - (samples[-2] or 0) if "total" in one else 0
@@ -344,20 +367,55 @@ def long(series: Sequence[Series], time: str) -> list[Series]:
     return result
 
 
-@pytest.mark.parametrize("alert", FIRES)
-def test_an_alert_fires_when_it_should_and_only_then(tmp_path: Path, alert: str) -> None:
-    time, fires, silent, labels = FIRES[alert]
-    firing = {"alertname": alert, "alertstate": "firing"} | ALERTS[alert]["labels"] | labels
+def firing(alert: str, **labels: str) -> list[dict[str, Any]]:
+    """The one sample of an alert that fires."""
+    said = {"alertname": alert, "alertstate": "firing"} | ALERTS[alert]["labels"] | labels
+    return [{"labels": name("ALERTS", **said), "value": 1}]
+
+
+def alerts(alert: str, minutes: int, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """At this minute, the alert fires with these samples and no others."""
     expr = f'ALERTS{{alertname="{alert}",alertstate="firing"}}'
-    for series, samples in (
-        (fires, [{"labels": name("ALERTS", **firing), "value": 1}]),
-        (silent, []),
-    ):
-        check(
-            tmp_path,
-            long(series, time),
-            promql_expr_test=[{"expr": expr, "eval_time": time, "exp_samples": samples}],
-        )
+    return {"expr": expr, "eval_time": f"{minutes}m", "exp_samples": samples}
+
+
+@pytest.mark.parametrize("alert", FIRES)
+def test_an_alert_fires_in_time_and_not_before(tmp_path: Path, alert: str) -> None:
+    first, fires, _, labels = FIRES[alert]
+    expected = [alerts(alert, first - 1, []), alerts(alert, first, firing(alert, **labels))]
+    check(tmp_path, long(fires, first), promql_expr_test=expected)
+
+
+@pytest.mark.parametrize("alert", FIRES)
+def test_an_alert_fires_for_its_cluster_only(tmp_path: Path, alert: str) -> None:
+    """One Prometheus has the series of two clusters, and one of them has no problem."""
+    first, fires, silent, labels = FIRES[alert]
+    series = [*of_cluster("east", fires), *of_cluster("west", silent)]
+    expected = [alerts(alert, first, firing(alert, cluster="east", **labels))]
+    check(tmp_path, long(series, first), promql_expr_test=expected)
+
+
+def of_cluster(cluster: str, series: Sequence[Series]) -> list[Series]:
+    """The series with the external label of a cluster."""
+    return [(one.replace("{", f'{{cluster="{cluster}",'), samples) for one, samples in series]
+
+
+def test_one_alert_at_any_time_says_that_the_leader_is_gone_altogether(tmp_path: Path) -> None:
+    """All replicas go after minute 9. An hour later, no series has their labels any more."""
+    alert, leader = "GPUIDNoLeader", {"job": "gpuid", "namespace": "gpuid"}
+    series = [(name("gpuid_leader", **leader, instance="op-1"), during(1, 0, 9))]
+    expected = [
+        *(alerts(alert, minute, []) for minute in range(15)),
+        *(alerts(alert, minute, firing(alert, **leader)) for minute in range(15, 70)),
+        *(alerts(alert, minute, firing(alert)) for minute in range(70, 100)),
+    ]
+    check(tmp_path, series, promql_expr_test=expected)
+
+
+def test_an_operator_that_was_never_scraped_has_no_leader(tmp_path: Path) -> None:
+    alert = "GPUIDNoLeader"
+    expected = [alerts(alert, 4, []), alerts(alert, 5, firing(alert))]
+    check(tmp_path, [dcgm()], promql_expr_test=expected)
 
 
 def test_one_node_whose_reads_fail_is_not_said_of_all(tmp_path: Path) -> None:

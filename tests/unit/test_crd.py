@@ -168,7 +168,7 @@ def rules_of(node: dict[str, Any]) -> list[dict[str, str]]:
             INVENTORY,
             "gpuinventories",
             "gpuinv",
-            "GPUs Product Driver State Ready Healthy Delivered Last_Read Age",
+            "GPUs Product Driver State Ready Reason Healthy Delivered Last_Read Age",
             "Machine Chassis Serials Policy Quarantined",
         ),
         (POLICY, "gpuinventorypolicies", "gpupol", "Priority Nodes Ready Conflict Age", ""),

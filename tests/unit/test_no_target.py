@@ -12,10 +12,12 @@ from gpuid_operator.plan.failure import MAX_MESSAGE
 from gpuid_operator.plan.no_target import (
     NodeWithoutTarget,
     NoTargetAction,
+    StoppedContainer,
     grace_left,
     grace_wait,
     next_action,
     no_target_error,
+    nothing_to_read,
 )
 from gpuid_operator.plan.presets import expand
 from gpuid_operator.plan.target import Target
@@ -109,10 +111,11 @@ def test_presets_are_named_with_their_namespaces() -> None:
 
 
 def test_a_pod_of_a_preset_is_to_be_looked_at() -> None:
-    error = no_target_error(expand("gke"), stopped=("kube-system/gke-n1", "plugin"))
+    stopped = StoppedContainer(namespace="kube-system", pod="gke-n1", container="plugin")
+    error = no_target_error(expand("gke"), stopped=stopped)
     assert error.message == (
-        "container plugin of pod kube-system/gke-n1 is not running; see why with kubectl describe"
-        " pod"
+        "container plugin of pod kube-system/gke-n1 is not running; see why with `kubectl describe"
+        " pod -n kube-system gke-n1`"
     )
 
 
@@ -139,11 +142,38 @@ def test_the_report_says_what_to_do_on_this_kind_of_cluster(
     assert len(error.message) < MAX_MESSAGE, "the advice at its end is not cut off"
 
 
-def test_the_report_names_a_pod_whose_container_is_not_running() -> None:
-    error = no_target_error(TARGETS, stopped=("a/plugin-n1", "plugin"))
-    assert error.message.startswith("container plugin of pod a/plugin-n1 is not running; ")
+STOPPED = StoppedContainer(namespace="a", pod="plugin-n1", container="plugin")
+LOOK = "see why with `kubectl describe pod -n a plugin-n1`"
 
 
-def test_the_report_names_a_pod_whose_container_is_not_ready() -> None:
-    error = no_target_error(TARGETS, stopped=("a/plugin-n1", "plugin"), running=True)
-    assert error.message.startswith("container plugin of pod a/plugin-n1 is not ready; ")
+@pytest.mark.parametrize(
+    ("stopped", "message"),
+    [
+        (STOPPED, f"is not running; {LOOK}"),
+        (replace(STOPPED, running=True), f"is not ready; {LOOK}"),
+        (
+            replace(STOPPED, no_image=True),
+            "is not running: failed to pull its image;"
+            f" {LOOK}, and correct the image or its pull secret",
+        ),
+    ],
+)
+def test_the_report_names_a_pod_in_which_no_command_runs(
+    stopped: StoppedContainer, message: str
+) -> None:
+    error = no_target_error(TARGETS, stopped=stopped)
+    assert error.message == f"container plugin of pod a/plugin-n1 {message}"
+
+
+def test_without_anything_to_read_the_advice_says_what_to_look_at() -> None:
+    assert nothing_to_read(TARGETS[:1]) == (
+        "looked for pods of namespace a, selector app=x. If the cluster has GPUs, check the"
+        " operator's settings NAMESPACE, LABEL_SELECTOR and TARGETS. If it has none, try simulated"
+        " GPUs (deployment/simulated)"
+    )
+    assert nothing_to_read(expand("gke"), forbidden={"kube-system"}) == (
+        "looked for pods of preset gke in kube-system; the operator may not list pods in"
+        " kube-system. If the cluster has GPUs, install the GPU Operator or a device plugin, run"
+        " reader pods (chart value reader.enabled), or add a target of your own. If it has none,"
+        " try simulated GPUs (deployment/simulated)"
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpuid_operator.kube.nodes import NodeFacts
-from gpuid_operator.kube.pods import TargetPod
+from gpuid_operator.kube.pods import TargetPod, trimmed_pod
 
 RUNNING = {"running": {"startedAt": "2026-06-07T10:30:45Z"}}
 
@@ -29,6 +29,56 @@ def pod(**changes: Any) -> dict[str, Any]:
     for part, content in changes.items():
         body[part] = {**body[part], **content}
     return body
+
+
+def test_a_trimmed_pod_is_the_same_target_without_the_rest() -> None:
+    body = pod(
+        metadata={
+            "resourceVersion": "7",
+            "labels": {"app": "plugin"},
+            "annotations": {"kubectl.kubernetes.io/default-container": "plugin", "other": "x"},
+            "ownerReferences": [{"kind": "DaemonSet", "controller": True}],
+            "managedFields": [{"manager": "kubelet"}],
+        },
+        spec={"volumes": [{"name": "x"}], "tolerations": [{"operator": "Exists"}]},
+        status={"podIP": "10.0.0.1", "conditions": [{"type": "Ready"}]},
+    )
+    body["spec"]["containers"][1] |= {
+        "resources": {"claims": [{"name": "gpus"}]},
+        "env": [{"name": "A", "value": "b"}],
+    }
+    trimmed = trimmed_pod(body)
+    target = TargetPod.from_pod(trimmed, container=None)
+    assert target == TargetPod.from_pod(body, container=None)
+    assert target is not None and target.claims and target.controlled and target.ready
+    assert trimmed["metadata"]["labels"] == {"app": "plugin"}
+    assert trimmed["metadata"]["resourceVersion"] == "7"
+    left = str(trimmed)
+    rest = ("managedFields", "volumes", "tolerations", "podIP", "conditions", "env", "other")
+    assert not any(name in left for name in rest)
+
+
+@pytest.mark.parametrize("reason", ["ErrImagePull", "ContainerCreating"])
+def test_a_trimmed_pod_says_what_its_container_waits_for(reason: str) -> None:
+    waiting = container("plugin", ready=False, state={"waiting": {"reason": reason}})
+    body = pod(status={"containerStatuses": [waiting]})
+    target = TargetPod.from_pod(trimmed_pod(body), container="plugin")
+    assert target == TargetPod.from_pod(body, container="plugin")
+    assert target is not None and target.no_image == (reason == "ErrImagePull")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pod(metadata={"deletionTimestamp": "2026-06-07T10:30:45Z"}),
+        pod(status={"phase": "Succeeded"}),
+        pod(spec={"nodeName": None}),
+        {"metadata": {"namespace": "a", "name": "b", "uid": "c"}},
+    ],
+    ids=["deleted", "over", "unassigned", "bare"],
+)
+def test_a_trimmed_pod_is_no_target_where_the_pod_is_none(body: dict[str, Any]) -> None:
+    assert TargetPod.from_pod(trimmed_pod(body), container=None) is None
 
 
 def test_the_configured_container_of_a_running_pod() -> None:
@@ -127,3 +177,21 @@ def test_a_bare_node_has_absent_facts() -> None:
         {},
         None,
     )
+
+
+@pytest.mark.parametrize(
+    ("reason", "no_image"),
+    [
+        ("ErrImagePull", True),
+        ("ImagePullBackOff", True),
+        ("InvalidImageName", True),
+        ("ErrImageNeverPull", True),
+        ("ContainerCreating", False),
+        ("CrashLoopBackOff", False),
+    ],
+)
+def test_a_container_that_waits_for_its_image_is_seen(reason: str, no_image: bool) -> None:
+    waiting = container("plugin", ready=False, state={"waiting": {"reason": reason}})
+    target = TargetPod.from_pod(pod(status={"containerStatuses": [waiting]}), container="plugin")
+    assert target is not None
+    assert (target.no_image, target.container_id) == (no_image, "")

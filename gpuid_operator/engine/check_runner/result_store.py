@@ -17,6 +17,7 @@ from gpuid_operator.api.values import whole_seconds
 from gpuid_operator.engine.checks.job import CheckJob
 from gpuid_operator.engine.checks.pods import CheckPods
 from gpuid_operator.engine.core.listing import fetch_singly
+from gpuid_operator.engine.core.turns import in_turns
 from gpuid_operator.engine.state.resource_version import newer
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
 from gpuid_operator.kube.client import KubeClient
@@ -130,7 +131,7 @@ class RunnerResultStore:
         unseen = dict(self._inventories)
         changed: list[str] = []
         async for page in inventory_pages(self._client, only_metadata=only_metadata):
-            for body in page["items"]:
+            async for body in in_turns(page["items"]):
                 unseen.pop(body["metadata"]["name"], None)
                 if "spec" in body or not only_metadata:
                     self._take(body)

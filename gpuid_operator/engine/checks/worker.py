@@ -21,6 +21,7 @@ from gpuid_operator.engine.checks.restarts import Restarts
 from gpuid_operator.engine.checks.result_store import CheckResultStore
 from gpuid_operator.engine.core.background import Loop
 from gpuid_operator.engine.core.options import Timings
+from gpuid_operator.engine.core.turns import pause
 from gpuid_operator.engine.core.work_queue import WorkQueue
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import KubeError
@@ -110,6 +111,7 @@ class CheckWorker:
                 self._queue.done(node)
             if wait is not None:
                 self._queue.add(node, wait)
+            await pause()  # a node for which nothing is due waits for nothing
 
     async def _run_due(self, node: str, worker: int) -> None:
         for job in self._results.jobs(node):

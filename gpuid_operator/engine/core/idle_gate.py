@@ -12,9 +12,9 @@ PATIENCE: Final = 30.0
 class IdleGate:
     """Closed while nodes wait for a worker: at the start of a large cluster, hardly ever later.
 
-    Acknowledgements of deliveries wait at the gate. When 5,000 nodes are new, the operator writes
-    the inventory of each before it acknowledges the first delivery, and the acknowledgements of
-    several sinks for one node share a write.
+    Acknowledgements of deliveries and the labels of Nodes wait at the gate. When 5,000 nodes are
+    new, the operator writes the inventory of each before it acknowledges the first delivery or
+    labels the first Node, and the acknowledgements of several sinks for one node share a write.
     """
 
     def __init__(self) -> None:
@@ -30,6 +30,11 @@ class IdleGate:
         elif self._idle.is_set() and not self._disabled:
             self._idle.clear()
             self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._open)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether less urgent work may begin now."""
+        return self._idle.is_set()
 
     async def wait(self) -> None:
         """Wait until the gate is open, at most PATIENCE seconds."""

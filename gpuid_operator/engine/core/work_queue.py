@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
 
-class WorkQueue(Generic[K]):
-    """Hands out keys when they are due, and never the same key to two workers at once."""
+def _equal(_: object) -> int:
+    return 0
 
-    def __init__(self) -> None:
+
+class WorkQueue(Generic[K]):
+    """Hands out keys when they are due, and never the same key to two workers at once.
+
+    Keys that wait for a worker are handed out by rank, the lowest first, and within a rank in the
+    order in which they became due.
+    """
+
+    def __init__(self, rank: Callable[[K], int] = _equal) -> None:
+        """`rank` is asked when a key becomes due, and when a key that waits is added again."""
+        self._rank = rank
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._count = 0
-        self._ready: asyncio.Queue[K] = asyncio.Queue()
-        self._waiting: set[K] = set()
+        self._ready: asyncio.PriorityQueue[tuple[int, int, K]] = asyncio.PriorityQueue()
+        self._waiting: dict[K, tuple[int, int]] = {}
+        """The place of each key that waits: its rank, and its number in the order of arrival."""
         self._processing: set[K] = set()
         self._again: dict[K, float] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -35,7 +46,9 @@ class WorkQueue(Generic[K]):
         when = asyncio.get_running_loop().time() + max(delay, 0.0)
         if key in self._processing:
             self._again[key] = min(when, self._again.get(key, when))
-        elif key not in self._waiting and when < self._due.get(key, float("inf")):
+        elif key in self._waiting:
+            self._promote(key)
+        elif when < self._due.get(key, float("inf")):
             self._due[key] = when
             self._count += 1
             heapq.heappush(self._heap, (when, self._count, key))
@@ -43,10 +56,12 @@ class WorkQueue(Generic[K]):
 
     async def get(self) -> K:
         """Wait for the next key that is due. The worker calls `done` once it has handled it."""
-        key = await self._ready.get()
-        self._waiting.discard(key)
-        self._processing.add(key)
-        return key
+        while True:
+            rank, number, key = await self._ready.get()
+            if self._waiting.get(key) == (rank, number):  # else it was promoted
+                del self._waiting[key]
+                self._processing.add(key)
+                return key
 
     def done(self, key: K) -> None:
         """The worker has handled the key."""
@@ -68,8 +83,18 @@ class WorkQueue(Generic[K]):
                 break
             heapq.heappop(self._heap)
             del self._due[key]
-            self._waiting.add(key)
-            self._ready.put_nowait(key)
+            self._wait(key, self._rank(key))
         if self._timer is not None:
             self._timer.cancel()
         self._timer = loop.call_at(self._heap[0][0], self._advance) if self._heap else None
+
+    def _promote(self, key: K) -> None:
+        """Give a key that waits a better place if its rank is better by now."""
+        rank = self._rank(key)
+        if rank < self._waiting[key][0]:
+            self._wait(key, rank)
+
+    def _wait(self, key: K, rank: int) -> None:
+        self._count += 1
+        self._waiting[key] = rank, self._count
+        self._ready.put_nowait((rank, self._count, key))

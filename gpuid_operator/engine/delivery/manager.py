@@ -10,8 +10,10 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from gpuid_operator.api.sinks import Sink as SinkSpec
+from gpuid_operator.engine.core.background import Background
 from gpuid_operator.engine.core.idle_gate import IdleGate
 from gpuid_operator.engine.core.options import Timings
+from gpuid_operator.engine.core.turns import in_turns
 from gpuid_operator.engine.delivery.cursor_writer import CursorWriter, SinkStatusWriter
 from gpuid_operator.engine.delivery.recording_secrets import RecordingSecretSource
 from gpuid_operator.engine.delivery.sink_outbox import SinkOutbox, has_pending
@@ -86,6 +88,12 @@ class Delivery:
         self._cursors = CursorWriter(status_writer, idle_gate=idle_gate)
         self._running: dict[_SinkKey, _Running] = {}
         self._prune_timer: asyncio.TimerHandle | None = None
+        self._prunes = Background()
+        self._prune_lock = asyncio.Lock()
+        self._asked = 0
+        """How often a prune was asked for."""
+        self._unwanted: set[_SinkKey] = set()
+        """Sinks for which the prune under way has found no node so far."""
         self._closed = False
         status_writer.add_listener(self._written)
 
@@ -104,27 +112,29 @@ class Delivery:
             worker.forget(name)
 
     def prune_soon(self) -> None:
-        """Prunes within PRUNE_DELAY, once for all requests until then."""
+        """Prunes within PRUNE_DELAY, once for all requests until then. Other sinks may be in force
+        from now on."""
+        self._asked += 1
         if self._prune_timer is None and not self._closed:
             loop = asyncio.get_running_loop()
-            self._prune_timer = loop.call_later(PRUNE_DELAY, self.prune)
+            self._prune_timer = loop.call_later(PRUNE_DELAY, self._start_prune)
 
-    def prune(self) -> None:
+    async def prune(self) -> None:
         """Ends the workers of sinks that apply nowhere any more."""
-        self._cancel_prune()
-        wanted: set[_SinkKey] = set()
-        # Nearly all inventories share the policy of another one.
-        seen: dict[int, EffectivePolicy] = {}
-        for inventory in self._state.inventories:
-            policy = self._state.effective_policy(inventory.name, inventory)
-            if id(policy) not in seen:
-                seen[id(policy)] = policy
-                wanted |= {_SinkKey.of(sink, policy) for sink in policy.sinks}
-        for key in self._running.keys() - wanted:
-            worker, task = self._running.pop(key)
-            task.cancel()
-            if worker.name not in self._names():
-                self._metrics.forget_sink(worker.name)
+        async with self._prune_lock:
+            asked, self._unwanted = self._asked, set(self._running)
+            # Nearly all inventories share the policy of another one.
+            seen: dict[int, EffectivePolicy] = {}
+            async for inventory in in_turns(self._state.inventories):
+                if not self._unwanted:
+                    break
+                policy = self._state.effective_policy(inventory.name, inventory)
+                if id(policy) not in seen:
+                    seen[id(policy)] = policy
+                    self._unwanted -= {_SinkKey.of(sink, policy) for sink in policy.sinks}
+            if self._asked == asked:  # or the next prune decides on what is in force by now
+                self._end(self._unwanted)
+            self._unwanted = set()
 
     def count_pending(self) -> None:
         """Updates the metric of pending records."""
@@ -142,6 +152,7 @@ class Delivery:
         until = loop.time() + within
         self._closed = True
         self._cancel_prune()
+        await self._prunes.finish(within=0)
         self._idle_gate.disable()
         for worker, task in self._running.values():
             if not worker.stop():
@@ -154,6 +165,17 @@ class Delivery:
             await asyncio.wait(tasks, timeout=within / 4)
         if not await self._cursors.finish(within=until - loop.time()):
             _log.warning("failed to write all cursors in time; their records are sent again")
+
+    def _start_prune(self) -> None:
+        self._prune_timer = None
+        self._prunes.start(self.prune())
+
+    def _end(self, keys: set[_SinkKey]) -> None:
+        for key in keys:
+            worker, task = self._running.pop(key)
+            task.cancel()
+            if worker.name not in self._names():
+                self._metrics.forget_sink(worker.name)
 
     def _cancel_prune(self) -> None:
         if self._prune_timer is not None:
@@ -173,6 +195,7 @@ class Delivery:
             self.enqueue(written.name)
 
     def _worker(self, sink: SinkSpec, key: _SinkKey) -> SinkWorker:
+        self._unwanted.discard(key)
         if key not in self._running:
             self._metrics.add_sink(sink.name)
             worker = self._open(sink, builtin=key.builtin)

@@ -16,6 +16,7 @@ from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.no_target import (
     NodeWithoutTarget,
     NoTargetAction,
+    StoppedContainer,
     grace_wait,
     next_action,
     no_target_error,
@@ -87,10 +88,18 @@ class Departures:
 
     async def _report(self, view: NodeView) -> None:
         pod = view.target[1] if view.target else self._state.pods.waiting(view.name)
+        stopped = None
+        if pod is not None:
+            stopped = StoppedContainer(
+                namespace=pod.namespace,
+                pod=pod.name,
+                container=pod.container,
+                running=view.target is not None,
+                no_image=pod.no_image,
+            )
         error = no_target_error(
             self._state.pods.targets,
-            stopped=(f"{pod.namespace}/{pod.name}", pod.container) if pod else None,
-            running=view.target is not None,
+            stopped=stopped,
             node=view.node.facts.traits if view.node else None,
             forbidden=self._state.pods.forbidden,
         )

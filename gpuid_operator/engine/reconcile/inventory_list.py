@@ -4,6 +4,7 @@ resourceVersion is not the known one are fetched (docs/adr/0022)."""
 from __future__ import annotations
 
 from gpuid_operator.engine.core.listing import fetch_singly
+from gpuid_operator.engine.core.turns import in_turns
 from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.engine.state.inventory_events import InventoryEvents
 from gpuid_operator.engine.state.resource_version import newest
@@ -42,7 +43,7 @@ class InventoryList:
         version = ""
         pages = inventory_pages(self._client, since=since, only_metadata=only_metadata)
         async for page in pages:
-            for body in page["items"]:
+            async for body in in_turns(page["items"]):
                 meta = body["metadata"]
                 unseen.pop(meta["name"], None)
                 if "spec" in body or not only_metadata:

@@ -17,6 +17,7 @@ depends on it. A read gets its Node anyway, which is never older than the contai
 from __future__ import annotations
 
 from gpuid_operator.engine.core.listing import fetch_singly
+from gpuid_operator.engine.core.turns import pause
 from gpuid_operator.engine.reading.node_fetcher import NodeFetcher
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.state.resource_version import newest
@@ -51,6 +52,7 @@ class NodeList:
             async for facts in list_nodes(self._client, since=since):
                 unseen.discard(facts.name)
                 self._state.nodes.put(facts, requested=requested)
+                await pause()
         self._forget(unseen, requested)
 
     async def _list_metadata(self) -> list[str]:
@@ -66,6 +68,7 @@ class NodeList:
                     changed.append(meta.name)
                 else:
                     self._state.nodes.put_metadata(meta, requested=requested)
+                await pause()
         self._forget(unseen, requested)
         return changed
 

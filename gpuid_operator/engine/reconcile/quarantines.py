@@ -7,7 +7,7 @@ the quarantines, after the nodes of a new fleet are listed.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -16,6 +16,7 @@ from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.engine.core.background import Loop
 from gpuid_operator.engine.core.idle_gate import IdleGate
 from gpuid_operator.engine.core.options import Options
+from gpuid_operator.engine.core.turns import in_turns
 from gpuid_operator.engine.reconcile.quarantine_list import QuarantineList
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
@@ -121,7 +122,7 @@ class Quarantines:
         if index is None:
             return
         rules: defaultdict[str, Rules] = defaultdict(lambda: NO_RULES)
-        for node, _, found in self._find(index, now=now):
+        async for node, _, found in self._find(index, now=now):
             rules[node] |= found
         self._marks.start(rules, index)
         plan = self._plan(rules, index, now=now)
@@ -137,7 +138,7 @@ class Quarantines:
             return
         rules: defaultdict[str, Rules] = defaultdict(lambda: NO_RULES)
         listed: defaultdict[str, list[tuple[str, Identifiers]]] = defaultdict(list)
-        for node, gpu, found in self._find(index, now=now):
+        async for node, gpu, found in self._find(index, now=now):
             rules[node] |= found
             for rule in found:
                 listed[rule.name].append((node, gpu))
@@ -146,13 +147,13 @@ class Quarantines:
         plan = self._plan(rules, index, now=now) if self._tainter.allowed else None
         await self._statuses.write(listed, plan)
 
-    def _find(
+    async def _find(
         self, index: QuarantineIndex, *, now: datetime
-    ) -> Iterator[tuple[str, Identifiers, Rules]]:
+    ) -> AsyncIterator[tuple[str, Identifiers, Rules]]:
         """(node, GPU, quarantines in force that list it) for each such GPU that is present."""
         if not index.rules:
             return
-        for cached in self._state.inventories:
+        async for cached in in_turns(self._state.inventories):
             if cached.identifiers and not cached.departed:
                 for gpu, found in index.find_all(cached.identifiers, now=now):
                     yield cached.name, gpu, found

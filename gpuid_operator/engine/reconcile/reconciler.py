@@ -11,6 +11,7 @@ from gpuid_operator.engine.checks.policy_checks import PolicyChecks
 from gpuid_operator.engine.core.background import Loop
 from gpuid_operator.engine.core.idle_gate import IdleGate
 from gpuid_operator.engine.core.jitter import chance
+from gpuid_operator.engine.core.turns import pause
 from gpuid_operator.engine.core.work_queue import WorkQueue
 from gpuid_operator.engine.delivery.manager import Delivery
 from gpuid_operator.engine.reading.reader import Reader
@@ -60,7 +61,7 @@ class NodeReconciler:
         self._idle_gate = idle_gate
         self._metrics = metrics
         self._clock = clock
-        self._queue: WorkQueue[str] = WorkQueue()
+        self._queue: WorkQueue[str] = WorkQueue(self._rank)
         self._failures: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -72,9 +73,15 @@ class NodeReconciler:
         for name in names:
             self._queue.add(name)
 
+    def _rank(self, name: str) -> int:
+        """Nodes that nobody has read yet, and reads that a user waits for, come before the rest."""
+        inventory = self._state.inventories.get(name)
+        urgent = inventory is None or inventory.state is None or inventory.has_open_request
+        return 0 if urgent else 1
+
     def loops(self, workers: int) -> list[Loop]:
-        """One loop per worker."""
-        return [self._work] * workers
+        """One loop per worker, and those that write labels which had to wait."""
+        return [self._work] * workers + self._labeller.loops()
 
     async def reconcile(self, name: str) -> timedelta | None:
         """Do everything that is due for a node. Returns the time until the next reconcile, None
@@ -103,7 +110,7 @@ class NodeReconciler:
             unsettled = partial(recorded, now=self._clock())
             await self._status_writer.write(view.name, unsettled)
         await self._status_writer.retry_labels(view.name)
-        await self._labeller.sync(view.name)
+        await self._labeller.update(view.name)
 
     async def _work(self) -> None:
         while True:
@@ -122,6 +129,7 @@ class NodeReconciler:
             self._queue.done(name)
             if wait is not None:
                 self._queue.add(name, min(wait, MAX_WAIT).total_seconds())
+            await pause()  # a node for which nothing is due waits for nothing
 
     def _back_off(self, name: str) -> timedelta:
         self._failures[name] = self._failures.get(name, 0) + 1

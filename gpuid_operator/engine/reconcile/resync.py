@@ -17,6 +17,7 @@ from gpuid_operator.engine.state.resource_version import newest
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import ListExpired
 from gpuid_operator.kube.policies import list_policies
+from gpuid_operator.plan.no_target import nothing_to_read
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -47,6 +48,7 @@ class Resync:
         self._policies_changed = policies_changed
         self._list_quarantines = list_quarantines
         self._list_slices = list_slices
+        self._nothing = False
         self._nodes = NodeList(client, state=state)
         self._inventories = InventoryList(client, inventories=state.inventories, events=events)
         self.inventories_version: str | None = None
@@ -72,7 +74,17 @@ class Resync:
                 if attempt == _ATTEMPTS:
                     raise
                 _log.info("list expired; restarting it", error=error.message)
-        return self._state.node_names() | self._state.gpu_nodes()
+        names = self._state.node_names() | self._state.gpu_nodes()
+        self._log_nothing_found(nothing=not names)
+        return names
+
+    def _log_nothing_found(self, *, nothing: bool) -> None:
+        """Log a cluster without anything to read, in which no inventory could say why."""
+        if nothing and not self._nothing:
+            pods = self._state.pods
+            advice = nothing_to_read(pods.targets, forbidden=pods.forbidden)
+            _log.warning("found no target pod and no GPU node", advice=advice)
+        self._nothing = nothing
 
     async def catch_up(self) -> set[str]:
         """List policies, quarantines and pods. Returns the names of the nodes that changed.

@@ -82,7 +82,7 @@ class ResyncLoop:
         for name in await self._expiry.run():
             self._delivery.forget(name)
             self._metrics.forget_node(name)
-        self._delivery.prune()
+        await self._delivery.prune()
         self._policy_statuses.touch()
         self._quarantines.recheck()
         self._reconciler.enqueue(names)

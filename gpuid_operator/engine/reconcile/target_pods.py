@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from gpuid_operator.engine.core.background import Loop
 from gpuid_operator.engine.core.options import Timings
 from gpuid_operator.engine.core.pod_selector import PodSelector, merge, selects
+from gpuid_operator.engine.core.turns import pause
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.state.resource_version import newest
 from gpuid_operator.kube.client import KubeClient
@@ -101,6 +102,7 @@ class TargetPods:
                     for number in numbers:
                         unseen[number].pop(uid, None)
                         changed |= pods.put(number, uid, pods.read(number, body), version=version)
+            await pause()
         for number, known in unseen.items():
             for uid, version in known.items():
                 changed |= pods.remove_unlisted(number, uid, version)

@@ -3,6 +3,7 @@ compressed."""
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -115,8 +116,9 @@ class CachedInventory:
     cursors: tuple[SinkCursor, ...] = ()
 
     @classmethod
-    def from_object(cls, body: Mapping[str, Any]) -> CachedInventory:
-        """Read an API object. Raises pydantic.ValidationError for one that the CRD would refuse."""
+    def from_object(cls, body: Mapping[str, Any]) -> tuple[CachedInventory, InventoryStatus]:
+        """Read an API object; its status is given as well. Raises pydantic.ValidationError for one
+        that the CRD would refuse."""
         found = Inventory.from_object(dict(body))
         status = consistent(found.status)
         stored = (body.get("status") or {}) if status is found.status else status.to_json()
@@ -125,14 +127,15 @@ class CachedInventory:
             uid=found.uid,
             resource_version=found.resource_version,
             generation=found.generation,
-            labels=found.labels,
+            labels={key: sys.intern(value) for key, value in found.labels.items()},
             request=request_token(found.annotations.get(REQUESTED_AT, "")) or None,
             spec=NO_SPEC if found.spec == NO_SPEC else found.spec,
             foreign_checks=foreign_checks(body["metadata"], manager=MANAGER)
             if status.checks
             else frozenset(),
         )
-        return cached.with_status(status, stored, resource_version=found.resource_version)
+        version = found.resource_version
+        return cached.with_status(status, stored, resource_version=version), status
 
     @classmethod
     def created(cls, name: str, meta: InventoryMeta, labels: Mapping[str, str]) -> CachedInventory:
@@ -196,6 +199,11 @@ class CachedInventory:
         if not self.packed:
             return InventoryStatus()
         return InventoryStatus.model_validate(orjson.loads(zlib.decompress(self.packed)))
+
+    @property
+    def has_open_request(self) -> bool:
+        """Whether no read has answered the last `requestedAt` yet."""
+        return self.request != self.handled_request
 
     @property
     def pairs(self) -> tuple[Pair, ...] | None:

@@ -20,7 +20,7 @@ from gpuid_operator.engine.state.resource_version import newer
 from gpuid_operator.engine.state.uuid_index import UUIDIndex
 from gpuid_operator.kube.inventories import InventoryMeta
 
-UNPACKED: Final = 128
+UNPACKED: Final = 64
 """Number of statuses that the cache keeps as objects."""
 
 
@@ -93,14 +93,14 @@ class InventoryCache:
         if not self.is_news(body["metadata"]):
             return False
         try:
-            cached = CachedInventory.from_object(body)
+            cached, status = CachedInventory.from_object(body)
         except ValidationError:
             self.remove(name)
             self._invalid[name] = version
             raise
         self._invalid.pop(name, None)
-        self._unpacked.pop(name, None)
         self._store(name, cached)
+        self._keep(name, status)
         return True
 
     def put_created(

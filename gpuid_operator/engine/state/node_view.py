@@ -60,7 +60,7 @@ class NodeView:
     @property
     def open_request(self) -> str | None:
         """The token of `requestedAt` that no read has answered yet."""
-        if self.inventory is None or self.inventory.request == self.inventory.handled_request:
+        if self.inventory is None or not self.inventory.has_open_request:
             return None
         return self.inventory.request
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from gpuid_operator.engine.state.cached_inventory import CachedInventory
 from gpuid_operator.engine.state.inventory_cache import InventoryCache
 from gpuid_operator.engine.writing.inventory_refresh import InventoryRefresher
 from gpuid_operator.kube.client import KubeClient
@@ -47,12 +48,15 @@ class LookupLabels:
         _log.warning("failed to write look-up labels", node=name, error=failure)
 
     def changed(self, name: str) -> None:
-        """Another client changed the inventory; the next `retry` looks at its labels."""
-        self._outdated.add(name)
+        """An inventory was found, or another client changed it; the next `retry` repairs its
+        labels. Cheap while the cache has its status unpacked, as just after it was put there."""
+        cached = self._inventories.get(name)
+        if cached is not None and self._changes(cached):
+            self._outdated.add(name)
 
     async def retry(self, name: str) -> None:
-        """Write the labels of an inventory if the last `sync` failed, or another client changed
-        the inventory since."""
+        """Write the labels of an inventory if the last `sync` failed, or `changed` found others
+        than its status asks for."""
         if name in self._outdated:
             await self.sync(name)
 
@@ -61,8 +65,7 @@ class LookupLabels:
         cached = self._inventories.get(name)
         if cached is None:
             return True
-        wanted = lookup_labels(self._inventories.status(name))
-        changes = lookup_changes(cached.labels, wanted)
+        changes = self._changes(cached)
         if not changes:
             return True
         try:
@@ -75,3 +78,7 @@ class LookupLabels:
         labels = merge_patch(cached.labels, changes)
         self._inventories.put_labels(name, labels, resource_version=version)
         return True
+
+    def _changes(self, cached: CachedInventory) -> dict[str, str | None]:
+        wanted = lookup_labels(self._inventories.status(cached.name))
+        return lookup_changes(cached.labels, wanted)

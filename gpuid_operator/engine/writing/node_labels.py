@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import replace
 from typing import Final
 
+from gpuid_operator.engine.core.background import Loop
+from gpuid_operator.engine.core.idle_gate import IdleGate
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import Conflict, KubeError, NotFound
@@ -17,14 +19,36 @@ from gpuid_operator.telemetry.log import get_logger
 _log = get_logger(__name__)
 
 _ATTEMPTS: Final = 4
+_WRITERS: Final = 8
+"""Nodes labelled at a time once the gate is open; the rate limit of the client bounds them, too."""
 
 
 class NodeLabeller:
-    """Writes the labels of Nodes."""
+    """Writes the labels of Nodes: at once, or, while nodes wait to be read, once none does.
 
-    def __init__(self, client: KubeClient, *, state: ClusterState) -> None:
+    A write of a Node costs the API server more than an exec (docs/performance.md), and the
+    inventory has the same facts.
+    """
+
+    def __init__(self, client: KubeClient, *, state: ClusterState, idle_gate: IdleGate) -> None:
         self._client = client
         self._state = state
+        self._idle_gate = idle_gate
+        self._later: dict[str, None] = {}
+        """The nodes to label once the gate is open, the first one first."""
+        self._some_later = asyncio.Event()
+
+    def loops(self) -> list[Loop]:
+        """The loops that write what had to wait."""
+        return [self._write_later] * _WRITERS
+
+    async def update(self, name: str) -> None:
+        """Write the labels that a node needs, now or as soon as no node waits to be read."""
+        if self._idle_gate.is_open:
+            await self.sync(name)
+        elif self._changes(name):
+            self._later[name] = None
+            self._some_later.set()
 
     async def sync(self, name: str) -> None:
         """Write the labels that a node needs. Logs a failure; the next reconcile of the node tries
@@ -40,6 +64,17 @@ class NodeLabeller:
         except KubeError as error:
             failure = error.message
         _log.warning("failed to write node labels", node=name, error=failure)
+
+    async def _write_later(self) -> None:
+        while True:
+            await self._some_later.wait()
+            await self._idle_gate.wait()
+            if not self._later:
+                self._some_later.clear()
+                continue
+            name = next(iter(self._later))
+            del self._later[name]
+            await self.sync(name)
 
     async def _write(self, name: str) -> bool:
         """Make one attempt. Returns whether the labels are up to date."""

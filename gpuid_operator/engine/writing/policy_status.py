@@ -9,6 +9,7 @@ from typing import Final
 
 from gpuid_operator.api.meta import MANAGER
 from gpuid_operator.api.policy import Policy, PolicyStatus
+from gpuid_operator.engine.core.turns import in_turns
 from gpuid_operator.engine.state.cluster_state import ClusterState
 from gpuid_operator.engine.writing.rounds import WriteRounds
 from gpuid_operator.kube.client import KubeClient
@@ -50,8 +51,11 @@ class PolicyStatuses:
         await self._rounds.run(self._round)
 
     async def _round(self) -> None:
-        claims = self._claims()
-        policies = [*self._state.policies, *self._state.policies.unreadable]
+        policies = self._policies()
+        claims = await self._claims()
+        if policies != self._policies():
+            self.touch()  # the nodes were counted under several states of the policies
+            return
         self._rounds.keep_only([policy.name for policy in policies])
         for policy in policies:
             status = policy_status(
@@ -71,13 +75,17 @@ class PolicyStatuses:
                     "failed to write policy status", policy=policy.name, error=error.message
                 )
 
-    def _claims(self) -> PolicyClaims:
+    def _policies(self) -> list[Policy]:
+        return [*self._state.policies, *self._state.policies.unreadable]
+
+    async def _claims(self) -> PolicyClaims:
         """The claims on all nodes that are there and not left alone."""
-        return count_claims(
+        matching = [
             [policy.name for policy in self._state.matching(inventory.name)]
-            for inventory in self._state.inventories
+            async for inventory in in_turns(self._state.inventories)
             if not inventory.departed and self._state.skip_reason(inventory.name) is None
-        )
+        ]
+        return count_claims(matching)
 
     async def _write(self, policy: Policy, status: PolicyStatus) -> None:
         version = await apply_policy_status(

@@ -141,17 +141,14 @@ class StatusWriter:
             self._workers.start(self._work(name))
         return await job.result
 
-    async def repair_labels(self, name: str) -> None:
-        """Write the look-up labels of an inventory where its status asks for others."""
-        await self._lookup_labels.sync(name)
-
     def labels_changed(self, name: str) -> None:
-        """Another client changed an inventory; `retry_labels` looks at its labels."""
+        """An inventory was found, or another client changed it: `retry_labels` repairs its
+        labels."""
         self._lookup_labels.changed(name)
 
     async def retry_labels(self, name: str) -> None:
-        """Write the look-up labels of an inventory if the last attempt failed, or another client
-        changed the inventory since."""
+        """Write the look-up labels of an inventory if the last attempt failed, or `labels_changed`
+        found others than its status asks for."""
         await self._lookup_labels.retry(name)
 
     def is_writing(self, name: str) -> bool:

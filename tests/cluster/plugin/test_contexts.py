@@ -120,7 +120,7 @@ def test_a_cluster_without_the_crd_is_asked_about(no_crd: None, run: Callable[..
             assert result.stderr == (
                 f"error: context {HERE}: the cluster does not serve"
                 " gpuinventories.gpuid.github.com;"
-                " check that gpuid-operator is installed\n"
+                " install gpuid-operator there, or choose another context\n"
             )
 
     # The API server takes the path away some time after the object.

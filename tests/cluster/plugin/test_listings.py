@@ -75,7 +75,10 @@ def test_list_has_a_row_per_node_or_per_gpu(moved: None, run: Callable[..., Resu
 def test_an_empty_fleet_is_said(run: Callable[..., Result]) -> None:
     result = run("list")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == f"no nodes with GPUs found in context {HERE}\n"
+    assert result.stderr == (
+        f"no nodes with GPUs found in context {HERE};"
+        " the log of the operator says where it looked\n"
+    )
     assert json.loads(run("list", "-o", "json").stdout) == []
     assert json.loads(run("export", "-o", "json").stdout) == []
 

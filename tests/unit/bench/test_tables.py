@@ -56,6 +56,7 @@ RESULTS = {
     "real": COLD,
     "restart": Result(nodes=1000),
     "idle": Result(nodes=1000),
+    "reads": Result(nodes=1000),
     "resync": Result(nodes=1000),
     "swaps": Result(nodes=1000),
     "storm": Result(
@@ -63,17 +64,32 @@ RESULTS = {
         bystander={name: Result() for name in ("idle", "restarts", "operator")},
         reads=Result(),
     ),
+    "sinks": Result(nodes=1000),
     "large": COLD | {"restart": Result(nodes=1000), "resync": Result(nodes=1000)},
 }
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("scenario", [*SCENARIOS, "sinks"])
 def test_every_scenario_has_tables_of_its_figures(scenario: str) -> None:
     found = tables(Result(RESULTS[scenario] | {"scenario": scenario}))
     assert found
     for table in found:
         assert "1,000 nodes" in table.title
         assert all(len(row) == len(table.head) for row in table.rows)
+
+
+def test_look_ups_and_inserts_have_a_row_each() -> None:
+    look_up = {"median_ms": 1.25, "runs": 15}
+    insert = {"with_trigger_per_s": 9000, "without_per_s": 12000, "ratio": 1.333}
+    result = {"scenario": "sql", "rows": 1_000_000, "gpus": 200_000, "migration_s": 60.0} | {
+        "gpu_current": {"gpu": look_up, "node": look_up},
+        "gpu_sightings": {"gpu": look_up},
+        "inserts": {"changes": insert},
+    }
+    look_ups, inserts = tables(result)
+    assert len(look_ups.rows) == 3
+    assert look_ups.rows[1] == ("gpu_current", "node", "1.2 ms", "15")
+    assert inserts.rows == (("changes", "9,000", "12,000", "1.33"),)
 
 
 def test_a_result_of_an_unknown_scenario_is_an_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -147,10 +148,71 @@ async def test_the_worker_of_a_sink_that_applies_nowhere_ends(kube: FakeKube) ->
     await until(lambda: world.error("n1", "audit"))
     world.put_policy("fleet")
     attempts = len(world.http.posts)
-    world.delivery.prune()
+    await world.delivery.prune()
     assert world.count("gpuid_delivery_failures_total", "audit") is None
     await asyncio.sleep(7200)
     assert len(world.http.posts) == attempts
+
+
+class TestPruneInTurns:
+    """Between two inventories anything can happen."""
+
+    @pytest.fixture
+    async def world(self, kube: FakeKube, short_turns: None) -> Deliveries:
+        """Three nodes, of which n1 has a sink of its own that fails; then n1 has it no more."""
+        world = Deliveries(kube, sink("cmdb"))
+        world.http.answer = lambda _: 503
+        world.put("n1", 1, spec={"sinks": [sink("audit").to_json()]})
+        for node in ("n2", "n3"):
+            world.put(node, 1)
+        world.deliver("n1", "n2", "n3")
+        await until(lambda: world.error("n1", "audit"))
+        self.set_sinks(world)
+        return world
+
+    def set_sinks(self, world: Deliveries, *names: str) -> None:
+        sinks = [sink(name).to_json() for name in names]
+        world.kube.change(inventory_path("n1"), lambda body: body["spec"].update(sinks=sinks))
+        world.take("n1")
+
+    async def prune_beside(self, world: Deliveries, change: Callable[[], None]) -> None:
+        """Prune; n1 is looked at before the change and n3 after it."""
+        prune = asyncio.create_task(world.delivery.prune())
+        for _ in range(2):
+            await asyncio.sleep(0)
+        assert not prune.done()
+        change()
+        await prune
+
+    def fails(self, world: Deliveries) -> float | None:
+        return world.count("gpuid_delivery_failures_total", "audit")
+
+    async def test_the_sink_ends(self, world: Deliveries) -> None:
+        await self.prune_beside(world, lambda: None)
+        assert self.fails(world) is None
+
+    async def test_a_sink_that_gets_a_node_meanwhile_goes_on(self, world: Deliveries) -> None:
+        def change() -> None:
+            self.set_sinks(world, "audit")
+            world.deliver("n1")
+
+        await self.prune_beside(world, change)
+        assert self.fails(world) is not None
+
+    async def test_a_change_of_what_is_in_force_is_decided_by_the_next_prune(
+        self, world: Deliveries
+    ) -> None:
+        def change() -> None:
+            self.set_sinks(world, "audit")
+            world.delivery.prune_soon()
+
+        await self.prune_beside(world, change)
+        await asyncio.sleep(2 * PRUNE_DELAY)
+        assert self.fails(world) is not None
+        self.set_sinks(world)
+        world.delivery.prune_soon()
+        await asyncio.sleep(2 * PRUNE_DELAY)
+        assert self.fails(world) is None
 
 
 async def test_a_sink_whose_spec_changed_keeps_its_metrics(kube: FakeKube) -> None:
@@ -162,7 +224,7 @@ async def test_a_sink_whose_spec_changed_keeps_its_metrics(kube: FakeKube) -> No
     await until(lambda: world.error("n1", "cmdb"))
     world.put_policy("fleet", sink("cmdb", http={"url": "https://other/in"}))
     world.deliver("n1")
-    world.delivery.prune()
+    await world.delivery.prune()
     await until(lambda: world.cursor("n1", "cmdb") == 1)
     assert world.http.hosts[-1] == "other"
     assert world.count("gpuid_records_delivered_total", "cmdb") == 1
@@ -182,9 +244,9 @@ async def test_changes_of_many_inventories_share_a_prune(
     prunes: list[float] = []
     prune = world.delivery.prune
 
-    def counted() -> None:
+    async def counted() -> None:
         prunes.append(asyncio.get_running_loop().time())
-        prune()
+        await prune()
 
     monkeypatch.setattr(world.delivery, "prune", counted)
     for node in nodes:

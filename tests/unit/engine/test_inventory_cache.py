@@ -135,6 +135,15 @@ def test_statuses_are_returned_whole_after_they_were_compressed() -> None:
     assert {known.name for known in cache} == set(names)
 
 
+def test_a_status_that_was_just_stored_is_not_parsed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache = InventoryCache()
+    cache.put_object(inventory("n1", uid="n1", status=STATUS))
+    monkeypatch.setattr(CachedInventory, "unpack", None)
+    assert cache.status("n1") == InventoryStatus.model_validate(STATUS)
+
+
 def test_the_most_recently_used_statuses_stay_uncompressed() -> None:
     cache = InventoryCache()
     names = [f"n{number}" for number in range(UNPACKED + 1)]

@@ -147,14 +147,16 @@ async def test_labels_that_somebody_changed_are_repaired(kube: FakeKube, writing
     writing.load("n1")
     await writing.status_writer.retry_labels("n1")  # no write has failed
     assert f"{PREFIX}wrong" in labels_of(kube)
-    await writing.status_writer.repair_labels("n1")
+    writing.status_writer.labels_changed("n1")
+    await writing.status_writer.retry_labels("n1")
     assert labels_of(kube) == {f"{PREFIX}old": "present", "team": "a"}
 
 
 async def test_labels_of_an_unknown_inventory_are_not_written(
     kube: FakeKube, writing: Writing
 ) -> None:
-    await writing.status_writer.repair_labels("n2")
+    writing.status_writer.labels_changed("n2")
+    await writing.status_writer.retry_labels("n2")
     assert kube.requests == []
 
 

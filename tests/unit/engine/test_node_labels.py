@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from gpuid_operator.api.policy import Policy
+from gpuid_operator.engine.core.idle_gate import IdleGate
 from gpuid_operator.engine.writing.node_labels import NodeLabeller
 from gpuid_operator.kube.nodes import NodeFacts
+from tests.support.engines import until
 from tests.support.kube import FakeKube, forbidden, unreachable
 from tests.support.objects import node_path, put_inventory, put_node, put_policy
 from tests.support.writing import Writing
@@ -40,8 +42,13 @@ async def writing(kube: FakeKube) -> Writing:
 
 
 @pytest.fixture
-def labeller(kube: FakeKube, writing: Writing) -> NodeLabeller:
-    return NodeLabeller(kube, state=writing.state)
+def idle_gate() -> IdleGate:
+    return IdleGate()
+
+
+@pytest.fixture
+def labeller(kube: FakeKube, writing: Writing, idle_gate: IdleGate) -> NodeLabeller:
+    return NodeLabeller(kube, state=writing.state, idle_gate=idle_gate)
 
 
 def labels_of(kube: FakeKube) -> dict[str, str]:
@@ -194,3 +201,26 @@ async def test_labels_that_failed_are_written_by_the_next_sync(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     await labeller.sync("n1")
     assert labels_of(kube) == {"zone": "a"} | LABELS
+
+
+async def test_labels_are_written_at_once_where_no_node_waits(
+    kube: FakeKube, labeller: NodeLabeller
+) -> None:
+    await labeller.update("n1")
+    assert labels_of(kube) == {"zone": "a"} | LABELS
+
+
+async def test_labels_wait_until_no_node_waits(
+    kube: FakeKube, labeller: NodeLabeller, idle_gate: IdleGate
+) -> None:
+    loops = [asyncio.ensure_future(loop()) for loop in labeller.loops()]
+    idle_gate.update(1)
+    await labeller.update("n1")
+    await labeller.update("n1")
+    await asyncio.sleep(1)
+    assert kube.requests == []
+    idle_gate.update(0)
+    await until(lambda: labels_of(kube) == {"zone": "a"} | LABELS)
+    assert len(kube.requests) == 1
+    for loop in loops:
+        loop.cancel()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gpuid_operator.engine.core.idle_gate import IdleGate
 from gpuid_operator.engine.reconcile.node_list import NodeList
 from gpuid_operator.engine.writing.node_labels import NodeLabeller
 from gpuid_operator.kube.client import ONLY_METADATA_LIST
@@ -265,7 +266,8 @@ class TestWrites:
         bench.beat()
         await bench.nodes.run()
         fetched = bench.state.nodes["n1"].fetched
-        await NodeLabeller(bench.kube, state=bench.state).sync("n1")
+        labeller = NodeLabeller(bench.kube, state=bench.state, idle_gate=IdleGate())
+        await labeller.sync("n1")
         assert len(bench.kube.asked("PATCH", "/nodes/n1$")) == 1
         assert bench.fetched == []
         known = bench.state.nodes["n1"]

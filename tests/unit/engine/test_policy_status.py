@@ -81,6 +81,22 @@ async def test_each_policy_counts_the_nodes_that_it_applies_to(
         assert condition(kube, "gold", "Conflict")[:2] == ("False", "NoConflict")
 
 
+@pytest.mark.usefixtures("short_turns")
+async def test_nodes_are_counted_again_if_the_policies_change_meanwhile(
+    kube: FakeKube, writing: Writing, statuses: Statuses
+) -> None:
+    put(kube, writing, "all")
+    async with statuses:
+        for _ in range(2):
+            await asyncio.sleep(0)
+        put(kube, writing, "gold", priority=1, nodeSelector=GOLD)
+        await until(lambda: "matchedNodes" in status(kube, "gold"))
+        await until(lambda: status(kube, "all").get("matchedNodes") == 1)
+    statuses_of_all = [one.body["status"] for one in kube.asked("PATCH", "/all/status$")]
+    assert [one["matchedNodes"] for one in statuses_of_all] == [1]
+    assert [one.body["status"]["matchedNodes"] for one in kube.asked("PATCH", "/gold/")] == [2]
+
+
 async def test_policies_of_one_priority_name_each_other(
     kube: FakeKube, writing: Writing, statuses: Statuses
 ) -> None:

@@ -24,6 +24,7 @@ from tests.support.objects import (
 from tests.support.smi_fixtures import machine, serials
 
 RUNNER = "someone-elses-runner"
+GPU_0 = {"gpuid.github.com/gpu-0"}
 
 
 @pytest.fixture
@@ -38,6 +39,11 @@ async def harness(kube: FakeKube) -> AsyncIterator[EngineHarness]:
 
 def status(kube: FakeKube, name: str = "n1") -> dict[str, Any]:
     found: dict[str, Any] = kube.objects.get(inventory_path(name), {}).get("status", {})
+    return found
+
+
+def labels(kube: FakeKube, name: str) -> dict[str, str]:
+    found: dict[str, str] = kube.objects[node_path(name)]["metadata"]["labels"]
     return found
 
 
@@ -268,4 +274,47 @@ async def test_acknowledgements_wait_until_every_node_has_a_worker(kube: FakeKub
     await harness.engine.start()
     await until(lambda: [sink["pending"] for sink in status(kube, "n0").get("sinks", [])] == [0])
     assert len(kube.exec.calls) == 4
+    await harness.engine.stop(within=1)
+
+
+async def test_node_labels_wait_until_every_node_has_a_worker(kube: FakeKube) -> None:
+    labelled: list[int] = []
+
+    def decide(call: ExecCall) -> ExecAnswer:
+        labelled.append(sum(labels(kube, f"n{number}").keys() >= GPU_0 for number in range(4)))
+        return ExecAnswer(stdout=machine(call.pod).encode(), delay=5)
+
+    kube.exec.decide = decide
+    for number in range(4):
+        put_node(kube, f"n{number}")
+        put_pod(kube, f"n{number}")
+    harness = EngineHarness(kube, workers=1)
+    await harness.engine.start()
+    await until(lambda: all(labels(kube, f"n{number}").keys() >= GPU_0 for number in range(4)))
+    assert labelled == [0, 0, 0, 0]
+    await harness.engine.stop(within=1)
+
+
+async def test_new_nodes_and_requested_reads_come_before_those_that_are_due(
+    kube: FakeKube,
+) -> None:
+    delay = 0
+    kube.exec.decide = lambda call: ExecAnswer(stdout=machine(call.pod).encode(), delay=delay)
+    for number in range(3):
+        put_node(kube, f"n{number}")
+        put_pod(kube, f"n{number}")
+    harness = EngineHarness(kube, workers=1)
+    await harness.engine.start()
+    await until(lambda: all(status(kube, f"n{number}").get("sinks") for number in range(3)))
+    delay = 5
+    harness.pod_event(put_pod(kube, "n0", number=2))
+    await until(lambda: kube.exec.running == 1)
+    harness.pod_event(put_pod(kube, "n1", number=2))
+    put_node(kube, "n3")
+    harness.pod_event(put_pod(kube, "n3"))
+    asked = {"gpuid.github.com/requestedAt": "now"}
+    kube.change(inventory_path("n2"), lambda body: body["metadata"].update(annotations=asked))
+    await until(lambda: len(kube.exec.calls) == 7)
+    assert {call.pod for call in kube.exec.calls[4:6]} == {"plugin-n2", "plugin-n3"}
+    assert kube.exec.calls[6].pod == "plugin-n1"
     await harness.engine.stop(within=1)

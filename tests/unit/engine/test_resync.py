@@ -75,6 +75,20 @@ def bench(kube: FakeKube) -> ResyncBench:
     return ResyncBench(kube)
 
 
+async def test_a_cluster_without_anything_to_read_is_logged_once(
+    bench: ResyncBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No inventory could say why the table is empty."""
+    put_node(bench.kube, "plain", gpus=None)
+    for _ in range(2):
+        assert await bench.resync.run() == set()
+    [line] = caplog.records
+    assert (line.levelname, line.message) == ("WARNING", "found no target pod and no GPU node")
+    put_node(bench.kube, "gpus")
+    assert await bench.resync.run() == {"gpus"}
+    assert caplog.records == [line]
+
+
 async def test_everything_is_listed(bench: ResyncBench) -> None:
     put_node(bench.kube, "gpus")
     put_node(bench.kube, "plain", gpus=None)

@@ -94,3 +94,35 @@ async def test_every_worker_gets_a_key_of_its_own() -> None:
     for key in "abc":
         queue.add(key, 1)
     assert sorted(await asyncio.gather(*workers)) == ["a", "b", "c"]
+
+
+async def test_the_lowest_rank_comes_first_and_the_oldest_of_equals() -> None:
+    queue: WorkQueue[str] = WorkQueue(lambda key: int(key[0]))
+    for key in ("1a", "0a", "1b", "0b"):
+        queue.add(key)
+    assert [await queue.get() for _ in range(4)] == ["0a", "0b", "1a", "1b"]
+
+
+async def test_a_key_that_waits_moves_up_when_its_rank_falls() -> None:
+    ranks = {"a": 1, "b": 1}
+    queue: WorkQueue[str] = WorkQueue(lambda key: ranks[key])
+    queue.add("a")
+    queue.add("b")
+    ranks["b"] = 0
+    queue.add("b")
+    assert len(queue) == 2
+    assert [await queue.get() for _ in range(2)] == ["b", "a"]
+    queue.done("b")
+    assert await nothing_comes(queue)
+
+
+async def test_a_key_that_moved_up_comes_once_again_when_it_is_added_again() -> None:
+    ranks = {"a": 1}
+    queue: WorkQueue[str] = WorkQueue(lambda key: ranks[key])
+    queue.add("a")
+    ranks["a"] = 0
+    queue.add("a")
+    queue.done(await queue.get())
+    queue.add("a")
+    queue.done(await queue.get())
+    assert await nothing_comes(queue)

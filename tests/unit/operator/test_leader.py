@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -160,6 +161,15 @@ async def test_the_work_starts_before_the_watch_and_stops_at_the_end(kube: Clust
     assert watch.cancelled and running.leader.watch is None
     assert running.leader.work is None
     assert running.health.dead() == []
+
+
+async def test_the_collector_leaves_alone_what_the_start_has_loaded(kube: Cluster) -> None:
+    """As long as the work needs it: what is in cycles would stay for ever."""
+    running = Running(kube)
+    await running.watches(1)
+    assert gc.get_freeze_count() > 0
+    await running.stop()
+    assert gc.get_freeze_count() == 0
 
 
 async def test_quarantines_are_watched_where_they_are_available(kube: Cluster) -> None:
