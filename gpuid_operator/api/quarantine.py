@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from gpuid_operator.api.conditions import Condition
 from gpuid_operator.api.meta import MAX_QUARANTINE_MATCHES, MAX_QUARANTINE_PARTS
-from gpuid_operator.api.values import Model, QuarantineName, Text, Time
+from gpuid_operator.api.values import (
+    Model,
+    QuarantineName,
+    Text,
+    Time,
+    first_fault,
+    whole_seconds,
+)
 
 MAX_REASON: Final = 256
 UNKNOWN_SERIALS: Final = ("na", "n/a", "[n/a]", "none", "unknown", "unknown error")
@@ -23,6 +30,27 @@ PATTERNS: Final = {
     " GPU- followed by hexadecimal digits and hyphens"
 }
 """What the CRD says to a user whose value does not match a pattern."""
+
+
+_UNTIL_RULE: Final = {
+    # The format `date-time` alone accepts the year 0, and offsets that Go itself cannot parse.
+    "rule": "self.getFullYear('UTC') >= 1970 && self.getFullYear('UTC') <= 9999",
+    "message": "must be a time from the year 1970 to the year 9999 in UTC, such as"
+    " 2027-01-31T00:00:00Z; leave it out for a quarantine that does not end",
+}
+
+
+def _in_utc(value: datetime) -> datetime:
+    """The time in UTC; one without a time zone is in UTC already."""
+    return whole_seconds(value if value.tzinfo else value.replace(tzinfo=UTC))
+
+
+Until = Annotated[
+    datetime,
+    AfterValidator(_in_utc),
+    Field(json_schema_extra={"x-kubernetes-validations": [_UNTIL_RULE]}),
+]
+"""A time in whole seconds, in UTC whatever time zone the user wrote."""
 
 
 class Part(Model):
@@ -52,7 +80,7 @@ class QuarantineSpec(Model):
     """Why the parts are in quarantine, such as `Xid 79 three times`."""
     ticket: Annotated[str, Field(max_length=512)] | None = None
     """Where the case is tracked, such as the URL of a ticket."""
-    until: datetime | None = None
+    until: Until | None = None
     """Time in RFC 3339 at which the quarantine ends (default: it does not end)."""
     action: QuarantineAction | None = None
     """`Report` (default), or `Taint` to keep new pods off a node that has one of the parts, if the
@@ -88,22 +116,40 @@ class QuarantineStatus(Model):
     this cluster now)."""
 
 
+class _Understood(Model):
+    """What this version has to understand of an object, so that the quarantine is in force."""
+
+    name: QuarantineName
+    spec: QuarantineSpec
+
+
+_NO_SPEC: Final = QuarantineSpec.model_construct(parts=[], reason="")
+
+
 class Quarantine(Model):
     """A GPUQuarantine object."""
 
-    name: QuarantineName
+    name: str
     uid: str = ""
     generation: int = 0
     resource_version: str = ""
-    spec: QuarantineSpec
+    spec: QuarantineSpec = _NO_SPEC
     status: QuarantineStatus = QuarantineStatus()
+    fault: str = ""
+    """Why the name or the spec cannot be parsed, if so. `spec` then lists no part."""
 
     @classmethod
     def from_object(cls, body: dict[str, Any]) -> Quarantine:
-        """Read an API object. Raises pydantic.ValidationError for an invalid spec. An invalid
-        status is read as an empty one: the operator writes the whole status again."""
+        """Read an API object whose spec may be invalid. An invalid status is read as an empty one:
+        the operator writes the whole status again."""
         meta = body.get("metadata", {})
+        spec, fault = _NO_SPEC, ""
         status = QuarantineStatus()
+        try:
+            given = {"name": meta["name"], "spec": body.get("spec") or {}}
+            spec = _Understood.model_validate(given).spec
+        except ValidationError as error:
+            fault = first_fault(error)
         with suppress(ValidationError):
             status = QuarantineStatus.model_validate(body.get("status") or {})
         return cls(
@@ -111,8 +157,9 @@ class Quarantine(Model):
             uid=meta.get("uid", ""),
             generation=meta.get("generation", 0),
             resource_version=meta.get("resourceVersion", ""),
-            spec=QuarantineSpec.model_validate(body.get("spec") or {}),
+            spec=spec,
             status=status,
+            fault=fault,
         )
 
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -33,6 +32,7 @@ from gpuid_operator.kube.errors import (
     Unauthorized,
 )
 from gpuid_operator.kube.ratelimit import TokenBucket
+from gpuid_operator.kube.server_clock import ServerClock
 from gpuid_operator.kube.websocket import WebSockets
 
 MERGE_PATCH: Final = "application/merge-patch+json"
@@ -78,7 +78,7 @@ class KubeClient:
         self._session = _session(headers, connections=MAX_CONNECTIONS)
         self._unlimited = _session(headers, connections=_UNLIMITED_CONNECTIONS)
         self.websockets = WebSockets(credentials, headers=headers)
-        self._date: str | None = None
+        self._server_clock = ServerClock()
 
     @classmethod
     async def connect(
@@ -117,11 +117,8 @@ class KubeClient:
 
     @property
     def server_time(self) -> datetime | None:
-        """The API server's clock at its newest response; None where it does not say."""
-        try:
-            return parsedate_to_datetime(self._date or "").astimezone(UTC)
-        except ValueError:
-            return None
+        """The API server's clock, as its newest response shows it; see ServerClock."""
+        return self._server_clock.now()
 
     async def credentials(self) -> Credentials:
         """The current credentials, renewed if due, for use by another client."""
@@ -179,7 +176,7 @@ class KubeClient:
                 ):
                     answer = await response.read()
                     if response.status < 300:
-                        self._date = response.headers.get("Date")
+                        self._server_clock.take(response.headers.get("Date"))
                         return orjson.loads(answer) if answer else None
                     error: ApiError | ApiUnreachable = api_error(
                         method=method, path=path, response=response, answer=answer

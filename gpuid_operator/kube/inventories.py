@@ -32,7 +32,7 @@ from gpuid_operator.kube.watch import MetadataEvent, watch_metadata
 _INVENTORIES: Final = f"/apis/{API_VERSION}/{INVENTORY_PLURAL}"
 _PAGE: Final = 50
 """Objects per page: about 1.3 MB of JSON with a usual history of 50 entries."""
-_METADATA_PAGE: Final = 250
+_METADATA_PAGE: Final = 100
 """The same without spec and status."""
 
 

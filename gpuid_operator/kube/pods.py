@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from gpuid_operator.kube.client import ONLY_METADATA_LIST, KubeClient
+from gpuid_operator.kube.client import ONLY_METADATA_LIST, KubeClient, item
 from gpuid_operator.kube.errors import Forbidden, NotFound
 
 _DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
 _OVER: Final = frozenset({"Succeeded", "Failed"})
 _PAGE: Final = 50
 """Pods per page: half a megabyte of JSON."""
+_METADATA_PAGE: Final = 100
+"""The same without spec and status."""
 _METADATA: Final = (
     "namespace",
     "name",
@@ -130,17 +132,31 @@ def trimmed_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+async def get_pod(client: KubeClient, *, namespace: str, name: str) -> dict[str, Any]:
+    """A pod as API object. Raises NotFound, ApiError, ApiUnreachable."""
+    pod: dict[str, Any] = await client.request(
+        "GET", item(f"/api/v1/namespaces/{namespace}/pods", name)
+    )
+    return pod
+
+
 async def list_pods(
-    client: KubeClient, *, namespace: str, selector: str, since: str = ""
+    client: KubeClient,
+    *,
+    namespace: str,
+    selector: str,
+    since: str = "",
+    only_metadata: bool = False,
 ) -> AsyncIterator[dict[str, Any]]:
-    """All pods of a namespace that match a label selector (`a=b,c in (d,e)`), as API objects. See
-    `KubeClient.pages` for `since`.
+    """All pods of a namespace that match a label selector (`a=b,c in (d,e)`), as API objects. A
+    server may send whole pods in spite of `only_metadata`. See `KubeClient.pages` for `since`.
 
     Raises ListExpired, ApiError, ApiUnreachable.
     """
     params = {"labelSelector": selector} if selector else {}
     path = f"/api/v1/namespaces/{namespace}/pods"
-    async for page in client.pages(path, params=params, limit=_PAGE, since=since):
+    accept, limit = (ONLY_METADATA_LIST, _METADATA_PAGE) if only_metadata else (None, _PAGE)
+    async for page in client.pages(path, params=params, accept=accept, limit=limit, since=since):
         for pod in page["items"]:
             yield pod
 

@@ -60,6 +60,7 @@ class EffectivePolicy:
         *,
         foreign: Collection[str] = (),
         quarantines: QuarantineIndex | None = None,
+        quarantine_time: datetime | None = None,
         duplicates: tuple[Duplicate, ...] | None = (),
         published: PublishedGPUs | None = None,
     ) -> StatusContext:
@@ -73,6 +74,7 @@ class EffectivePolicy:
             suspended=self.suspended,
             checks=frozenset({check.name for check in self.checks} | set(foreign)),
             quarantines=quarantines,
+            quarantine_time=quarantine_time,
             duplicates=duplicates,
             published=published,
             expect=self.expect,

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, NamedTuple, Self
 
 from gpuid_operator.api.inventory import GPU
@@ -57,7 +57,7 @@ class QuarantineRule:
             name=quarantine.name,
             reason=spec.reason,
             parts=frozenset(map(_identifiers, spec.parts)),
-            until=_aware(spec.until),
+            until=spec.until,
             taint=spec.action is QuarantineAction.TAINT,
         )
 
@@ -67,11 +67,6 @@ class QuarantineRule:
 
 def _identifiers(part: Part) -> Identifiers:
     return Identifiers(part.uuid, part.serial, part.chassis)
-
-
-def _aware(time: datetime | None) -> datetime | None:
-    """The time with a time zone: UTC, where it has none."""
-    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
 
 
 Rules = frozenset[QuarantineRule]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from gpuid_operator.api.inventory import (
     GPU,
@@ -46,11 +47,13 @@ def mark(
     *,
     present: bool,
     index: QuarantineIndex | None,
+    at: datetime,
     writer: HistoryWriter,
 ) -> Marks:
     """Mark the GPUs of a status. They have the marks of `previous`, those of a new read, too.
 
-    `index` is None while the quarantines are not known; `present` is false for a node that is gone.
+    `index` is None while the quarantines are not known, `at` is the time by which they end;
+    `present` is false for a node that is gone.
     """
     if gpus is None:
         return Marks(None)
@@ -60,7 +63,7 @@ def mark(
         return _unknown(previous, list(gpus))
     marked, entries = [], []
     for gpu in gpus:
-        before, after = gpu.quarantines or [], index.names(gpu, now=writer.now)
+        before, after = gpu.quarantines or [], index.names(gpu, now=at)
         for name in before:
             if name not in after:
                 reason = _recorded_reason(previous, gpu, name)

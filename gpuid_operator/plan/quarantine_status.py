@@ -4,10 +4,14 @@ The first row that applies is the condition `Ready`:
 
     the quarantine                              | status | reason
     --------------------------------------------|--------|---------------
+    cannot be parsed                            | False  | NotUnderstood
     `until` is past                             | False  | Expired
     asks for taints, which are not allowed      | False  | TaintsDisabled
     asks for a taint that no room is left for   | False  | TaintsHalted
     otherwise                                   | True   | InForce
+
+The matches and `Present` of a quarantine that cannot be parsed stay as they were: which parts it
+lists is not known.
 """
 
 from __future__ import annotations
@@ -45,6 +49,9 @@ def quarantine_status(
         generation=quarantine.generation,
         now=now,
     )
+    if quarantine.fault:
+        ready = condition("Ready", ConditionStatus.FALSE, "NotUnderstood", _fault(quarantine))
+        return _not_understood(quarantine, ready)
     status, reason, message = _ready(quarantine, taints, now=now)
     nodes = list(dict.fromkeys(node for node, _ in found))
     if found:
@@ -61,6 +68,21 @@ def quarantine_status(
         match_count=len(found),
         matches=_matches(quarantine, found, now=now) or None,
         conditions=[present, condition("Ready", status, reason, message)],
+    )
+
+
+def _not_understood(quarantine: Quarantine, ready: Condition) -> QuarantineStatus:
+    before = quarantine.status
+    others = [item for item in before.conditions or () if item.type != "Ready"]
+    changed = {"observed_generation": quarantine.generation, "conditions": [*others, ready]}
+    return before.model_copy(update=changed)
+
+
+def _fault(quarantine: Quarantine) -> str:
+    return (
+        f"not understood: failed to parse {quarantine.fault}. GPUs and nodes keep the marks and the"
+        " taint that they have of it, and get no others. If the quarantine was written for a later"
+        " version of the operator, install that version; otherwise correct it, or delete it"
     )
 
 

@@ -48,6 +48,8 @@ class StatusContext:
     """Names of the checks whose results the status keeps; None keeps all."""
     quarantines: QuarantineIndex | None = None
     """All quarantines; None while they are not known."""
+    quarantine_time: datetime | None = None
+    """The time by which quarantines end; None for that of the change."""
     expect: Expectation | None = None
     """What the policy expects of the node."""
     duplicates: tuple[Duplicate, ...] | None = ()
@@ -107,6 +109,7 @@ def build_change(
         facts.get("gpus", previous.gpus),
         present=present,
         index=context.quarantines,
+        at=context.quarantine_time or writer.now,
         writer=writer,
     )
     slices_before = FromSlices.of(previous)

@@ -21,6 +21,8 @@ _PAGE: Final = 200
 _CALM: Final = 0.03
 """Share of a core below which an operator has nothing to do."""
 _CALM_FOR: Final = 3.0
+_ROUND_ENDS: Final = 5.0
+"""Seconds until the writes of a round of reads are done."""
 LEASE: Final = "leases"
 RESYNCS: Final = 3
 
@@ -128,6 +130,7 @@ def reads(fleet: SimulatedFleet, progress: Progress) -> dict[str, Any]:
             return _count(log.requests(), audit.is_exec)
 
         wait(running, lambda: count() >= fleet.nodes)
+        time.sleep(_ROUND_ENDS)
         progress(f"every node is read every {interval} s")
         log.restart()
         used, server = running.cpu, fleet.server_cpu()

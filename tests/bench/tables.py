@@ -64,13 +64,14 @@ def cold_start(result: Mapping[str, Any]) -> Table:
     """A column per program, since there are more figures than programs."""
     programs: Sequence[Mapping[str, Any]] = result["programs"]
     limits = " ".join(f"{name}={value}" for name, value in result["limits"].items())
+    seconds = result["read_seconds"]
+    reads = f"reads of {seconds:g} s" if seconds else "instant reads"
     how = limits or "each program's own defaults"
     rows = [
         (title, *(show(program.get(key)) for program in programs)) for title, key, show in _COLD
     ]
     return Table(
-        title=f"{result['nodes']:,} nodes, {result['gpus']} GPUs each, reads of"
-        f" {result['read_seconds']:g} s; {how}",
+        title=f"{result['nodes']:,} nodes, {result['gpus']} GPUs each, {reads}; {how}",
         head=("", *(program["name"] for program in programs)),
         rows=tuple(rows),
     )

@@ -262,6 +262,14 @@ def test_until_ends_a_quarantine(fleet: LocalCluster, nodes: list[str]) -> None:
         ({"parts": [{"serial": "1"}]}, "spec.reason"),
         ({"parts": [{"serial": "1"}], "reason": "x", "until": "tomorrow"}, "spec.until"),
         ({"parts": [{"serial": "1"}], "reason": "x", "action": "Evict"}, "spec.action"),
+        *(
+            ({"parts": [{"serial": "1"}], "reason": "x", "until": until}, "such as 2027-01-31T00")
+            for until in (
+                *("0001-01-01T00:00:00+01:00", "0000-01-01T00:00:00Z", "1969-12-31T23:59:59Z"),
+                *("9999-12-31T23:59:59-01:00", "1970-01-01T00:00:00+00:01"),
+                *("2027-01-01T00:00:00+99:99", "2027-01-01t00:00:00z"),
+            )
+        ),
     ],
 )
 def test_bad_input_is_refused_with_words_that_help(
@@ -271,6 +279,23 @@ def test_bad_input_is_refused_with_words_that_help(
     done = fleet.kubectl("create", "-f", "-", input=json.dumps(body), check=False)
     assert done.returncode != 0
     assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("until", "ready"),
+    [
+        ("1970-01-01T00:00:00Z", ("False", "Expired")),
+        ("9999-12-31T23:59:59.9Z", ("True", "InForce")),
+        ("9999-12-31T23:59:59+23:59", ("True", "InForce")),
+        ("2027-01-01T00:00:00+24:00", ("False", "NotUnderstood")),
+    ],
+)
+def test_an_until_at_the_edge_has_its_condition(
+    fleet: LocalCluster, operator: Operator, until: str, ready: tuple[str, str]
+) -> None:
+    condemn(fleet, "edge", {"serial": "of-no-part"}, until=until)
+    eventually(lambda: is_ready(fleet, "edge", ready))
+    lift(fleet, "edge")
 
 
 def test_a_node_that_hangs_departs_and_returns(fleet: LocalCluster, nodes: list[str]) -> None:

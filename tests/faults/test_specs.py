@@ -1,8 +1,9 @@
-"""Policies and inventories made from the CRDs' schemas, valid and not."""
+"""Policies, inventories and quarantines made from the CRDs' schemas, valid and not."""
 
 from __future__ import annotations
 
 import asyncio
+import operator
 import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from gpuid_operator.api.inventory import InventorySpec
 from gpuid_operator.api.policy import Policy
+from gpuid_operator.api.quarantine import Quarantine
 from gpuid_operator.api.record import Record
 from gpuid_operator.api.sinks import Sink
 from gpuid_operator.api.values import parse_duration
@@ -29,7 +31,7 @@ from tests.support import clock
 from tests.support.bystander import NODE, world
 from tests.support.check_scripts import policy_condition, put_policy
 from tests.support.engines import until
-from tests.support.objects import inventory_path, policy_path
+from tests.support.objects import inventory_path, policy_path, quarantine_path
 from tests.support.objects import put_policy as put_fake_policy
 from tests.support.operators import (
     INVENTORIES,
@@ -40,11 +42,16 @@ from tests.support.operators import (
     read_well,
     status,
 )
-from tests.support.schema_strategies import Broken, Schema, broken, schema_of, values
+from tests.support.quarantines import QUARANTINES
+from tests.support.schema_strategies import TIMES, Broken, Schema, broken, schema_of, values
 from tests.support.smi_fixtures import facts, machine, swapped
 
 BYSTANDER = "gpu-bystander"
-KINDS = {"GPUInventoryPolicy": POLICIES, "GPUInventory": INVENTORIES}
+KINDS = {
+    "GPUInventoryPolicy": POLICIES,
+    "GPUInventory": INVENTORIES,
+    "GPUQuarantine": QUARANTINES,
+}
 Row = Callable[[str], Figures]
 
 
@@ -73,10 +80,13 @@ def test_what_the_schema_accepts_can_be_parsed(kind: str, figures: Row) -> None:
     row = figures(f"valid {kind}, parsed")
     for spec in drawn(values(schema_of(kind, "spec")), 5000 if WHOLE else 150):
         row.injected += 1
+        body = {"metadata": {"name": "any"}, "spec": spec}
         if kind == "GPUInventory":
             InventorySpec.model_validate(spec)
+        elif kind == "GPUQuarantine":
+            assert Quarantine.from_object(body).fault == ""
         else:
-            assert Policy.from_object({"metadata": {"name": "any"}, "spec": spec}).fault == ""
+            assert Policy.from_object(body).fault == ""
         row.survived += 1
 
 
@@ -103,39 +113,54 @@ def unhurried(policy: Any) -> Any:
 
 
 def test_the_engine_under_generated_policies(figures: Row, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Policies and inventories in any number, also those that only a server without CEL accepts."""
+    """Objects in any number, also those that only a server without CEL accepts."""
     row = figures("generated specs, engine")
 
     def opened(spec: Sink, **options: Any) -> sinks.Sink:
         return open_sink(spec, **options) if spec.stdout is not None else NoSink()
 
     monkeypatch.setattr(manager, "open_sink", opened)
-    kinds = [schema_of(kind, "spec") for kind in KINDS]
-    worlds = st.tuples(st.lists(values(kinds[0]), min_size=1, max_size=3), values(kinds[1]))
+    made_policies, made_specs, made_quarantines = [
+        values(schema_of(kind, "spec")) for kind in KINDS
+    ]
+    ends: st.SearchStrategy[Any] = st.just({}) | st.fixed_dictionaries({"until": TIMES})
+    worlds = st.tuples(
+        st.lists(made_policies, min_size=1, max_size=3),
+        made_specs,
+        st.lists(st.builds(operator.or_, made_quarantines, ends), min_size=1, max_size=3),
+    )
 
-    async def play(policies: list[Any], spec: Any) -> None:
-        async with world() as made:
+    async def play(policies: list[Any], spec: Any, quarantines: list[Any]) -> None:
+        async with world(quarantine_taints=True) as made:
             for number, policy in enumerate(policies):
                 body = put_fake_policy(made.kube, f"made-{number}", **policy)
                 made.harness.engine.policy_event(body, deleted=False)
                 row.injected += 1
+            for number, quarantine in enumerate(quarantines):
+                made.harness.quarantine(f"made-{number}", *quarantine.pop("parts"), **quarantine)
+                row.injected += 1
             made.kube.change(inventory_path(NODE), lambda body: body.update(spec=spec))
             row.injected += 1
+            paths = [policy_path(f"made-{number}") for number in range(len(policies))]
+            paths += [quarantine_path(f"made-{number}") for number in range(len(quarantines))]
             await until(
-                lambda: all(
-                    made.kube.objects[policy_path(f"made-{number}")]
-                    .get("status", {})
-                    .get("observedGeneration")
-                    for number in range(len(policies))
-                ),
-                within=60,
+                lambda: all(is_judged(made.kube.objects[path]) for path in paths), within=60
             )
             made.swap(NODE)
             await asyncio.sleep(60)
-        row.survived += len(policies) + 1
+        row.survived += len(policies) + len(quarantines) + 1
 
-    for policies, spec in drawn(worlds, 2000 if WHOLE else 25):
-        clock.run(play([unhurried(policy) for policy in policies], spec))
+    for policies, spec, quarantines in drawn(worlds, 2000 if WHOLE else 25):
+        clock.run(play([unhurried(policy) for policy in policies], spec, quarantines))
+
+
+def is_judged(body: Any) -> bool:
+    """Whether the status says if this generation of the spec is in force."""
+    found = body.get("status", {})
+    ready = [one["status"] for one in found.get("conditions", ()) if one["type"] == "Ready"]
+    return found.get("observedGeneration") == body["metadata"]["generation"] and (
+        ready in (["True"], ["False"])
+    )
 
 
 def create(cluster: LocalCluster, kind: str, name: str, spec: Any) -> str:
@@ -173,8 +198,10 @@ _ALLOWED = {
     "minimum": r"should be greater than or equal to",
     "maximum": r"should be less than or equal to",
     "maxItems": r"must have at most \d+ items",
+    "minItems": r"should have at least \d+ items",
     "unique": r"Duplicate value",
     "duration": r"must be a duration such as",
+    "time": r"must be a time from the year",
     "pattern": r"must be |matchLabels.*should match|values.*should match",
 }
 """What a refusal says, by the rule that is broken."""
@@ -196,12 +223,13 @@ def test_what_breaks_one_rule_is_refused_in_words(
 
 
 def test_generated_specs(cluster: LocalCluster, figures: Row) -> None:
-    """Each policy says within a minute whether it is in force, and no other object is harmed."""
+    """Each policy and quarantine says within a minute whether it is in force; no other object is
+    harmed."""
     row = figures("generated specs")
     cluster.add_node(BYSTANDER, xml=machine(BYSTANDER))
     own = {"matchLabels": {"kubernetes.io/hostname": BYSTANDER}}
     put_policy(cluster, "a-bystander", priority=1_000_000, nodeSelector=own)
-    with Operator(cluster, POLICY_CHECKS="true") as operator:
+    with Operator(cluster, POLICY_CHECKS="true") as running:
         eventually(lambda: read_well(cluster, BYSTANDER))
         entries = len(status(cluster, BYSTANDER)["history"])
         for at in range(40 if WHOLE else 1):
@@ -211,12 +239,13 @@ def test_generated_specs(cluster: LocalCluster, figures: Row) -> None:
                     row.injected += 1
                     if said := create(cluster, kind, name, spec):
                         assert "must" in said or "set exactly" in said or "require" in said, said
-            accepted = {item["metadata"]["name"] for item in cluster.client.get(POLICIES)["items"]}
-            for name in accepted & set(names):
-                eventually(partial(says_whether_in_force, cluster, name), within=60)
-            assert operator.process.poll() is None
-            row.survived += 2 * len(names)
-            for path in (POLICIES, INVENTORIES):
+            for path in (POLICIES, QUARANTINES):
+                accepted = {item["metadata"]["name"] for item in cluster.client.get(path)["items"]}
+                for name in accepted & set(names):
+                    eventually(partial(says_whether_in_force, cluster, path, name), within=60)
+            assert running.process.poll() is None
+            row.survived += len(KINDS) * len(names)
+            for path in KINDS.values():
                 for item in cluster.client.get(path)["items"]:
                     if item["metadata"]["name"].startswith("made-"):
                         cluster.client.send(Request("DELETE", f"{path}/{item['metadata']['name']}"))
@@ -242,9 +271,5 @@ def _specs(kind: str, *, seed_of: int, count: int) -> list[Any]:
     return drawn(values(schema_of(kind, "spec")), (seed_of + 1) * count)[seed_of * count :]
 
 
-def says_whether_in_force(cluster: LocalCluster, name: str) -> None:
-    generation = cluster.client.get(f"{POLICIES}/{name}")["metadata"]["generation"]
-    found = cluster.client.get(f"{POLICIES}/{name}")["status"]
-    assert found["observedGeneration"] == generation
-    ready, reason, _ = policy_condition(cluster, name, "Ready")
-    assert ready in ("True", "False") and reason
+def says_whether_in_force(cluster: LocalCluster, path: str, name: str) -> None:
+    assert is_judged(cluster.client.get(f"{path}/{name}"))

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 
+from gpuid_operator.api.values import format_time
 from gpuid_operator.engine.core.options import Timings
 from gpuid_operator.plan import history
 from gpuid_operator.plan.schedule import JITTER
@@ -21,7 +22,15 @@ from tests.support.clock import JumpingLoop
 from tests.support.engines import EngineHarness, builtin, until
 from tests.support.fake_exec import ExecAnswer, ExecCall
 from tests.support.fleet_judge import history_is_sent, judge, remains, run
-from tests.support.fleet_run import MODELS, SINKS, facts, is_delivered, machine_facts, script
+from tests.support.fleet_run import (
+    MODELS,
+    SINKS,
+    Step,
+    facts,
+    is_delivered,
+    machine_facts,
+    script,
+)
 from tests.support.kube import FakeKube
 from tests.support.moving_gpus import DRIVERS, JUDGED, Changes, Machine, Part, Seat, changes
 from tests.support.objects import (
@@ -78,9 +87,10 @@ def test_jumps_of_the_clock_change_nothing(
 ) -> None:
     row = figures(f"clock jumps, {seed}")
     steps = script(seed, STEPS)
-    plain = run(seed, steps, faults=False)
+    condemned = quarantines(steps[0])
+    plain = run(seed, steps, faults=False, quarantines=condemned)
     adjuster = Adjuster(monkeypatch, random.Random(seed))
-    jumping = run(seed, steps, faults=True, meanwhile=adjuster)
+    jumping = run(seed, steps, faults=True, meanwhile=adjuster, quarantines=condemned)
     ids = [record["id"] for record in jumping.harness.records]
     row.injected, row.expected = jumping.injected, len(plain.changes_sent())
     row.delivered, row.doubled = len(jumping.changes_sent()), len(ids) - len(set(ids))
@@ -88,10 +98,24 @@ def test_jumps_of_the_clock_change_nothing(
     judge(steps, jumping)
     assert len(set(ids)) == len(ids)
     assert row.delivered == row.expected
+    assert "GPUQuarantined" in {record["event"] for record in jumping.changes_sent()}
+    assert "ended" not in {record.get("to") for record in jumping.changes_sent()}
     for node in MODELS:
         assert remains(jumping, node) == remains(plain, node)
         assert history_is_sent(jumping, node)
     row.survived = row.injected
+
+
+def quarantines(step: Step) -> dict[str, dict[str, Any]]:
+    """One that is in force for a month, and one that ended a month ago, both for the first GPU of
+    each machine."""
+    parts = [{"uuid": next(iter(here.parts))} for here in step.fleet.values() if here is not None]
+    month = timedelta(days=30)
+    ends = {"ended": clock.START - month, "lasting": clock.START + month}
+    return {
+        name: {"parts": parts, "until": format_time(end), "action": "Taint"}
+        for name, end in ends.items()
+    }
 
 
 class Receiver(EngineHarness):

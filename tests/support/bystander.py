@@ -18,7 +18,11 @@ from tests.support.structural import violations
 
 NODE: Final = "n1"
 BYSTANDER: Final = "n2"
-_KINDS: Final = {"gpuinventories": "GPUInventory", "gpuinventorypolicies": "GPUInventoryPolicy"}
+_KINDS: Final = {
+    "gpuinventories": "GPUInventory",
+    "gpuinventorypolicies": "GPUInventoryPolicy",
+    "gpuquarantines": "GPUQuarantine",
+}
 
 
 class StrictKube(FakeKube):

@@ -15,13 +15,24 @@ from tests.support.objects import inventory_path, node_path
 
 
 def run(
-    seed: int, steps: list[Step], *, faults: bool, meanwhile: Callable[[], int] = lambda: 0
+    seed: int,
+    steps: list[Step],
+    *,
+    faults: bool,
+    meanwhile: Callable[[], int] = lambda: 0,
+    quarantines: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> FleetRun:
-    """Play the script in a loop of its own; `meanwhile` is that of FleetRun."""
+    """Play the script in a loop of its own; `meanwhile` and `quarantines` are those of FleetRun."""
     random.seed(seed)  # of the jitter, so that a seed repeats the whole run
 
     async def play() -> FleetRun:
-        played = FleetRun(FakeKube(), random.Random(seed), faults=faults, meanwhile=meanwhile)
+        played = FleetRun(
+            FakeKube(),
+            random.Random(seed),
+            faults=faults,
+            meanwhile=meanwhile,
+            quarantines=quarantines or {},
+        )
         await played.play(steps)
         return played
 
@@ -65,7 +76,9 @@ def remains(played: FleetRun, node: str) -> dict[str, Any]:
     body = kube.objects.get(inventory_path(node), {"metadata": {}})
     found = {name: status.get(name) for name in kept}
     found["labels"] = body["metadata"].get("labels")
-    found["node labels"] = kube.objects.get(node_path(node), {}).get("metadata", {}).get("labels")
+    on_node = kube.objects.get(node_path(node), {"metadata": {}, "spec": {}})
+    found["node labels"] = on_node["metadata"].get("labels")
+    found["taints"] = on_node["spec"].get("taints")
     found["conditions"] = [
         (one["type"], one["status"], one["reason"], one["message"])
         for one in status.get("conditions", ())

@@ -10,12 +10,20 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gpuid_operator.api.sinks import Records, Sink, StdoutSink
+from gpuid_operator.plan.quarantine_taints import NodeLimit
 from tests.support.engines import EngineHarness, builtin, until
 from tests.support.exec_faults import FAILURES, STRAIN
 from tests.support.fake_exec import ExecAnswer, ExecCall
 from tests.support.kube import FakeKube
 from tests.support.moving_gpus import JUDGED, Changes, Machine, Technicians
-from tests.support.objects import inventory_path, node_path, pod_path, put_node, put_pod
+from tests.support.objects import (
+    inventory_path,
+    node_path,
+    pod_path,
+    put_node,
+    put_pod,
+    put_quarantine,
+)
 
 MODELS: Final = {"gpu-a": "h100", "gpu-b": "h100", "gpu-c": "gb200"}
 SINKS: Final = [
@@ -86,6 +94,8 @@ class FleetRun:
     faults: bool = True
     meanwhile: Callable[[], int] = lambda: 0
     """Called at each step; returns how many further faults it injects."""
+    quarantines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Specs of quarantines that are there from the beginning, by name."""
     injected: int = 0
     said: list[dict[str, Changes]] = field(default_factory=list)
     """By step and node: the entries of the types that `changes` knows."""
@@ -93,7 +103,14 @@ class FleetRun:
     """Outputs that did not end."""
 
     def __post_init__(self) -> None:
-        self.harness = EngineHarness(self.kube, builtin=builtin(sinks=SINKS))
+        self.harness = EngineHarness(
+            self.kube,
+            builtin=builtin(sinks=SINKS),
+            quarantine_taints=True,
+            quarantine_max_nodes=NodeLimit.parse("100%"),  # else the first node with a part has it
+        )
+        for name, spec in self.quarantines.items():
+            put_quarantine(self.kube, name, **spec)
         self.kube.exec.decide = self._decide
         self._fleet: dict[str, Machine | None] = {}
         self._before: dict[str, Machine | None] = {}

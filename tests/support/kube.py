@@ -278,7 +278,7 @@ class FakeKube(KubeClient):
             if not fault.after:
                 await asyncio.sleep(fault.delay)
         if fault is not None and fault.back and _COLLECTION.fullmatch(path):
-            return self._list(path, query, back=fault.back)
+            return _accepted(self._list(path, query, back=fault.back), accept)
         answer = self._answer(method, path, query, sent, content_type)
         if fault is not None and fault.after:
             answer = clone(answer)  # as it was when the server sent it

@@ -20,12 +20,18 @@ from gpuid_operator.api.values import DURATION_PATTERN
 Schema = dict[str, Any]
 
 _TEXT: Final = st.characters(codec="utf-8", exclude_categories=["Cs"])
-_TIMES: Final = st.sampled_from(
+_PLAIN_TIMES: Final = st.sampled_from(
     [
-        *("2026-06-07T10:30:45Z", "2026-06-07t10:30:45.123456789z", "1970-01-01T00:00:00Z"),
+        *("1970-01-01T00:00:00Z", "2026-06-07T10:30:45Z", "2026-06-07T10:30:45.123456789Z"),
+        *("2100-01-01T00:00:00-07:00", "9999-12-31T23:59:59Z"),
+    ]
+)
+"""Times that a rule in CEL accepts, too."""
+TIMES: Final = _PLAIN_TIMES | st.sampled_from(
+    [
         *("0001-01-01T00:00:00Z", "0001-01-01T00:00:00+01:00", "0000-01-01T00:00:00Z"),
-        *("9999-12-31T23:59:59Z", "9999-12-31T23:59:59-01:00", "2026-06-07T10:30:45+99:99"),
-        "2100-01-01T00:00:00-07:00",
+        *("9999-12-31T23:59:59-01:00", "2026-06-07T10:30:45+24:00", "2026-06-07T10:30:45+99:99"),
+        "2026-06-07t10:30:45.123456789z",
     ]
 )
 """Times that the format `date-time` of the API server accepts."""
@@ -87,7 +93,7 @@ def _texts(schema: Schema) -> st.SearchStrategy[str]:
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     if schema.get("format") == "date-time":
-        return _TIMES
+        return _PLAIN_TIMES if "x-kubernetes-validations" in schema else TIMES
     least, most = schema.get("minLength", 0), schema.get("maxLength", 64)
     if _is_duration(schema):
         drawn: st.SearchStrategy[str] = _DURATIONS | _matching(DURATION_PATTERN)
@@ -169,11 +175,15 @@ def _breaks(
             yield path, "pattern", steps, "%%% \n"[: schema.get("maxLength", 5)]
         if _is_duration(schema):
             yield path, "duration", steps, "soon"
+        if schema.get("format") == "date-time" and "x-kubernetes-validations" in schema:
+            yield path, "time", steps, "0001-01-01T00:00:00+01:00"
     elif kind == "integer":
         for rule, off in (("minimum", -1), ("maximum", 1)):
             if rule in schema:
                 yield path, rule, steps, schema[rule] + off
     elif kind == "array":
+        if schema.get("minItems"):
+            yield path, "minItems", steps, []
         item = value[0] if value else None
         if item is not None:
             many = [copy.deepcopy(item) for _ in range(schema["maxItems"] + 1)]

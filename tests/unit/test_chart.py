@@ -86,6 +86,7 @@ MINIMUM = (1, 29)
 CEL = {
     **dict.fromkeys(("all", "duration", "exists", "exists_one", "filter", "has", "map"), (1, 25)),
     **dict.fromkeys(("contains", "endsWith", "matches", "size", "startsWith"), (1, 25)),
+    "getFullYear": (1, 25),
     **dict.fromkeys(("lowerAscii", "replace", "split", "substring", "trim", "upperAscii"), (1, 25)),
     **dict.fromkeys(("find", "findAll", "isSorted", "isURL", "url"), (1, 25)),
     **dict.fromkeys(("optMap", "orValue", "quantity"), (1, 28)),

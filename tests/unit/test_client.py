@@ -126,7 +126,9 @@ async def test_the_servers_clock_is_that_of_its_newest_response(
     async with serving(Answers(status(200, headers={"Date": date}))) as client:
         assert client.server_time is None
         await client.request("GET", "/api")
-        assert client.server_time == time
+        now = client.server_time
+        # It goes on from there; see test_server_clock.py.
+        assert now == time or (now is not None and time is not None and now > time)
 
 
 @pytest.mark.parametrize(

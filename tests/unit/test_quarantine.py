@@ -18,6 +18,7 @@ from gpuid_operator.api.inventory import (
 )
 from gpuid_operator.api.meta import MAX_QUARANTINES_PER_GPU
 from gpuid_operator.api.quarantine import Quarantine
+from gpuid_operator.api.values import format_time
 from gpuid_operator.plan import status
 from gpuid_operator.plan.conditions import find
 from gpuid_operator.plan.quarantine import QuarantineIndex, QuarantineRule
@@ -82,7 +83,6 @@ def node(*rules: QuarantineRule, gpus: tuple[GPU, ...] = (A, B)) -> Node:
         ({"uuid": "GPU-a"}, (["q"], [])),
         ({"serial": "1650000000001"}, (["q"], ["q"])),
         ({"chassis": "1821"}, (["q"], ["q"])),
-        ({"uuid": "gpu-a"}, None),
         ({"uuid": "GPU-A"}, ([], [])),
         ({"serial": "GPU-a"}, ([], [])),
         ({"chassis": "1650000000001"}, ([], [])),
@@ -90,14 +90,31 @@ def node(*rules: QuarantineRule, gpus: tuple[GPU, ...] = (A, B)) -> Node:
     ],
 )
 def test_a_part_is_found_by_the_identifier_that_the_status_shows(
-    part: dict[str, str], names: tuple[list[str], list[str]] | None
+    part: dict[str, str], names: tuple[list[str], list[str]]
 ) -> None:
-    if names is None:
-        with pytest.raises(ValueError, match="uuid"):
-            rule("q", part)
-        return
     found = index(rule("q", part))
     assert tuple(found.names(gpu, now=NOW) for gpu in (A, TWIN)) == names
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "fault"),
+    [
+        ("q", {"parts": [{"uuid": "gpu-a"}]}, "spec.parts.0.uuid: "),
+        ("q", {"action": "Evict"}, "spec.action: "),
+        ("q", {"until": "0001-01-01T00:00:00+01:00"}, "spec.until: "),
+        ("q", {"until": "9999-12-31T23:59:59-01:00"}, "spec.until: "),
+        ("q", {"until": "0000-01-01T00:00:00Z"}, "spec.until: "),
+        ("q", {"until": "2027-01-01T00:00:00+24:00"}, "spec.until: "),
+        ("q" * 64, {}, "name: "),
+    ],
+)
+def test_a_quarantine_that_cannot_be_parsed_says_which_field(
+    name: str, spec: dict[str, Any], fault: str
+) -> None:
+    given = {"parts": [{"uuid": "GPU-a"}], "reason": "x"} | spec
+    found = Quarantine.from_object({"metadata": {"name": name}, "spec": given})
+    assert found.fault.startswith(fault)
+    assert found.spec.parts == []
 
 
 def test_a_gpu_without_an_identifier_is_found_by_none() -> None:
@@ -117,6 +134,13 @@ def test_a_quarantine_ends_at_its_until(until: str) -> None:
     assert found.names(A, now=NOW) == ["q", "r"]
     assert found.names(A, now=end) == ["r"]
     assert (found.next_end(NOW), found.next_end(end)) == (end, None)
+
+
+@pytest.mark.parametrize("until", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.9Z"])
+def test_an_until_at_the_edge_can_be_shown(until: str) -> None:
+    found = by_uuid("q", until=until).until
+    assert found is not None
+    assert format_time(found) == f"{until[:19]}Z"
 
 
 def test_an_until_without_a_time_zone_is_in_utc() -> None:

@@ -46,6 +46,7 @@ def condition(status: QuarantineStatus, kind: str) -> tuple[str, str, str]:
         ({"action": "Taint"}, FREE, ("True", "InForce")),
         ({"action": "Taint"}, WAITING, ("True", "InForce")),
         ({"action": "Report"}, HALTED, ("True", "InForce")),
+        ({"action": "Evict", "until": PAST}, None, ("False", "NotUnderstood")),
         ({}, None, ("True", "InForce")),
     ],
 )
@@ -65,6 +66,8 @@ def test_ready_says_whether_it_does_what_it_asks_for(
         ({"action": "Taint"}, HALTED, "QUARANTINE_MAX_NODES allows 3;"),
         ({"action": "Taint"}, WAITING, "no taint on n1: suspended or left alone"),
         ({"action": "Taint"}, None, "QUARANTINE_TAINTS=true"),
+        ({"action": "Evict"}, None, "failed to parse spec.action: "),
+        ({"action": "Evict"}, None, "install that version; otherwise correct it, or delete it"),
     ],
 )
 def test_the_message_says_why_and_what_to_do(
@@ -113,6 +116,24 @@ def test_the_same_facts_give_the_same_status_later() -> None:
     first = quarantine_status(quarantine(), found=gpus, taints=None, now=NOW)
     later = NOW + timedelta(days=1)
     assert quarantine_status(quarantine(first), found=gpus, taints=None, now=later) == first
+
+
+def test_one_that_cannot_be_parsed_keeps_what_is_known_of_its_parts() -> None:
+    before = quarantine_status(
+        quarantine(), found=found(("n1", "GPU-a", "1")), taints=None, now=NOW
+    )
+    broken = quarantine(before, action="Evict")
+    broken = broken.model_copy(update={"generation": 4})
+    after = quarantine_status(broken, found=[], taints=None, now=NOW)
+    assert (after.match_count, after.matches) == (1, before.matches)
+    assert after.observed_generation == 4
+    assert after.conditions is not None
+    present, ready = after.conditions
+    assert (present.type, present.status, present.observed_generation) == ("Present", "True", 3)
+    assert (ready.type, ready.reason, ready.observed_generation) == ("Ready", "NotUnderstood", 4)
+    again = broken.model_copy(update={"status": after})
+    later = NOW + timedelta(days=1)
+    assert quarantine_status(again, found=[], taints=None, now=later) == after
 
 
 def test_matches_are_bounded_and_their_number_is_not() -> None:

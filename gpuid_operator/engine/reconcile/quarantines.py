@@ -19,6 +19,7 @@ from gpuid_operator.engine.core.options import Options
 from gpuid_operator.engine.core.turns import in_turns
 from gpuid_operator.engine.reconcile.quarantine_list import QuarantineList
 from gpuid_operator.engine.state.cluster_state import ClusterState
+from gpuid_operator.engine.state.quarantine_clock import QuarantineClock
 from gpuid_operator.engine.writing.event_recorder import EventRecorder
 from gpuid_operator.engine.writing.node_taints import NodeTainter
 from gpuid_operator.engine.writing.quarantine_marks import QuarantineMarks
@@ -33,7 +34,7 @@ MARKS_QUIET: Final = 0.2
 """Seconds between two rounds of marks: each looks at every GPU once."""
 STATUS_QUIET: Final = 0.5
 _LONGEST_WAIT: Final = timedelta(minutes=1)
-"""After this the time of day is looked at again: the clock may be stepped."""
+"""After this the time is looked at again: the clocks may be stepped."""
 
 
 class Quarantines:
@@ -51,10 +52,11 @@ class Quarantines:
         availability_changed: Callable[[], None],
         clock: Callable[[], datetime],
     ) -> None:
-        """See QuarantineList for `availability_changed`."""
+        """See QuarantineList for `availability_changed`; `clock` is the clock of history."""
         self._state = state
         self._idle_gate = idle_gate
-        self._clock = clock
+        self._clock = QuarantineClock(clock, lambda: client.server_time)
+        state.quarantines.end_by(self._clock)
         self._rounds = WriteRounds(quiet=MARKS_QUIET)
         self._status_rounds = WriteRounds(quiet=STATUS_QUIET)
         self._marks = QuarantineMarks(
@@ -71,7 +73,7 @@ class Quarantines:
             quarantines=state.quarantines,
             recorder=recorder,
             rounds=self._status_rounds,
-            clock=clock,
+            clock=self._clock,
         )
         self._list = QuarantineList(
             client,

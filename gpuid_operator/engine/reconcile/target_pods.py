@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable
 
 from gpuid_operator.engine.core.background import Loop
 from gpuid_operator.engine.core.options import Timings
-from gpuid_operator.engine.core.pod_selector import PodSelector, merge, selects
-from gpuid_operator.engine.core.turns import pause
+from gpuid_operator.engine.core.pod_selector import PodSelector, merge
+from gpuid_operator.engine.reconcile.pod_list import PodList
 from gpuid_operator.engine.state.cluster_state import ClusterState
-from gpuid_operator.engine.state.resource_version import newest
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import Forbidden, KubeError
-from gpuid_operator.kube.pods import list_pods, may_list_pods
+from gpuid_operator.kube.pods import may_list_pods
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -43,6 +42,7 @@ class TargetPods:
         self._namespaces_changed = namespaces_changed
         self._enqueue = enqueue
         self._look = timings.namespace_look.total_seconds()
+        self._lists: dict[PodSelector, PodList] = {}
         self._errors: dict[str, Forbidden] = {}
         self._readable: set[str] = set()
         """Namespaces whose pods this process could list at some time."""
@@ -64,8 +64,7 @@ class TargetPods:
             if watch.namespace in forbidden:
                 continue
             try:
-                with self._pods.listing():
-                    changed |= await self._list_watch(watch, members)
+                changed |= await self._list(watch, members).run()
             except Forbidden as error:
                 forbidden[watch.namespace] = error
         self._set_forbidden(forbidden)
@@ -84,29 +83,10 @@ class TargetPods:
         errors = self._errors | looked
         self._set_forbidden({name: error for name, error in errors.items() if error is not None})
 
-    async def _list_watch(self, watch: PodSelector, members: tuple[PodSelector, ...]) -> set[str]:
-        changed: set[str] = set()
-        pods = self._pods
-        targets = {member: pods.targets_of(member) for member in members}
-        unseen = {
-            number: pods.versions(number) for numbers in targets.values() for number in numbers
-        }
-        since = newest(version for known in unseen.values() for version in known.values())
-        async for body in list_pods(
-            self._client, namespace=watch.namespace, selector=watch.selector, since=since
-        ):
-            uid, version = body["metadata"]["uid"], body["metadata"]["resourceVersion"]
-            labels = body["metadata"].get("labels") or {}
-            for member, numbers in targets.items():
-                if selects(member, labels, members=members):
-                    for number in numbers:
-                        unseen[number].pop(uid, None)
-                        changed |= pods.put(number, uid, pods.read(number, body), version=version)
-            await pause()
-        for number, known in unseen.items():
-            for uid, version in known.items():
-                changed |= pods.remove_unlisted(number, uid, version)
-        return changed
+    def _list(self, watch: PodSelector, members: tuple[PodSelector, ...]) -> PodList:
+        if watch not in self._lists:
+            self._lists[watch] = PodList(self._client, watch, members, pods=self._pods)
+        return self._lists[watch]
 
     def _set_forbidden(self, errors: dict[str, Forbidden]) -> None:
         self._readable |= self._pods.namespaces - errors.keys()

@@ -58,6 +58,7 @@ class ClusterState:
             duplicates=self.duplicates.of(name),
             skip=self._skip_reason(name, inventory, policy),
             quarantines=self.quarantines.index,
+            quarantine_time=self.quarantines.time,
             published=self.slices.of(name),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from gpuid_operator.engine.state.cached_inventory import CachedInventory
@@ -44,6 +45,8 @@ class NodeView:
     """Why the operator skips the node; None where it does not."""
     quarantines: QuarantineIndex | None
     """All quarantines; None while they are not known."""
+    quarantine_time: datetime | None = None
+    """The time by which quarantines end; None for that of each change."""
     published: PublishedGPUs | None = None
     """What the ResourceSlices of the node say; None while that is not known."""
 
@@ -85,6 +88,7 @@ class NodeView:
             generation,
             foreign=self.foreign_checks,
             quarantines=self.quarantines,
+            quarantine_time=self.quarantine_time,
             duplicates=self.duplicates,
             published=self.published,
         )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
-from pydantic import ValidationError
-
 from gpuid_operator.api.quarantine import Quarantine, QuarantineStatus
-from gpuid_operator.api.values import first_fault
 from gpuid_operator.engine.state.object_versions import ObjectVersions
 from gpuid_operator.plan.quarantine import QuarantineIndex, QuarantineRule
 from gpuid_operator.telemetry.log import get_logger
@@ -18,19 +16,18 @@ _log = get_logger(__name__)
 
 
 class QuarantineCache:
-    """All quarantines, and the names of those that cannot be parsed. Its methods do no I/O."""
+    """All quarantines, also those that cannot be parsed. Its methods do no I/O."""
 
     def __init__(self) -> None:
-        # None: cannot be parsed, for example after a rollback of the operator.
-        self._quarantines: dict[str, Quarantine | None] = {}
+        self._quarantines: dict[str, Quarantine] = {}
         self._versions: ObjectVersions[str] = ObjectVersions()
         self._listed = False
         self._index: QuarantineIndex | None = None
+        self._clock: Callable[[], datetime] | None = None
 
     def __iter__(self) -> Iterator[Quarantine]:
-        """The quarantines that can be parsed, by name."""
-        found = [self._quarantines[name] for name in sorted(self._quarantines)]
-        return iter([quarantine for quarantine in found if quarantine is not None])
+        """All quarantines, by name."""
+        return iter([self._quarantines[name] for name in sorted(self._quarantines)])
 
     def __len__(self) -> int:
         return len(self._quarantines)
@@ -40,10 +37,19 @@ class QuarantineCache:
         """The quarantines for decisions; None until all were listed."""
         if self._index is None and self._listed:
             self._index = QuarantineIndex(
-                map(QuarantineRule.of, self),
-                unreadable=(name for name, known in self._quarantines.items() if known is None),
+                (QuarantineRule.of(quarantine) for quarantine in self if not quarantine.fault),
+                unreadable=(quarantine.name for quarantine in self if quarantine.fault),
             )
         return self._index
+
+    @property
+    def time(self) -> datetime | None:
+        """The time by which quarantines end; None for that of each change."""
+        return None if self._clock is None else self._clock()
+
+    def end_by(self, clock: Callable[[], datetime]) -> None:
+        """Let quarantines end by this clock from now on."""
+        self._clock = clock
 
     @contextmanager
     def listing(self) -> Iterator[dict[str, str]]:
@@ -71,16 +77,12 @@ class QuarantineCache:
         name, version = body["metadata"]["name"], body["metadata"]["resourceVersion"]
         if not self._versions.put(name, version, exists=not deleted):
             return False
-        exists = name in self._quarantines
         before = self._quarantines.pop(name, None)
         if deleted:
             self._index = None
-            return exists
+            return before is not None
         now = self._quarantines[name] = _parse(body)
-        if exists and before is not None and now is not None:
-            if (before.uid, before.generation) == (now.uid, now.generation):
-                return False
-        elif exists and before is now:
+        if before and (before.uid, before.generation) == (now.uid, now.generation):
             return False
         self._index = None
         return True
@@ -105,18 +107,17 @@ class QuarantineCache:
             self._quarantines[name] = quarantine.model_copy(update=written)
 
 
-def _parse(body: Mapping[str, Any]) -> Quarantine | None:
-    """Parse the API object of a quarantine. Logs an error and returns None where that fails.
+def _parse(body: Mapping[str, Any]) -> Quarantine:
+    """Read the API object of a quarantine. Logs an error if it cannot be parsed.
 
     The CRD rejects invalid specs. Such a quarantine was written under the CRD of another version of
     the operator.
     """
-    try:
-        return Quarantine.from_object(dict(body))
-    except ValidationError as error:
+    quarantine = Quarantine.from_object(dict(body))
+    if quarantine.fault:
         _log.error(
             "failed to parse GPUQuarantine; GPUs keep what it marked",
-            quarantine=body["metadata"]["name"],
-            error=first_fault(error),
+            quarantine=quarantine.name,
+            error=quarantine.fault,
         )
-        return None
+    return quarantine

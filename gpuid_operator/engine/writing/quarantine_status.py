@@ -49,13 +49,8 @@ class QuarantineStatuses:
         quarantines = list(self._quarantines)
         self._rounds.keep_only([quarantine.name for quarantine in quarantines])
         for quarantine in quarantines:
-            status = quarantine_status(
-                quarantine,
-                found=found.get(quarantine.name, ()),
-                taints=taints,
-                now=self._clock(),
-            )
-            if status == quarantine.status:
+            status = self._next(quarantine, found.get(quarantine.name, ()), taints)
+            if status is None or status == quarantine.status:
                 self._rounds.settled(quarantine.name)
                 continue
             write = partial(self._write, quarantine, status)
@@ -66,6 +61,16 @@ class QuarantineStatuses:
                     quarantine=quarantine.name,
                     error=error.message,
                 )
+
+    def _next(
+        self, quarantine: Quarantine, found: Sequence[Found], taints: TaintPlan | None
+    ) -> QuarantineStatus | None:
+        """The next status; None where it stays as it is, because deciding on it failed."""
+        try:
+            return quarantine_status(quarantine, found=found, taints=taints, now=self._clock())
+        except Exception:  # one quarantine must not keep the statuses of all others
+            _log.exception("failed to decide on status", quarantine=quarantine.name)
+            return None
 
     async def _write(self, quarantine: Quarantine, status: QuarantineStatus) -> None:
         version = await apply_quarantine_status(

@@ -70,7 +70,7 @@ async def test_nothing_is_fetched_while_nothing_changes(bench: Bench) -> None:
     assert await bench.list.run() == str(bench.kube.version)
     assert bench.found == bench.gone == []
     assert {request.accept for request in bench.kube.requests} == {ONLY_METADATA_LIST}
-    assert len(bench.kube.requests) == 2
+    assert len(bench.kube.requests) == 3
 
 
 async def test_a_change_that_no_event_reported_is_found(bench: Bench) -> None:
@@ -134,7 +134,7 @@ async def test_many_are_listed_whole(bench: Bench) -> None:
     change(bench, *NAMES[:61])
     await bench.list.run()
     assert bench.fetched == []
-    assert len(bench.kube.requests) == 2 + 6
+    assert len(bench.kube.requests) == 3 + 6
     assert all(bench.sequence(name) == 2 for name in NAMES[:61])
 
 

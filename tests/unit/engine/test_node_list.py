@@ -238,7 +238,7 @@ class TestMany:
             bench.edit(name, lambda body: body["spec"].update(taints=[{"key": "a"}]), by="kubectl")
         await bench.nodes.run()
         assert bench.fetched == []
-        assert bench.lists == 2 + 6
+        assert bench.lists == 3 + 6
         assert all(bench.state.nodes[name].facts.taints for name in names[:61])
         await asyncio.sleep(600)
         for name in names[:60]:

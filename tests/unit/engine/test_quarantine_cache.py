@@ -92,12 +92,15 @@ def test_a_creation_during_a_list_is_not_undone_by_it(kube: FakeKube) -> None:
 
 def test_one_that_cannot_be_parsed_is_named(kube: FakeKube) -> None:
     cache = listed(put_quarantine(kube, "a", PART), put_quarantine(kube, "b", PART, action="Evict"))
-    assert [found.name for found in cache] == ["a"]
-    assert len(cache) == 2
+    assert [(found.name, found.fault.partition(":")[0]) for found in cache] == [
+        ("a", ""),
+        ("b", "spec.action"),
+    ]
+    assert names(cache) == ["a"]
     assert cache.index is not None
     assert cache.index.unreadable == {"b"}
     broken = put_quarantine(kube, "b", PART, action="Drain")
-    assert cache.take(broken, deleted=False) is False
+    assert cache.take(broken, deleted=False) is True  # its status names the generation
     assert cache.take(put_quarantine(kube, "b", PART), deleted=False) is True
     assert names(cache) == ["a", "b"]
     assert cache.take(put_quarantine(kube, "a", action="Evict"), deleted=False) is True

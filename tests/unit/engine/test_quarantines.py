@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from gpuid_operator.api.meta import QUARANTINE_PLURAL
+from gpuid_operator.api.quarantine import Quarantine, QuarantineStatus
 from gpuid_operator.api.values import format_time
 from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
+from gpuid_operator.engine.writing import quarantine_status as quarantine_statuses
+from gpuid_operator.plan.quarantine_status import quarantine_status
 from tests.support import clock
 from tests.support.engines import EngineHarness, until
 from tests.support.fake_exec import ExecAnswer
@@ -87,6 +90,12 @@ def condition(kube: FakeKube, path: str, kind: str) -> tuple[str, str, str] | No
         if found["type"] == kind:
             return found["status"], found["reason"], found["message"]
     return None
+
+
+def node_taints(kube: FakeKube, node: str = "n1") -> list[str]:
+    """The quarantines that the taints of a node name."""
+    taints = kube.objects[node_path(node)]["spec"].get("taints") or []
+    return [taint["value"] for taint in taints]
 
 
 def quarantined(kube: FakeKube, node: str = "n1") -> tuple[str, str] | None:
@@ -212,6 +221,68 @@ class TestChanges:
         harness.quarantine("rma", PART, until=later(3600))
         await until(lambda: marks(kube) == [["rma"], []], within=AT_ONCE)
         await until(lambda: ready(kube) == ("True", "InForce"))
+
+    @pytest.mark.parametrize("off", [timedelta(days=400), timedelta(seconds=61)])
+    async def test_a_clock_that_is_ahead_ends_none(
+        self,
+        kube: FakeKube,
+        nodes: dict[str, str],
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        off: timedelta,
+    ) -> None:
+        harness = EngineHarness(kube, quarantine_taints=True)
+        await harness.engine.start()
+        await until(lambda: all(delivered(kube, name) for name in nodes))
+        harness.quarantine("rma", PART, until=later(1000), action="Taint")
+        await until(lambda: node_taints(kube) == ["rma"] and delivered(kube, "n1"))
+        await asyncio.sleep(930)
+        told_before = told(kube)
+        with monkeypatch.context() as patch:
+            patch.setattr(clock, "START", clock.START + off)
+            # Also a read, and the look at all nodes, leave the mark.
+            harness.pod_event(put_pod(kube, "n1", number=2))
+            harness.engine.quarantines.recheck()
+            await asyncio.sleep(30)
+            assert (marks(kube), node_taints(kube)) == ([["rma"], []], ["rma"])
+            assert ready(kube) == ("True", "InForce")
+            # It ends by the API server's clock.
+            await until(lambda: marks(kube) == [[], []], within=60)
+        assert caplog.text.count("clock differs from the API server's") == 1
+        await until(lambda: ready(kube) == ("False", "Expired") and node_taints(kube) == [])
+        assert told(kube) == [*told_before, ("GPUReleased", "rma")]
+        await harness.engine.stop(within=10)
+
+    @pytest.mark.parametrize("off", [timedelta(days=-400), timedelta(seconds=-59)])
+    async def test_a_clock_that_is_behind_brings_none_back(
+        self,
+        kube: FakeKube,
+        harness: EngineHarness,
+        monkeypatch: pytest.MonkeyPatch,
+        off: timedelta,
+    ) -> None:
+        harness.quarantine("rma", PART, until=later(10))
+        await until(lambda: marks(kube) == [["rma"], []])
+        await until(lambda: ready(kube) == ("False", "Expired"))
+        monkeypatch.setattr(clock, "START", clock.START + off)
+        harness.engine.quarantines.recheck()
+        await asyncio.sleep(30)
+        assert (marks(kube), ready(kube)) == ([[], []], ("False", "Expired"))
+        assert told(kube) == [("GPUQuarantined", "rma"), ("GPUReleased", "rma")]
+
+    async def test_a_step_of_the_only_clock_is_noticed_within_a_minute(
+        self, kube: FakeKube, harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(FakeKube, "server_time", None)
+        right = clock.START
+        end = later(300)
+        monkeypatch.setattr(clock, "START", right - timedelta(days=1))
+        harness.quarantine("rma", PART, until=end)
+        await until(lambda: marks(kube) == [["rma"], []])
+        await asyncio.sleep(400)
+        assert marks(kube) == [["rma"], []]
+        monkeypatch.setattr(clock, "START", right)
+        await until(lambda: marks(kube) == [[], []], within=60 + AT_ONCE)
 
     async def test_a_node_whose_read_hangs_is_marked_all_the_same(
         self, kube: FakeKube, harness: EngineHarness
@@ -459,7 +530,7 @@ class TestAvailability:
         await until(lambda: marks(kube) == [[], []], within=AT_ONCE)
         assert told(kube) == [("GPUQuarantined", "rma"), ("GPUReleased", "rma")]
 
-    async def test_one_that_cannot_be_parsed_keeps_its_marks_and_status(
+    async def test_one_that_cannot_be_parsed_keeps_its_marks_and_says_so(
         self, kube: FakeKube, harness: EngineHarness, caplog: pytest.LogCaptureFixture
     ) -> None:
         harness.quarantine("rma", PART)
@@ -468,7 +539,13 @@ class TestAvailability:
         harness.quarantine("other", {"uuid": uuids(XML["n1"])[0]})
         await until(lambda: marks(kube) == [["other", "rma"], []], within=AT_ONCE)
         assert "failed to parse GPUQuarantine; GPUs keep what it marked" in caplog.text
-        assert quarantine(kube)["observedGeneration"] == 1
+        await until(lambda: ready(kube) == ("False", "NotUnderstood"), within=AT_ONCE)
+        assert quarantine(kube)["observedGeneration"] == 2
+        assert matches(kube) == [("n1", CONDEMNED)]
+        harness.quarantine("rma", PART, action="Drain")
+        await until(lambda: quarantine(kube)["observedGeneration"] == 3, within=AT_ONCE)
+        await until(lambda: delivered(kube, "n1"))
+        await quiet(kube)
         harness.lift("rma")
         await until(lambda: marks(kube) == [["other"], []], within=AT_ONCE)
 
@@ -511,6 +588,47 @@ class TestStatus:
         assert ready(kube) == ("True", "InForce")
         await until(lambda: delivered(kube, "n2"))
         await quiet(kube)
+
+    @pytest.mark.parametrize(
+        ("end", "shown"),
+        [
+            ("0001-01-01T00:00:00+01:00", "NotUnderstood"),
+            ("9999-12-31T23:59:59-01:00", "NotUnderstood"),
+            ("0000-01-01T00:00:00Z", "NotUnderstood"),
+            ("2027-01-01T00:00:00+24:00", "NotUnderstood"),
+            ("0001-01-01T00:00:00Z", "Expired"),
+            ("9999-12-31T23:59:59Z", "InForce"),
+        ],
+    )
+    async def test_an_until_at_the_edge_has_words_and_stops_no_other(
+        self, kube: FakeKube, harness: EngineHarness, end: str, shown: str
+    ) -> None:
+        harness.quarantine("a", {"serial": "of-no-part"}, until=end)
+        harness.quarantine("b", PART)
+        await until(lambda: matches(kube, "b") == [("n1", CONDEMNED)], within=AT_ONCE)
+        found = ready(kube, "a")
+        assert found is not None and found[1] == shown
+        await until(lambda: delivered(kube, "n1"))
+        await quiet(kube)
+
+    async def test_an_unexpected_error_about_one_stops_no_other(
+        self,
+        kube: FakeKube,
+        harness: EngineHarness,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        def decide_or_fail(one: Quarantine, **given: Any) -> QuarantineStatus:
+            if one.name == "a":
+                raise OverflowError("date value out of range")
+            return quarantine_status(one, **given)
+
+        monkeypatch.setattr(quarantine_statuses, "quarantine_status", decide_or_fail)
+        harness.quarantine("a", PART)
+        harness.quarantine("b", PART)
+        await until(lambda: matches(kube, "b") == [("n1", CONDEMNED)], within=AT_ONCE)
+        assert quarantine(kube, "a") == {}
+        assert "failed to decide on status" in caplog.text
 
     async def test_a_failed_write_is_tried_again_and_delays_no_other(
         self, kube: FakeKube, harness: EngineHarness, caplog: pytest.LogCaptureFixture

@@ -189,7 +189,8 @@ class TestLatePage:
             put_node(bench.kube, f"n{number:03}")
         await asyncio.sleep(10)
         bench.see_node(put_node(bench.kube, "replaced"))
-        run, second = await self.until_second_page(bench, "/nodes$")
+        # One node is known, so two pages of metadata come first.
+        run, second = await self.until_second_page(bench, "/nodes$", after=3)
         await asyncio.sleep(10)
         for name in ("n101", "replaced"):
             bench.kube.remove(node_path(name))
@@ -239,13 +240,12 @@ class TestLatePage:
         assert "n101" in bench.state.nodes
 
     async def until_second_page(
-        self, bench: ResyncBench, path: str
+        self, bench: ResyncBench, path: str, *, after: int = 1
     ) -> tuple[asyncio.Task[set[str]], asyncio.Event]:
-        """Start a resync up to the request for the second page, which waits for the event."""
-        first, second = asyncio.Event(), asyncio.Event()
-        first.set()
-        bench.kube.fail("GET", path, until=first)
-        fault = bench.kube.fail("GET", path, until=second)
+        """Start a resync up to the request for the page after so many, which waits for the
+        event."""
+        second = asyncio.Event()
+        fault = bench.kube.fail("GET", path, until=second, skip=after)
         run = asyncio.create_task(bench.resync.run())
         await fault.met.wait()
         return run, second
