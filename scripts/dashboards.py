@@ -233,7 +233,7 @@ NODE: Final = Board(
             ],
         ),
         Panel(
-            title="GPUs",
+            title="Which GPUs are here",
             kind="table",
             width=24,
             queries=[

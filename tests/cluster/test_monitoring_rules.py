@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -355,6 +356,17 @@ def test_every_alert_has_a_case_and_a_runbook() -> None:
     for alert, rule in ALERTS.items():
         assert rule["annotations"]["runbook_url"].endswith(f"/docs/runbooks/{alert}.md")
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+        page = (RUNBOOKS / f"{alert}.md").read_text()
+        assert page.startswith(f"# {alert}\n")
+        parts = re.findall(r"^## (.+)\n\n\S", page, re.MULTILINE)
+        assert parts == ["Meaning", "Look", "Do", "Silence"], alert
+
+
+def test_the_table_of_runbooks_is_that_of_the_rules() -> None:
+    row = r"^\| \[(\w+)\]\(\1\.md\) \| (\w+) \| (\w+) \| [^|]+ \|$"
+    table = re.findall(row, (RUNBOOKS / "README.md").read_text(), re.MULTILINE)
+    rules = [(alert, rule["labels"]["severity"], rule["for"]) for alert, rule in ALERTS.items()]
+    assert table == rules
 
 
 def long(series: Sequence[Series], minutes: int) -> list[Series]:

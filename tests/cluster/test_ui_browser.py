@@ -3,10 +3,12 @@ memory."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 from playwright.async_api import Page, expect
@@ -14,10 +16,11 @@ from playwright.async_api import Page, expect
 from gpuid_operator.cli.plugin_clusters import Cluster
 from gpuid_operator.cli.ui.command import serving
 from tests.support.browser import open_page
-from tests.support.kube import INVENTORIES, QUARANTINES, FakeKube, forbidden
+from tests.support.kube import INVENTORIES, QUARANTINES, FakeKube, forbidden, server_error
 from tests.support.ui_fleet import (
     MOVED,
     condition,
+    departed,
     fill,
     fill_racks,
     gpu,
@@ -104,13 +107,47 @@ async def test_every_view_has_an_address_and_a_heading(kube: FakeKube) -> None:
 async def test_counts_lead_to_their_nodes(kube: FakeKube) -> None:
     async with page_of(kube) as page:
         await listed(page)
-        await page.get_by_role("link", name=re.compile("Not read: ExecFailed")).click()
+        await page.get_by_role("link", name=re.compile("Not read: DriverNotLoaded")).click()
         await expect(page.locator("tbody tr")).to_have_count(1)
         await expect(page.locator("tbody")).to_contain_text("gpu-node-0021")
-        await page.get_by_role("link", name=re.compile("Remove the filter")).click()
+        await page.get_by_role("link", name="Remove the filter Condition").click()
+        await expect(page.locator(".lead")).to_have_text("57 nodes of 58")
+        await page.get_by_role("link", name="Remove the filter State").click()
         await expect(page.locator(".lead")).to_have_text("58 nodes")
         await page.get_by_role("link", name="Quarantines").click()
         await expect(page.get_by_role("table", name="Quarantines")).to_contain_text("Xid 79")
+
+
+async def test_departed_nodes_are_not_wrong_and_in_no_count_of_what_is_there() -> None:
+    kube = FakeKube()
+    fill(kube, 5)
+    waiting = {"name": "db", "type": "http", "deliveredSequence": 1, "pending": 1}
+    for number in range(2):
+        store(kube, departed(f"old-{number}", [gpu(700_000 + number, chassisSerial="OLD")]))
+    store(kube, departed("old-2", [gpu(700_002)], sinks=[waiting]))
+    async with page_of(kube) as page:
+        await listed(page)
+        figures = ["40GPUs", "5nodes present", "3nodes departed", "0GPUs in quarantine", "1cluster"]
+        await expect(page.locator(".figure")).to_have_text(figures)
+        await expect(page.locator(".cluster")).to_contain_text("5 nodes")
+        await expect(page.locator(".issue")).to_have_text(["! 1 nodewith sinks behind"])
+        for title in ("product", "driver"):
+            row = page.get_by_role("table", name=f"Nodes by {title}").locator("tbody tr")
+            await expect(row).to_contain_text("5")
+        conditions = page.get_by_role("table", name="Nodes by condition").locator("tbody tr")
+        await expect(conditions).to_have_text(["Ready5––", "Healthy5––", "Delivered5––"])
+        await page.get_by_role("link", name="570.86.15").click()
+        await expect(page.locator(".lead")).to_have_text("5 nodes of 8")
+        await page.get_by_role("link", name="Nodes", exact=True).click()
+        said = page.locator("tbody tr", has_text="old-")
+        await expect(said.locator(".badge.quiet")).to_have_count(3)
+        await expect(said.locator(".badge.bad")).to_have_text(["✕ Delivered: Pending"])
+        await page.get_by_role("link", name="Map", exact=True).click()
+        lead = page.locator(".lead")
+        await expect(lead).to_have_text("5 chassis, 5 nodes, 40 GPUs; 3 departed nodes")
+        await expect(page.locator(".tile.gone")).to_have_count(3)
+        store(kube, departed("gpu-node-0004", [gpu(32, chassisSerial="CH000004")]))
+        await expect(lead).to_have_text("4 chassis, 4 nodes, 32 GPUs; 4 departed nodes")
 
 
 async def test_a_sink_that_is_behind_leads_to_its_nodes() -> None:
@@ -174,7 +211,11 @@ async def test_values_of_the_cluster_are_text() -> None:
     bad = "<img src=x onerror=document.title='owned'>"
     part = gpu(1, product=bad, chassisSerial="<b>chassis</b>")
     said = condition("Ready", "False", "Bad", bad)
-    facts = {"node": {"name": "n", "machine": bad}, "product": bad, "driverVersion": bad}
+    facts: dict[str, Any] = {
+        "node": {"name": "n", "machine": bad},
+        "product": bad,
+        "driverVersion": bad,
+    }
     store(kube, inventory("n", [part], conditions=[said], **facts))
     async with page_of(kube) as page:
         await listed(page)
@@ -198,6 +239,31 @@ async def test_an_empty_fleet_and_missing_rights_are_said() -> None:
         await expect(page.locator("#clusters")).to_contain_text("no permission")
         await expect(page.locator("#clusters")).to_contain_text("grant the verbs get and list")
         await expect(page.locator("main")).to_contain_text("No cluster could be listed")
+
+
+async def test_loading_an_error_and_a_lost_connection_are_said() -> None:
+    slow, broken = FakeKube(), FakeKube()
+    fill(slow, 3)
+    answered = asyncio.Event()
+    slow.fail("GET", INVENTORIES, until=answered)
+    broken.fail("GET", INVENTORIES, server_error(), times=1000)
+    clusters = [Cluster("slow", slow), Cluster("broken", broken)]
+    server = AsyncExitStack()
+    address = await server.enter_async_context(serving(clusters, port=0))
+    async with server, open_page(address, expected="net::ERR_") as page:
+        strip = page.locator(".cluster")
+        await expect(page.locator("main")).to_contain_text("The nodes are being listed…")
+        await expect(strip.filter(has_text="slow")).to_contain_text("loading")
+        error = strip.filter(has_text="broken")
+        await expect(error.locator(".badge.bad")).to_contain_text("error")
+        await expect(error.locator(".why")).to_contain_text("unable to handle the request")
+        answered.set()
+        await expect(strip.filter(has_text="slow").locator(".badge.ok")).to_contain_text("live")
+        await expect(page.locator(".figure").first).to_contain_text("24")
+        await expect(error.locator(".badge.bad")).to_contain_text("error")
+        await server.aclose()
+        await expect(strip.filter(has_text="not connected")).to_contain_text("has ended")
+        await expect(page.locator(".figure").first).to_contain_text("24")
 
 
 async def test_light_and_dark_are_chosen(kube: FakeKube) -> None:

@@ -279,6 +279,33 @@ async def test_a_response_about_other_partitions_is_refused(
     assert NOT_KAFKA in error.message
 
 
+async def test_the_leader_is_asked_to_wait_for_all_replicas(record: Any, make_secrets: Any) -> None:
+    """`acks` is the number after the transactional id, which is null, in a ProduceRequest since
+    version 3. -1 means all replicas that are in sync."""
+    asked = []
+
+    def stored(request: bytes) -> bytes:
+        key, version, _, client = struct.unpack_from("!hhih", request)
+        transaction, acks = struct.unpack_from("!hh", request, 10 + client)
+        asked.append((key, version, transaction, acks))
+        return bytes(ProduceResponse_v7([(TOPIC, [(0, 0, 0, -1, 0)])], 0).encode())
+
+    def behaviour(peer: Any) -> None:
+        kafka(VERSIONS, metadata(port=server.port), PRODUCER_ID, stored, flood=TEXT)(peer)
+
+    server = HostileServer(behaviour)
+    async with server:
+        spec = {"brokers": [f"localhost:{server.port}"], "topic": TOPIC, "insecure": True}
+        sink = open_sink(
+            Sink.model_validate({"name": "bus", "kafka": spec}),
+            secrets=make_secrets(),
+            context=SinkContext(http=HTTPClient(), write_records=lambda _: None),
+        )
+        await sink.send([record()])
+        await sink.close()
+    assert asked == [(*KEYS["produce"], -1, -1)]
+
+
 async def test_bytes_within_a_frame_and_its_connection_are_bounded() -> None:
     assert 2 * MAX_FRAME <= MAX_RECEIVED
 

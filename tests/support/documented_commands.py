@@ -21,6 +21,7 @@ from gpuid_operator.localcluster import LocalCluster
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     ROOT / "charts/gpuid-operator/README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
@@ -37,11 +38,19 @@ RELEASE = "tests/release/test_image.py"
 SIMULATED = "tests/node/test_install.py::test_the_simulated_device_plugin"
 PLUGIN = "tests/cluster/plugin/"
 INSTALLED = "tests/release/test_plugin.py"
+TARGETS = "tests/unit/test_documented_commands.py::test_make_has_the_target"
+COLLECTED = "tests/unit/test_documented_commands.py::test_pytest_finds_what_it_should_run"
 
 RUN_BY: dict[str, str] = {
     r"make demo": "tests/cluster/test_demo.py",
-    r"make test": ".ci/run",
-    r"make venv": ".ci/run",
+    r"make (venv|lint|test|test-unit|test-sinks .*|test-cluster .*)": ".ci/run",
+    r"make docs": "tests/unit/test_site.py",
+    r"make crds": "tests/unit/test_crd.py",
+    r"make (help|screenshots)": TARGETS,
+    r"\.venv/bin/pytest .*": COLLECTED,
+    r"\.venv/bin/gpuid-operator cluster (up|down) .*|grep -n part_number /tmp/gpuid/.*": (
+        "tests/cluster/test_localcluster.py"
+    ),
     r"scripts/base-image.sh .*|buildah bud .*": IMAGE,
     r"git (clone|checkout) .*|make dist|jq -r .image dist/release.json": RELEASE,
     # Before the patterns of commands that run anywhere: these need pods that run.

@@ -9,6 +9,7 @@ from zlib import crc32
 
 from gpuid_operator.api.inventory import InventoryStatus
 from gpuid_operator.api.meta import API_VERSION, INVENTORY_KIND, QUARANTINE_KIND
+from gpuid_operator.plan import conditions
 from gpuid_operator.plan.labels import lookup_labels
 from tests.support.kube import INVENTORIES, QUARANTINES, FakeKube
 
@@ -52,15 +53,36 @@ def condition(kind: str, status: str, reason: str, message: str = "") -> dict[st
     return said | {"lastTransitionTime": ago(hours=3)}
 
 
-FINE: Final = (
-    condition("Ready", "True", "ReadOK", "nvidia-smi listed 8 GPUs"),
-    condition("Healthy", "True", "AllHealthy"),
-    condition("Delivered", "True", "Delivered"),
+_GONE: Final = "the node is gone; its GPUs are listed as last known"
+DEPARTED: Final = (
+    condition("Ready", "False", "NodeNotFound", _GONE),
+    condition("Healthy", "Unknown", "NodeDeparted", _GONE),
 )
+"""What the operator says of the inventory of a node that is gone."""
 
 
-def inventory(name: str, gpus: Sequence[dict[str, Any]], **facts: Any) -> dict[str, Any]:
-    """An inventory with its look-up labels."""
+def conditions_of(status: InventoryStatus) -> dict[str, dict[str, Any]]:
+    """What the operator says of a node that it read."""
+    updates = {
+        "Ready": conditions.read_ok(()),
+        "Healthy": conditions.healthy(status.gpus),
+        "Delivered": conditions.delivered(status.sinks, status.history),
+    }
+    return {
+        kind: condition(kind, update.status.value, update.reason, update.message)
+        for kind, update in updates.items()
+    }
+
+
+def inventory(
+    name: str,
+    gpus: Sequence[dict[str, Any]],
+    *,
+    other: Sequence[dict[str, Any]] = (),
+    **facts: Any,
+) -> dict[str, Any]:
+    """An inventory with its look-up labels, and the conditions that its facts have; `other` ones
+    replace those of the same type."""
     status = {
         "state": "Present",
         "node": {"name": name, "machine": machine(name)},
@@ -71,19 +93,26 @@ def inventory(name: str, gpus: Sequence[dict[str, Any]], **facts: Any) -> dict[s
         "history": [],
         "sinks": [],
         "lastReadTime": ago(minutes=len(name) + len(gpus)),
-        "conditions": list(FINE),
         **facts,
     }
+    known = InventoryStatus.model_validate(status)
+    found = conditions_of(known) | {one["type"]: one for one in other}
+    status.setdefault("conditions", list(found.values()))
     return {
         "apiVersion": API_VERSION,
         "kind": INVENTORY_KIND,
         "metadata": {
             "name": name,
-            "labels": lookup_labels(InventoryStatus.model_validate(status)),
+            "labels": lookup_labels(known),
         },
         "spec": {},
         "status": {key: value for key, value in status.items() if value is not None},
     }
+
+
+def departed(name: str, gpus: Sequence[dict[str, Any]], **facts: Any) -> dict[str, Any]:
+    """The inventory of a node that is gone."""
+    return inventory(name, gpus, state="Departed", other=DEPARTED, **facts)
 
 
 def store(kube: FakeKube, body: dict[str, Any]) -> None:
@@ -142,24 +171,20 @@ def move(one: FakeKube, two: FakeKube) -> None:
         entry(21, "GPURemoved", left, ago(days=7)),
         entry(22, "GPUAdded", MOVED, ago(days=7)),
     ]
+    refused = "POST https://audit.example.com/gpu: 503 Service Unavailable"
     sinks = [
         {"name": "fleet-db", "type": "postgres", "deliveredSequence": 22, "pending": 0}
         | {"lastDeliveryTime": ago(days=7)},
         {"name": "audit", "type": "http", "deliveredSequence": 20, "pending": 2}
-        | {"lastError": "503 Service Unavailable", "since": ago(hours=5)},
+        | {"lastError": f"Unavailable: {refused}", "since": ago(hours=5)},
     ]
     checks = [{"name": "nccl", "passed": True, "exitCode": 0, "stdout": "busbw 412 GB/s"}]
-    conditions = [
-        *FINE[:2],
-        condition("Delivered", "False", "ServerError", "audit: 503 Service Unavailable"),
-    ]
     body = inventory(
         "gpu-node-0007",
         [*others, MOVED],
         history=at("gpu-node-0007", history),
         sinks=sinks,
         checks=checks,
-        conditions=conditions,
     )
     store(two, body)
 
@@ -168,17 +193,17 @@ def trouble(kube: FakeKube) -> None:
     """Some nodes with what can be wrong."""
     lost = [gpu(800_000 + slot, slot=slot, chassisSerial="CH-LOST") for slot in range(8)]
     lost[2]["state"], lost[5]["state"] = "Lost", "ResetRequired"
-    wrong = [FINE[0], condition("Healthy", "False", "GPUUnhealthy", "1 lost"), FINE[2]]
-    store(kube, inventory("gpu-node-0003", lost, conditions=wrong))
+    store(kube, inventory("gpu-node-0003", lost))
     sick = [gpu(810_000 + slot, slot=slot, chassisSerial="CH-SICK") for slot in range(8)]
     sick[1]["health"] = {"remappedRowsPending": True, "eccUncorrected": 2}
     sick[6]["quarantines"] = ["xid-79"]
-    held = condition("Quarantined", "True", "InQuarantine", "1 GPU")
-    store(kube, inventory("gpu-node-0012", sick, conditions=[*FINE, held]))
-    unread = condition("Ready", "False", "ExecFailed", "nvidia-smi: command not found")
+    why = f"xid-79 (Xid 79 three times): {sick[6]['uuid']} (serial {sick[6]['serial']})"
+    held = condition("Quarantined", "True", "Quarantined", why)
+    store(kube, inventory("gpu-node-0012", sick, other=[held]))
+    unread = condition("Ready", "False", "DriverNotLoaded", "Driver/library version mismatch")
     fine = [gpu(820_000 + slot, slot=slot, chassisSerial="CH-FINE") for slot in range(8)]
-    store(kube, inventory("gpu-node-0021", fine, conditions=[unread], driverVersion="565.57.01"))
-    store(kube, inventory("gpu-node-0030", [gpu(830_000)], state="Departed"))
+    store(kube, inventory("gpu-node-0021", fine, other=[unread], driverVersion="565.57.01"))
+    store(kube, departed("gpu-node-0030", [gpu(830_000)]))
     quarantine = {
         "apiVersion": API_VERSION,
         "kind": QUARANTINE_KIND,
@@ -190,3 +215,14 @@ def trouble(kube: FakeKube) -> None:
         },
     }
     kube.put(f"{QUARANTINES}/xid-79", quarantine)
+
+
+def pictured() -> tuple[FakeKube, FakeKube]:
+    """The two clusters of the pictures in the documentation."""
+    one, two = FakeKube(), FakeKube()
+    fill_racks(one, 2)
+    fill(one, 60)
+    trouble(one)
+    fill(two, 40, start=2000)
+    move(one, two)
+    return one, two

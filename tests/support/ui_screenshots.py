@@ -12,7 +12,6 @@ from gpuid_operator.cli.plugin_clusters import Cluster
 from gpuid_operator.cli.ui.command import serving
 from tests.support import ui_fleet
 from tests.support.browser import launch
-from tests.support.kube import FakeKube
 
 IMAGES: Final = Path(__file__).parents[2] / "docs" / "images"
 VIEWS: Final = {
@@ -24,12 +23,7 @@ VIEWS: Final = {
 
 
 async def main() -> None:
-    one, two = FakeKube(), FakeKube()
-    ui_fleet.fill_racks(one, 2)
-    ui_fleet.fill(one, 60)
-    ui_fleet.trouble(one)
-    ui_fleet.fill(two, 40, start=2000)
-    ui_fleet.move(one, two)
+    one, two = ui_fleet.pictured()
     IMAGES.mkdir(exist_ok=True)
     clusters = [Cluster("us-east", one), Cluster("eu-west", two)]
     async with serving(clusters, port=0) as address, async_playwright() as playwright:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 
 import pytest
 
-from tests.support.documented_commands import ROOT, RUN_BY, Command, commands
+from tests.support.documented_commands import COLLECTED, ROOT, RUN_BY, Command, commands
 
 
 @pytest.mark.parametrize("command", commands(), ids=lambda one: f"{one.page}: {one.text[:60]}")
@@ -25,3 +28,21 @@ def test_every_pattern_is_of_a_command() -> None:
     texts = [command.text for command in commands() if not command.needs]
     found = {by for text in texts for by in RUN_BY if re.fullmatch(by, text)}
     assert set(RUN_BY) - found == set()
+
+
+@pytest.mark.parametrize(
+    "text", sorted({one.text for one in commands() if one.text.startswith("make ")})
+)
+def test_make_has_the_target(text: str) -> None:
+    target = shlex.split(text)[1]
+    assert re.search(rf"^{target}:.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "text", sorted({one.text for one in commands() if one.run_by == COLLECTED})
+)
+def test_pytest_finds_what_it_should_run(text: str) -> None:
+    _, *arguments = shlex.split(text)
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -16,12 +16,15 @@ SITE: dict[str, Any] = runpy.run_path(str(ROOT / "scripts" / "site.py"))
 
 
 class Page(HTMLParser):
-    """The links of a page, and what a link can lead to on it."""
+    """The links of a page, what a link can lead to on it, and what a browser loads for it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.links: list[str] = []
         self.anchors: set[str] = set()
+        self.loaded: list[str] = []
+        self.classes: set[str] = set()
+        self.components: set[str] = set()
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -30,6 +33,12 @@ class Page(HTMLParser):
                 self.links.append(value)
             if name in ("id", "name") and value:
                 self.anchors.add(value)
+            if name == "class" and value:
+                self.classes.update(value.split())
+            if name == "data-md-component" and value:
+                self.components.add(value)
+            if value and (name in ("src", "srcset", "data") or (tag == "link" and name == "href")):
+                self.loaded.append(value)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +64,20 @@ def test_every_link_of_the_site_leads_somewhere(folder: Path) -> None:
             if not file.is_file() or (anchor and anchor not in pages[file].anchors):
                 dead.append(f"{path.relative_to(site)}: {link}")
     assert dead == []
+
+
+def test_the_pages_load_nothing_from_another_host(folder: Path) -> None:
+    """Neither by themselves, nor by the script of the theme, which loads Mermaid for diagrams and
+    asks GitHub about the repository that a page shows."""
+    pages = [Page(path.read_text()) for path in (folder / "site").rglob("*.html")]
+    loaded = {one for page in pages for one in page.loaded}
+    assert any(one.endswith(".js") for one in loaded)
+    assert {one for one in loaded if re.match(r"\w+:|//", one)} == set()
+    styles = "\n".join(path.read_text() for path in (folder / "site").rglob("*.css"))
+    assert re.findall(r"(?:url\([\"']?|@import [\"'])(?:\w+:)?//[^)]*", styles) == []
+    for page in pages:
+        assert not page.classes & {"mermaid", "glightbox"}
+        assert "source" not in page.components
 
 
 def test_links_that_leave_the_site_lead_to_files_of_the_repository(folder: Path) -> None:

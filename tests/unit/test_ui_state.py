@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,19 @@ from gpuid_operator.cli.ui.index import MAX_HITS, Index
 from gpuid_operator.cli.ui.records import node_record
 from gpuid_operator.cli.ui.state import NODES, QUARANTINES, FleetState
 from tests.support.kube import INVENTORIES, FakeKube, forbidden, server_error, unreachable
-from tests.support.ui_fleet import MOVED, condition, fill, gpu, inventory, move, store, trouble
+from tests.support.ui_fleet import (
+    MOVED,
+    condition,
+    fill,
+    gpu,
+    inventory,
+    move,
+    pictured,
+    store,
+    trouble,
+)
+
+ROOT = Path(__file__).parents[2]
 
 
 async def until(check: Callable[[], bool]) -> None:
@@ -68,6 +81,20 @@ def test_a_record_has_what_the_views_show_and_no_history() -> None:
         [part["uuid"], part["serial"], None, part["pciAddress"], "OK", ["eccUncorrected"], ["q"]]
     ]
     assert "history" not in record
+
+
+def test_the_pictures_show_only_reasons_that_the_operator_has() -> None:
+    pages = (ROOT / "docs" / "runbooks" / "conditions.md").read_text().split("\n## ")
+    shown = {
+        (one["type"], one["reason"])
+        for kube in pictured()
+        for body in kube.objects.values()
+        for one in body.get("status", {}).get("conditions", ())
+    }
+    assert len(shown) > 6
+    for kind, reason in shown:
+        (section,) = [page for page in pages if page.startswith(f"{kind}: ")]
+        assert f"| `{reason}` |" in section
 
 
 def test_an_inventory_without_status_has_a_record() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from gpuid_operator.api.inventory import GPUState
+from gpuid_operator.api.inventory import GPUState, InventoryState
 from gpuid_operator.api.meta import LOOKUP_PREFIXES
 from gpuid_operator.plan.labels import PAST, PRESENT, label_text
 
@@ -25,7 +25,7 @@ def node_record(cluster: str, body: Mapping[str, Any]) -> Record:
         "product": status.get("product"),
         "driver": status.get("driverVersion"),
         "count": status.get("gpuCount"),
-        "state": status.get("state"),
+        "state": status.get("state") or InventoryState.PRESENT.value,
         "read": status.get("lastReadTime"),
         "conditions": {
             one["type"]: [one["status"], one.get("reason", "")]
@@ -74,7 +74,7 @@ def identifiers(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if prefix in LOOKUP_PREFIXES and value in (PRESENT, PAST):
             yield name, value
     status = body.get("status") or {}
-    presence = PAST if status.get("state") == "Departed" else PRESENT
+    presence = PAST if status.get("state") == InventoryState.DEPARTED.value else PRESENT
     for gpu in status.get("gpus") or ():
         for field in ("uuid", "serial", "chassisSerial"):
             if name := label_text(gpu.get(field)):

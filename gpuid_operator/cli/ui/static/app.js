@@ -4,7 +4,7 @@ import { gpu, node } from "./details.js";
 import { nodes, quarantines, sinks } from "./lists.js";
 import { map } from "./map.js";
 import { overview } from "./overview.js";
-import { clusters, connect, onChange, store } from "./store.js";
+import { clusters, connect, departed, onChange, store } from "./store.js";
 import "./search.js";
 
 const main = document.getElementById("main");
@@ -43,7 +43,7 @@ function states() {
   const tones = { ready: "ok", loading: "quiet", error: "bad", forbidden: "bad" };
   const text = { ready: "live", loading: "loading", error: "error", forbidden: "no permission" };
   const items = clusters("nodes").map((one) => {
-    const count = [...store.nodes.values()].filter((node) => node.cluster === one.cluster).length;
+    const count = [...store.nodes.values()].filter((node) => node.cluster === one.cluster && !departed(node)).length;
     return h("span", { class: "cluster" }, h("b", null, one.cluster), badge(tones[one.state], text[one.state]), h("span", null, `${number(count)} nodes`), one.message ? h("span", { class: "why" }, one.message) : null);
   });
   if (!store.connected) items.unshift(h("span", { class: "cluster" }, badge("bad", "not connected"), h("span", null, "kubectl gpuid ui has ended or does not answer; the page shows what it last knew.")));

@@ -1,6 +1,6 @@
 // Long tables: nodes by filter, quarantines, sinks that are behind.
 import { badge, gpuLink, h, mono, nodeLink, number, plural, query, section, table, time } from "./dom.js";
-import { conditionTone, gpus, loading, several, sorted, store, wrong, clusters, FLAGS } from "./store.js";
+import { conditionTone, departed, gpus, loading, several, sorted, store, wrong, clusters, FLAGS } from "./store.js";
 
 const PAGE = 100;
 
@@ -22,8 +22,8 @@ const clusterColumn = () => (several() ? [["Cluster", (row) => row.cluster]] : [
 
 function conditions(node) {
   const found = wrong(node);
-  if (!found.length) return node.state === "Departed" ? badge("quiet", "departed") : badge("ok", "all right");
-  return h("span", { class: "badges" },
+  if (!found.length && !departed(node)) return badge("ok", "all right");
+  return h("span", { class: "badges" }, departed(node) ? badge("quiet", "departed") : null,
     found.map(([type, [status, reason]]) => badge(conditionTone(type, status), `${type}: ${reason || status}`)));
 }
 

@@ -1,6 +1,6 @@
 // Chassis → node → GPU. Tiles are built in steps, and those off the screen are not laid out.
 import { h, number, path, plural } from "./dom.js";
-import { gpus, gpuSign, loading, several, sorted, store } from "./store.js";
+import { departed, gpus, gpuSign, loading, several, sorted, store } from "./store.js";
 
 const FIRST = 200;
 const STEP = 400;
@@ -10,18 +10,19 @@ function tile(node) {
   const signs = gpus(node).map((gpu) => [gpu, gpuSign(gpu)]);
   const bad = signs.filter(([, [tone]]) => tone !== "ok");
   const said = bad.length ? bad.map(([gpu, [, , words]]) => `${gpu.serial || gpu.uuid || gpu.pci} ${words}`).join("; ") : "all OK";
-  const gone = node.state === "Departed";
+  const gone = departed(node);
   return h("a", { class: gone ? "tile gone" : "tile", href: path("node", node.cluster, node.name), tabindex: "-1", "data-id": id(node),
     "aria-label": `${node.name}${several() ? ` in ${node.cluster}` : ""}, ${gone ? "departed" : plural(signs.length, "GPU")}, ${said}`, title: `${node.name}: ${said}` },
   h("span", { class: "name" }, node.name),
   h("span", { class: "cells", "aria-hidden": "true" }, signs.map(([, [tone, letter]]) => h("i", { class: tone }, letter))));
 }
 
+const chassisOf = (node) => node.gpus.map((gpu) => gpu[2]).find(Boolean) ?? "";
+
 function groups() {
   const found = new Map();
   for (const node of sorted(store.nodes.values())) {
-    const chassis = [...new Set(node.gpus.map((gpu) => gpu[2]).filter(Boolean))];
-    const label = chassis.length ? chassis[0] : "";
+    const label = chassisOf(node);
     const name = `${node.cluster}\u0000${label}`;
     if (!found.has(name)) found.set(name, { cluster: node.cluster, label, nodes: [] });
     found.get(name).nodes.push(node);
@@ -56,6 +57,15 @@ function keys(event) {
   next.focus();
 }
 
+/** Counts of what is there, as on the overview; departed nodes, which the map shows too, come last. */
+function counts() {
+  const present = [...store.nodes.values()].filter((node) => !departed(node));
+  const chassis = new Set(present.filter(chassisOf).map((node) => `${node.cluster}\u0000${chassisOf(node)}`));
+  const total = present.reduce((sum, node) => sum + node.gpus.length, 0);
+  const gone = store.nodes.size - present.length;
+  return `${number(chassis.size)} chassis, ${plural(present.length, "node")}, ${plural(total, "GPU")}${gone ? `; ${plural(gone, "departed node")}` : ""}`;
+}
+
 export function map() {
   const all = groups();
   const field = h("div", { class: "map", onkeydown: keys, role: "group", "aria-label": "Chassis and nodes; arrow keys move from node to node" });
@@ -76,11 +86,11 @@ export function map() {
   build(FIRST);
   const first = field.querySelector(".tile");
   if (first) first.tabIndex = 0;
-  const count = [...store.nodes.values()].reduce((sum, node) => sum + node.gpus.length, 0);
+  const lead = h("p", { class: "lead" }, counts());
   return {
     content: [
       h("h1", null, "Map"),
-      h("p", { class: "lead" }, `${plural(all.filter((one) => one.label).length, "chassis").replace("chassiss", "chassis")}, ${plural(store.nodes.size, "node")}, ${number(count)} GPUs`),
+      lead,
       h("p", { class: "legend", "aria-label": "Legend" }, LEGEND.map(([tone, letter, words]) => h("span", null, h("i", { class: `cell ${tone}`, "aria-hidden": "true" }, letter), words))),
       store.nodes.size ? field : h("p", { class: "state" }, loading() ? "The nodes are being listed…" : "No node with GPUs was found."),
     ],
@@ -96,6 +106,7 @@ export function map() {
         next.classList.add("changed");
         if (focused) next.focus();
       }
+      lead.textContent = counts();
       return true;
     },
   };

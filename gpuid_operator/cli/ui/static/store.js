@@ -68,8 +68,12 @@ export function conditionTone(type, status) {
   return (status === "True") === (type === "Quarantined") ? "bad" : "ok";
 }
 
-/** The conditions of a node that are not as they should be. */
-export const wrong = (node) => Object.entries(node.conditions).filter(([type, [status]]) => conditionTone(type, status) !== "ok");
+/** A node that is gone keeps its inventory, as a record. It is not part of any count of what there is. */
+export const departed = (node) => node.state === "Departed";
+
+/** The conditions of a node that are not as they should be. Of a departed node, only the delivery matters. */
+export const wrong = (node) => Object.entries(node.conditions).filter(([type, [status]]) =>
+  conditionTone(type, status) !== "ok" && (!departed(node) || type === "Delivered"));
 
 export const WORDS = {
   Ready: ["The last read was good", "Not read"],
