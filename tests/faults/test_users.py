@@ -70,7 +70,7 @@ async def meddle(made: World, edit: dict[str, Any]) -> None:
     made.kube.change(path, lambda body: apply(body, edit))
     await asyncio.sleep(60)
     if not is_parsed(made.kube.objects[path]["status"]):
-        await until(lambda: says_not_understood(made))
+        await until(made.says_not_understood)
         made.kube.change(path, lambda body: body.pop("status"))
     await made.is_working(NODE)
 
@@ -158,9 +158,13 @@ async def by_hand(act: Callable[[World], object], row: Figures) -> None:
             ids.setdefault(told, set()).add(record["id"])
         swaps = ("GPUAdded", "GPURemoved")
         mine = [entry["uuid"] for entry in status["history"] if entry["type"] in swaps]
+        delivered = sum(any(uuid in told for told in ids) for uuid in mine)
+        doubled = sum(len(found) - 1 for found in ids.values())
         row.expected += len(mine)
-        row.delivered += sum(any(uuid in told for told in ids) for uuid in mine)
-        row.doubled += sum(len(found) - 1 for found in ids.values())
+        row.delivered += delivered
+        row.doubled += doubled
+        assert mine
+        assert (delivered, doubled) == (len(mine), 0)
 
 
 def is_parsed(status: dict[str, Any]) -> bool:
@@ -169,8 +173,3 @@ def is_parsed(status: dict[str, Any]) -> bool:
     except ValidationError:
         return False
     return True
-
-
-def says_not_understood(made: World) -> bool:
-    posts = made.kube.asked("POST", "/events$")
-    return any(post.body["reason"] == "NotUnderstood" for post in posts)
