@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -66,3 +67,33 @@ def test_the_config_map_holds_the_script() -> None:
         assert "/status" in yaml.safe_load(ignored)["jsonPointers"]
     (exclusion,) = yaml.safe_load(data["resource.exclusions"])
     assert (exclusion["apiGroups"], exclusion["kinds"]) == (["gpuid.github.com"], ["GPUInventory"])
+
+
+def layout() -> list[str]:
+    """The folders of the repository in the layout of the page."""
+    text = (GITOPS / "README.md").read_text()
+    return re.findall(r"^    [├└]── (\w+)/", text, flags=re.MULTILINE)
+
+
+def objects(path: str) -> dict[str, dict[str, Any]]:
+    """The specs of a file, by name."""
+    found = yaml.safe_load_all((GITOPS / path).read_text())
+    return {body["metadata"]["name"]: body["spec"] for body in found}
+
+
+def test_every_folder_of_the_layout_is_applied() -> None:
+    folders = layout()
+    assert folders == ["operator", "policies", "quarantines"]
+    flux = objects("flux/kustomizations.yaml")
+    assert [spec["path"] for spec in flux.values()] == [f"./gpuid/{name}" for name in folders]
+    argocd = objects("argocd/applications.yaml")
+    paths = [spec["source"]["path"] for spec in argocd.values()]
+    assert paths == ["charts/gpuid-operator", *(f"gpuid/{name}" for name in folders[1:])]
+    assert list(argocd) == list(flux) == [f"gpuid-{name}" for name in folders]
+    assert all(spec["syncPolicy"]["automated"]["prune"] for spec in argocd.values())
+    for name, spec in flux.items():
+        after = [other["name"] for other in spec.get("dependsOn", ())]
+        assert after == ([] if name == "gpuid-operator" else ["gpuid-operator"])
+        # Ready=False of a quarantine can be for ever.
+        assert spec["wait"] is (name != "gpuid-quarantines")
+        assert spec["prune"] is True
