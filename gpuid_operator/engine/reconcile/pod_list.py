@@ -12,7 +12,7 @@ from gpuid_operator.engine.core.turns import pause
 from gpuid_operator.engine.state.pods import PodCache
 from gpuid_operator.engine.state.resource_version import newest
 from gpuid_operator.kube.client import KubeClient
-from gpuid_operator.kube.errors import NotFound
+from gpuid_operator.kube.errors import Forbidden, NotFound
 from gpuid_operator.kube.pods import get_pod, list_pods
 
 _Key = tuple[int, str]
@@ -45,12 +45,15 @@ class PodList:
         with self._pods.listing():
             known = self._known()
             changed, new = await self._list(known, only_metadata=bool(known))
-            if not fetch_singly(len(new), known=len(known)):
-                more, new = await self._list(known, only_metadata=False)
-                changed |= more
-            for name, keys in new.items():
-                changed |= await self._fetch(name, keys, known)
-        return changed
+            if fetch_singly(len(new), known=len(known)):
+                try:
+                    for name, keys in new.items():
+                        changed |= await self._fetch(name, keys, known)
+                    return changed
+                except Forbidden:
+                    pass  # a Role of the user's own may permit lists alone
+            more, _ = await self._list(known, only_metadata=False)
+        return changed | more
 
     def _known(self) -> dict[_Key, str]:
         """The versions of the known pods, before the list."""

@@ -11,7 +11,7 @@ from gpuid_operator.engine.reconcile.pod_list import PodList
 from gpuid_operator.kube.client import ONLY_METADATA_LIST
 from gpuid_operator.kube.errors import ListExpired, ServerError
 from gpuid_operator.plan.target import Target
-from tests.support.kube import FakeKube, server_error
+from tests.support.kube import FakeKube, forbidden, server_error
 from tests.support.objects import CONTAINER, LABEL, NAMESPACE, pod_path, put_pod
 from tests.unit.engine.reading import ReadBench
 
@@ -142,6 +142,14 @@ async def test_a_fetch_that_fails_fails_the_list_and_is_made_up_for(bench: Bench
     with pytest.raises(ServerError):
         await bench.list.run()
     assert await bench.list.run() == {"n007"}
+
+
+async def test_pods_are_listed_whole_where_only_lists_are_permitted(bench: Bench) -> None:
+    put_pod(bench.kube, "n007", number=2)
+    put_pod(bench.kube, "n008", number=2)
+    bench.kube.fail("GET", "/pods/", forbidden(), times=99)
+    assert await bench.list.run() == {"n007", "n008"}
+    assert bench.container("n008") == "containerd://plugin-n008-2"
 
 
 async def test_many_are_listed_whole(bench: Bench) -> None:
