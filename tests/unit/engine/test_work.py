@@ -36,12 +36,12 @@ BUDGETS: dict[str, Counts] = {
     "functions": {
         "api": 350,
         "engine/reading": 30,
-        "engine/reconcile": 60,
-        "engine/state": 720,
-        "engine/writing": 150,
+        "engine/reconcile": 85,
+        "engine/state": 850,
+        "engine/writing": 160,
         "engine/delivery": 90,
         "kube": 100,
-        "plan": 1_500,
+        "plan": 1_650,
         "telemetry": 370,
     },
 }
