@@ -28,7 +28,7 @@ $(BIN)/gpuid-operator: requirements/dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
-demo: venv ## Start a local cluster of 20 simulated GPU nodes with the operator.
+demo: venv ## Run the operator on simulated GPUs, in a local cluster or in yours (DEMO_ARGS="--context NAME").
 	$(BIN)/gpuid-operator demo $(DEMO_ARGS)
 
 test: lint test-tools test-unit test-sinks test-cluster test-node ## Run everything that CI requires.
@@ -98,8 +98,9 @@ crds: venv ## Generate the CRDs in crds/, the chart and deployment/ from the mod
 chart: venv ## Generate the chart's CRDs and tables, the dashboards and docs/reference.
 	$(BIN)/python scripts/chart.py
 
-screenshots: venv ## Take the pictures of `kubectl gpuid ui` in docs/images, with Chromium.
+screenshots: venv ## Take the pictures in docs/images: `kubectl gpuid ui`, with Chromium, and the demo.
 	$(BIN)/python -m tests.support.ui_screenshots
+	$(BIN)/python -m tests.support.demo_picture
 
 lock: venv ## Resolve the dependencies again into requirements/.
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --universal --no-header --python-version 3.11 pyproject.toml -o requirements/runtime.txt

@@ -28,7 +28,7 @@ _NEWEST_GLIBC: Final = 36
 _PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 _DROPPED_FOLDERS: Final = ("tests", "test")
 _DROPPED_SUFFIXES: Final = (".c", ".h", ".pxd", ".pyi", ".pyx")
-_DEMO: Final = ("localcluster", "cli/cluster.py", "cli/demo.py", "cli/demo_guide.py")
+_DEMO: Final = ("localcluster", "cli/cluster.py", "cli/demo")
 """The local cluster and the commands that need it: in the wheel, but not in the image. They build
 and start servers, which an operator in a cluster never does."""
 _NOT_COMPILED: Final = re.compile(r"/(kubernetes_asyncio|pygments|tzdata)/")

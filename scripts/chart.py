@@ -4,8 +4,8 @@ The CRDs, from the models, as templates of the chart and as a kustomization; the
 Chart.yaml; the dashboards; the chart's copies of dashboards and rules. The table of values in the
 chart's README and the descriptions in its schema, from the comments (`# -- …`) in values.yaml. The
 presets, from `gpuid_operator/plan/presets.py`, as the chart's files/presets.yaml and the table in
-docs/presets.md. The pages in docs/reference. With `--check` the script writes nothing, and the exit
-code is 1 if a file is stale.
+docs/presets.md. The pages in docs/reference. The demo's copies of deployment/simulated. With
+`--check` the script writes nothing, and the exit code is 1 if a file is stale.
 """
 
 from __future__ import annotations
@@ -27,9 +27,15 @@ ROOT: Final = Path(__file__).parent.parent
 CHART: Final = ROOT / "charts" / "gpuid-operator"
 RULES: Final = ROOT / "deployment" / "monitoring" / "rules.yaml"
 CRD_KUSTOMIZATION: Final = ROOT / "deployment" / "crds"
+SIMULATED: Final = ROOT / "deployment" / "simulated"
+DEMO: Final = ROOT / "gpuid_operator" / "cli" / "demo" / "simulated"
 
 _KEY: Final = re.compile(r"( *)([A-Za-z][A-Za-z0-9]*):")
 _SHORT: Final = 60
+_SIMULATED_FILES: Final = {
+    "daemonset.yaml": "daemonset.yaml",
+    "simulated_gpus.py": "simulated_gpus.py.txt",  # a file for pods, not a module of the package
+}
 
 
 def generated() -> dict[Path, str]:
@@ -41,6 +47,8 @@ def generated() -> dict[Path, str]:
     files |= _by_script("reference.py") | _by_script("chart_metadata.py")
     for path, text in _by_script("dashboards.py").items():
         files[path] = files[CHART / "files" / "dashboards" / path.name] = text
+    for name, copy in _SIMULATED_FILES.items():
+        files[DEMO / copy] = (SIMULATED / name).read_text(encoding="utf-8")
     files[CHART / "files" / "rules.yaml"] = RULES.read_text(encoding="utf-8")
     readme = CHART / "README.md"
     values = (CHART / "values.yaml").read_text(encoding="utf-8")

@@ -1,8 +1,10 @@
 """The programs of the local cluster: given, cached, or built once from the Go module `gomod`.
 
-There are two builds. `servers` is one binary with Kubernetes, etcd and KWOK; its name at the call
-selects the program (the first build takes four minutes). `tools` are our two small programs
-(seconds). KUBEBUILDER_ASSETS may contain the servers, but not the tools.
+There are three builds. `servers` is one binary with Kubernetes, etcd and KWOK; its name at the call
+selects the program (the first build takes twelve minutes). `apiserver` is a part of it, for a
+cluster without controllers: etcd, the API server and kubectl. It is not built where there are the
+servers. `tools` are our two small programs (seconds). KUBEBUILDER_ASSETS may contain the servers,
+but not the tools.
 """
 
 from __future__ import annotations
@@ -28,13 +30,20 @@ from gpuid_operator.localcluster.errors import BuildError
 
 Progress = Callable[[str], None]
 
-SERVERS: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
-_LINKS: Final = (*SERVERS, "kubelet", "kubectl")
+BASE: Final = ("etcd", "kube-apiserver")
+CONTROLLERS: Final = ("kube-controller-manager", "kube-scheduler", "kwok")
+SERVERS: Final = (*BASE, *CONTROLLERS)
+_LINKS: Final = {
+    "servers": (*SERVERS, "kubelet", "kubectl"),
+    "apiserver": (*BASE, "kubectl"),
+}
 _MULTICALL: Final = "gpuid-localcluster"
 _SOURCES: Final = {
     "servers": ("go.mod", "go.sum", "main.go"),
+    "apiserver": ("go.mod", "go.sum", "apiserver/*.go"),
     "tools": ("go.mod", "go.sum", "simnode/*.go", "pause/*.go"),
 }
+_DURATIONS: Final = {"servers": "about 12 minutes", "apiserver": "about 10 minutes"}
 _SAY_EVERY: Final = 10.0
 
 
@@ -48,9 +57,12 @@ class Binaries:
         return self.paths[name]
 
 
-def resolve(*, real_node: bool, progress: Progress) -> Binaries:
-    """Find the programs; build those that are in neither KUBEBUILDER_ASSETS nor the cache."""
-    wanted = [*SERVERS, *(["kubelet"] if real_node else [])]
+def resolve(*, real_node: bool, progress: Progress, controllers: bool = True) -> Binaries:
+    """Find the programs; build those that are in neither KUBEBUILDER_ASSETS nor the cache.
+
+    Without `controllers` (and real node), the API server is enough, which takes less time.
+    """
+    wanted = [*(SERVERS if controllers else BASE), *(["kubelet"] if real_node else [])]
     given = os.environ.get("KUBEBUILDER_ASSETS")
     paths: dict[str, Path] = {}
     if given:
@@ -62,8 +74,10 @@ def resolve(*, real_node: bool, progress: Progress) -> Binaries:
         tools = cache.folder("tools")
         paths |= {"simnode": tools / "simnode", "pause": tools / "pause"}
         if any(name not in paths for name in (*wanted, "kubectl")):
-            servers = cache.folder("servers")
-            paths = {name: servers / name for name in _LINKS} | paths
+            enough = not controllers and not real_node and not cache.has("servers")
+            build = "apiserver" if enough else "servers"
+            servers = cache.folder(build)
+            paths = {name: servers / name for name in _LINKS[build]} | paths
     return Binaries(paths)
 
 
@@ -76,14 +90,13 @@ class _Cache:
         self._go = toolchain.find()
         self._root = toolchain.cache_directory() / "localcluster"
 
+    def has(self, build: str) -> bool:
+        """Whether the build is there."""
+        return self._path(build).is_dir()
+
     def folder(self, build: str) -> Path:
         """The folder of a build, which is built if it is missing."""
-        digest = hashlib.sha256(f"{self._go.version} {platform.machine()}".encode())
-        for source in sorted(
-            path for pattern in _SOURCES[build] for path in self._module.glob(pattern)
-        ):
-            digest.update(f"\0{source.relative_to(self._module)}\0".encode() + source.read_bytes())
-        folder = self._root / f"{build}-{digest.hexdigest()[:16]}"
+        folder = self._path(build)
         if folder.is_dir():
             return folder
         self._root.mkdir(parents=True, exist_ok=True)
@@ -92,6 +105,14 @@ class _Cache:
                 self._build(build, folder)
         return folder
 
+    def _path(self, build: str) -> Path:
+        digest = hashlib.sha256(f"{self._go.version} {platform.machine()}".encode())
+        for source in sorted(
+            path for pattern in _SOURCES[build] for path in self._module.glob(pattern)
+        ):
+            digest.update(f"\0{source.relative_to(self._module)}\0".encode() + source.read_bytes())
+        return self._root / f"{build}-{digest.hexdigest()[:16]}"
+
     def _build(self, build: str, folder: Path) -> None:
         if self._go.program is None:
             self._go = toolchain.install(self._progress)
@@ -99,18 +120,19 @@ class _Cache:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         flags = "-s -w"
-        if build == "servers":
+        if build in _LINKS:
             self._progress(
                 f"building the servers with Go {self._go.version}, once for this machine "
-                "(4 to 10 minutes on 2 cores)"
+                f"({_DURATIONS[build]} on 2 slow cores)"
             )
             release = _kubernetes_release(self._module)
             major, minor, _ = release.removeprefix("v").split(".")
             version = "k8s.io/component-base/version.git"
             flags += f" -X {version}Version={release} -X {version}Major={major}"
             flags += f" -X {version}Minor={minor}"
-            self._compile([".", "-o", str(partial / _MULTICALL)], flags)
-            for name in _LINKS:
+            package = "." if build == "servers" else f"./{build}"
+            self._compile([package, "-o", str(partial / _MULTICALL)], flags)
+            for name in _LINKS[build]:
                 (partial / name).symlink_to(_MULTICALL)
         else:
             self._compile(["./simnode", "./pause", "-o", f"{partial}/"], flags)

@@ -46,6 +46,7 @@ class LocalCluster:
         smi: Sequence[Path] = (),
         real_node: bool = False,
         node_object_bytes: int | None = None,
+        controllers: bool = True,
         progress: Progress = lambda _: None,
     ) -> LocalCluster:
         """Start a cluster under `directory`; returns when its nodes and their pods are ready.
@@ -53,7 +54,9 @@ class LocalCluster:
         It runs until `down`, beyond the end of the calling process. With `smi`, the simulated nodes
         get copies of these files in turn, one node per file unless `nodes` says otherwise; else
         each has generated GPUs of the model `gpu`. `node_object_bytes` is the size to which Node
-        objects are filled. Raises LocalClusterError, having ended what it started.
+        objects are filled. Without `controllers`, the API server runs alone: nodes and target pods
+        are there, and nothing replaces a pod, schedules one or deletes what a deleted object owns.
+        Raises LocalClusterError, having ended what it started.
         """
         layout, state = lifecycle.start(
             directory,
@@ -62,6 +65,7 @@ class LocalCluster:
             smi=smi,
             real_node=real_node,
             node_object_bytes=node_object_bytes,
+            controllers=controllers,
             progress=progress,
         )
         return cls(layout=layout, state=state)
@@ -242,7 +246,9 @@ class LocalCluster:
     @cached_property
     def _binaries(self) -> Binaries:
         return programs.resolve(
-            real_node=self._state.real_node is not None, progress=lambda _: None
+            real_node=self._state.real_node is not None,
+            controllers=self._state.controllers,
+            progress=lambda _: None,
         )
 
     @property

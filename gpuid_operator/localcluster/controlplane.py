@@ -97,7 +97,8 @@ class ControlPlane:
         """Start everything; returns when the API server is ready."""
         self._start_etcd()
         self.start_apiserver()
-        self._start_controllers()
+        if self._state.controllers:
+            self._start_controllers()
 
     def _start_etcd(self) -> None:
         client = f"http://127.0.0.1:{self._state.etcd_port}"

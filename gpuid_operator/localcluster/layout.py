@@ -111,6 +111,8 @@ class State:
     gpu: str
     node_object_bytes: int | None
     real_node: str | None
+    controllers: bool = True
+    """Whether controller manager, scheduler and KWOK run."""
 
     @property
     def server(self) -> str:

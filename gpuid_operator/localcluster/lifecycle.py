@@ -9,7 +9,7 @@ from typing import Final
 
 from gpuid_operator.api.crd import crd_manifests
 from gpuid_operator.localcluster import binaries as programs
-from gpuid_operator.localcluster import controlplane, processes, realnode
+from gpuid_operator.localcluster import controlplane, processes, realnode, standing
 from gpuid_operator.localcluster import nodes as objects
 from gpuid_operator.localcluster.binaries import Binaries, Progress
 from gpuid_operator.localcluster.client import ApiClient, Request
@@ -24,6 +24,7 @@ from gpuid_operator.localcluster.smi_models import MODELS
 from gpuid_operator.localcluster.waiting import wait_for
 
 DEFAULT_NODES: Final = 3
+_ACCOUNTS: Final = f"/api/v1/namespaces/{objects.TARGET_NAMESPACE}/serviceaccounts"
 _CRDS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
@@ -35,6 +36,7 @@ def start(
     smi: Sequence[Path],
     real_node: bool,
     node_object_bytes: int | None,
+    controllers: bool,
     progress: Progress,
 ) -> tuple[Layout, State]:
     """Start a cluster, as `LocalCluster.up` documents. A failure leaves nothing running."""
@@ -49,11 +51,18 @@ def start(
             f"down --dir {layout.directory}' or use another directory"
         )
     if real_node:
+        if not controllers:
+            raise LocalClusterError("a real node needs the controllers: its pods have a DaemonSet")
         realnode.check()
     layout.claim()
     _clear(layout)
-    binaries = programs.resolve(real_node=real_node, progress=progress)
-    state = _state(gpu=gpu, real_node=real_node, node_object_bytes=node_object_bytes)
+    binaries = programs.resolve(real_node=real_node, controllers=controllers, progress=progress)
+    state = _state(
+        gpu=gpu,
+        real_node=real_node,
+        node_object_bytes=node_object_bytes,
+        controllers=controllers,
+    )
     try:
         _start(layout, state, binaries, _specs(count, gpu, outputs), count, progress)
     except BaseException:  # also after Ctrl-C
@@ -89,7 +98,7 @@ def _clear(layout: Layout) -> None:
     layout.audit_log.unlink(missing_ok=True)
 
 
-def _state(*, gpu: str, real_node: bool, node_object_bytes: int | None) -> State:
+def _state(*, gpu: str, real_node: bool, node_object_bytes: int | None, controllers: bool) -> State:
     apiserver, etcd, peer, kwok, simnode = free_ports(5)
     host = realnode.service_address() if real_node else "127.0.0.1"
     return State(
@@ -103,6 +112,7 @@ def _state(*, gpu: str, real_node: bool, node_object_bytes: int | None) -> State
         gpu=gpu,
         node_object_bytes=node_object_bytes,
         real_node=realnode.NAME if real_node else None,
+        controllers=controllers,
     )
 
 
@@ -137,9 +147,13 @@ def _start(
         client.send(Request("POST", "/api/v1/namespaces", objects.namespace(name)))
     _install_crds(client)
     progress(f"creating {count} simulated nodes")
-    simulation.create(specs)
-    simulation.create_device_plugin()
-    simulation.wait_ready(count)
+    if state.controllers:
+        simulation.create(specs)
+        simulation.create_device_plugin()
+        simulation.wait_ready(count)
+    else:
+        client.send(Request("POST", _ACCOUNTS, standing.service_account()))
+        simulation.create(specs)
     if state.real_node:
         progress("starting the real node")
         RealNode(layout=layout, client=client).start(binaries)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
-from gpuid_operator.localcluster import controlplane, hardware, nodes, processes
+from gpuid_operator.localcluster import controlplane, hardware, nodes, processes, standing
 from gpuid_operator.localcluster.binaries import Binaries
 from gpuid_operator.localcluster.client import MERGE, ApiClient, Request
 from gpuid_operator.localcluster.errors import LocalClusterError, ServerError
@@ -43,10 +43,29 @@ class Simulation:
         self._client = client
 
     def start(self, binaries: Binaries) -> None:
-        """Start KWOK and the kubelet port of the simulated nodes."""
+        """Start the kubelet port of the simulated nodes and, with controllers, KWOK."""
         layout, state = self._layout, self._state
         hardware.install_program(layout)
         layout.nodes.mkdir(exist_ok=True)
+        if state.controllers:
+            self._start_kwok(binaries)
+        processes.start(
+            layout,
+            "simnode",
+            [
+                binaries["simnode"],
+                f"--listen=127.0.0.1:{state.simnode_port}",
+                f"--server={state.server}",
+                f"--token-file={controlplane.token_file(layout, 'simnode')}",
+                f"--pki={layout.pki}",
+                f"--nodes={layout.nodes}",
+                f"--marker={layout.marker}",
+            ],
+            path=f"{layout.bin}:{processes.caller_path()}",
+        )
+
+    def _start_kwok(self, binaries: Binaries) -> None:
+        layout, state = self._layout, self._state
         config = layout.config / "kwok.yaml"
         source = files("gpuid_operator.localcluster") / "kwok.yaml"
         write_atomically(config, source.read_bytes())
@@ -65,20 +84,6 @@ class Simulation:
                 f"--server-address=127.0.0.1:{state.kwok_port}",
             ],
             environment={"KWOK_WORKDIR": str(layout.config / "kwok")},
-        )
-        processes.start(
-            layout,
-            "simnode",
-            [
-                binaries["simnode"],
-                f"--listen=127.0.0.1:{state.simnode_port}",
-                f"--server={state.server}",
-                f"--token-file={controlplane.token_file(layout, 'simnode')}",
-                f"--pki={layout.pki}",
-                f"--nodes={layout.nodes}",
-                f"--marker={layout.marker}",
-            ],
-            path=f"{layout.bin}:{processes.caller_path()}",
         )
 
     def create_device_plugin(self) -> None:
@@ -106,9 +111,25 @@ class Simulation:
                     labels=spec.labels or {},
                     object_bytes=self._state.node_object_bytes,
                 )
+                if not self._state.controllers:
+                    standing.ready_node(body, kubelet_port=self._state.simnode_port)
                 yield Request("POST", "/api/v1/nodes", body)
+                names.append(spec.name)
 
+        names: list[str] = []
         self._client.send_all(requests())
+        if not self._state.controllers:
+            pods = [standing.target_pod(name) for name in names]
+            self._client.send_all(Request("POST", _PODS, pod) for pod in pods)
+            self._client.send_all(
+                Request(
+                    "PATCH",
+                    f"{_PODS}/{pod['metadata']['name']}/status",
+                    {"status": standing.running(pod)},
+                    content_type=MERGE,
+                )
+                for pod in pods
+            )
 
     def wait_ready(self, count: int) -> None:
         """Wait until this many simulated nodes are Ready and have a ready target pod."""
@@ -165,6 +186,11 @@ class Simulation:
 
     def delete_pod(self, node: str) -> None:
         """Delete the target pod; returns when it is gone. Its DaemonSet makes another."""
+        if not self._state.controllers:
+            raise LocalClusterError(
+                f"failed to delete the target pod of node {node}: without controllers, nothing"
+                " would make another; start a cluster with controllers"
+            )
         pods = self._pods(node)
         if not pods:
             raise LocalClusterError(f"failed to delete the target pod of node {node}: it has none")
@@ -220,6 +246,10 @@ class Simulation:
             if container["name"] == nodes.TARGET_CONTAINER
         )
 
+    @property
+    def _programs(self) -> tuple[str, ...]:
+        return ("kwok", "simnode") if self._state.controllers else ("simnode",)
+
     def _wait(
         self,
         what: str,
@@ -229,7 +259,7 @@ class Simulation:
         interval: float = 0.1,
     ) -> Any:
         def alive_and_true() -> Any:
-            for name in ("kwok", "simnode"):
+            for name in self._programs:
                 if not processes.is_running(self._layout, name):
                     tail = controlplane.log_tail(self._layout, name)
                     raise ServerError(f"failed to wait for {what}: {name} has ended. {tail}")
@@ -240,7 +270,7 @@ class Simulation:
             alive_and_true,
             timeout=timeout,
             interval=interval,
-            hint=lambda: controlplane.log_tail(self._layout, "kwok"),
+            hint=lambda: controlplane.log_tail(self._layout, self._programs[0]),
         )
 
 

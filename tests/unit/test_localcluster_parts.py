@@ -48,6 +48,26 @@ def test_a_build_is_made_once(built: list[str]) -> None:
     assert first["kubelet"].parent == first["etcd"].parent != first["simnode"].parent
 
 
+def test_without_controllers_less_is_built_unless_everything_is_there(built: list[str]) -> None:
+    small = binaries.resolve(real_node=False, controllers=False, progress=print)
+    assert sorted(built) == ["apiserver", "tools"]
+    assert {"etcd", "kube-apiserver", "kubectl", "simnode"} <= small.paths.keys()
+    servers = binaries.resolve(real_node=False, progress=print)
+    assert binaries.resolve(real_node=False, controllers=False, progress=print) == servers
+    assert built.count("apiserver") == built.count("servers") == 1
+
+
+def test_the_three_programs_of_kubebuilder_are_enough_without_controllers(
+    built: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("etcd", "kube-apiserver", "kubectl"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
+    found = binaries.resolve(real_node=False, controllers=False, progress=print)
+    assert built == ["tools"]
+    assert found["kube-apiserver"] == tmp_path / "kube-apiserver"
+
+
 def test_another_toolchain_builds_again(built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     binaries.resolve(real_node=False, progress=print)
     monkeypatch.setattr(toolchain, "find", lambda: Go(version="1.27.1", program=None))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gpuid_operator.api.inventory import GPU, Inventory
 from gpuid_operator.api.meta import GROUP, INVENTORY_PLURAL, VERSION
+from gpuid_operator.cli.demo.simulated import NAMESPACE
 from gpuid_operator.localcluster import LocalCluster
 
 _HISTORY = (
@@ -38,16 +39,53 @@ def guide(cluster: LocalCluster, *, node: str | None, log: Path) -> str:
         )
         if gpus := _gpus(cluster, node):
             sections += _swap(cluster, node, gpus)
-    sections.append(
+    sections.append(_records(log))
+    return _text(sections)
+
+
+def user_guide(context: str, *, node: str | None, pod: str | None, log: Path) -> str:
+    """The guide for a cluster of the user. `pod` has the simulated GPUs of `node`."""
+    kubectl = f"kubectl --context {shlex.quote(context)}"
+    sections = [
         (
-            "The records in its sink, the log (docs/sinks.md has the others):",
-            [f"grep 'gpu serial number reading' {shlex.quote(str(log))}"],
-        )
-    )
+            "The demo runs until Ctrl-C, and then removes what it created. In another terminal:",
+            [f"{kubectl} get gpuinv -o wide"],
+        ),
+    ]
+    if node and pod:
+        sections += [
+            (
+                f"All facts about {node}, and the labels of its Node:",
+                [
+                    f"{kubectl} get gpuinv {node} -o yaml",
+                    f"{kubectl} get node {node} --show-labels",
+                ],
+            ),
+            (
+                f"Swap a GPU of {node}; the container restarts, as after a real swap:",
+                [f"{kubectl} exec -n {NAMESPACE} {pod} -- swap-gpu 0"],
+            ),
+            (
+                "A moment later the history shows the removed and the added GPU:",
+                [f"{kubectl} get gpuinv {node} {_HISTORY}"],
+            ),
+        ]
+    sections.append(_records(log))
+    return _text(sections)
+
+
+def _text(sections: list[tuple[str, list[str]]]) -> str:
     return "\n".join(
         line
         for title, commands in sections
         for line in ("", title, *(f"  {command}" for command in commands))
+    )
+
+
+def _records(log: Path) -> tuple[str, list[str]]:
+    return (
+        "The records in its sink, the log (docs/sinks.md has the others):",
+        [f"grep 'gpu serial number reading' {shlex.quote(str(log))}"],
     )
 
 
