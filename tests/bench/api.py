@@ -128,8 +128,7 @@ class Watch(threading.Thread):
             self._handle(event)
 
     def stop(self) -> None:
-        """End the watch. Raises BenchError if it had failed before."""
-        self.check()
+        """End the watch."""
         self._stopped = True
         with suppress(OSError):
             # That of ssl takes the TLS state from the thread that reads, which then waits for ever.
