@@ -17,6 +17,7 @@ import yaml
 
 from gpuid_operator.localcluster import LocalCluster
 from tests.support.check_scripts import Probe, put_policy
+from tests.support.documented_commands import FENCED
 from tests.support.operators import Operator, condition, eventually
 from tests.support.prometheus import ROOT, RULES, Prometheus, running, selectors
 from tests.support.quarantines import condemn
@@ -189,6 +190,22 @@ def test_every_panel_has_data(prometheus: Prometheus, dashboard: Path) -> None:
         assert empty == []
 
     eventually(shown, within=60)
+
+
+def test_every_expression_of_the_documentation_has_data(prometheus: Prometheus) -> None:
+    expressions = [
+        line.replace("NODE", NODE)
+        for page in sorted((ROOT / "docs").rglob("*.md"))
+        for language, block in FENCED.findall(page.read_text())
+        if language == "promql"
+        for line in block.splitlines()
+    ]
+    assert len(expressions) >= 6
+
+    def answered() -> None:
+        assert [one for one in expressions if not prometheus.query(one)] == []
+
+    eventually(answered, within=60)
 
 
 def test_the_part_behind_dcgms_series(prometheus: Prometheus) -> None:

@@ -30,18 +30,18 @@ class Figures:
     """Those entries that the sinks hold."""
     doubled: int = 0
     """Entries that a sink holds under two ids."""
+    seconds: float = 0.0
+    """How long its test took, with the clusters that it started."""
 
 
-def table(rows: list[Figures]) -> str:
-    """The figures of all campaigns, one line each."""
-    head = ("CAMPAIGN", "INJECTED", "SURVIVED", "EXPECTED", "DELIVERED", "DOUBLED")
-    lines = [head] + [
-        (
-            row.campaign,
-            *map(str, (row.injected, row.survived, row.expected, row.delivered, row.doubled)),
-        )
-        for row in rows
-    ]
+def table(rows: list[Figures], *, seconds: float) -> str:
+    """The figures of all campaigns, one line each. `seconds` is the time of all tests together."""
+    head = ("CAMPAIGN", "INJECTED", "SURVIVED", "EXPECTED", "DELIVERED", "DOUBLED", "SECONDS")
+    lines: list[tuple[str, ...]] = [head]
+    for row in rows:
+        counts = (row.injected, row.survived, row.expected, row.delivered, row.doubled)
+        lines.append((row.campaign, *map(str, counts), f"{row.seconds:.0f}"))
+    lines.append(("all tests", *[""] * 5, f"{seconds:.0f}"))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ __all__ = ["cluster", "local_cluster"]  # fixtures
 
 _ROW = "figures"
 _HERE = Path(__file__).parent
+_PREFIX = "tests/faults/"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,14 +44,22 @@ def figures(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Figures]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    rows = [
-        Figures(**figures)
+    reports = [
+        report
         for reports in terminalreporter.stats.values()
         for report in reports
-        if getattr(report, "when", "") == "teardown"
+        if getattr(report, "when", None) and report.nodeid.startswith(_PREFIX)
+    ]
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for report in reports:
+        seconds[report.nodeid] += report.duration
+    rows = [
+        Figures(**figures | {"seconds": seconds[report.nodeid]})
+        for report in reports
+        if report.when == "teardown"
         for name, figures in report.user_properties
         if name == _ROW
     ]
     if rows:
         terminalreporter.section(f"fault campaign, FAULTS_SEED={SEED}")
-        terminalreporter.write_line(table(rows))
+        terminalreporter.write_line(table(rows, seconds=sum(seconds.values())))

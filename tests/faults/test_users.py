@@ -16,9 +16,10 @@ from tests.faults.campaign import SEED, WHOLE, Figures
 from tests.support import clock
 from tests.support.bystander import NODE, World, world
 from tests.support.engines import until
-from tests.support.objects import inventory_path, node_path
+from tests.support.objects import inventory_path, node_path, quarantine_path
 from tests.support.schema_strategies import schema_of, values
 
+CONDEMNED = "rma"
 STATUS = schema_of("GPUInventory", "status")
 Row = Callable[[str], Figures]
 
@@ -70,7 +71,7 @@ async def meddle(made: World, edit: dict[str, Any]) -> None:
     made.kube.change(path, lambda body: apply(body, edit))
     await asyncio.sleep(60)
     if not is_parsed(made.kube.objects[path]["status"]):
-        await until(lambda: says_not_understood(made))
+        await until(made.says_not_understood)
         made.kube.change(path, lambda body: body.pop("status"))
     await made.is_working(NODE)
 
@@ -119,12 +120,25 @@ ACTIONS: dict[str, Callable[[World], object]] = {
     ),
     "the node has departed": of_status(lambda status: status.update(state="Departed")),
     "the conditions are removed": of_status(lambda status: status.pop("conditions")),
+    "the marks are removed": of_status(
+        lambda status: [gpu.pop("quarantines", None) for gpu in status["gpus"]]
+    ),
+    "a mark is of no quarantine": of_status(
+        lambda status: status["gpus"][1].update(quarantines=["ghost", CONDEMNED])
+    ),
+    "the status of the quarantine is removed": lambda made: made.kube.change(
+        quarantine_path(CONDEMNED), lambda body: body.pop("status")
+    ),
+    "the taint is removed": lambda made: made.kube.change(
+        node_path(NODE), lambda body: body["spec"].pop("taints")
+    ),
     "the source is another": of_status(lambda status: status["source"].update(containerID="x")),
 }
 
 
 def test_what_users_do_by_hand(figures: Row) -> None:
-    """After the next read the inventory, its labels and those of the Node are right again."""
+    """After the next read the inventory, its labels and those of the Node are right again; after a
+    resync, what a quarantine marks is, too."""
     row = figures("edits by hand")
     for action, act in ACTIONS.items():
         print(action)
@@ -134,10 +148,15 @@ def test_what_users_do_by_hand(figures: Row) -> None:
 
 
 async def by_hand(act: Callable[[World], object], row: Figures) -> None:
-    async with world() as made:
+    async with world(quarantine_taints=True) as made:
+        part = {"uuid": made.status(NODE)["gpus"][1]["uuid"]}
+        made.harness.quarantine(CONDEMNED, part, action="Taint")
+        await until(lambda: is_condemned(made))
+        await asyncio.sleep(60)  # entries of the same second look alike
         act(made)
         await asyncio.sleep(60)
         await made.is_working(NODE)
+        await until(lambda: is_condemned(made))
         body = made.kube.objects[inventory_path(NODE)]
         status = body["status"]
         numbers = [entry["sequence"] for entry in status["history"]]
@@ -158,9 +177,24 @@ async def by_hand(act: Callable[[World], object], row: Figures) -> None:
             ids.setdefault(told, set()).add(record["id"])
         swaps = ("GPUAdded", "GPURemoved")
         mine = [entry["uuid"] for entry in status["history"] if entry["type"] in swaps]
+        delivered = sum(any(uuid in told for told in ids) for uuid in mine)
+        doubled = sum(len(found) - 1 for found in ids.values())
         row.expected += len(mine)
-        row.delivered += sum(any(uuid in told for told in ids) for uuid in mine)
-        row.doubled += sum(len(found) - 1 for found in ids.values())
+        row.delivered += delivered
+        row.doubled += doubled
+        assert mine
+        assert (delivered, doubled) == (len(mine), 0)
+
+
+def is_condemned(made: World) -> bool:
+    """Whether the second GPU is marked, the quarantine says so, and the Node has the taint."""
+    status = made.kube.objects[quarantine_path(CONDEMNED)].get("status", {})
+    taints = made.kube.objects[node_path(NODE)]["spec"].get("taints") or ()
+    return (
+        [gpu.get("quarantines") for gpu in made.status(NODE)["gpus"]] == [None, [CONDEMNED]]
+        and [match["node"] for match in status.get("matches", ())] == [NODE]
+        and [taint["value"] for taint in taints] == [CONDEMNED]
+    )
 
 
 def is_parsed(status: dict[str, Any]) -> bool:
@@ -169,8 +203,3 @@ def is_parsed(status: dict[str, Any]) -> bool:
     except ValidationError:
         return False
     return True
-
-
-def says_not_understood(made: World) -> bool:
-    posts = made.kube.asked("POST", "/events$")
-    return any(post.body["reason"] == "NotUnderstood" for post in posts)

@@ -86,6 +86,11 @@ class World:
             and (conditions.get("Ready"), conditions.get("Delivered")) == ("True", "True")
         )
 
+    def says_not_understood(self) -> bool:
+        """Whether an Event says that an inventory cannot be parsed."""
+        posts = self.kube.asked("POST", "/events$")
+        return any(post.body["reason"] == "NotUnderstood" for post in posts)
+
     def has_record(self, node: str, uuid: str) -> bool:
         """Whether a sink got the record of a GPU that was added."""
         return any(
