@@ -124,7 +124,8 @@ class Watch(threading.Thread):
             if event["type"] == "ERROR":
                 self._failure = str(event["object"].get("message"))
                 return
-            self._since = event["object"]["metadata"]["resourceVersion"]
+            version = event["object"].get("metadata", {}).get("resourceVersion")
+            self._since = version or self._since
             self._handle(event)
 
     def stop(self) -> None:
