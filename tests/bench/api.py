@@ -27,6 +27,9 @@ TABLE: Final = "application/json;as=Table;g=meta.k8s.io;v=v1"
 """What `kubectl get` shows, as JSON."""
 
 
+Stream = Callable[[str], tuple[http.client.HTTPSConnection, http.client.HTTPResponse]]
+
+
 class Reader:
     """Reads as the administrator, whom the API server's priorities exempt."""
 
@@ -34,6 +37,7 @@ class Reader:
         self._address = urlsplit(cluster.server).netloc
         self._token = cluster.token
         self._context = ssl.create_default_context(cafile=str(cluster.ca_file))
+        self._watches: list[Watch] = []
 
     def get(self, path: str, *, accept: str = "application/json") -> Any:
         """The JSON of a response. Raises BenchError unless it is a success."""
@@ -52,10 +56,24 @@ class Reader:
 
     def watch(self, path: str, *, since: str, accept: str, handle: Callable[[Any], None]) -> Watch:
         """Call `handle` in another thread with each event after the resourceVersion `since`."""
+        watch = Watch(lambda version: self._stream(path, version, accept), since, handle)
+        self._watches.append(watch)
+        return watch
+
+    def check(self) -> None:
+        """Raise BenchError if a watch has failed."""
+        for watch in self._watches:
+            watch.check()
+
+    def _stream(
+        self, path: str, since: str, accept: str
+    ) -> tuple[http.client.HTTPSConnection, http.client.HTTPResponse]:
         connection = self._connect()
         separator = "&" if "?" in path else "?"
         query = f"{path}{separator}watch=1&resourceVersion={since}&timeoutSeconds=36000"
-        return Watch(connection, self._ask(connection, query, accept), handle)
+        response = self._ask(connection, query, accept)
+        connection.sock.settimeout(None)
+        return connection, response
 
     def _connect(self) -> http.client.HTTPSConnection:
         return http.client.HTTPSConnection(self._address, timeout=120, context=self._context)
@@ -72,41 +90,45 @@ class Reader:
 
 
 class Watch(threading.Thread):
-    """A watch that runs until `stop`."""
+    """A watch that runs until `stop`.
 
-    def __init__(
-        self,
-        connection: http.client.HTTPSConnection,
-        response: http.client.HTTPResponse,
-        handle: Callable[[Any], None],
-    ) -> None:
+    The server ends a watch whose client does not keep up, as on a busy machine; it goes on from the
+    last event.
+    """
+
+    def __init__(self, connect: Stream, since: str, handle: Callable[[Any], None]) -> None:
         super().__init__(daemon=True)
-        self._connection = connection
-        self._response = response
+        self._connect = connect
+        self._since = since
         self._handle = handle
-        self._socket = connection.sock
         self._stopped = False
-        self.failure: str | None = None
-        """Why the watch ended before `stop`."""
-        self._socket.settimeout(None)
+        self._failure: str | None = None
+        self._connection, self._response = connect(since)
+        self._socket = self._connection.sock
         self.start()
 
     def run(self) -> None:
-        try:
-            while line := self._response.readline():
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    self.failure = str(event["object"].get("message"))
-                    return
-                self._handle(event)
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            self.failure = None if self._stopped else repr(error)
-        else:
-            self.failure = None if self._stopped else "the server ended the watch"
+        while not self._stopped and self._failure is None:
+            try:
+                self._read()
+                if not self._stopped and self._failure is None:
+                    self._connection.close()
+                    self._connection, self._response = self._connect(self._since)
+                    self._socket = self._connection.sock
+            except Exception as error:
+                self._failure = repr(error)
+
+    def _read(self) -> None:
+        while line := self._response.readline():
+            event = json.loads(line)
+            if event["type"] == "ERROR":
+                self._failure = str(event["object"].get("message"))
+                return
+            self._since = event["object"]["metadata"]["resourceVersion"]
+            self._handle(event)
 
     def stop(self) -> None:
-        """End the watch. Raises BenchError if it had ended before."""
-        self.check()
+        """End the watch."""
         self._stopped = True
         with suppress(OSError):
             # That of ssl takes the TLS state from the thread that reads, which then waits for ever.
@@ -115,6 +137,6 @@ class Watch(threading.Thread):
         self._connection.close()
 
     def check(self) -> None:
-        """Raise BenchError if the watch has ended."""
-        if self.failure is not None:
-            raise BenchError(f"a watch of the benchmark ended: {self.failure}")
+        """Raise BenchError if the watch has failed."""
+        if self._failure is not None and not self._stopped:
+            raise BenchError(f"a watch of the benchmark failed: {self._failure}")

@@ -22,6 +22,7 @@ class End(asyncio.Protocol):
         self._counter = counter
         self._opened = opened
         self._waiting: list[bytes] = []
+        self._ended = False
         self._closed = False
         self.transport: asyncio.Transport | None = None
         self.other: End | None = None
@@ -45,7 +46,20 @@ class End(asyncio.Protocol):
             other.transport.writelines(self._waiting)
             if self._closed:
                 other.transport.close()
+            elif self._ended:
+                self.eof_received()
         self._waiting.clear()
+
+    def eof_received(self) -> bool:
+        """The sender has nothing more to say, but may still listen."""
+        self._ended = True
+        other = self.other
+        if other is not None and other.transport is not None and not other.transport.is_closing():
+            if other._ended:
+                other.transport.close()
+                return False
+            other.transport.write_eof()
+        return True
 
     def connection_lost(self, error: Exception | None) -> None:
         self._closed = True

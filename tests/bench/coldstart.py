@@ -98,7 +98,7 @@ def cold_start(
         began = time.monotonic()
         with fleet.start(program, limits) as running:
             exported = wait(running, lambda: running.records() >= nodes * GPUS)
-            wait(running, lambda: _is_done(seen, program, nodes))
+            wait(running, lambda: _is_done(fleet, seen, program))
             figures = Figures(
                 name=program.name,
                 listed=round(_last(seen, program) - began, 2),
@@ -118,10 +118,11 @@ def cold_start(
     return figures
 
 
-def _is_done(seen: Listing, program: Program, nodes: int) -> bool:
+def _is_done(fleet: SimulatedFleet, seen: Listing, program: Program) -> bool:
     """Whether every node is listed, labelled and delivered, and nothing has changed for a while."""
+    fleet.reader.check()
     whole = (seen.listed, seen.delivered) if program.inventories else ()
-    complete = all(len(one) == nodes for one in (seen.labelled, *whole))
+    complete = all(len(one) == fleet.nodes for one in (seen.labelled, *whole))
     return complete and time.monotonic() - seen.changed > QUIET
 
 

@@ -55,7 +55,7 @@ class Listing:
 
 @contextmanager
 def listing(reader: Reader) -> Iterator[Listing]:
-    """Watch both from now on. Raises BenchError if a watch ended early."""
+    """Watch both from now on. Raises BenchError if a watch failed."""
     seen = Listing()
     start = [
         (INVENTORIES, TABLE, f"{INVENTORIES}?includeObject=None", seen.inventory_event),
@@ -67,6 +67,7 @@ def listing(reader: Reader) -> Iterator[Listing]:
             since = reader.version(path)
             watches.append(reader.watch(query, since=since, accept=accept, handle=handle))
         yield seen
+        reader.check()
     finally:
         for one in watches:
             one.stop()

@@ -18,6 +18,8 @@ from tests.bench.tables import tables
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "build" / "bench"
+LOAD_BEFORE: Final = round(os.getloadavg()[0], 1)
+"""Load of the machine over a minute when this process started, before its own."""
 
 
 def save(scenario: str, figures: dict[str, Any], *, seconds: float, folder: Path = FOLDER) -> Path:
@@ -54,7 +56,7 @@ def taken() -> dict[str, Any]:
         "cpu": _cpu(),
         "memory_gb": round(memory),
         "python": platform.python_version(),
-        "load": round(os.getloadavg()[2], 1),
+        "load": LOAD_BEFORE,
     }
 
 

@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, _end)
     began = time.monotonic()
-    say(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    say(f"load of this machine: {results.LOAD_BEFORE} on {os.cpu_count()} cores")
     failed = []
     with ExitStack() as stack:
         session = Session(stack, options)

@@ -48,7 +48,12 @@ def storm(fleet: SimulatedFleet, progress: Progress) -> dict[str, Any]:
                 began = time.monotonic()
                 sender = threading.Thread(target=cluster.client.send_all, args=(requests,))
                 sender.start()
-                wait(running, lambda: len(changed) == fleet.nodes)
+
+                def complete() -> bool:
+                    fleet.reader.check()
+                    return len(changed) == fleet.nodes
+
+                wait(running, complete)
                 sender.join()
                 busy = bystander.ask("stop")
             took = [at - began for at in changed.values()]

@@ -7,6 +7,7 @@ import copy
 import json
 import re
 import secrets
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from gpuid_operator.localcluster.client import MERGE, Request
 from gpuid_operator.localcluster.ports import free_ports
 from tests.cluster.test_operator_access import role, service_account
 from tests.support.crds import delete_crds
-from tests.support.manifests import DEPLOYMENT, ROOT, RenderError, render_text
+from tests.support.gotools import go_tool
+from tests.support.manifests import CHART, DEPLOYMENT, ROOT, RenderError, render_text
 from tests.support.operators import INVENTORIES, Operator, eventually, read_well, status
 from tests.support.smi_fixtures import machine
 
@@ -197,6 +199,26 @@ def test_the_image_of_the_target_is_not_pulled(fleet: LocalCluster, node: str) -
 @pytest.fixture(scope="module", params=["helm3", "helm4"])
 def helm(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+def test_the_notes_say_what_to_do_if_the_image_is_not_pulled(
+    fleet: LocalCluster, helm: str
+) -> None:
+    command = [str(go_tool(helm)), "install", "gpuid-operator", str(CHART), "--namespace", "gpuid"]
+    command += ["--dry-run=server", "--set", "crds.install=false"]
+    command += [f"--kubeconfig={fleet.kubeconfig}"]
+    notes = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    documented(notes, "ErrImagePull", "ImagePullBackOff")
+    assert "set image.registry to the registry that has it" in notes
+    assert (
+        "image.registry is empty"
+        not in subprocess.run(
+            [*command, "--set", "image.registry=registry.example.com"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    )
 
 
 @pytest.mark.parametrize(

@@ -236,13 +236,14 @@ def test_the_table_and_its_explanation(fleet: LocalCluster, node: str) -> None:
         return [line.split("   ") for line in shown]
 
     assert fleet.kubectl("get", "gpuinv", node, "-o", "wide").stdout.split("\n")[0].split() == [
-        *["NAME", "GPUS", "PRODUCT", "DRIVER", "STATE", "READY", "HEALTHY", "DELIVERED"],
+        *["NAME", "GPUS", "PRODUCT", "DRIVER", "STATE", "READY", "REASON", "HEALTHY"],
+        "DELIVERED",
         *["LAST", "READ", "AGE", "MACHINE", "CHASSIS", "SERIALS", "POLICY"],
         "QUARANTINED",
     ]
     row = " ".join(table()[1]).split()
     assert row[:2] == [node, "2"]
-    assert row[-6:-3] == ["Present", "True", "True"]
+    assert row[-7:-3] == ["Present", "True", "ReadOK", "True"]
     explained = fleet.kubectl("explain", "gpuinventory.status.gpus").stdout
     for field in json.loads(json.dumps(status(fleet, node)["gpus"][0])):
         assert f"  {field}\t" in explained

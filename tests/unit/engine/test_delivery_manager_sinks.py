@@ -202,14 +202,26 @@ class TestPruneInTurns:
     async def test_a_change_of_what_is_in_force_is_decided_by_the_next_prune(
         self, world: Deliveries
     ) -> None:
+        """The caller enqueues the nodes, but one may wait for its turn longer than the prune."""
+        await world.delivery.prune()
+        world.put_policy("fleet", sink("audit"))
+        world.put("n0", 1, policy="fleet")
+        names = [cached.name for cached in world.state.inventories]
+        for name in names[:-1]:  # n0 is looked at first
+            world.state.inventories.remove(name)
+            world.put(name, 1)
+        world.deliver("n0")
+        await until(lambda: world.error("n0", "audit"))
+        world.put_policy("fleet")
+
         def change() -> None:
-            self.set_sinks(world, "audit")
+            world.put_policy("fleet", sink("audit"))
             world.delivery.prune_soon()
 
         await self.prune_beside(world, change)
         await asyncio.sleep(2 * PRUNE_DELAY)
         assert self.fails(world) is not None
-        self.set_sinks(world)
+        world.put_policy("fleet")
         world.delivery.prune_soon()
         await asyncio.sleep(2 * PRUNE_DELAY)
         assert self.fails(world) is None
