@@ -1,9 +1,9 @@
 """Faults between the operator's process and real API servers, one request after the other.
 
-Each run is a cold start, a swap and a departure, with two sinks: HTTP and the log. In each run one
-request meets a fault, of the kind whose turn it is; then two requests of a run do. In further runs
-half of the connections lead to a second API server that lags behind, lists are served from its old
-cache, and watches skip events.
+Each run is a cold start, a quarantine that taints the node, a swap, the end of the quarantine and a
+departure, with two sinks: HTTP and the log. In each run one request meets a fault, of the kind
+whose turn it is; then two requests of a run do. In further runs half of the connections lead to a
+second API server that lags behind, lists are served from its old cache, and watches skip events.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ from tests.support.operators import (
     node_labels,
     types,
 )
+from tests.support.quarantines import QUARANTINES, TAINT, condemn, lift, taints
 from tests.support.receivers import WebService
-from tests.support.smi_fixtures import machine, swapped
+from tests.support.smi_fixtures import machine, swapped, uuids
 
 CHANGING, STAYING = "gpu-changing", "gpu-staying"
 FIRST = machine(CHANGING)
@@ -51,12 +52,20 @@ ROUNDS = 3
 PART = 2
 """Runs with single faults in the part that `make test` runs."""
 PAIRS = 40 if WHOLE else 1
+CONDEMNED = "rma"
+"""The quarantine of the GPU that stays."""
 ADDED = ["GPUAdded", "GPUAdded", "Sighted"]
-SWAPPED = [*ADDED, "GPURemoved", "GPUAdded", "Sighted"]
-LEFT = [kind for kind in SWAPPED if kind != "Sighted"]
-HISTORIES = [ADDED, SWAPPED, [*LEFT, "GPURemoved", "GPURemoved", "NodeDeparted"]]
+MARKED = [*ADDED, "GPUQuarantined"]
+SWAPPED = [*MARKED, "GPURemoved", "GPUAdded", "Sighted"]
+RELEASED = [*SWAPPED, "GPUReleased"]
+LEFT = [kind for kind in RELEASED if kind != "Sighted"]
+HISTORIES = [
+    *(ADDED, MARKED, SWAPPED, RELEASED),
+    [*LEFT, "GPURemoved", "GPURemoved", "NodeDeparted"],
+]
 """The types of the history of the node that changes, after each step."""
-RECORDS = [2, 4, 7]
+LAST = len(HISTORIES) - 1
+RECORDS = [sum(kind != "Sighted" for kind in history) for history in HISTORIES]
 """How many records each sink has of it: none of a sighting."""
 
 LAGGING = 12 if WHOLE else 1
@@ -100,7 +109,11 @@ class Rig:
         self.proxy = proxy
         self.service = service
         self.operator = Operator(
-            cluster, kubeconfig=proxy.kubeconfig, periods=PERIODS, CLUSTER_NAME="faults"
+            cluster,
+            kubeconfig=proxy.kubeconfig,
+            periods=PERIODS,
+            CLUSTER_NAME="faults",
+            QUARANTINE_TAINTS="true",
         )
         self.expected: list[dict[str, Any]] = []
         """The picture after each step, undisturbed."""
@@ -126,11 +139,15 @@ class Rig:
         self.operator.start()
         try:
             pictures = [eventually(lambda: settled(0), within=WITHIN)]
+            condemn(cluster, CONDEMNED, {"uuid": uuids(FIRST)[0]}, action="Taint")
+            pictures.append(eventually(lambda: settled(1), within=WITHIN))
             cluster.write_smi(CHANGING, swapped(FIRST, 1, "gpu-spare"))
             cluster.restart_plugin(CHANGING)
-            pictures.append(eventually(lambda: settled(1), within=WITHIN))
-            cluster.delete_node(CHANGING)
             pictures.append(eventually(lambda: settled(2), within=WITHIN))
+            lift(cluster, CONDEMNED)
+            pictures.append(eventually(lambda: settled(3), within=WITHIN))
+            cluster.delete_node(CHANGING)
+            pictures.append(eventually(lambda: settled(LAST), within=WITHIN))
             assert self.operator.terminate() == 0
         except BaseException:
             self.operator.kill()
@@ -139,6 +156,7 @@ class Rig:
             self.proxy.fault_at = lambda *_: None
             for node in (CHANGING, STAYING):
                 cluster.client.send(Request("DELETE", f"{INVENTORIES}/{node}", tolerate=(404,)))
+            cluster.client.send(Request("DELETE", f"{QUARANTINES}/{CONDEMNED}", tolerate=(404,)))
             if CHANGING in cluster.node_names:
                 cluster.delete_node(CHANGING)
         return pictures
@@ -151,9 +169,13 @@ class Rig:
             assert [sink[2] for sink in one["sinks"]] == [0, 0]
         for sink in SINKS:
             assert entries({sink: picture[sink]}) == 2 + RECORDS[step]
-        assert picture["policy"] == (1 if step == 2 else 2)
+        assert picture["policy"] == (1 if step == LAST else 2)
         labels = picture["node labels"]
-        assert [len(one) for one in labels.values()] == ([2] if step == 2 else [2, 2])
+        assert [len(one) for one in labels.values()] == ([2] if step == LAST else [2, 2])
+        condemned = step in (1, 2)
+        tainted = [taint for found in picture["taints"].values() for taint in found]
+        assert tainted == ([(TAINT, CONDEMNED, "NoSchedule")] if condemned else [])
+        assert ("matchCount" in picture["quarantine"]) is condemned
         self.expected = [*self.expected[:step], picture]
         return picture
 
@@ -176,8 +198,21 @@ class Rig:
                 for name, records in sinks.items()
             },
             "node labels": {node: node_labels(self.cluster, node) for node in nodes},
+            "taints": {node: ours(taints(self.cluster, node)) for node in nodes},
+            "quarantine": self._quarantine(),
             "policy": policy.get("status", {}).get("matchedNodes"),
         }
+
+    def _quarantine(self) -> dict[str, Any]:
+        found = self.cluster.client.get(QUARANTINES)["items"]
+        status = found[0].get("status", {}) if found else {}
+        nodes = [match["node"] for match in status.get("matches", ())]
+        conditions = {one["type"]: one["reason"] for one in status.get("conditions", ())}
+        return status and {"matchCount": status["matchCount"], "nodes": nodes, **conditions}
+
+
+def ours(found: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    return [taint for taint in found if taint[0] == TAINT]
 
 
 def _facts(body: dict[str, Any]) -> dict[str, Any]:

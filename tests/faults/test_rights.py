@@ -27,6 +27,7 @@ from tests.cluster.test_operator_access import (
     service_account,
 )
 from tests.faults.campaign import SEED, WHOLE, Figures
+from tests.support.crds import delete_crds
 from tests.support.operators import (
     INVENTORIES,
     Operator,
@@ -186,6 +187,43 @@ def test_an_older_crd(cluster: LocalCluster, figures: Row) -> None:
         eventually(is_read, within=90)
         assert types(history(cluster, NODE))[-2:] == ["GPURemoved", "GPUAdded"]
     row.survived += len(OLDER)
+
+
+QUARANTINE_KIND = ("gpuquarantines.gpuid.github.com",)
+NEEDED_KINDS = ("gpuinventories.gpuid.github.com", "gpuinventorypolicies.gpuid.github.com")
+
+
+def is_gone(operator: Operator, names: tuple[str, ...], lines: int) -> None:
+    """The operator says that it lacks these kinds."""
+    if names == QUARANTINE_KIND:
+        said = [line["msg"] for line in operator.lines()[lines:]]
+        assert any("GPUQuarantine is not served" in words for words in said)
+    else:
+        code, words = operator.get("/readyz")
+        assert code == 503 and "waiting for the CRDs" in words
+
+
+@pytest.mark.parametrize("names", [QUARANTINE_KIND, NEEDED_KINDS] if WHOLE else [QUARANTINE_KIND])
+def test_kinds_go_and_come_back(
+    cluster: LocalCluster, figures: Row, names: tuple[str, ...]
+) -> None:
+    """Their CRDs, with all objects."""
+    row = figures(f"kinds away, {len(names)}")
+    row.injected += len(names)
+    with Operator(cluster, periods={"quarantine_look": 1.0}) as operator:
+        eventually(lambda: read_well(cluster, NODE))
+        manifests = [cluster.client.get(f"{CRDS}/{name}") for name in names]
+        lines = len(operator.lines())
+        delete_crds(cluster, *names)
+        eventually(lambda: is_gone(operator, names, lines), within=90)
+        for manifest in manifests:
+            manifest["metadata"] = {"name": manifest["metadata"]["name"]}
+            manifest.pop("status")
+            cluster.client.send(Request("POST", CRDS, manifest))
+        operator.wait_ready()
+        eventually(swap(cluster, f"gpu-after-{len(names)}"), within=90)
+        assert operator.process.poll() is None
+    row.survived += len(names)
 
 
 def test_the_namespace_of_the_target_is_deleted_and_made_again(

@@ -504,7 +504,10 @@ def _request_faults(method: str, path: str) -> Iterator[tuple[str, dict[str, Any
             yield f"given up, done after {delay:g} s", {"error": unreachable(), "delay": delay}
 
 
-COLLECTIONS: Final = ("nodes", "pods", "gpuinventories", "gpuinventorypolicies", "gpuquarantines")
+COLLECTIONS: Final = (
+    *("nodes", "pods", "resourceslices"),
+    *("gpuinventories", "gpuinventorypolicies", "gpuquarantines"),
+)
 _EXEC_FAULTS: Final = {
     "closed": ExecAnswer(refusal=unreachable()),
     "401": ExecAnswer(refusal=rejected(errors.Unauthorized, 401, "Unauthorized")),

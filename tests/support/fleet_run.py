@@ -129,6 +129,8 @@ class FleetRun:
                 await self._take(step)
             except AssertionError:
                 raise AssertionError(f"step {number}: {self.describe()}") from None
+        # A Node that was replaced gets its taint with the next resync.
+        await until(lambda: all(map(self._is_tainted_as_marked, MODELS)))
         await self.harness.engine.stop(within=10)
 
     def describe(self) -> str:
@@ -143,6 +145,11 @@ class FleetRun:
     def status(self, node: str) -> dict[str, Any]:
         found: dict[str, Any] = self.kube.objects.get(inventory_path(node), {}).get("status", {})
         return found
+
+    def _is_tainted_as_marked(self, node: str) -> bool:
+        marked = any(gpu.get("quarantines") for gpu in self.status(node).get("gpus", ()))
+        body = self.kube.objects.get(node_path(node))
+        return body is None or bool(body["spec"].get("taints")) == marked
 
     def changes_sent(self) -> list[dict[str, Any]]:
         """The records that the sink of changes has."""
