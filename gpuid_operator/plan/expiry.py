@@ -7,8 +7,9 @@ yes                      | no                     | yes                         
 yes                      | yes                    | any                           | yes
 yes                      | any                    | no                            | yes
 
-The age follows from `lastChangeTime`, the time of the departure by the clock of that moment. Where
-that clock was wrong, the retention begins when this is noticed.
+The age follows from `lastChangeTime`, the time of the departure: by the clock of that moment, or by
+the API server's where the two differed. Where both were wrong, or the API server's was not known,
+the retention begins when this is noticed.
 """
 
 from __future__ import annotations

@@ -17,14 +17,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
-from gpuid_operator.plan.schedule import CLOCK_SKEW
+from gpuid_operator.plan.schedule import CLOCK_SKEW, right_time
 
 _STEP_BACK: Final = 2 * CLOCK_SKEW
-
-
-def is_wrong(now: datetime, *, server: datetime | None) -> bool:
-    """Whether the clock of this process differs from the API server's."""
-    return server is not None and abs(now - server) > CLOCK_SKEW
 
 
 def quarantine_time(
@@ -32,7 +27,7 @@ def quarantine_time(
 ) -> datetime:
     """The time by the table above. `server` is the API server's, `last` the last time by which
     quarantines ended."""
-    time = server if server is not None and is_wrong(now, server=server) else now
+    time = right_time(now, server=server)
     if last is not None and timedelta(0) < last - time <= _STEP_BACK:
         return last
     return time

@@ -38,6 +38,16 @@ def is_ahead(at: datetime, *, now: datetime) -> bool:
     return at - now > CLOCK_SKEW
 
 
+def is_wrong(now: datetime, *, server: datetime | None) -> bool:
+    """Whether the clock of this process differs from the API server's, as far as that is known."""
+    return server is not None and abs(now - server) > CLOCK_SKEW
+
+
+def right_time(now: datetime, *, server: datetime | None) -> datetime:
+    """The time of this process, or the API server's where the two differ."""
+    return server if server is not None and is_wrong(now, server=server) else now
+
+
 def backoff(
     failures: int,
     *,

@@ -17,6 +17,7 @@ from gpuid_operator.plan.schedule import (
     full_jitter,
     next_interval_read,
     next_read_at,
+    right_time,
 )
 
 NOW = datetime(2026, 6, 7, 10, 30, 45, tzinfo=UTC)
@@ -186,3 +187,19 @@ def test_a_node_that_was_never_read_needs_a_ready_container(
     read_state: ReadState, lacks: bool
 ) -> None:
     assert read_state.lacks_container is lacks
+
+
+@pytest.mark.parametrize(
+    ("ahead", "known", "expected"),
+    [
+        (CLOCK_SKEW, True, CLOCK_SKEW),
+        (-CLOCK_SKEW, True, -CLOCK_SKEW),
+        (2 * CLOCK_SKEW, True, timedelta(0)),
+        (-2 * CLOCK_SKEW, True, timedelta(0)),
+        (2 * CLOCK_SKEW, False, 2 * CLOCK_SKEW),
+    ],
+)
+def test_the_api_servers_time_counts_where_the_two_differ(
+    ahead: timedelta, known: bool, expected: timedelta
+) -> None:
+    assert right_time(NOW + ahead, server=NOW if known else None) == NOW + expected

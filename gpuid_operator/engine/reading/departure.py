@@ -38,7 +38,8 @@ class Departures:
         clock: Callable[[], datetime],
         grace: timedelta,
     ) -> None:
-        """`grace` is how long a node may be without a target pod before that is reported."""
+        """`clock` dates departures, and the retention counts from them; `grace` is how long a node
+        may be without a target pod before that is reported."""
         self._state = state
         self._fetcher = fetcher
         self._status_writer = status_writer

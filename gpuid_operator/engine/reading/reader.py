@@ -32,7 +32,7 @@ from gpuid_operator.kube.pods import TargetPod
 from gpuid_operator.plan import status as plan
 from gpuid_operator.plan.failure import FailureReason, ReadError
 from gpuid_operator.plan.removals import CONFIRMATION
-from gpuid_operator.plan.schedule import ReadState, next_read_at
+from gpuid_operator.plan.schedule import ReadState, next_read_at, right_time
 from gpuid_operator.plan.smi import Reading, parse
 from gpuid_operator.plan.status_change import PendingRemovals
 from gpuid_operator.plan.target import Target
@@ -86,7 +86,7 @@ class Reader:
             state=state,
             fetcher=self._fetcher,
             status_writer=status_writer,
-            clock=clock,
+            clock=lambda: right_time(clock(), server=client.server_time),
             grace=grace,
         )
         self._failures = FailureLog(metrics)

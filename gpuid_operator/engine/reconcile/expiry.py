@@ -20,7 +20,7 @@ from gpuid_operator.plan.expiry import (
     misdated,
     redated,
 )
-from gpuid_operator.plan.schedule import CLOCK_SKEW
+from gpuid_operator.plan.schedule import is_wrong
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)
@@ -59,7 +59,7 @@ class InventoryExpiry:
         }
         departed = [one for one in map(self._departed, found.values()) if one is not None]
         now, server = self._clock(), self._client.server_time
-        if departed and server is not None and abs(now - server) > CLOCK_SKEW:
+        if departed and server is not None and is_wrong(now, server=server):
             _log.warning(
                 "clock differs from the API server's; not deleting inventories of departed nodes",
                 clock=format_time(now),

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from datetime import datetime
 
 from gpuid_operator.api.values import format_time
-from gpuid_operator.plan.quarantine_time import is_wrong, quarantine_time
+from gpuid_operator.plan.quarantine_time import quarantine_time
+from gpuid_operator.plan.schedule import is_wrong
 from gpuid_operator.telemetry.log import get_logger
 
 _log = get_logger(__name__)

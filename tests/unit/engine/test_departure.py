@@ -8,9 +8,11 @@ from datetime import timedelta
 import pytest
 
 from gpuid_operator.api.meta import REQUESTED_AT
+from gpuid_operator.api.values import format_time
 from gpuid_operator.engine.core.options import DEFAULT_TIMINGS
 from gpuid_operator.kube.errors import NotFound, ServerError
 from gpuid_operator.plan.target import Target
+from tests.support import clock
 from tests.support.engines import TARGET
 from tests.support.fake_exec import ExecAnswer
 from tests.support.kube import FakeKube, rejected, server_error
@@ -274,3 +276,19 @@ async def test_a_requested_read_without_a_pod_is_acknowledged(bench: ReadBench) 
     await bench.process()
     assert bench.ready()[:2] == ("False", "NoTargetPod")
     assert bench.status()["lastHandledRequest"] == "token-1"
+
+
+@pytest.mark.parametrize("wrong", [timedelta(days=-400), timedelta(days=400)])
+async def test_a_departure_is_dated_by_the_api_server_where_the_clock_is_wrong(
+    bench: ReadBench, monkeypatch: pytest.MonkeyPatch, wrong: timedelta
+) -> None:
+    await read(bench)
+    right = clock.START
+    monkeypatch.setattr(clock, "START", right + wrong)
+    lose_pod(bench)
+    bench.kube.remove(node_path("n1"))
+    await asyncio.sleep(DEFAULT_TIMINGS.pod_grace.total_seconds())
+    await bench.process("n1")
+    assert bench.status()["state"] == "Departed"
+    monkeypatch.setattr(clock, "START", right)
+    assert bench.status()["lastChangeTime"] == format_time(clock.now())
