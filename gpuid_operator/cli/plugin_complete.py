@@ -114,7 +114,7 @@ def _objects(kubeconfig: str | None, contexts: Sequence[str]) -> list[dict[str, 
                 body = await client.request(
                     "GET", _COLLECTION, params={"resourceVersion": "0"}, accept=_METADATA
                 )
-                return [found["metadata"] for found in body["items"]]
+                return [found["metadata"] for found in body["items"] or ()]
         return []
 
     async def ask_all() -> list[dict[str, Any]]:

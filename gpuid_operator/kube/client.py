@@ -235,6 +235,8 @@ class KubeClient:
             except Gone as error:
                 raise ListExpired(f"{error.message}; list again from the start") from error
             check_list_version(path, page, since=since)
+            # An empty list of metadata has null here.
+            page["items"] = page.get("items") or []
             yield page
             token = page.get("metadata", {}).get("continue")
             if not token:

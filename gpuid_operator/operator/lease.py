@@ -118,11 +118,21 @@ class Lease:
         if self._mine is None:
             return
         try:
-            await self._update(replace(self._mine, holder="", duration_seconds=1), timeout=2.0)
+            try:
+                await self._give_up()
+            except Conflict:
+                # A renewal that was cancelled on its way may have reached the server.
+                if await self._is_taken():
+                    raise
+                await self._give_up()
             _log.info("released lease", lease=self._where())
         except KubeError as error:
             _log.warning("failed to release lease", lease=self._where(), error=error.message)
         self._mine = None
+
+    async def _give_up(self) -> None:
+        assert self._mine is not None  # noqa: S101 - `release` has looked
+        await self._update(replace(self._mine, holder="", duration_seconds=1), timeout=2.0)
 
     async def _try_acquire(self) -> bool:
         options = self._options

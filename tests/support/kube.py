@@ -507,7 +507,8 @@ def _accepted(answer: Any, accept: str | None) -> Any:
         if "PartialObjectMetadataList" not in accept:
             words = "you requested PartialObjectMetadata, but the requested object is a list"
             raise _error(errors.ApiError, 406, "NotAcceptable", words)
-        return {**answer, "items": [_accepted(body, ONLY_METADATA) for body in answer["items"]]}
+        items = [_accepted(body, ONLY_METADATA) for body in answer["items"]]
+        return {**answer, "items": items or None}
     return {**_PARTIAL, "metadata": answer["metadata"]}
 
 

@@ -177,6 +177,14 @@ async def the_metadata_of_a_list_is_a_list(client: KubeClient, prefix: str) -> N
     assert "spec" not in found
 
 
+async def the_metadata_of_an_empty_list_has_no_items(client: KubeClient, prefix: str) -> None:
+    params = {"labelSelector": f"{LABEL}={prefix}"}
+    answer = await client.request("GET", INVENTORIES, params=params, accept=ONLY_METADATA_LIST)
+    assert answer["items"] is None
+    pages = client.pages(INVENTORIES, params=params, accept=ONLY_METADATA_LIST)
+    assert [page["items"] async for page in pages] == [[]]
+
+
 async def the_metadata_of_a_node_shows_what_changed(client: KubeClient, prefix: str) -> None:
     """The times and fields of its managedFields tell, as NodeMarks reads them."""
     path = item(NODES, prefix)
@@ -286,6 +294,7 @@ CASES: Final[tuple[Case, ...]] = (
     both_kinds_are_discovered,
     slices_of_one_driver_are_listed_and_watched,
     the_metadata_of_a_list_is_a_list,
+    the_metadata_of_an_empty_list_has_no_items,
     the_metadata_of_a_node_shows_what_changed,
     pods_may_be_listed,
 )

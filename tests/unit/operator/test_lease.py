@@ -284,6 +284,27 @@ async def test_a_release_that_fails_is_logged_and_not_repeated(
     assert len(kube.asked("PUT", "/leases/")) == 1
 
 
+async def test_a_renewal_whose_answer_did_not_come_does_not_keep_the_lease(kube: FakeKube) -> None:
+    first = Candidate(kube, "first")
+    await first.lease.acquire()
+    fault = kube.fail("PUT", "/leases/", after=True, delay=60.0)
+    async with keeping(first):
+        await fault.met.wait()
+    await first.lease.release()
+    assert holder(kube) == ""
+
+
+async def test_a_lease_that_another_holds_by_now_is_not_released(
+    kube: FakeKube, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = Candidate(kube, "first")
+    await first.lease.acquire()
+    hold(kube, "second")
+    await first.lease.release()
+    assert holder(kube) == "second"
+    assert messages(caplog).count("failed to release lease") == 1
+
+
 async def test_a_leader_without_its_lease_ends_the_process_with_exit_code_3(
     kube: FakeKube, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
