@@ -197,8 +197,15 @@ async def the_metadata_of_a_node_shows_what_changed(client: KubeClient, prefix: 
     }
     await client.request("POST", NODES, body=body)
     try:
-        status = {"capacity": {"cpu": "1"}, "nodeInfo": NODE_INFO}
+        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady"}
+        status = {"capacity": {"cpu": "1"}, "nodeInfo": NODE_INFO, "conditions": [ready]}
         await change(client, f"{path}/status", {"status": status})
+        # The server taints a new Node, and a controller takes that off once it is ready.
+        async with asyncio.timeout(30):
+            taints = None
+            while taints != [taint]:
+                await asyncio.sleep(0.1)
+                taints = (await client.request("GET", path))["spec"].get("taints")
         before = await marks(client, prefix)
         assert not before.has_capacity
         await change(client, path, {"metadata": {"labels": {LABEL: prefix}}}, manager="other")
