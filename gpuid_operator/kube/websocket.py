@@ -13,8 +13,13 @@ from yarl import URL
 
 from gpuid_operator.kube.api_errors import api_error, unreachable
 from gpuid_operator.kube.credentials import Credentials, FreshCredentials
+from gpuid_operator.kube.in_flight import InFlight
 from gpuid_operator.kube.tls import ResumingContext
 
+_OPENINGS: Final = 6
+"""WebSockets that are opened at once. An exec that only waits for its command costs the API server
+nothing, but its opening takes a TLS handshake and a connection to the kubelet, and API Priority and
+Fairness does not count it. With six the server's work is done as fast, and others wait less."""
 _HEARTBEAT: Final = 20.0
 """Seconds between pings; a missing pong is detected after half of that."""
 
@@ -31,6 +36,8 @@ class WebSockets:
             timeout=aiohttp.ClientTimeout(),
             middlewares=(_refusal_with_its_body,),
         )
+        self.openings = InFlight(places=_OPENINGS)
+        """For callers of `open`: a place until the WebSocket is open."""
 
     async def close(self) -> None:
         """Close all connections."""

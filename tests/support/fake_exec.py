@@ -11,6 +11,8 @@ from typing import Any
 import aiohttp
 import orjson
 
+from gpuid_operator.kube.in_flight import InFlight
+
 _FLOOD = b" " * 32_768
 
 
@@ -124,6 +126,7 @@ class FakeWebSockets:
 
     def __init__(self, handler: ExecHandler) -> None:
         self._handler = handler
+        self.openings = InFlight(places=6)
 
     @asynccontextmanager
     async def open(

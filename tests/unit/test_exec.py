@@ -34,6 +34,7 @@ from gpuid_operator.kube.errors import (
     Unauthorized,
 )
 from gpuid_operator.kube.exec import ExecResult, pod_exec
+from gpuid_operator.kube.in_flight import InFlight
 
 if TYPE_CHECKING:
     from tests.conftest import Certificates
@@ -382,6 +383,37 @@ async def test_no_server_is_told_apart_from_a_failed_command() -> None:
     async with KubeClient(FreshCredentials(server), qps=1, burst=1) as client:
         with pytest.raises(ApiUnreachable, match=r"127\.0\.0\.1:1"):
             await run(client)
+
+
+async def test_an_exec_that_waits_for_its_command_keeps_no_other_from_being_opened() -> None:
+    all_there = asyncio.Barrier(40)
+
+    async def play(socket: web.WebSocketResponse) -> None:
+        await all_there.wait()
+        await frames((1, b"out"), status(SUCCESS))(socket)
+
+    async with serving(playing(play)) as client:
+        client.websockets.openings = InFlight(places=1, longest=3600)
+        results = await asyncio.gather(*(run(client) for _ in range(all_there.parties)))
+    assert results == [ExecResult(b"out", b"", 0)] * all_there.parties
+
+
+async def test_few_execs_are_opened_at_once_and_their_wait_is_not_in_the_timeout() -> None:
+    opening = most = 0
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        nonlocal opening, most
+        opening += 1
+        most = max(most, opening)
+        await asyncio.sleep(0.1)
+        opening -= 1
+        return await playing(frames((1, b"out"), status(SUCCESS)))(request)
+
+    async with serving(handler) as client:
+        client.websockets.openings = InFlight(places=1, longest=3600)
+        results = await asyncio.gather(*(run(client, timeout=2) for _ in range(30)))
+    assert results == [ExecResult(b"out", b"", 0)] * 30
+    assert most == 1
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
