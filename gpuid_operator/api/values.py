@@ -75,7 +75,7 @@ def format_duration(value: timedelta) -> str:
 
 def format_time(value: datetime) -> str:
     """Format a time as the Kubernetes API does (RFC 3339, UTC, whole seconds)."""
-    return value.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
+    return whole_seconds(value).replace(tzinfo=None).isoformat() + "Z"
 
 
 def first_fault(error: ValidationError) -> str:
@@ -93,6 +93,8 @@ def whole_seconds(value: datetime) -> datetime:
 
     Raises ValueError if the time in UTC is before the year 1 or after the year 9999.
     """
+    if value.tzinfo is UTC:
+        return value.replace(microsecond=0) if value.microsecond else value
     try:
         return value.astimezone(UTC).replace(microsecond=0)
     except OverflowError as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -158,15 +157,11 @@ class KubeClient:
         if data is not None:
             headers["Content-Type"] = content_type or _JSON
         target = f"{path}?{urlencode(params)}" if params else path
-        session = self._session if limited else self._unlimited
-        async with self._admitted() if limited else nullcontext():
-            return await self._send(session, method, path, target, data, headers, timeout)
-
-    @asynccontextmanager
-    async def _admitted(self) -> AsyncIterator[None]:
+        if not limited:
+            return await self._send(self._unlimited, method, path, target, data, headers, timeout)
         await self._limit.acquire()
         async with self._in_flight.place():
-            yield
+            return await self._send(self._session, method, path, target, data, headers, timeout)
 
     async def _send(
         self,

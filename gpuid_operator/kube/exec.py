@@ -111,7 +111,7 @@ async def pod_exec(
     )
     try:
         async with (
-            client.websockets.openings.place() as opened,
+            client.websockets.openings.place() as opening,
             asyncio.timeout(timeout),
             client.websockets.open(
                 f"/api/v1/namespaces/{namespace}/pods/{pod}/exec",
@@ -125,7 +125,7 @@ async def pod_exec(
                 max_message=max_bytes + _STATUS_SIZE,
             ) as socket,
         ):
-            opened()
+            opening.give_back()
             return await run.read(socket)
     except TimeoutError:
         run.fail(

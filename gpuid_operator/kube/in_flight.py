@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Final, Self
+
+_LONGEST: Final = 1.0
 
 
 class InFlight:
@@ -15,25 +17,41 @@ class InFlight:
     an admission webhook that does not answer must not keep the others waiting.
     """
 
-    def __init__(self, *, places: int, longest: float = 1.0) -> None:
+    def __init__(self, *, places: int, longest: float = _LONGEST) -> None:
         self._free = asyncio.Semaphore(places)
         self._longest = longest
 
-    @asynccontextmanager
-    async def place(self) -> AsyncIterator[Callable[[], None]]:
-        """A place for a block; calling the result gives it back before the block ends."""
+    def place(self) -> Place:
+        """A place for the block of an `async with`, which waits until there is one."""
+        return Place(self._free, self._longest)
+
+
+class Place:
+    """The place of one call. It is given back at the end of the block, if not before."""
+
+    __slots__ = ("_free", "_longest", "_timer")
+
+    def __init__(self, free: asyncio.Semaphore, longest: float) -> None:
+        self._free = free
+        self._longest = longest
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
         await self._free.acquire()
-        taken = True
+        self._timer = asyncio.get_running_loop().call_later(self._longest, self.give_back)
+        return self
 
-        def give_back() -> None:
-            nonlocal taken
-            if taken:
-                taken = False
-                self._free.release()
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.give_back()
 
-        timer = asyncio.get_running_loop().call_later(self._longest, give_back)
-        try:
-            yield give_back
-        finally:
-            timer.cancel()
-            give_back()
+    def give_back(self) -> None:
+        """The call needs its place no longer. May be called more than once."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._free.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 from gpuid_operator.api.inventory import (
@@ -40,6 +41,7 @@ _OURS: Final = re.compile(
 )
 
 
+@lru_cache(maxsize=4096)  # the labels of a node are computed at each of its writes
 def label_text(value: str | None) -> str:
     """A value in a form that Kubernetes allows in label names and values; may be empty.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from gpuid_operator.api.values import fitting
@@ -55,6 +56,7 @@ _PCI: Final = re.compile(
 )
 
 
+@lru_cache(maxsize=1024)  # the GPUs of a fleet have most texts in common
 def text_of(raw: str | None) -> str | None:
     """The value as text; None if nvidia-smi reports none.
 

@@ -21,13 +21,13 @@ class Calls:
         self.tasks = [asyncio.create_task(self._call(in_flight, one)) for one in range(many)]
 
     async def _call(self, in_flight: InFlight, number: int) -> None:
-        async with in_flight.place() as give_back:
+        async with in_flight.place() as place:
             self.begun.append(number)
             if len(self.begun) == len(self.ends):
                 self.all_begun.set()
             if self._leave:
-                give_back()
-                give_back()  # once is enough
+                place.give_back()
+                place.give_back()  # once is enough
             await self.ends[number].wait()
 
     async def settle(self) -> list[int]:
