@@ -75,7 +75,7 @@ def format_duration(value: timedelta) -> str:
 
 def format_time(value: datetime) -> str:
     """Format a time as the Kubernetes API does (RFC 3339, UTC, whole seconds)."""
-    return whole_seconds(value).replace(tzinfo=None).isoformat() + "Z"
+    return whole_seconds(value).isoformat().removesuffix("+00:00") + "Z"
 
 
 def first_fault(error: ValidationError) -> str:
@@ -93,12 +93,12 @@ def whole_seconds(value: datetime) -> datetime:
 
     Raises ValueError if the time in UTC is before the year 1 or after the year 9999.
     """
-    if value.tzinfo is UTC:
-        return value.replace(microsecond=0) if value.microsecond else value
     try:
-        return value.astimezone(UTC).replace(microsecond=0)
+        value = value if value.tzinfo is UTC else value.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("a time between the years 1 and 9999 in UTC") from error
+    # `replace` takes longer than all the rest, and an inventory has a hundred times.
+    return value.replace(microsecond=0) if value.microsecond else value
 
 
 def encoded_size(text: str) -> int:
