@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -256,6 +256,34 @@ async def test_pages_follow_the_continue_token() -> None:
         "/l?x=y&limit=2",
         "/l?x=y&limit=2&continue=a%2Bb%3D",
     ]
+
+
+async def test_the_next_page_is_on_its_way_while_the_caller_works_on_one() -> None:
+    asked = asyncio.Event()
+
+    async def second(request: web.Request) -> web.StreamResponse:
+        asked.set()
+        return web.json_response({"items": [2]})
+
+    answers = Answers(status(200, items=[1], metadata={"continue": "more"}), second)
+    async with serving(answers) as client, asyncio.timeout(30):
+        pages = client.pages("/l")
+        assert (await anext(pages))["items"] == [1]
+        await asked.wait()
+        assert [page["items"] async for page in pages] == [[2]]
+
+
+async def test_who_stops_listing_leaves_no_request_behind() -> None:
+    def requests() -> list[str]:
+        coroutines = [repr(task.get_coro()) for task in asyncio.all_tasks()]
+        return [one for one in coroutines if "KubeClient" in one]
+
+    answers = Answers(status(200, items=[1], metadata={"continue": "more"}), hanging)
+    async with serving(answers) as client:
+        async with aclosing(client.pages("/l")) as pages:
+            await anext(pages)
+            assert len(requests()) == 1
+        assert not requests()
 
 
 async def test_a_list_that_outlives_its_snapshot_says_so() -> None:
