@@ -37,13 +37,13 @@ test-unit: venv ## Run the tests that need no server; they cover 90 % of plan/ a
 	$(BIN)/pytest tests/unit -n 2 --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 test-sinks: venv ## Run the tests of the sinks on real servers (Google's is a stand-in).
-	$(BIN)/pytest tests/sinks $(PYTEST_ARGS)
+	$(BIN)/pytest tests/sinks -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-cluster: venv ## Run the tests on a real API server with simulated nodes, and a part of the fault campaign.
 	$(BIN)/pytest tests/cluster tests/faults $(PARALLEL) $(PYTEST_ARGS)
 
 test-faults: venv ## Run the whole fault campaign and print its figures (hours; `make test` runs a part).
-	FAULTS=all $(BIN)/pytest tests/faults $(PYTEST_ARGS)
+	FAULTS=all $(BIN)/pytest tests/faults tests/cluster/test_delivery_crashes.py $(PYTEST_ARGS)
 
 test-node: venv ## Run the tests on a real kubelet with real containers (root, containerd).
 	$(BIN)/pytest tests/node $(PYTEST_ARGS)

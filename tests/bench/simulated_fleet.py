@@ -121,7 +121,9 @@ class SimulatedFleet:
         Without it the program that runs second has less to write than the first.
         """
         client = self.cluster.client
-        client.send(Request("DELETE", INVENTORIES), timeout=300)
+        # The API server gives up after a minute, in which it deletes some thousand.
+        while self.reader.metadata(INVENTORIES):
+            client.send(Request("DELETE", INVENTORIES, tolerate=(504,)), timeout=300)
         client.send(Request("DELETE", "/api/v1/namespaces/default/events"), timeout=300)
         leases = f"/apis/coordination.k8s.io/v1/namespaces/{OPERATOR_NAMESPACE}/leases"
         client.send(Request("DELETE", leases), timeout=60)

@@ -156,8 +156,8 @@ def facts(result: Mapping[str, Any], title: str, rows: Facts) -> Table:
     )
 
 
-def _restart(result: Mapping[str, Any]) -> Table:
-    return facts(result, "restart with everything known", _RESTART)
+def _restart(result: Mapping[str, Any], histories: str = "full histories") -> Table:
+    return facts(result, f"restart with everything known, {histories}", _RESTART)
 
 
 def _idle(result: Mapping[str, Any]) -> Table:
@@ -282,5 +282,10 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         case "sql":
             return _sql(result)
         case "large":
-            return [cold_start(result), _restart(result["restart"]), _resync(result["resync"])]
+            return [
+                cold_start(result),
+                _restart(result["restart_short"], "histories of a cold start"),
+                _restart(result["restart"]),
+                _resync(result["resync"]),
+            ]
     raise ValueError(f"no table of {result['scenario']}")

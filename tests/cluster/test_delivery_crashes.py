@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from gpuid_operator.localcluster import LocalCluster
+from tests.faults.campaign import WHOLE
 from tests.support.api_fault_proxy import ApiFaultProxy, Position
 from tests.support.fleetwide import RECEIVERS, Fleetwide, Setting
 from tests.support.operators import Operator, eventually, inventory, status
@@ -23,7 +24,7 @@ from tests.support.tcp_fault_proxy import TcpFaultProxy
 
 NODES = [f"gpu-kill-{number}" for number in range(8)]
 SINKS = (*RECEIVERS, "stdout")
-KILLS = 30
+KILLS = 100 if WHOLE else 15
 # A delivery that is repeated after a crash need not wait for minutes here.
 PERIODS = {"sink_max_backoff": 2.0}
 
@@ -159,7 +160,7 @@ def test_killed_before_the_acknowledgement(scene: Scene) -> None:
     assert [times[one] for one in ids] == [2, 2], "sent once more, and no more"
 
 
-def test_killed_thirty_times_at_random_moments(scene: Scene) -> None:
+def test_killed_again_and_again_at_random_moments(scene: Scene) -> None:
     seed = time.time_ns()
     print(f"seed {seed}")
     chance = random.Random(seed)

@@ -18,7 +18,7 @@ from tests.faults.campaign import WHOLE, Figures
 from tests.support.operators import INVENTORIES, Operator, eventually, read_well
 from tests.support.smi_fixtures import machine, serials
 
-RUNS = 200 if WHOLE else 3
+RUNS = 200 if WHOLE else 1
 LOOPS = 4
 """Processes that compete with the cluster and the operator for the CPU."""
 

@@ -65,7 +65,7 @@ RESULTS = {
         reads=Result(),
     ),
     "sinks": Result(nodes=1000),
-    "large": COLD | {"restart": Result(nodes=1000), "resync": Result(nodes=1000)},
+    "large": COLD | {name: Result(nodes=1000) for name in ("restart_short", "restart", "resync")},
 }
 
 
