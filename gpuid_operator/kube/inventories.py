@@ -30,8 +30,8 @@ from gpuid_operator.kube.status import apply_whole_status
 from gpuid_operator.kube.watch import MetadataEvent, watch_metadata
 
 _INVENTORIES: Final = f"/apis/{API_VERSION}/{INVENTORY_PLURAL}"
-_PAGE: Final = 50
-"""Objects per page: about 1.3 MB of JSON with a usual history of 50 entries."""
+_PAGE: Final = 25
+"""Objects per page: about 1 MB of JSON with full histories."""
 _METADATA_PAGE: Final = 100
 """The same without spec and status."""
 

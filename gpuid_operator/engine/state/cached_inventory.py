@@ -3,7 +3,6 @@ compressed."""
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -73,7 +72,10 @@ class CachedInventory:
     uid: str
     resource_version: str
     generation: int
-    labels: dict[str, str]
+    packed_labels: bytes
+    """All labels, as compressed JSON: those of a full history take as much as 12 KB as objects."""
+    managed: bool
+    """Whether the operator created the object, and may therefore delete it."""
     request: str | None = None
     """The token of the annotation requestedAt."""
     spec: InventorySpec = NO_SPEC
@@ -127,7 +129,8 @@ class CachedInventory:
             uid=found.uid,
             resource_version=found.resource_version,
             generation=found.generation,
-            labels={key: sys.intern(value) for key, value in found.labels.items()},
+            packed_labels=_packed(found.labels),
+            managed=_managed(found.labels),
             request=request_token(found.annotations.get(REQUESTED_AT, "")) or None,
             spec=NO_SPEC if found.spec == NO_SPEC else found.spec,
             foreign_checks=foreign_checks(body["metadata"], manager=MANAGER)
@@ -145,7 +148,17 @@ class CachedInventory:
             uid=meta.uid,
             resource_version=meta.resource_version,
             generation=meta.generation,
-            labels={**labels, MANAGED_BY_LABEL: MANAGER},
+            packed_labels=_packed({**labels, MANAGED_BY_LABEL: MANAGER}),
+            managed=True,
+        )
+
+    def with_labels(self, labels: Mapping[str, str], *, resource_version: str) -> CachedInventory:
+        """The version that has these labels."""
+        return replace(
+            self,
+            packed_labels=_packed(labels),
+            managed=_managed(labels),
+            resource_version=resource_version,
         )
 
     def with_status(
@@ -166,7 +179,7 @@ class CachedInventory:
         return replace(
             self,
             resource_version=resource_version,
-            packed=zlib.compress(orjson.dumps(body), 1),
+            packed=_packed(body),
             state=status.state,
             sequence=status.sequence,
             policy=status.policy or "",
@@ -201,6 +214,12 @@ class CachedInventory:
         return InventoryStatus.model_validate(orjson.loads(zlib.decompress(self.packed)))
 
     @property
+    def labels(self) -> dict[str, str]:
+        """The labels of the object."""
+        labels: dict[str, str] = orjson.loads(zlib.decompress(self.packed_labels))
+        return labels
+
+    @property
     def has_open_request(self) -> bool:
         """Whether no read has answered the last `requestedAt` yet."""
         return self.request != self.handled_request
@@ -220,11 +239,14 @@ class CachedInventory:
         return tuple(gpu.uuid for gpu in self.identifiers or () if gpu.uuid)
 
     @property
-    def managed(self) -> bool:
-        """Whether the operator created the object, and may therefore delete it."""
-        return self.labels.get(MANAGED_BY_LABEL) == MANAGER
-
-    @property
     def departed(self) -> bool:
         """Whether the status says that the node is gone."""
         return self.state is InventoryState.DEPARTED
+
+
+def _packed(value: Mapping[str, Any]) -> bytes:
+    return zlib.compress(orjson.dumps(value), 1)
+
+
+def _managed(labels: Mapping[str, str]) -> bool:
+    return labels.get(MANAGED_BY_LABEL) == MANAGER

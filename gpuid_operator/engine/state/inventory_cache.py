@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
@@ -129,14 +128,12 @@ class InventoryCache:
             self._store(name, cached.with_status(status, body, resource_version=resource_version))
             self._keep(name, status)
 
-    def put_labels(self, name: str, labels: dict[str, str], *, resource_version: str) -> None:
+    def put_labels(self, name: str, labels: Mapping[str, str], *, resource_version: str) -> None:
         """Store labels that were just written, unless an event has brought this version or a later
         one already."""
         cached = self._older(name, resource_version)
         if cached is not None:
-            self._inventories[name] = replace(
-                cached, labels=labels, resource_version=resource_version
-            )
+            self._inventories[name] = cached.with_labels(labels, resource_version=resource_version)
 
     def remove(self, name: str, *, uid: str | None = None) -> bool:
         """Forget an inventory that is gone. With `uid`, an inventory of the same name that was

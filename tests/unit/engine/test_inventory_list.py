@@ -134,7 +134,7 @@ async def test_many_are_listed_whole(bench: Bench) -> None:
     change(bench, *NAMES[:61])
     await bench.list.run()
     assert bench.fetched == []
-    assert len(bench.kube.requests) == 3 + 6
+    assert len(bench.kube.requests) == 3 + 12
     assert all(bench.sequence(name) == 2 for name in NAMES[:61])
 
 
