@@ -56,7 +56,6 @@ _PCI: Final = re.compile(
 )
 
 
-@lru_cache(maxsize=1024)  # the GPUs of a fleet have most texts in common
 def text_of(raw: str | None) -> str | None:
     """The value as text; None if nvidia-smi reports none.
 
@@ -65,6 +64,12 @@ def text_of(raw: str | None) -> str | None:
     """
     if raw is None:
         return None
+    # A long one is no fact, and a cache of them would take gigabytes.
+    return _text(raw) if len(raw) <= 2 * MAX_TEXT else _text.__wrapped__(raw)
+
+
+@lru_cache(maxsize=1024)  # the GPUs of a fleet have most texts in common
+def _text(raw: str) -> str | None:
     text = raw.strip()
     if not text.isprintable():
         text = "".join(c for c in " ".join(text.split()) if c.isprintable())
