@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
 from typing import Final, Self
 
 _LONGEST: Final = 1.0
@@ -41,12 +40,7 @@ class Place:
         self._timer = asyncio.get_running_loop().call_later(self._longest, self.give_back)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.give_back()
 
     def give_back(self) -> None:
