@@ -10,7 +10,8 @@ SOURCE ?=
 BUILDER ?=
 # The tests mostly wait, so three processes fit on two cores. Each has control planes of its own, for
 # a file at a time. The order of the files stays: by number of tests, the longest would come last.
-PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
+BY_FILE := --dist loadfile --no-loadscope-reorder
+PARALLEL := -n 3 $(BY_FILE)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-unit test-sinks test-cluster test-node test-faults test-release test-tools lint format docs bench performance bench-work bench-sinks bench-sql dist release registry crds chart screenshots lock lock-base clean
@@ -37,7 +38,7 @@ test-unit: venv ## Run the tests that need no server; they cover 90 % of plan/ a
 	$(BIN)/pytest tests/unit -n 2 --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 test-sinks: venv ## Run the tests of the sinks on real servers (Google's is a stand-in).
-	$(BIN)/pytest tests/sinks -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/pytest tests/sinks -n 2 $(BY_FILE) $(PYTEST_ARGS)
 
 test-cluster: venv ## Run the tests on a real API server with simulated nodes, and a part of the fault campaign.
 	$(BIN)/pytest tests/cluster tests/faults $(PARALLEL) $(PYTEST_ARGS)

@@ -74,7 +74,7 @@ class KubeClient:
     def __init__(self, credentials: FreshCredentials, *, qps: float, burst: int) -> None:
         self._credentials = credentials
         self._limit = TokenBucket(qps=qps, burst=burst)
-        self._in_flight = InFlight(places=MAX_IN_FLIGHT)
+        self.in_flight = InFlight(places=MAX_IN_FLIGHT)
         headers = {
             "User-Agent": f"gpuid-operator/{__version__}",
             # Compressing a list of nodes costs both sides more than sending it uncompressed.
@@ -160,7 +160,7 @@ class KubeClient:
         if not limited:
             return await self._send(self._unlimited, method, path, target, data, headers, timeout)
         await self._limit.acquire()
-        async with self._in_flight.place():
+        async with self.in_flight.place():
             return await self._send(self._session, method, path, target, data, headers, timeout)
 
     async def _send(
