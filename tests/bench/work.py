@@ -27,7 +27,7 @@ from tests.support import clock
 from tests.support.engines import EngineHarness, until
 from tests.support.fake_exec import ExecAnswer, ExecCall
 from tests.support.kube import INVENTORIES, FakeKube
-from tests.support.objects import put_node, put_pod
+from tests.support.objects import put_node, put_pod, put_quarantine
 
 FEW: Final = 8
 MANY: Final = 24
@@ -114,8 +114,13 @@ class CallCounter:
         return self._names[file]
 
 
-async def cold_start(nodes: int, counter: CallCounter | None = None) -> CountingKube:
-    """Read, write and deliver everything of so many nodes; the cluster that is left."""
+async def cold_start(
+    nodes: int, counter: CallCounter | None = None, *, quarantines: int = 0
+) -> CountingKube:
+    """Read, write and deliver everything of so many nodes; the cluster that is left.
+
+    `quarantines` are of parts that no node has.
+    """
     kube = CountingKube()
     outputs = {f"n{number}": generate("h100", node=f"n{number}") for number in range(nodes)}
 
@@ -128,6 +133,8 @@ async def cold_start(nodes: int, counter: CallCounter | None = None) -> Counting
     for name in outputs:
         put_node(kube, name, gpus=GPUS)
         put_pod(kube, name)
+    for number in range(quarantines):
+        put_quarantine(kube, f"rma-{number}", {"serial": f"of-no-node-{number}"})
     harness = EngineHarness(kube)
 
     async def work() -> None:
@@ -153,9 +160,9 @@ def _settled(kube: FakeKube, nodes: int) -> bool:
     return ready == nodes
 
 
-def count() -> dict[str, Counts]:
+def count(*, quarantines: int = 0) -> dict[str, Counts]:
     """Counts per new node by group: `requests`, `bytes`, `calls`, `functions`."""
-    few, many = (_count(nodes) for nodes in (FEW, MANY))
+    few, many = (_count(nodes, quarantines) for nodes in (FEW, MANY))
     return {
         group: {
             name: round((many[group][name] - few[group][name]) / (MANY - FEW), 2)
@@ -165,9 +172,9 @@ def count() -> dict[str, Counts]:
     }
 
 
-def _count(nodes: int) -> dict[str, Counter[str]]:
+def _count(nodes: int, quarantines: int) -> dict[str, Counter[str]]:
     counter = CallCounter()
-    kube = _run(lambda: cold_start(nodes, counter))
+    kube = _run(lambda: cold_start(nodes, counter, quarantines=quarantines))
     requests = Counter(_kind(one.method, one.path) for one in kube.requests)
     requests["exec"] = len(kube.exec.calls)
     return {

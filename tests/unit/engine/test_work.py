@@ -62,6 +62,19 @@ def test_a_new_node_takes_no_more_than_its_budget(
     assert counts[group].get(name, 0) <= BUDGETS[group][name]
 
 
+def test_500_quarantines_of_other_parts_add_less_than_3_percent(counts: dict[str, Counts]) -> None:
+    """Beside what is done once, at the start."""
+    guarded = count(quarantines=500)
+    for group in ("requests", "calls"):
+        assert nonzero(guarded[group]) == nonzero(counts[group])
+    for group in ("bytes", "functions"):
+        assert sum(guarded[group].values()) < 1.03 * sum(counts[group].values())
+
+
+def nonzero(counts: Counts) -> Counts:
+    return {name: value for name, value in counts.items() if value}
+
+
 def test_no_request_of_another_kind_is_sent_per_node(counts: dict[str, Counts]) -> None:
     sent = {name for name, value in counts["requests"].items() if value > 0}
     assert sent <= BUDGETS["requests"].keys()
