@@ -91,7 +91,13 @@ def test_another_container_or_command_is_asked_at_once_and_nothing_twice(
     cluster.restart_plugin(node)
     becomes(probe, node, True, 0, "restarted")
     cluster.delete_pod(node)
+    pod = cluster.wait_plugin(node)["metadata"]["uid"]
     eventually(lambda: more_runs(probe, node, 3))
+
+    def is_read() -> None:
+        assert status(cluster, node)["source"]["uid"] == pod
+
+    eventually(is_read)  # the read of a new pod is an entry of its own
     assert operator.terminate() == 0
     before = [status(cluster, name) for name in NODES]
     operator.restart()
