@@ -352,6 +352,8 @@ def test_the_chart(
     file.write_text(yaml.safe_dump(values))
     release = ("gpuid-operator", str(CHART), "--values", str(file), "--wait", "--timeout=90s")
     assert "kubectl get gpuinventory" in helm("install", *release)
+    # Helm waits for the replicas that an update leaves: of a single one, for none.
+    rollout(cluster, "gpuid", "deployment/gpuid-operator")
     check_facts(inventory(cluster))
     tested = helm("test", "gpuid-operator", "--timeout=60s")
     assert "Phase:          Succeeded" in tested
