@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from gpuid_operator.engine.core.options import DEFAULT_TIMINGS, Timings
+from gpuid_operator.kube.tls import limit_read_buffers
 from gpuid_operator.operator import collector
 from gpuid_operator.operator.kopf_private import configure_loggers
 from gpuid_operator.operator.process import Process
@@ -31,6 +32,7 @@ def main(environ: Mapping[str, str] = os.environ, *, timings: Timings = DEFAULT_
     """
     telemetry.configure("info", "json")
     collector.configure()
+    limit_read_buffers()
     try:
         settings = Settings.load(environ)
         telemetry.configure(settings.log_level, settings.log_format)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+from asyncio import sslproto
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -35,6 +36,7 @@ from gpuid_operator.kube.errors import (
 )
 from gpuid_operator.kube.exec import ExecResult, pod_exec
 from gpuid_operator.kube.in_flight import InFlight
+from gpuid_operator.kube.tls import READ_BUFFER, limit_read_buffers
 
 if TYPE_CHECKING:
     from tests.conftest import Certificates
@@ -416,6 +418,36 @@ async def test_few_execs_are_opened_at_once_and_their_wait_is_not_in_the_timeout
     assert most == 1
 
 
+def server_tls(certificates: Certificates) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.certificate, certificates.key)
+    return context
+
+
+async def test_a_tls_connection_has_a_small_read_buffer(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This relies on asyncio's own: where it fails after an upgrade, adapt limit_read_buffers."""
+    monkeypatch.setattr(sslproto.SSLProtocol, "max_size", sslproto.SSLProtocol.max_size)
+    limit_read_buffers()
+    authority = tmp_path / "ca.pem"
+    authority.write_text(certificates.authority)
+    output = bytes(range(256)) * 4096
+    buffers = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        transport: Any = request.transport
+        buffers.append(len(transport._ssl_protocol._ssl_buffer))
+        return await playing(frames((1, output), status(SUCCESS)))(request)
+
+    async with (
+        served(handler, tls=server_tls(certificates)) as server,
+        client_of(server, ca_path=str(authority), server_name="localhost") as client,
+    ):
+        assert (await run(client, max_bytes=2 * len(output))).stdout == output
+    assert buffers == [READ_BUFFER]
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_later_execs_resume_the_tls_session_of_the_first(
     certificates: Certificates, tmp_path: Path, version: ssl.TLSVersion
@@ -429,8 +461,7 @@ async def test_later_execs_resume_the_tls_session_of_the_first(
         return await playing(frames((1, b"out"), status(SUCCESS)))(request)
 
     def new_tls() -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificates.certificate, certificates.key)
+        context = server_tls(certificates)
         context.maximum_version = version
         return context
 

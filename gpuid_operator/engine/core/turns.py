@@ -13,8 +13,10 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-HOLD: Final = 0.02
-"""Seconds for which the tasks that take turns hold the loop, all of them together."""
+HOLD: Final = 0.01
+"""Seconds for which the tasks that take turns hold the loop, all of them together. What becomes due
+in a turn runs after the next one, so that it waits up to twice as long, and for one item of each of
+these tasks."""
 
 
 class Turns:
