@@ -188,8 +188,14 @@ def test_what_a_policy_suspends_is_suspended_for_runners_too(cluster: LocalClust
         eventually(lambda: ran(probe, hung, 1))
         eventually(lambda: ran(probe, quiet, 2))
         put_policy(cluster, "pause", nodeSelector=hosts(hung, quiet), suspend=True)
-        passes(3)
-        runs = [probe.runs(node) for node in (hung, quiet)]
+
+        def paused() -> list[int]:
+            before = [probe.runs(node) for node in (hung, quiet)]
+            passes(3)
+            assert [probe.runs(node) for node in (hung, quiet)] == before
+            return before
+
+        runs = eventually(paused, within=60)
         cluster.restart_plugin(quiet)
         # A node that comes now is none of those.
         cluster.add_node(late, xml=machine(late))

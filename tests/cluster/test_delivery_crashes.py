@@ -99,7 +99,9 @@ def scene(fleet: LocalCluster, request: pytest.FixtureRequest) -> Iterator[Scene
 def test_killed_before_the_send(scene: Scene) -> None:
     node = NODES[0]
     before = status(scene.fleet, node)["sequence"]
-    trap = scene.api_proxy.set_trap(0, Position.AFTER, scene.operator.kill)
+    trap = scene.api_proxy.set_trap(
+        0, Position.AFTER, scene.operator.kill, wanted=lambda request: f"/{node}/status" in request
+    )
     scene.change(node)
     assert trap.triggered.wait(30)
     news = scene.newest(node, after=before)

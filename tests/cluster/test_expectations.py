@@ -56,7 +56,12 @@ def test_a_policy_is_judged_on_what_is_there(
     eventually(lambda: says(fleet, node, "False", "TooFewGPUs"))
     expect(fleet, node, gpus=2, products=["NVIDIA H100 80GB HBM3"])
     eventually(lambda: says(fleet, node, "True", "AsExpected"))
-    assert operator.get("/metrics")[1].count(f'gpuid_node_as_expected{{node="{node}"}} 1.0') == 1
+
+    def measured() -> None:
+        expected = f'gpuid_node_as_expected{{node="{node}"}} 1.0'
+        assert operator.get("/metrics")[1].count(expected) == 1
+
+    eventually(measured)
     assert len(fleet.exec_log(node)) == reads
     fleet.write_smi(node, machine(node, driver="1.2.3"))
     read_again(fleet, node, "other driver")

@@ -104,7 +104,12 @@ def test_upgrade_from_an_old_chart_and_uninstall(cluster: LocalCluster, helm: He
 
     helm("uninstall", "gpuid-operator", "--wait", "--timeout=60s")
     crds = {f"customresourcedefinition.apiextensions.k8s.io/{name}" for name in CRDS}
-    assert leftovers(cluster) == crds
+
+    def only_the_crds() -> None:
+        # ReplicaSets and pods go after their Deployment.
+        assert leftovers(cluster) == crds
+
+    eventually(only_the_crds)
     assert cluster.client.get(INVENTORY)["status"]["history"] == HISTORY
 
     # And once more: a release of the same name finds the CRDs that it left.
@@ -113,7 +118,11 @@ def test_upgrade_from_an_old_chart_and_uninstall(cluster: LocalCluster, helm: He
     helm("uninstall", "gpuid-operator", "--wait", "--timeout=60s")
     # Nothing holds what is deleted: no finalizer, neither on the kinds nor on the objects.
     delete_crds(cluster)
-    assert leftovers(cluster) == set()
+
+    def nothing() -> None:
+        assert leftovers(cluster) == set()
+
+    eventually(nothing)
 
 
 def test_a_second_release_leaves_the_crds_to_the_first(cluster: LocalCluster, helm: Helm) -> None:

@@ -452,7 +452,7 @@ async def test_a_command_in_a_target_pod(client: KubeClient, cluster: LocalClust
     with pytest.raises(kube.ExecPodGone):
         await run(client, target, "nvidia-smi", pod="absent")
     with pytest.raises(kube.ExecTimedOut) as caught:
-        await run(client, target, "/bin/sh", "-c", "echo begun; exec sleep 60", timeout=1)
+        await run(client, target, "/bin/sh", "-c", "echo begun; exec sleep 60", timeout=5)
     assert caught.value.stdout == b"begun\n"
 
 

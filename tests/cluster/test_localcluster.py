@@ -20,6 +20,7 @@ from gpuid_operator.localcluster.layout import Layout
 from gpuid_operator.localcluster.processes import Identity
 from gpuid_operator.localcluster.smi import generate
 from gpuid_operator.localcluster.waiting import wait_for
+from tests.support import audit
 
 NODE = "gpu-node-0001"
 
@@ -183,8 +184,7 @@ def test_the_audit_log_names_who_executed(cluster: LocalCluster, extra: str) -> 
     pod = cluster.wait_plugin(extra)["metadata"]["name"]  # others execute in the other pods
 
     def executed() -> list[dict[str, Any]]:
-        events = [json.loads(line) for line in cluster.audit_log.read_text().splitlines()]
-        targets = [(one, one["objectRef"]) for one in events]
+        targets = [(one, one["objectRef"]) for one in audit.events(cluster)]
         return [
             one
             for one, target in targets

@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,9 @@ def namespaces(cluster: LocalCluster, objects: list[Manifest]) -> Iterator[None]
             made.setdefault(name, item)
     if made:
         cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(made.values()))
+        for name in made:
+            # The dry run of a pod needs it.
+            eventually(partial(_has_service_account, cluster, name))
     try:
         yield
     finally:

@@ -116,7 +116,8 @@ def test_the_footprint_is_enough_and_what_lacks_is_said(
 ) -> None:
     variables: dict[str, Any] = {"LEADER_ELECTION": "true", "POD_NAMESPACE": "gpuid"}
     with Operator(fleet, kubeconfig=kubeconfig, ready=False, **variables) as operator:
-        eventually(lambda: says(operator, "failed to acquire lease", "leases"))
+        # On a busy machine, the start alone takes half a minute.
+        eventually(lambda: says(operator, "failed to acquire lease", "leases"), within=90)
         apply(fleet, *role("gpuid", LEASES, SECRETS), *role("default", EVENTS))
         eventually(lambda: says(operator, "failed to read namespace kube-system", "namespaces"))
         apply(fleet, *role(None, *FOOTPRINT))
@@ -229,7 +230,7 @@ def test_missing_kinds_are_waited_for_at_the_start_and_later(fleet: LocalCluster
 
     remove()
     with Operator(fleet, ready=False) as operator:
-        eventually(lambda: waits_for(*KINDS))
+        eventually(lambda: waits_for(*KINDS), within=90)
         install("gpuinventories")
         eventually(lambda: waits_for("gpuinventorypolicies"))
         install("gpuinventorypolicies")

@@ -105,14 +105,14 @@ def test_a_restart_where_nothing_changed_does_nothing(
 
 def test_between_two_reads_nothing_is_written(fleet: LocalCluster, known: list[str]) -> None:
     runs = {name: len(fleet.exec_log(name)) for name in known}
+    start = len(writes(fleet))
+    before = {name: len(writes(fleet, name=name)) for name in known}
     with Operator(fleet, RESYNC="3s") as operator:
 
         def read_thrice() -> None:
             for name in known:
                 assert len(fleet.exec_log(name)) >= runs[name] + 3
 
-        start = len(writes(fleet))
-        before = {name: len(writes(fleet, name=name)) for name in known}
         eventually(read_thrice)
     assert set(writes(fleet)[start:]) == {"patch gpuinventories/status"}
     for name in known:

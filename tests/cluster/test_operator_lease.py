@@ -18,6 +18,7 @@ from tests.support.operators import (
     condition,
     eventually,
     history,
+    is_delivered,
     read_again,
     status,
     types,
@@ -133,6 +134,7 @@ def test_a_leader_that_was_paused_writes_nothing_when_it_wakes(fleet: LocalClust
         eventually(lambda: is_leading(second))
         reads(fleet, "gpu-four")
         read_again(fleet, NODE, "asked of the new leader")
+        eventually(lambda: is_delivered(fleet, NODE))  # the last write of the new leader
         before = proxy.writes
         now = status(fleet, NODE)
         first.signal(signal.SIGCONT)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
+from tests.support import audit
 from tests.support.operators import POLICIES, Operator, condition, eventually
 from tests.support.smi_fixtures import machine
 
@@ -24,10 +23,9 @@ POLICY = {
 
 def status_writes(fleet: LocalCluster) -> list[str]:
     """The nodes whose status was written, one after the other."""
-    events = map(json.loads, fleet.audit_log.read_text().splitlines())
     return [
         event["objectRef"]["name"]
-        for event in events
+        for event in audit.events(fleet)
         if event["verb"] == "patch" and event["objectRef"]["resource"] == "gpuinventories"
     ]
 

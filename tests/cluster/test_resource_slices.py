@@ -187,7 +187,13 @@ def test_a_slice_that_is_written_again_causes_no_write(fleet: LocalCluster) -> N
     bare_node(fleet, name)
     publish(fleet, name, gpus("GPU-a", driver="1.0.0"))
     eventually(lambda: shows(fleet, name, "1.0.0"))
-    before = writes(fleet, name=name)
+
+    def written() -> list[str]:
+        found = writes(fleet, name=name)
+        assert found[-1] == "patch gpuinventories/status"
+        return found
+
+    before = eventually(written)  # the audit log comes after the write
     for generation in range(2, 6):
         publish(fleet, name, gpus("GPU-a", driver="1.0.0"), generation=generation)
     publish(fleet, "gpu-churn-end", gpus("GPU-e", driver="1.0.0"))

@@ -61,7 +61,7 @@ def proxy(nodes: LocalCluster) -> Iterator[ExecProxy]:
 def operator(nodes: LocalCluster, proxy: ExecProxy) -> Iterator[Operator]:
     log = {"name": "log", "stdout": {}, "records": "changes", "batch": {"maxWait": "0s"}}
     put_policy(nodes, "fleet", sinks=[log])
-    with Operator(nodes, kubeconfig=proxy.kubeconfig, TIMEOUT="2s") as operator:
+    with Operator(nodes, kubeconfig=proxy.kubeconfig, TIMEOUT="5s") as operator:
         eventually(lambda: read_well(nodes, NODE))
         eventually(lambda: read_well(nodes, BYSTANDER))
         yield operator
@@ -152,6 +152,7 @@ def test_hardware_changes_during_cuts_and_deletions(
         if what == "lose":
             nodes.write_smi(NODE, whole)
             read_again(nodes, NODE, f"round {number} again")
+            eventually(lambda whole=whole: shows(nodes, whole))  # type: ignore[misc]
             expected.append("GPURecovered")
         entries = [entry for entry in unsighted(status(nodes, NODE)) if entry["sequence"] > before]
         assert sorted(types(entries)) == expected, f"round {number}, {what}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Final
 
 from gpuid_operator.localcluster import LocalCluster
+from tests.support import audit
 
 Grant = tuple[str, str, str, str, str]
 """Namespace (`*` for the cluster), group, resource, verb, name (`*` for any)."""
@@ -31,9 +31,8 @@ def calls_of(cluster: LocalCluster, account: str, *, since: int) -> Calls:
     """What the service account `account` of the namespace gpuid did after the first `since` lines
     of the audit log."""
     calls = Calls()
-    for line in cluster.audit_log.read_text().splitlines()[since:]:
-        event = json.loads(line)
-        if event["user"]["username"] != f"system:serviceaccount:gpuid:{account}":
+    for event in audit.events(cluster, since=since):
+        if audit.user_of(event) != f"system:serviceaccount:gpuid:{account}":
             continue
         decision = event.get("annotations", {}).get("authorization.k8s.io/decision")
         if decision != "allow" or event.get("responseStatus", {}).get("code") in (401, 403):

@@ -403,7 +403,7 @@ async def test_an_address_that_does_not_answer_leaves_others_their_turn(
         return ["127.0.0.2", "127.0.0.1"]
 
     monkeypatch.setattr(kafka_wire, "resolve", resolve)
-    monkeypatch.setattr(kafka_wire, "_CONNECT_TIMEOUT", 2.0)
+    monkeypatch.setattr(kafka_wire, "_CONNECT_TIMEOUT", 6.0)
     with silent_listener(("127.0.0.2", port)):
         await sink(brokers=[f"localhost:{port}"]).send([record()])
     assert len(await kafka.read(topic)) == 1
@@ -446,10 +446,10 @@ async def test_a_connection_that_breaks_stores_nothing_twice(
 async def test_a_broker_that_goes_and_comes_back(
     kafka: Kafka, topic: str, sink: Open, record: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_producer, "_DELIVERY_TIMEOUT", 2.0)
     bus = sink()
     batch = [record(node="gpu-1") for _ in range(3)]
     await bus.send(batch[:1])
+    monkeypatch.setattr(kafka_producer, "_DELIVERY_TIMEOUT", 2.0)
     await asyncio.to_thread(kafka.kill)
     for _ in range(2):
         down = await failure(bus, *batch[1:])

@@ -336,7 +336,7 @@ async def test_a_broker_that_has_lost_its_cluster_leaves_others_their_turn(
 async def test_a_broker_without_a_leader_is_unavailable(
     failure: Failure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpuid_operator.sinks.kafka_producer._DELIVERY_TIMEOUT", 0.3)
+    monkeypatch.setattr("gpuid_operator.sinks.kafka_producer._DELIVERY_TIMEOUT", 2.0)
     behaviour = kafka(
         VERSIONS, metadata(leader=-1), PRODUCER_ID, *(metadata(leader=-1),) * 9, flood=TEXT
     )

@@ -567,7 +567,7 @@ class Wire:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-@pytest.mark.parametrize("statement", [b"BEGIN", b"COPY", b"COMMIT"])
+@pytest.mark.parametrize("statement", [b"BEGIN", b"COPY", b"COMMIT\0"])
 @pytest.mark.parametrize("cancelled", [True, False])
 async def test_a_server_that_says_nothing_is_given_up_at_once(
     database: Database,
@@ -584,7 +584,7 @@ async def test_a_server_that_says_nothing_is_given_up_at_once(
     await sink.send([record()])
     wire.cut_after = statement
     if not cancelled:
-        monkeypatch.setattr(postgres, "_BATCH_TIMEOUT", 0.2)
+        monkeypatch.setattr(postgres, "_BATCH_TIMEOUT", 2.0)
     sending = asyncio.create_task(sink.send(batch))
     await wire.cut.wait()
     if cancelled:

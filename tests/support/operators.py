@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import MERGE, Request
 from gpuid_operator.localcluster.ports import free_ports
+from tests.support import audit
 
 T = TypeVar("T")
 
@@ -256,13 +257,17 @@ def read_again(cluster: LocalCluster, node: str, token: str) -> None:
     eventually(handled)
 
 
+def is_delivered(cluster: LocalCluster, node: str) -> None:
+    """What the status has is delivered, and noted: no write follows a read."""
+    assert condition(cluster, node, "Delivered")[0] == "True"
+
+
 def writes(cluster: LocalCluster, *, user: str = "admin", name: str | None = None) -> list[str]:
     """What the user changed, oldest first: `verb resource/subresource` of each write; with `name`,
     only of objects that are called so."""
     found = []
-    for line in cluster.audit_log.read_text().splitlines():
-        event = json.loads(line)
-        if event["user"]["username"] == user and event["verb"] not in ("get", "list", "watch"):
+    for event in audit.events(cluster):
+        if audit.user_of(event) == user and event["verb"] not in ("get", "list", "watch"):
             reference = event["objectRef"]
             words = (reference["resource"], reference.get("subresource"))
             if name in (None, reference.get("name")):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from gpuid_operator.localcluster import LocalCluster
+from tests.support import audit
 from tests.support.operators import eventually
 
 PERIODS = {"resync": 1.0}
@@ -28,7 +27,6 @@ def wait_for_resyncs(cluster: LocalCluster, count: int = 3) -> None:
 def lists(cluster: LocalCluster) -> int:
     """How often inventories were listed."""
     count = 0
-    for line in cluster.audit_log.read_text().splitlines():
-        event = json.loads(line)
+    for event in audit.events(cluster):
         count += (event["verb"], event["objectRef"]["resource"]) == ("list", "gpuinventories")
     return count

@@ -143,18 +143,24 @@ def test_with_the_operator_a_swap_is_read_and_found(
             fleet.write_smi(names[0], generate("h100", node=names[1]))
             fleet.write_smi(names[1], generate("h100", node=names[0]))
             assert run("read", "--all").exit_code == 0
-            rows = json.loads(run("where", serial, "-o", "json").stdout)
-            assert [(row["node"], row["present"]) for row in rows] == [
-                (names[1], True),
-                (names[0], False),
-            ]
-            assert rows[1]["until"] is not None
-            entries = json.loads(run("history", serial, "-o", "json").stdout)
-            assert [(one["node"], one["type"]) for one in entries] == [
-                (names[0], "GPUAdded"),
-                (names[0], "GPURemoved"),
-                (names[1], "GPUAdded"),
-            ]
+
+            def found() -> None:
+                # The labels that it searches by are written after the status.
+                rows = json.loads(run("where", serial, "-o", "json").stdout)
+                assert [(row["node"], row["present"]) for row in rows] == [
+                    (names[1], True),
+                    (names[0], False),
+                ]
+                assert rows[1]["until"] is not None
+                entries = json.loads(run("history", serial, "-o", "json").stdout)
+                # Either node may be read first.
+                assert sorted((one["node"], one["type"]) for one in entries) == [
+                    (names[0], "GPUAdded"),
+                    (names[0], "GPURemoved"),
+                    (names[1], "GPUAdded"),
+                ]
+
+            eventually(found)
     finally:
         for name in names:
             fleet.delete_node(name)

@@ -33,6 +33,7 @@ def test_a_pass_is_no_news_a_failure_is_and_so_is_the_next_pass(
     sinks = [{"name": "log", "stdout": {}}]
     put_policy(cluster, "fleet", checks=[probe.check(interval=SECONDLY)], sinks=sinks)
     becomes(probe, node, True, 0, "fine")
+    becomes(probe, other, True, 0, "fine")
     eventually(lambda: takes_effect(cluster))
     assert condition(cluster, node, "ChecksPassed") == ("True", "ChecksPassed")
     before = status(cluster, node)["sequence"]

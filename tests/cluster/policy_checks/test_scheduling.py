@@ -91,13 +91,15 @@ def test_another_container_or_command_is_asked_at_once_and_nothing_twice(
     cluster.restart_plugin(node)
     becomes(probe, node, True, 0, "restarted")
     cluster.delete_pod(node)
-    pod = cluster.wait_plugin(node)["metadata"]["uid"]
+    pod = cluster.wait_plugin(node)["metadata"]
     eventually(lambda: more_runs(probe, node, 3))
 
-    def is_read() -> None:
-        assert status(cluster, node)["source"]["uid"] == pod
+    def is_read_and_checked() -> None:
+        # The read of a new pod is an entry of its own, and comes before or after the check.
+        assert status(cluster, node)["source"]["uid"] == pod["uid"]
+        assert probe.status(node)["pod"] == f"gpu-operator/{pod['name']}"
 
-    eventually(is_read)  # the read of a new pod is an entry of its own
+    eventually(is_read_and_checked)
     assert operator.terminate() == 0
     before = [status(cluster, name) for name in NODES]
     operator.restart()
@@ -134,7 +136,7 @@ def test_hung_commands_are_not_stacked(
     """A run that hangs makes the pause before the next one longer than the interval."""
     node, other = NODES
     probe.answer(node, "sleep 60")
-    put_policy(cluster, "fleet", checks=[probe.check(interval=SECONDLY, timeout="100ms")])
+    put_policy(cluster, "fleet", checks=[probe.check(interval=SECONDLY, timeout="1s")])
     # The pauses add up to 15 s at least, in which the healthy node has 15 runs.
     eventually(lambda: more_runs(probe, node, 6), within=120)
     assert probe.runs(other) >= probe.runs(node) + 2
