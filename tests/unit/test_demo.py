@@ -191,12 +191,15 @@ class Recorder:
         self.failing = failing
         self.requests: list[str] = []
         self.deleted: set[str] = set()
+        self.found: list[tuple[str, bool]] = []
+        """What was asked for, and whether a CRD had been deleted already."""
 
     def get(self, path: str) -> Any:
         labels = {"gpuid.github.com/gpu-0": "1", "other": "2"}
         return {"items": [{"metadata": {"name": "n", "labels": labels}}]}
 
     def find(self, path: str) -> Any:
+        self.found.append((path, any("customresourcedefinitions" in one for one in self.deleted)))
         if path in self.deleted:
             return None
         return {"items": [{"metadata": {"name": "n"}}]}
@@ -226,6 +229,9 @@ def test_everything_that_can_be_removed_is_and_the_rest_has_its_command(
         "PATCH /api/v1/nodes/n {'gpuid.github.com/gpu-0': None}",
         "DELETE gpuid-demo",
     ]
+    # The API server may get stuck where it was never asked for the objects of the kind.
+    objects = "/apis/gpuid.github.com/v1alpha1/gpuinventories"
+    assert cluster.found[1] == (objects, False)
     advice = "`kubectl --context c delete crd gpuinventories.gpuid.github.com`"
     assert (advice in capsys.readouterr().err) == bool(failing)
 

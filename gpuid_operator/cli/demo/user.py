@@ -223,7 +223,8 @@ class _Installation:
         for manifest in self._crds:
             # A kube-apiserver that was never asked for the objects of a kind may fail to list them
             # for the deletion, and then does not try again for minutes.
-            self._cluster.find(f"/apis/{API_VERSION}/{manifest['spec']['names']['plural']}")
+            plural = manifest["metadata"]["name"].partition(".")[0]
+            self._cluster.find(f"/apis/{API_VERSION}/{plural}")
             self._cluster.delete(_crd_path(manifest))
         _wait(
             "the CustomResourceDefinitions to go",
