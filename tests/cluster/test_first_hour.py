@@ -22,7 +22,14 @@ from tests.cluster.test_operator_access import role, service_account
 from tests.support.crds import delete_crds
 from tests.support.gotools import go_tool
 from tests.support.manifests import CHART, DEPLOYMENT, ROOT, RenderError, render_text
-from tests.support.operators import INVENTORIES, Operator, eventually, read_well, status
+from tests.support.operators import (
+    INVENTORIES,
+    STARTS_WITHIN,
+    Operator,
+    eventually,
+    read_well,
+    status,
+)
 from tests.support.smi_fixtures import machine
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
@@ -52,7 +59,7 @@ def logs(operator: Operator, *documented_words: str, advice: str) -> None:
         documented(said, *documented_words)
         assert advice in said, said
 
-    eventually(found, within=90)  # on a busy machine, the start alone takes half a minute
+    eventually(found, within=STARTS_WITHIN)
 
 
 @pytest.fixture

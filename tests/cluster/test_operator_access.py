@@ -11,7 +11,14 @@ import pytest
 
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
-from tests.support.operators import Operator, condition, eventually, node_labels, status
+from tests.support.operators import (
+    STARTS_WITHIN,
+    Operator,
+    condition,
+    eventually,
+    node_labels,
+    status,
+)
 from tests.support.smi_fixtures import facts, machine, swapped
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -116,8 +123,8 @@ def test_the_footprint_is_enough_and_what_lacks_is_said(
 ) -> None:
     variables: dict[str, Any] = {"LEADER_ELECTION": "true", "POD_NAMESPACE": "gpuid"}
     with Operator(fleet, kubeconfig=kubeconfig, ready=False, **variables) as operator:
-        # On a busy machine, the start alone takes half a minute.
-        eventually(lambda: says(operator, "failed to acquire lease", "leases"), within=90)
+        lease = "failed to acquire lease"
+        eventually(lambda: says(operator, lease, "leases"), within=STARTS_WITHIN)
         apply(fleet, *role("gpuid", LEASES, SECRETS), *role("default", EVENTS))
         eventually(lambda: says(operator, "failed to read namespace kube-system", "namespaces"))
         apply(fleet, *role(None, *FOOTPRINT))
@@ -230,14 +237,14 @@ def test_missing_kinds_are_waited_for_at_the_start_and_later(fleet: LocalCluster
 
     remove()
     with Operator(fleet, ready=False) as operator:
-        eventually(lambda: waits_for(*KINDS), within=90)
+        eventually(lambda: waits_for(*KINDS), within=STARTS_WITHIN)
         install("gpuinventories")
         eventually(lambda: waits_for("gpuinventorypolicies"))
         install("gpuinventorypolicies")
         operator.wait_ready()
         eventually(lambda: has_condition(fleet, "True", "ReadOK"))
         remove()
-        eventually(lambda: waits_for(*KINDS), within=90)
+        eventually(lambda: waits_for(*KINDS), within=STARTS_WITHIN)
         for kind in KINDS:
             install(kind)
         operator.wait_ready()

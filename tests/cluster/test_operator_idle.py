@@ -18,6 +18,7 @@ from tests.support.operators import (
     condition,
     eventually,
     inventory,
+    is_delivered,
     status,
     writes,
 )
@@ -74,7 +75,7 @@ def settled(fleet: LocalCluster, node: str) -> None:
 
 def has_reason(fleet: LocalCluster, node: str, reason: str) -> None:
     assert condition(fleet, node) == ("False", reason)
-    assert condition(fleet, node, "Delivered")[0] == "True"
+    is_delivered(fleet, node)
 
 
 def has_matched(fleet: LocalCluster, count: int) -> None:

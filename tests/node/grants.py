@@ -28,7 +28,7 @@ class Calls:
 
 
 def calls_of(cluster: LocalCluster, account: str, *, since: int) -> Calls:
-    """What the service account `account` of the namespace gpuid did after the first `since` lines
+    """What the service account `account` of the namespace gpuid did after the first `since` events
     of the audit log."""
     calls = Calls()
     for event in audit.events(cluster, since=since):

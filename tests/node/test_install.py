@@ -307,6 +307,14 @@ def helm(installable: LocalCluster) -> Iterator[Helm]:
     await_end(installable)
 
 
+def await_pods(cluster: LocalCluster, *, reader: bool = False) -> None:
+    """Wait for the pods of a release. Helm waits for those that an update leaves: of a single one,
+    for none."""
+    rollout(cluster, "gpuid", "deployment/gpuid-operator")
+    if reader:
+        rollout(cluster, "gpuid", "daemonset/gpuid-operator-reader")
+
+
 def await_end(cluster: LocalCluster) -> None:
     """Wait for the end of the operator's pod, which Helm does not: what it still asks for is not of
     the next test."""
@@ -363,8 +371,7 @@ def test_the_chart(
     file.write_text(yaml.safe_dump(values))
     release = ("gpuid-operator", str(CHART), "--values", str(file), "--wait", "--timeout=90s")
     assert "kubectl get gpuinventory" in helm("install", *release)
-    # Helm waits for the replicas that an update leaves: of a single one, for none.
-    rollout(cluster, "gpuid", "deployment/gpuid-operator")
+    await_pods(cluster)
     check_facts(inventory(cluster))
     tested = helm("test", "gpuid-operator", "--timeout=60s")
     assert "Phase:          Succeeded" in tested
@@ -415,8 +422,7 @@ def test_the_reader(installable: LocalCluster, helm: Helm, audited: int, tmp_pat
     file.write_text(yaml.safe_dump(values))
     release = ("gpuid-operator", str(CHART), "--values", str(file), "--wait", "--timeout=90s")
     helm("install", *release)
-    rollout(cluster, "gpuid", "deployment/gpuid-operator")
-    rollout(cluster, "gpuid", "daemonset/gpuid-operator-reader")
+    await_pods(cluster, reader=True)
     status = inventory(cluster)
     check_facts(status, SWAPPED, container="reader")
     assert status["source"]["namespace"] == "gpuid"
@@ -463,8 +469,7 @@ def test_the_reader_runs_the_nvidia_smi_of_the_node(
     file = tmp_path / "values.yaml"
     file.write_text(yaml.safe_dump(values))
     helm("install", "gpuid-operator", str(CHART), "--values", str(file), "--wait", "--timeout=90s")
-    rollout(cluster, "gpuid", "deployment/gpuid-operator")
-    rollout(cluster, "gpuid", "daemonset/gpuid-operator-reader")
+    await_pods(cluster, reader=True)
     name = cluster.real_node_name
 
     def ready() -> dict[str, Any]:

@@ -418,6 +418,14 @@ async def test_few_execs_are_opened_at_once_and_their_wait_is_not_in_the_timeout
     assert most == 1
 
 
+@pytest.fixture
+def authority(certificates: Certificates, tmp_path: Path) -> str:
+    """The file of the authority that issued the server's certificate."""
+    file = tmp_path / "ca.pem"
+    file.write_text(certificates.authority)
+    return str(file)
+
+
 def server_tls(certificates: Certificates) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.certificate, certificates.key)
@@ -425,13 +433,11 @@ def server_tls(certificates: Certificates) -> ssl.SSLContext:
 
 
 async def test_a_tls_connection_has_a_small_read_buffer(
-    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    certificates: Certificates, authority: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This relies on asyncio's own: where it fails after an upgrade, adapt limit_read_buffers."""
     monkeypatch.setattr(sslproto.SSLProtocol, "max_size", sslproto.SSLProtocol.max_size)
     limit_read_buffers()
-    authority = tmp_path / "ca.pem"
-    authority.write_text(certificates.authority)
     output = bytes(range(256)) * 4096
     buffers = []
 
@@ -442,7 +448,7 @@ async def test_a_tls_connection_has_a_small_read_buffer(
 
     async with (
         served(handler, tls=server_tls(certificates)) as server,
-        client_of(server, ca_path=str(authority), server_name="localhost") as client,
+        client_of(server, ca_path=authority, server_name="localhost") as client,
     ):
         assert (await run(client, max_bytes=2 * len(output))).stdout == output
     assert buffers == [READ_BUFFER]
@@ -450,10 +456,8 @@ async def test_a_tls_connection_has_a_small_read_buffer(
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_later_execs_resume_the_tls_session_of_the_first(
-    certificates: Certificates, tmp_path: Path, version: ssl.TLSVersion
+    certificates: Certificates, authority: str, version: ssl.TLSVersion
 ) -> None:
-    authority = tmp_path / "ca.pem"
-    authority.write_text(certificates.authority)
     resumed = []
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -466,7 +470,7 @@ async def test_later_execs_resume_the_tls_session_of_the_first(
         return context
 
     async with served(handler, tls=new_tls()) as server:
-        client = client_of(server, ca_path=str(authority), server_name="localhost")
+        client = client_of(server, ca_path=authority, server_name="localhost")
         for _ in range(3):
             assert (await run(client)).stdout == b"out"
     assert resumed == [False, True, True]
