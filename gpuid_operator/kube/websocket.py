@@ -16,10 +16,10 @@ from gpuid_operator.kube.credentials import Credentials, FreshCredentials
 from gpuid_operator.kube.in_flight import InFlight
 from gpuid_operator.kube.tls import ResumingContext
 
-_OPENINGS: Final = 6
+_OPENINGS: Final = 3
 """WebSockets that are opened at once. An exec that only waits for its command costs the API server
 nothing, but its opening takes a TLS handshake and a connection to the kubelet, and API Priority and
-Fairness does not count it. With six the server's work is done as fast, and others wait less."""
+Fairness does not count it. With three the server's work is done as fast, and others wait less."""
 _HEARTBEAT: Final = 20.0
 """Seconds between pings; a missing pong is detected after half of that."""
 

@@ -68,6 +68,12 @@ def lookup_labels(status: InventoryStatus) -> dict[str, str]:
     return dict.fromkeys(here, PRESENT) | dict.fromkeys(left, PAST)
 
 
+def same_lookup_labels(before: InventoryStatus, after: InventoryStatus) -> bool:
+    """Whether two statuses surely have the same look-up labels; costs little where one comes from
+    the other."""
+    return (before.state, before.gpus, before.history) == (after.state, after.gpus, after.history)
+
+
 def _entry_keys(entry: HistoryEntry) -> dict[str, None]:
     keys = _keys(entry.uuid, entry.serial, entry.chassis)
     # The serial is the only fact that can change and by which users look up a GPU.

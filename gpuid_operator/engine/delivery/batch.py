@@ -61,7 +61,9 @@ class Batch:
 
     def drop_unserved(self) -> None:
         """Drops the entries of inventories to which the sink no longer applies."""
-        self._entries = [entry for entry in self._entries if self._pending.serves(entry)]
+        of_inventory = {(entry.node, entry.uid): entry for entry in self._entries}
+        served = {one for one, entry in of_inventory.items() if self._pending.serves(entry)}
+        self._entries = [entry for entry in self._entries if (entry.node, entry.uid) in served]
 
     def mark_sent(self, entries: Sequence[OutboxEntry]) -> dict[str, Position]:
         """Drops these entries, which the sink has, and remembers the last one of each node until

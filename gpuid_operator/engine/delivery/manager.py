@@ -99,12 +99,13 @@ class Delivery:
 
     def enqueue(self, name: str) -> None:
         """Enqueues the node with the workers of the sinks that did not get all of its records."""
-        view = self._state.view(name)
-        if view.inventory is None or view.skip is not None or self._closed:
+        found = self._state.inventory_with_policy(name)
+        if found is None or self._closed:
             return
-        for sink in view.policy.sinks:
-            if has_pending(view.inventory, sink):
-                self._worker(sink, _SinkKey.of(sink, view.policy)).add(name)
+        inventory, policy = found
+        for sink in policy.sinks:
+            if has_pending(inventory, sink):
+                self._worker(sink, _SinkKey.of(sink, policy)).add(name)
 
     def forget(self, name: str) -> None:
         """Drops a node whose inventory is gone."""

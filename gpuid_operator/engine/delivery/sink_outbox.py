@@ -26,7 +26,7 @@ class SinkOutbox:
         inventory = self._served_inventory(node)
         if inventory is None:
             return []
-        status = self._state.inventories.status(node)
+        status = self._state.inventories.read_once(node)
         start = outbox.cursor(status, self._filter)
         if after is not None and after.uid == inventory.uid:
             start = max(start, after.sequence)
@@ -56,9 +56,11 @@ class SinkOutbox:
     def _served_inventory(self, node: str) -> CachedInventory | None:
         """The node's inventory; None where the sink does not apply to it, or nothing may be
         delivered."""
-        view = self._state.view(node)
-        applies = view.skip is None and self._sink in view.policy.sinks
-        return view.inventory if applies else None
+        found = self._state.inventory_with_policy(node)
+        if found is None:
+            return None
+        inventory, policy = found
+        return inventory if self._sink in policy.sinks else None
 
 
 def has_pending(inventory: CachedInventory, sink: SinkSpec) -> bool:

@@ -162,20 +162,21 @@ class CachedInventory:
         )
 
     def with_status(
-        self, status: InventoryStatus, body: Mapping[str, Any], *, resource_version: str
+        self,
+        status: InventoryStatus,
+        body: Mapping[str, Any],
+        *,
+        resource_version: str,
+        before: InventoryStatus | None = None,
     ) -> CachedInventory:
-        """The version that has this status, given as a model and as JSON."""
+        """The version that has this status, given as a model and as JSON. `before` is the status of
+        this version, if it is at hand: most writes change no GPU."""
         ready = find(status.conditions, ConditionType.READY)
         checks = tuple(
             check.model_copy(update={"stdout": None, "stderr": None})
             for check in status.checks or ()
         )
-        identifiers: tuple[Identifiers, ...] | None = None
-        if status.gpus is not None:
-            identifiers = tuple(map(Identifiers.of, status.gpus))
-        if identifiers == self.identifiers:
-            identifiers = self.identifiers  # the index of UUIDs shares these strings
-        names = {name for gpu in status.gpus or () for name in gpu.quarantines or ()}
+        of_gpus = {} if _same_gpus(before, status) else self._of_gpus(status)
         return replace(
             self,
             resource_version=resource_version,
@@ -191,9 +192,7 @@ class CachedInventory:
             suspended=ready is not None and ready.reason == "Suspended",
             observed_generation=status.observed_generation or 0,
             node=status.node,
-            identifiers=identifiers,
-            quarantines=tuple(sorted(names)),
-            hardware=_shared(Hardware.of(status.gpus, status.driver_version)),
+            **of_gpus,
             as_expected=_shared(shown(status.conditions, ConditionType.AS_EXPECTED)),
             unique=_shared(shown(status.conditions, ConditionType.UNIQUE)),
             slices=_shared(FromSlices.of(status)),
@@ -206,6 +205,20 @@ class CachedInventory:
                 for sink in status.sinks or ()
             ),
         )
+
+    def _of_gpus(self, status: InventoryStatus) -> dict[str, Any]:
+        """The fields that follow from the GPUs and their driver."""
+        identifiers: tuple[Identifiers, ...] | None = None
+        if status.gpus is not None:
+            identifiers = tuple(map(Identifiers.of, status.gpus))
+        if identifiers == self.identifiers:
+            identifiers = self.identifiers  # the index of UUIDs shares these strings
+        names = {name for gpu in status.gpus or () for name in gpu.quarantines or ()}
+        return {
+            "identifiers": identifiers,
+            "quarantines": tuple(sorted(names)),
+            "hardware": _shared(Hardware.of(status.gpus, status.driver_version)),
+        }
 
     def unpack(self) -> InventoryStatus:
         """The whole status."""
@@ -242,6 +255,12 @@ class CachedInventory:
     def departed(self) -> bool:
         """Whether the status says that the node is gone."""
         return self.state is InventoryState.DEPARTED
+
+
+def _same_gpus(before: InventoryStatus | None, after: InventoryStatus) -> bool:
+    if before is None:
+        return False
+    return (before.gpus, before.driver_version) == (after.gpus, after.driver_version)
 
 
 def _packed(value: Mapping[str, Any]) -> bytes:

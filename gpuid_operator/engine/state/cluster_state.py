@@ -62,6 +62,16 @@ class ClusterState:
             published=self.slices.of(name),
         )
 
+    def inventory_with_policy(self, name: str) -> tuple[CachedInventory, EffectivePolicy] | None:
+        """The inventory of a node and the policy in force for it; None where there is no inventory,
+        or the operator must skip the node. Costs a fraction of a view."""
+        inventory = self.inventories.get(name)
+        if inventory is None:
+            return None
+        policy = self.effective_policy(name, inventory)
+        skip = self._skip_reason(name, inventory, policy)
+        return None if skip is not None else (inventory, policy)
+
     def read_begins(self, name: str) -> None:
         """A read of this node begins now."""
         self.pods.memory.read_begins(name)

@@ -62,14 +62,17 @@ class InventoryCache:
 
     def status(self, name: str) -> InventoryStatus:
         """The whole status; an empty one where there is no such inventory."""
-        known = self._unpacked.get(name)
-        if known is not None:
-            self._unpacked.move_to_end(name)
-            return known
-        cached = self._inventories.get(name)
-        if cached is None:
+        if name not in self._inventories:
             return InventoryStatus()
-        return self._keep(name, cached.unpack())
+        return self._keep(name, self.read_once(name))
+
+    def read_once(self, name: str) -> InventoryStatus:
+        """As `status`, for a look at one inventory after the other: which statuses are kept as
+        objects does not change."""
+        known, cached = self._unpacked.get(name), self._inventories.get(name)
+        if known is not None:
+            return known
+        return InventoryStatus() if cached is None else cached.unpack()
 
     def is_news(self, meta: Mapping[str, Any]) -> bool:
         """Whether the version of an inventory, given by its metadata, is neither known nor older
@@ -111,6 +114,7 @@ class InventoryCache:
         if known is None or known.uid != meta.uid:
             known = CachedInventory.created(name, meta, labels)
             self._store(name, known)
+            self._unpacked.pop(name, None)
         return known
 
     def put_status(
@@ -125,7 +129,9 @@ class InventoryCache:
         brought this version or a later one already."""
         cached = self._older(name, resource_version)
         if cached is not None:
-            self._store(name, cached.with_status(status, body, resource_version=resource_version))
+            before = self._unpacked.get(name)
+            now = cached.with_status(status, body, before=before, resource_version=resource_version)
+            self._store(name, now)
             self._keep(name, status)
 
     def put_labels(self, name: str, labels: Mapping[str, str], *, resource_version: str) -> None:

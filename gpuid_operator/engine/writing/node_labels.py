@@ -98,12 +98,10 @@ class NodeLabeller:
 
     def _changes(self, name: str) -> dict[str, str | None]:
         """The changes that the labels of a node need, as far as node and GPUs are known."""
-        view = self._state.view(name)
-        node, inventory = view.node, view.inventory
-        if node is None or inventory is None or inventory.pairs is None:
+        node, found = self._state.nodes.get(name), self._state.inventory_with_policy(name)
+        if node is None or found is None:
             return {}
-        if view.skip is not None or view.suspended or view.departed:
+        inventory, policy = found
+        if inventory.pairs is None or inventory.departed or policy.suspended:
             return {}
-        return node_label_changes(
-            node.facts.labels, inventory.pairs, enabled=view.policy.node_labels
-        )
+        return node_label_changes(node.facts.labels, inventory.pairs, enabled=policy.node_labels)

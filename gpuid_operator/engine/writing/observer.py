@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from gpuid_operator.api.inventory import (
@@ -47,25 +48,25 @@ class Observer:
 
     def __call__(self, written: StatusWritten) -> None:
         """Report a write; see StatusListener."""
-        self.show(written.name, written.after)
+        self.show(written.name, written.after, before=written.before)
         for change in written.changes:
             self._count(change)
         entries = [entry for change in written.changes for entry in change.entries]
         self._announce(written, entries)
         self._announce_duplicates(written)
 
-    def show(self, name: str, status: InventoryStatus) -> None:
-        """Set the metrics of a node to what its status says, or drop them if the node is gone."""
+    def show(
+        self, name: str, status: InventoryStatus, *, before: InventoryStatus | None = None
+    ) -> None:
+        """Set the metrics of a node to what its status says, or drop them if the node is gone.
+
+        `before` is the status that they show, if any: GPUs that are the same cost nothing.
+        """
         if status.state is not InventoryState.PRESENT:
             self._metrics.forget_node(name)
             return
-        self._metrics.set_gpus(name, map(_identity, status.gpus or ()))
-        marks = [
-            (gpu.uuid or "", gpu.serial or "", quarantine)
-            for gpu in status.gpus or ()
-            for quarantine in gpu.quarantines or ()
-        ]
-        self._metrics.set_quarantined(name, marks)
+        if before is None or before.state is not status.state or before.gpus != status.gpus:
+            self._show_gpus(name, status.gpus or ())
         results = {check.name: check.passed for check in status.checks or ()}
         self._metrics.set_checks(
             name, {check: passed for check, passed in results.items() if passed is not None}
@@ -76,11 +77,18 @@ class Observer:
         }
         self._metrics.set_conditions(name, values)
         self._metrics.set_as_expected(name, _BOOL.get(found.get(ConditionType.AS_EXPECTED)))
-        self._metrics.set_health(
-            name, [series for gpu in status.gpus or () for series in _health(gpu)]
-        )
         if status.last_read_time is not None:
             self._metrics.set_last_read(name, status.last_read_time.timestamp())
+
+    def _show_gpus(self, name: str, gpus: Sequence[GPU]) -> None:
+        self._metrics.set_gpus(name, map(_identity, gpus))
+        marks = [
+            (gpu.uuid or "", gpu.serial or "", quarantine)
+            for gpu in gpus
+            for quarantine in gpu.quarantines or ()
+        ]
+        self._metrics.set_quarantined(name, marks)
+        self._metrics.set_health(name, [series for gpu in gpus for series in _health(gpu)])
 
     def invalid(self, name: str, uid: str, fault: str) -> None:
         """Report an inventory that the operator cannot parse, and therefore does not write."""

@@ -27,7 +27,7 @@ from gpuid_operator.engine.writing.lookup_labels import LookupLabels
 from gpuid_operator.kube.client import KubeClient
 from gpuid_operator.kube.errors import Conflict, KubeError, NotFound
 from gpuid_operator.kube.inventories import apply_status, create_inventory
-from gpuid_operator.plan.labels import lookup_labels
+from gpuid_operator.plan.labels import lookup_labels, same_lookup_labels
 from gpuid_operator.plan.ownership import owned_fields
 from gpuid_operator.plan.schedule import backoff
 from gpuid_operator.plan.status_change import StatusChange, StatusContext
@@ -212,7 +212,11 @@ class StatusWriter:
         draft = _decide(jobs, view, self._inventories.status(name))
         inventory = view.inventory or await self._create(name, draft.after)
         if draft.after != draft.before or inventory.state is None:
-            await self._apply(inventory, draft)
+            # An inventory that was just created has its labels already.
+            labelled = view.inventory is None or (
+                inventory.state is not None and same_lookup_labels(draft.before, draft.after)
+            )
+            await self._apply(inventory, draft, labelled=labelled)
         return draft.changes
 
     async def _create(self, name: str, status: InventoryStatus) -> CachedInventory:
@@ -221,7 +225,7 @@ class StatusWriter:
         meta = await create_inventory(self._client, name=name, labels=labels)
         return self._inventories.put_created(name, meta, labels=labels)
 
-    async def _apply(self, inventory: CachedInventory, draft: _Draft) -> None:
+    async def _apply(self, inventory: CachedInventory, draft: _Draft, *, labelled: bool) -> None:
         body = draft.after.to_json()
         version = await apply_status(
             self._client,
@@ -233,7 +237,10 @@ class StatusWriter:
             force=True,
         )
         self._inventories.put_status(inventory.name, draft.after, body, resource_version=version)
-        await self._lookup_labels.sync(inventory.name)
+        if labelled:
+            await self._lookup_labels.retry(inventory.name)
+        else:
+            await self._lookup_labels.sync(inventory.name)
         changes = tuple(change for change in draft.changes if change is not None)
         written = StatusWritten(inventory.name, inventory.uid, draft.before, draft.after, changes)
         for listener in self._listeners:

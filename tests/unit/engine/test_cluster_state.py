@@ -112,6 +112,15 @@ def test_a_request_is_open_until_a_read_answers_it(
     assert view(kube, state, status=status, annotations=annotations).open_request == is_open
 
 
+def test_what_is_in_force_for_a_node(kube: FakeKube, state: ClusterState) -> None:
+    assert state.inventory_with_policy("n1") is None
+    known = view(kube, state, spec={"sinks": [{"name": "mine", "stdout": {}}]})
+    assert known.inventory is not None
+    assert state.inventory_with_policy("n1") == (known.inventory, known.policy)
+    assert view(kube, state, spec={"sinks": [UNKNOWN_SINK]}).skip is not None
+    assert state.inventory_with_policy("n1") is None
+
+
 def test_a_node_whose_inventory_cannot_be_parsed_is_skipped(
     kube: FakeKube, state: ClusterState
 ) -> None:

@@ -158,6 +158,20 @@ def test_the_most_recently_used_statuses_stay_uncompressed() -> None:
     assert cache.status(names[1]) is not second
 
 
+def test_a_look_at_many_statuses_leaves_those_that_are_kept() -> None:
+    cache = InventoryCache()
+    names = [f"n{number}" for number in range(UNPACKED + 10)]
+    for name in names:
+        cache.put_object(inventory(name, uid=name))
+    kept = [cache.status(name) for name in names[-UNPACKED:]]
+    for name in names:
+        assert cache.read_once(name) == InventoryStatus.model_validate(STATUS)
+    assert all(
+        cache.status(name) is status for name, status in zip(names[-UNPACKED:], kept, strict=True)
+    )
+    assert cache.read_once("unknown") == InventoryStatus()
+
+
 @pytest.mark.parametrize(("version", "replaces"), [(4, False), (5, False), (6, True)])
 def test_a_later_version_replaces_an_earlier_one(
     cache: InventoryCache, version: int, replaces: bool
@@ -183,6 +197,12 @@ def test_a_created_inventory_is_managed_and_has_no_status() -> None:
     assert cache.status("n1") == InventoryStatus()
 
 
+def test_an_inventory_that_was_created_again_has_no_status(cache: InventoryCache) -> None:
+    """The event of the deletion may come later than the answer of the API server."""
+    cache.put_created("n1", InventoryMeta("u2", "9", 1), labels={})
+    assert cache.status("n1") == InventoryStatus()
+
+
 def test_a_created_inventory_does_not_replace_what_an_event_brought(cache: InventoryCache) -> None:
     cache.put_created("n1", InventoryMeta("u1", "4", 1), labels={})
     assert cached(cache).resource_version == "5"
@@ -197,6 +217,41 @@ def test_a_written_status_is_returned_as_the_same_object(cache: InventoryCache) 
     assert cached(cache).pairs == ((None, "s2"),)
     # The event of this write changes nothing.
     assert not cache.put_object(inventory(version=6, status=status.to_json()))
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept as object", "compressed"])
+def test_a_written_status_has_the_facts_of_its_gpus(kept: bool) -> None:
+    cache = InventoryCache()
+    gpus = [{"uuid": "GPU-1", "product": "A", "quarantines": ["rma"]}]
+    before = STATUS | {"gpus": gpus, "driverVersion": "1"}
+    cache.put_object(inventory(status=before))
+    if not kept:
+        for number in range(UNPACKED):
+            cache.put_object(inventory(f"m{number}", uid=f"m{number}"))
+    changes: list[dict[str, Any]] = [
+        {"sequence": 10},
+        {"driver_version": "2"},
+        {"gpus": [GPU(uuid="GPU-2", product="B")]},
+        {"gpus": []},
+        {"gpus": None},
+    ]
+    found = []
+    for version, change in enumerate(changes, start=6):
+        status = cache.read_once("n1").model_copy(update=change)
+        cache.put_status("n1", status, status.to_json(), resource_version=str(version))
+        known = cached(cache)
+        hardware = known.hardware
+        assert cache.by_uuid.names("GPU-1") == (frozenset({"n1"}) if version < 8 else frozenset())
+        found.append(
+            (known.uuids, known.quarantines, hardware and (hardware.products, hardware.driver))
+        )
+    assert found == [
+        (("GPU-1",), ("rma",), (("A",), "1")),
+        (("GPU-1",), ("rma",), (("A",), "2")),
+        (("GPU-2",), (), (("B",), "2")),
+        ((), (), ((), "2")),
+        ((), (), None),
+    ]
 
 
 def test_a_written_status_does_not_replace_a_later_version(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpuid_operator.api.inventory import InventoryState
+from gpuid_operator.api.inventory import GPU, InventoryState
 from gpuid_operator.kube.errors import Conflict
 from tests.support.kube import FakeKube, forbidden, server_error
 from tests.support.objects import inventory_path, put_inventory
@@ -62,6 +62,32 @@ async def test_a_status_that_needs_no_other_labels_takes_one_write(
 ) -> None:
     await writing.status_writer.write("n1", setting(gpu_count=1))
     assert len(kube.requests) == 1
+
+
+async def test_a_status_of_the_same_gpus_computes_no_labels(
+    writing: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpuid_operator.engine.writing.lookup_labels.lookup_labels", None)
+    await writing.status_writer.write("n1", setting(gpu_count=1))
+
+
+async def test_labels_that_failed_are_written_with_the_next_status(
+    kube: FakeKube, writing: Writing
+) -> None:
+    kube.fail("PATCH", OBJECT, server_error())
+    await writing.status_writer.write("n1", new_gpu(writing))
+    assert f"{PREFIX}old" in labels_of(kube)
+    await writing.status_writer.write("n1", setting(gpu_count=1))
+    assert labels_of(kube) == {f"{PREFIX}new": "present", "team": "a"}
+
+
+async def test_an_inventory_without_a_status_gets_its_labels(kube: FakeKube) -> None:
+    """A user, or the operator before it ended, created it."""
+    put_inventory(kube, "n1", status={})
+    writing = Writing(kube)
+    writing.load("n1")
+    await writing.status_writer.write("n1", setting(gpus=[GPU(serial="new")]))
+    assert labels_of(kube) == {f"{PREFIX}new": "present"}
 
 
 async def test_labels_keep_what_another_client_wrote_meanwhile(

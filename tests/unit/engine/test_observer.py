@@ -175,6 +175,28 @@ async def test_metrics_show_the_conditions_and_the_health_until_the_node_departs
     assert reports.series("gpuid_gpu_health{") == []
 
 
+async def test_metrics_show_the_gpus_of_each_write(reports: Reports) -> None:
+    def serials() -> list[str]:
+        lines = reports.series("gpuid_gpu_info{")
+        return [line.partition('serial="')[2].partition('"')[0] for line in lines]
+
+    def status(**fields: Any) -> InventoryStatus:
+        return InventoryStatus.model_validate(READ.to_json() | fields)
+
+    other = status(gpus=[GPU | {"serial": "s2"}])
+    departed = status(state="Departed")
+    await reports.write(before=NEVER_READ, after=READ)
+    assert serials() == ["s1"]
+    await reports.write(before=READ, after=READ.model_copy(update={"sequence": 2}))
+    assert serials() == ["s1"]
+    await reports.write(before=READ, after=other)
+    assert serials() == ["s2"]
+    await reports.write(before=READ, after=departed)
+    assert serials() == []
+    await reports.write(before=departed, after=READ)
+    assert serials() == ["s1"]
+
+
 async def test_a_condition_of_another_writer_is_no_metric(reports: Reports) -> None:
     foreign = {
         "type": "Theirs",
