@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from gpuid_operator.operator.settings import Settings
 from tests.bench import audit
 from tests.bench.errors import BenchError
 from tests.bench.listing import Listing, listing
-from tests.bench.programs import LIMITS, OURS, Program, Running
+from tests.bench.programs import LIMITS, OURS, PYTHON, Program, Running
 from tests.bench.simulated_fleet import GPUS, Progress, SimulatedFleet
 
 READ_SECONDS: Final = 1.5
@@ -166,7 +165,7 @@ def write_floor(fleet: SimulatedFleet) -> Figures:
 
 def _floor(fleet: SimulatedFleet, name: str, *, workers: int, writes: bool) -> Figures:
     kubeconfig = str(fleet.cluster.kubeconfig)
-    command = [sys.executable, "-m", "tests.bench.floor", kubeconfig, f"--workers={workers}"]
+    command = [*PYTHON, "-m", "tests.bench.floor", kubeconfig, f"--workers={workers}"]
     command.append(f"--server={fleet.server_pid}")
     done = subprocess.run(
         [*command, "--writes"] if writes else command,

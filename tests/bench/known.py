@@ -12,7 +12,7 @@ from gpuid_operator.localcluster.client import MERGE, Request
 from tests.bench import audit, histories
 from tests.bench.api import INVENTORIES
 from tests.bench.coldstart import cold_start, wait
-from tests.bench.programs import LIMITS, OURS, Program, Running
+from tests.bench.programs import LIMITS, OURS, PYTHON, Program, Running
 from tests.bench.simulated_fleet import Progress, SimulatedFleet
 
 _APPLY: Final = "application/apply-patch+yaml"
@@ -155,7 +155,7 @@ def reads(fleet: SimulatedFleet, progress: Progress) -> dict[str, Any]:
 def resync(fleet: SimulatedFleet, progress: Progress) -> dict[str, Any]:
     """Full lists of the cluster, more often than every ten minutes."""
     period = max(15.0, fleet.nodes / 50)
-    command = (*OURS.command[:1], "-m", "tests.bench.instrumented", str(period))
+    command = (*PYTHON, "-m", "tests.bench.instrumented", str(period))
     program = Program("gpuid-operator-resync", command, inventories=True)
     with fleet.start(program, {}) as running:
         wait(running, lambda: running.get("/readyz")[0] == 200)

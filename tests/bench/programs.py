@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,29 @@ from gpuid_operator.localcluster.ports import free_ports
 from tests.bench import usage
 from tests.bench.errors import BenchError
 from tests.bench.records import RecordCounter
+
+_OF_DEBIAN: Final = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+"""The Python that the image has, if this machine has it in the version of this process."""
+
+
+def _python() -> tuple[str, ...]:
+    if not os.access(_OF_DEBIAN, os.X_OK):
+        return (sys.executable,)
+    # It has none of the packages of this process; the working directory has the program.
+    return ("/usr/bin/env", f"PYTHONPATH={sysconfig.get_path('purelib')}", _OF_DEBIAN)
+
+
+PYTHON: Final = _python()
+"""The Python of the operator and of the floors: that of Debian, as in the image, where there is
+one. Builds of Python differ in speed."""
+
+
+def python_version() -> str:
+    """The version of PYTHON, and whose it is."""
+    command = [*PYTHON, "-c", "import platform; print(platform.python_version())"]
+    version = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return f"{version} of Debian" if _OF_DEBIAN in PYTHON else version
+
 
 LIMITS: Final = {"WORKERS": "16", "QPS": "500", "BURST": "1000"}
 """The same limits for every program, where nvidia-smi takes no time."""
@@ -35,9 +59,7 @@ class Program:
     """Whether it writes GPUInventories; each program writes the labels of Nodes."""
 
 
-OURS: Final = Program(
-    "gpuid-operator", (sys.executable, "-m", "gpuid_operator", "run"), inventories=True
-)
+OURS: Final = Program("gpuid-operator", (*PYTHON, "-m", "gpuid_operator", "run"), inventories=True)
 
 
 def peer(binary: str) -> Program:

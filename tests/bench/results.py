@@ -14,6 +14,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from gpuid_operator import __version__
+from tests.bench.programs import python_version
 from tests.bench.tables import tables
 
 ROOT: Final = Path(__file__).parents[2]
@@ -55,7 +56,7 @@ def taken() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "cpu": _cpu(),
         "memory_gb": round(memory),
-        "python": platform.python_version(),
+        "python": python_version(),
         "load": LOAD_BEFORE,
     }
 
