@@ -52,11 +52,13 @@ class Batch:
 
     async def fill(self) -> None:
         """Waits for a due node, then gathers entries of as many nodes as fit. A batch that is not
-        full waits once for other nodes to join."""
+        full waits for other nodes to join, until its first node has waited for `max_wait`."""
         await self._due.wait()
+        until = self._due.since(self._due.first()) + self._max_wait
         self._gather()
-        if self._entries and self._room > 0:
-            await asyncio.sleep(self._max_wait)
+        left = until - asyncio.get_running_loop().time()
+        if self._entries and self._room > 0 and left > 0:
+            await asyncio.sleep(left)
             self._gather()
 
     def drop_unserved(self) -> None:

@@ -10,7 +10,8 @@ class DueNodes:
     """A queue of nodes, each in it once, and the nodes that are blocked for a time."""
 
     def __init__(self) -> None:
-        self._due: dict[str, None] = {}
+        self._due: dict[str, float] = {}
+        """Since when each node is due, in seconds of the event loop's clock."""
         self._filled = asyncio.Event()
         self._blocked: dict[str, asyncio.TimerHandle] = {}
 
@@ -22,7 +23,7 @@ class DueNodes:
 
     def add(self, node: str) -> None:
         """Puts a node at the end, unless it is due already."""
-        self._due[node] = None
+        self._due.setdefault(node, asyncio.get_running_loop().time())
         self._filled.set()
 
     def remove(self, node: str) -> None:
@@ -34,6 +35,10 @@ class DueNodes:
     def first(self) -> str:
         """Returns the node that has been due for longest."""
         return next(iter(self._due))
+
+    def since(self, node: str) -> float:
+        """Returns since when a node is due, in seconds of the event loop's clock."""
+        return self._due[node]
 
     async def wait(self) -> None:
         """Waits until a node is due."""

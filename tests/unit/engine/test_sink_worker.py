@@ -41,6 +41,14 @@ async def test_a_batch_that_is_not_full_waits_once_for_others_to_join() -> None:
     assert harness.sent == [(1.0, ["a.1.0.0", "b.1.0.0"])]
 
 
+async def test_what_did_not_fit_does_not_wait_again() -> None:
+    harness = Harness({"a": [2]}, max_records=3)
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.5, harness.join, "b", [2])
+    await harness.until(lambda: len(harness.cursors) == 2)
+    assert harness.sent == [(1.0, ["a.1.0.0", "a.1.0.1"]), (1.5, ["b.1.0.0", "b.1.0.1"])]
+
+
 async def test_later_entries_follow_the_last_one_sent() -> None:
     """Also while the cursor is not written yet."""
     harness = Harness({"a": [1]})
