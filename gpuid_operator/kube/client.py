@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -21,13 +21,11 @@ import orjson
 from yarl import URL
 
 from gpuid_operator import __version__
-from gpuid_operator.kube.api_errors import api_error, check_list_version, is_retryable, unreachable
+from gpuid_operator.kube.api_errors import api_error, is_retryable, unreachable
 from gpuid_operator.kube.credentials import Credentials, FreshCredentials, find_source
 from gpuid_operator.kube.errors import (
     ApiError,
     ApiUnreachable,
-    Gone,
-    ListExpired,
     Unauthorized,
 )
 from gpuid_operator.kube.in_flight import InFlight
@@ -232,55 +230,6 @@ class KubeClient:
                 raise error
             await asyncio.sleep(pause)
             tries += 1
-
-    async def pages(
-        self,
-        path: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        accept: str | None = None,
-        limit: int = 500,
-        since: str = "",
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """List in pages of at most `limit` objects: yields the body of each page of one snapshot.
-
-        The next page is on its way while the caller works on one.
-
-        Raises ListExpired if the list is older than the resourceVersion `since`, or if the server
-        drops the snapshot between two pages (after about five minutes): the list is incomplete, so
-        start it again. Also raises what `request` raises.
-        """
-        query = {**(params or {}), "limit": str(limit)}
-        coming = asyncio.create_task(self._page(path, query, accept=accept, since=since))
-        try:
-            while True:
-                page = await coming
-                token = page.get("metadata", {}).get("continue")
-                if token:
-                    later = {**query, "continue": token}
-                    coming = asyncio.create_task(
-                        self._page(path, later, accept=accept, since=since)
-                    )
-                yield page
-                if not token:
-                    return
-        finally:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
-
-    async def _page(
-        self, path: str, query: Mapping[str, str], *, accept: str | None, since: str
-    ) -> dict[str, Any]:
-        try:
-            page: dict[str, Any] = await self.request(
-                "GET", path, params=query, accept=accept, timeout=60.0
-            )
-        except Gone as error:
-            raise ListExpired(f"{error.message}; list again from the start") from error
-        check_list_version(path, page, since=since)
-        # An empty list of metadata has null here.
-        page["items"] = page.get("items") or []
-        return page
 
     async def lines(
         self, path: str, *, params: Mapping[str, str], accept: str, silence: float

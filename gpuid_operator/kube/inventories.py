@@ -26,6 +26,7 @@ from gpuid_operator.kube.client import (
     KubeClient,
     item,
 )
+from gpuid_operator.kube.paging import list_pages
 from gpuid_operator.kube.status import apply_whole_status
 from gpuid_operator.kube.watch import MetadataEvent, watch_metadata
 
@@ -151,12 +152,12 @@ async def inventory_pages(
 ) -> AsyncIterator[dict[str, Any]]:
     """All inventories, in pages of the API. Each page has the `metadata.resourceVersion` of the
     list, from which `watch_inventories` continues. A server may send whole objects in spite of
-    `only_metadata`. See `KubeClient.pages` for `since`.
+    `only_metadata`. See `list_pages` for `since`.
 
     Raises ListExpired, and what `KubeClient.request` raises.
     """
     accept, limit = (ONLY_METADATA_LIST, _METADATA_PAGE) if only_metadata else (None, _PAGE)
-    async for page in client.pages(_INVENTORIES, accept=accept, limit=limit, since=since):
+    async for page in list_pages(client, _INVENTORIES, accept=accept, limit=limit, since=since):
         yield page
 
 
@@ -173,6 +174,6 @@ async def list_inventories(
     Raises ListExpired, and what `KubeClient.request` raises.
     """
     params = {"labelSelector": selector} if selector else {}
-    async for page in client.pages(_INVENTORIES, params=params, limit=limit):
+    async for page in list_pages(client, _INVENTORIES, params=params, limit=limit):
         for body in page["items"]:
             yield body

@@ -19,6 +19,7 @@ from gpuid_operator.kube.client import (
 )
 from gpuid_operator.kube.errors import NotFound, ServerError
 from gpuid_operator.kube.node_marks import NodeMarks
+from gpuid_operator.kube.paging import list_pages
 from gpuid_operator.plan.cluster_kind import NodeTraits
 
 _NODES: Final = "/api/v1/nodes"
@@ -168,12 +169,12 @@ async def get_node(client: KubeClient, name: str) -> NodeFacts:
 async def list_nodes(
     client: KubeClient, *, limit: int = _PAGE, since: str = ""
 ) -> AsyncIterator[NodeFacts]:
-    """All nodes, read in pages of `limit`. See `KubeClient.pages` for `since`.
+    """All nodes, read in pages of `limit`. See `list_pages` for `since`.
 
     Raises ListExpired, and what `KubeClient.request` raises.
     """
     as_of = client.server_time
-    async for page in client.pages(_NODES, limit=limit, since=since):
+    async for page in list_pages(client, _NODES, limit=limit, since=since):
         for node in page["items"]:
             yield NodeFacts.from_node(node, as_of=as_of)
 
@@ -184,7 +185,7 @@ async def list_node_metadata(
     """The metadata of all nodes, a tenth of the bytes of `list_nodes`, which it is like otherwise.
     A server that cannot leave out the rest sends whole Nodes."""
     as_of = client.server_time
-    pages = client.pages(_NODES, accept=ONLY_METADATA_LIST, limit=limit, since=since)
+    pages = list_pages(client, _NODES, accept=ONLY_METADATA_LIST, limit=limit, since=since)
     async for page in pages:
         for body in page["items"]:
             yield NodeMetadata.from_object(body, as_of=as_of)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from gpuid_operator.kube.client import ONLY_METADATA_LIST, KubeClient, item
 from gpuid_operator.kube.errors import Forbidden, NotFound
+from gpuid_operator.kube.paging import list_pages
 
 _DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
 _OVER: Final = frozenset({"Succeeded", "Failed"})
@@ -149,14 +150,16 @@ async def list_pods(
     only_metadata: bool = False,
 ) -> AsyncIterator[dict[str, Any]]:
     """All pods of a namespace that match a label selector (`a=b,c in (d,e)`), as API objects. A
-    server may send whole pods in spite of `only_metadata`. See `KubeClient.pages` for `since`.
+    server may send whole pods in spite of `only_metadata`. See `list_pages` for `since`.
 
     Raises ListExpired, ApiError, ApiUnreachable.
     """
     params = {"labelSelector": selector} if selector else {}
     path = f"/api/v1/namespaces/{namespace}/pods"
     accept, limit = (ONLY_METADATA_LIST, _METADATA_PAGE) if only_metadata else (None, _PAGE)
-    async for page in client.pages(path, params=params, accept=accept, limit=limit, since=since):
+    async for page in list_pages(
+        client, path, params=params, accept=accept, limit=limit, since=since
+    ):
         for pod in page["items"]:
             yield pod
 

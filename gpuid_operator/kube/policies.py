@@ -7,14 +7,17 @@ from typing import Any, Final
 
 from gpuid_operator.api.meta import API_VERSION, POLICY_KIND, POLICY_PLURAL
 from gpuid_operator.kube.client import KubeClient
+from gpuid_operator.kube.paging import list_pages
 from gpuid_operator.kube.status import apply_whole_status
 
 _POLICIES: Final = f"/apis/{API_VERSION}/{POLICY_PLURAL}"
 
 
 async def list_policies(client: KubeClient, *, since: str = "") -> list[dict[str, Any]]:
-    """All policies as API objects. Raises as `KubeClient.pages`, which explains `since`."""
-    return [body async for page in client.pages(_POLICIES, since=since) for body in page["items"]]
+    """All policies as API objects. Raises as `list_pages`, which explains `since`."""
+    return [
+        body async for page in list_pages(client, _POLICIES, since=since) for body in page["items"]
+    ]
 
 
 async def apply_policy_status(

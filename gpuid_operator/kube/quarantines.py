@@ -7,18 +7,19 @@ from typing import Any, Final
 
 from gpuid_operator.api.meta import API_VERSION, QUARANTINE_KIND, QUARANTINE_PLURAL
 from gpuid_operator.kube.client import KubeClient
+from gpuid_operator.kube.paging import list_pages
 from gpuid_operator.kube.status import apply_whole_status
 
 _QUARANTINES: Final = f"/apis/{API_VERSION}/{QUARANTINE_PLURAL}"
 
 
 async def list_quarantines(client: KubeClient, *, since: str = "") -> list[dict[str, Any]]:
-    """All quarantines as API objects. See `KubeClient.pages` for `since`.
+    """All quarantines as API objects. See `list_pages` for `since`.
 
     Raises NotFound where the CRD is not installed, Forbidden where the right is missing,
     ListExpired, and what `KubeClient.request` raises.
     """
-    pages = client.pages(_QUARANTINES, since=since)
+    pages = list_pages(client, _QUARANTINES, since=since)
     return [body async for page in pages for body in page["items"]]
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from gpuid_operator.api.meta import DRA_DRIVER
 from gpuid_operator.kube.client import ONLY_METADATA_LIST, KubeClient, item
 from gpuid_operator.kube.errors import NotFound
+from gpuid_operator.kube.paging import list_pages
 from gpuid_operator.kube.watch import watch_objects
 from gpuid_operator.plan.resource_slices import SliceFacts
 
@@ -49,9 +50,11 @@ def slice_pages(
     client: KubeClient, collection: str, *, since: str = "", only_metadata: bool = False
 ) -> AsyncIterator[dict[str, Any]]:
     """All slices of the driver, in pages. A server may send whole objects in spite of
-    `only_metadata`. Raises as `KubeClient.pages`, which explains `since`."""
+    `only_metadata`. Raises as `list_pages`, which explains `since`."""
     accept, limit = (ONLY_METADATA_LIST, _METADATA_PAGE) if only_metadata else (None, _PAGE)
-    return client.pages(collection, params=_OF_DRIVER, accept=accept, limit=limit, since=since)
+    return list_pages(
+        client, collection, params=_OF_DRIVER, accept=accept, limit=limit, since=since
+    )
 
 
 async def get_slice(client: KubeClient, collection: str, name: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from gpuid_operator.kube import errors as kube
 from gpuid_operator.kube.client import APPLY_PATCH, ONLY_METADATA, KubeClient
 from gpuid_operator.kube.credentials import Credentials, FreshCredentials
 from gpuid_operator.kube.exec import ExecResult, pod_exec
+from gpuid_operator.kube.paging import list_pages
 from gpuid_operator.kube.secrets import find_secret
 from gpuid_operator.localcluster import LocalCluster
 from gpuid_operator.localcluster.client import Request
@@ -207,7 +208,9 @@ async def test_lists_come_whole_however_small_their_pages(client: KubeClient, na
     assert listed == names
     pages = [
         len(page["items"])
-        async for page in client.pages(INVENTORIES, params={"labelSelector": selector}, limit=2)
+        async for page in list_pages(
+            client, INVENTORIES, params={"labelSelector": selector}, limit=2
+        )
     ]
     assert pages == [2, 2, 1]
     for each, meta in made.items():

@@ -117,7 +117,7 @@ class FakeKube(KubeClient):
     """An empty cluster. Objects are put by `put`, found in `objects`, by their paths."""
 
     def __init__(self) -> None:
-        # Not that of KubeClient, which opens connections; `pages` is inherited and needs none.
+        # Not that of KubeClient, which opens connections.
         self.objects: dict[str, dict[str, Any]] = {}
         self.requests: list[Request] = []
         self.exec = ExecHandler()

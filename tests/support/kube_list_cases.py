@@ -32,6 +32,7 @@ from gpuid_operator.kube.inventories import (
 )
 from gpuid_operator.kube.node_marks import NodeMarks
 from gpuid_operator.kube.nodes import list_node_metadata
+from gpuid_operator.kube.paging import list_pages
 from gpuid_operator.kube.pods import may_list_pods
 from gpuid_operator.kube.resource_slices import (
     get_slice,
@@ -67,7 +68,7 @@ async def a_list_comes_in_pages_of_one_snapshot(client: KubeClient, prefix: str)
     names = [f"{prefix}-{index}" for index in range(5)]
     for name in reversed(names):
         await create_inventory(client, name=name, labels={LABEL: prefix})
-    pages = client.pages(INVENTORIES, params={"labelSelector": f"{LABEL}={prefix}"}, limit=2)
+    pages = list_pages(client, INVENTORIES, params={"labelSelector": f"{LABEL}={prefix}"}, limit=2)
     first = await anext(pages)
     assert first["metadata"]["continue"]
     await create_inventory(client, name=f"{prefix}-late", labels={LABEL: prefix})
@@ -181,7 +182,7 @@ async def the_metadata_of_an_empty_list_has_no_items(client: KubeClient, prefix:
     params = {"labelSelector": f"{LABEL}={prefix}"}
     answer = await client.request("GET", INVENTORIES, params=params, accept=ONLY_METADATA_LIST)
     assert answer["items"] is None
-    pages = client.pages(INVENTORIES, params=params, accept=ONLY_METADATA_LIST)
+    pages = list_pages(client, INVENTORIES, params=params, accept=ONLY_METADATA_LIST)
     assert [page["items"] async for page in pages] == [[]]
 
 

@@ -18,6 +18,7 @@ from gpuid_operator.kube.errors import (
     NotFound,
     ServerError,
 )
+from gpuid_operator.kube.paging import list_pages
 from gpuid_operator.kube.watch import watch_objects
 
 _PLURALS: Final = {NODES: INVENTORY_PLURAL, QUARANTINES: QUARANTINE_PLURAL}
@@ -59,7 +60,7 @@ async def _list(cluster: Cluster, kind: str, state: FleetState) -> str:
     """List, and return the version from which a watch continues."""
     names: set[str] = set()
     version = ""
-    async for page in cluster.client.pages(_path(kind), limit=_PAGE):
+    async for page in list_pages(cluster.client, _path(kind), limit=_PAGE):
         version = page["metadata"]["resourceVersion"]
         for body in page["items"]:
             names.add(body["metadata"]["name"])

@@ -13,6 +13,7 @@ from gpuid_operator.engine.check_runner.result_store import RunnerResultStore
 from gpuid_operator.engine.checks.pods import CheckPods
 from gpuid_operator.kube.errors import ApiUnreachable, Conflict, KubeError, NotFound
 from gpuid_operator.kube.events import EventType
+from gpuid_operator.kube.paging import list_pages
 from gpuid_operator.plan.checks import CheckResult
 from gpuid_operator.telemetry.metrics import Metrics
 from tests.support import clock
@@ -229,19 +230,20 @@ async def test_a_refresh_fetches_only_what_others_changed(kube: FakeKube, store:
 
 
 @pytest.mark.parametrize("listed", [False, True])
-async def test_a_write_during_a_list_is_kept(kube: FakeKube, store: Store, listed: bool) -> None:
+async def test_a_write_during_a_list_is_kept(
+    kube: FakeKube, store: Store, listed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The list shows the state before the write."""
     await store.results.record("n1", PASSED)
     if not listed:
         kube.remove(inventory_path("n1"))
-    listing = store.kube.pages
 
     async def slow(*args: Any, **kwargs: Any) -> Any:
-        async for page in listing(*args, **kwargs):
+        async for page in list_pages(*args, **kwargs):
             await store.results.record("n1", FAILED)
             yield page
 
-    kube.pages = slow  # type: ignore[method-assign]
+    monkeypatch.setattr("gpuid_operator.kube.inventories.list_pages", slow)
     await store.results.refresh()
     known = store.results.check("n1", "c")
     assert known is not None and known.passed is False
