@@ -16,10 +16,6 @@ from gpuid_operator.kube.credentials import Credentials, FreshCredentials
 from gpuid_operator.kube.in_flight import InFlight
 from gpuid_operator.kube.tls import ResumingContext
 
-_OPENINGS: Final = 3
-"""WebSockets that are opened at once. An exec that only waits for its command costs the API server
-nothing, but its opening takes a TLS handshake and a connection to the kubelet, and API Priority and
-Fairness does not count it. With three the server's work is done as fast, and others wait less."""
 _HEARTBEAT: Final = 20.0
 """Seconds between pings; a missing pong is detected after half of that."""
 
@@ -27,7 +23,12 @@ _HEARTBEAT: Final = 20.0
 class WebSockets:
     """Opens WebSockets, outside of the pool for requests because each consumes its connection."""
 
-    def __init__(self, credentials: FreshCredentials, *, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, credentials: FreshCredentials, *, headers: Mapping[str, str], openings: int
+    ) -> None:
+        """`openings` is how many are opened at once. An exec that only waits for its command costs
+        the API server nothing, but its opening takes a TLS handshake and a connection to the
+        kubelet, and API Priority and Fairness does not count it."""
         self._credentials = credentials
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
@@ -36,7 +37,7 @@ class WebSockets:
             timeout=aiohttp.ClientTimeout(),
             middlewares=(_refusal_with_its_body,),
         )
-        self.openings = InFlight(places=_OPENINGS)
+        self.openings = InFlight(places=openings)
         """For callers of `open`: a place until the WebSocket is open."""
 
     async def close(self) -> None:

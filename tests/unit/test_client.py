@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from gpuid_operator.kube import errors
-from gpuid_operator.kube.client import MAX_IN_FLIGHT, KubeClient
+from gpuid_operator.kube.client import MAX_CONNECTIONS, KubeClient, at_once
 from gpuid_operator.kube.credentials import Credentials, FreshCredentials
 from gpuid_operator.kube.in_flight import InFlight
 from gpuid_operator.kube.paging import list_pages
@@ -369,6 +369,13 @@ async def test_requests_wait_for_the_rate_limit_and_unlimited_ones_do_not() -> N
     assert [path for _, path, _ in answers.asked] == ["/first", "/lease", "/lease", "/lease"]
 
 
+@pytest.mark.parametrize(
+    ("qps", "places"), [(0.1, 3), (50, 3), (200, 3), (500, 8), (1000, 15), (1e6, MAX_CONNECTIONS)]
+)
+def test_a_higher_rate_sends_more_at_once(qps: float, places: int) -> None:
+    assert at_once(qps) == places
+
+
 async def test_few_requests_are_sent_at_once_and_an_unlimited_one_does_not_wait_for_them() -> None:
     held, busy = asyncio.Event(), asyncio.Event()
     arrived = 0
@@ -377,20 +384,18 @@ async def test_few_requests_are_sent_at_once_and_an_unlimited_one_does_not_wait_
         nonlocal arrived
         if request.path != "/lease":
             arrived += 1
-            if arrived == MAX_IN_FLIGHT:
+            if arrived == 3:
                 busy.set()
             await held.wait()
         return web.json_response({})
 
     async with serving(Answers(answer)) as client:
-        client.in_flight = InFlight(places=MAX_IN_FLIGHT, longest=3600)
-        others = [
-            asyncio.create_task(client.request("GET", "/slow")) for _ in range(3 * MAX_IN_FLIGHT)
-        ]
+        client.in_flight = InFlight(places=3, longest=3600)
+        others = [asyncio.create_task(client.request("GET", "/slow")) for _ in range(9)]
         await busy.wait()
         for method in ("GET", "PUT"):
             await client.request(method, "/lease", limited=False, timeout=5)
-        assert arrived == MAX_IN_FLIGHT
+        assert arrived == 3
         assert not any(other.done() for other in others)
         held.set()
         await asyncio.gather(*others)
