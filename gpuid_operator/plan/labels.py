@@ -41,7 +41,7 @@ _OURS: Final = re.compile(
 )
 
 
-@lru_cache(maxsize=4096)  # the labels of a node are computed at each of its writes
+@lru_cache(maxsize=4096)  # the labels of a node are computed more than once
 def label_text(value: str | None) -> str:
     """A value in a form that Kubernetes allows in label names and values; may be empty.
 
@@ -69,8 +69,8 @@ def lookup_labels(status: InventoryStatus) -> dict[str, str]:
 
 
 def same_lookup_labels(before: InventoryStatus, after: InventoryStatus) -> bool:
-    """Whether two statuses surely have the same look-up labels; costs little where one comes from
-    the other."""
+    """Whether two statuses have the same facts, of which look-up labels are made. Costs little
+    where one status was made of the other."""
     return (before.state, before.gpus, before.history) == (after.state, after.gpus, after.history)
 
 

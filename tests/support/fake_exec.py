@@ -126,7 +126,7 @@ class FakeWebSockets:
 
     def __init__(self, handler: ExecHandler) -> None:
         self._handler = handler
-        self.openings = InFlight(places=6)
+        self.openings = InFlight(places=3)
 
     @asynccontextmanager
     async def open(

@@ -52,7 +52,8 @@ class Batch:
 
     async def fill(self) -> None:
         """Waits for a due node, then gathers entries of as many nodes as fit. A batch that is not
-        full waits for other nodes to join, until its first node has waited for `max_wait`."""
+        full waits for other nodes to join, until the one that is due for longest has waited for
+        `max_wait`."""
         await self._due.wait()
         until = self._due.since(self._due.first()) + self._max_wait
         self._gather()
@@ -112,13 +113,14 @@ class Batch:
         room = self._room
         while self._due and room > 0:
             node = self._due.first()
-            for entry in self._list(node, after=reached.get(node)):
+            left = self._list(node, after=reached.get(node))
+            for number, entry in enumerate(left, 1):
                 if self._entries and len(entry.records) > room:
                     return
                 self._entries.append(entry)
                 room -= len(entry.records)
-                if room <= 0:
-                    return  # the node stays due: it may have more
+                if room <= 0 and number < len(left):
+                    return  # the node stays due
             self._due.remove(node)
 
     def _list(self, node: str, *, after: Position | None) -> list[OutboxEntry]:

@@ -42,7 +42,8 @@ class DueNodes:
 
     async def wait(self) -> None:
         """Waits until a node is due."""
-        await self._filled.wait()
+        while not self._due:  # the node may be gone before the waiter goes on
+            await self._filled.wait()
 
     def is_blocked(self, node: str) -> bool:
         return node in self._blocked

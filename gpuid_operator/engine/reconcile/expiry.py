@@ -46,7 +46,7 @@ class InventoryExpiry:
         self._keep = keep
 
     async def run(self) -> list[str]:
-        """Delete what has expired. Returns the names of the deleted inventories.
+        """Delete what has expired. Returns the names of the inventories that are gone by that.
 
         An error of the API server is logged and ends the run; the next one continues. While the
         clock of this process differs from the API server's, nothing has expired: a deletion cannot
@@ -84,7 +84,8 @@ class InventoryExpiry:
                 break
             deleted.append(name)
             _log.info("deleted inventory of departed node", node=name)
-        return deleted
+        # A node that returned meanwhile has another inventory.
+        return [name for name in deleted if name not in self._state.inventories]
 
     def _departed(self, cached: CachedInventory) -> DepartedInventory | None:
         """What the decision depends on; None where the inventory must stay."""

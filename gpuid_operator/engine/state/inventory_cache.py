@@ -67,8 +67,8 @@ class InventoryCache:
         return self._keep(name, self.read_once(name))
 
     def read_once(self, name: str) -> InventoryStatus:
-        """As `status`, for a look at one inventory after the other: which statuses are kept as
-        objects does not change."""
+        """As `status`, for passes over many inventories: it does not change which statuses are
+        kept as objects."""
         known, cached = self._unpacked.get(name), self._inventories.get(name)
         if known is not None:
             return known

@@ -60,7 +60,8 @@ class Observer:
     ) -> None:
         """Set the metrics of a node to what its status says, or drop them if the node is gone.
 
-        `before` is the status that they show, if any: GPUs that are the same cost nothing.
+        `before` is the status that the metrics show now, if that is known: the series of GPUs that
+        are the same stay.
         """
         if status.state is not InventoryState.PRESENT:
             self._metrics.forget_node(name)

@@ -210,20 +210,22 @@ class StatusWriter:
         if view.skip is not None or not exists:
             return [None] * len(jobs)
         draft = _decide(jobs, view, self._inventories.status(name))
-        inventory = view.inventory or await self._create(name, draft.after)
+        inventory = view.inventory
+        if inventory is None:
+            inventory, labelled = await self._create(name, draft.after)
+        else:
+            labelled = inventory.state is not None and same_lookup_labels(draft.before, draft.after)
         if draft.after != draft.before or inventory.state is None:
-            # An inventory that was just created has its labels already.
-            labelled = view.inventory is None or (
-                inventory.state is not None and same_lookup_labels(draft.before, draft.after)
-            )
             await self._apply(inventory, draft, labelled=labelled)
         return draft.changes
 
-    async def _create(self, name: str, status: InventoryStatus) -> CachedInventory:
-        """Create an inventory with the labels of a status that is yet to be written."""
+    async def _create(self, name: str, status: InventoryStatus) -> tuple[CachedInventory, bool]:
+        """Create an inventory with the labels of a status that is yet to be written. Returns what
+        is known of it, and whether it is known to have these labels."""
         labels = lookup_labels(status)
         meta = await create_inventory(self._client, name=name, labels=labels)
-        return self._inventories.put_created(name, meta, labels=labels)
+        inventory = self._inventories.put_created(name, meta, labels=labels)
+        return inventory, inventory.resource_version == meta.resource_version
 
     async def _apply(self, inventory: CachedInventory, draft: _Draft, *, labelled: bool) -> None:
         body = draft.after.to_json()

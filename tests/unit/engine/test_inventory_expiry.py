@@ -72,6 +72,20 @@ async def left(bench: ResyncBench, *, keep: int = 5000) -> set[str]:
     return on_server
 
 
+async def test_a_node_that_returns_during_a_run_is_not_gone(bench: ResyncBench) -> None:
+    departed(bench, "n1", ago=2 * RETENTION)
+    departed(bench, "n2")
+
+    def returns() -> None:
+        assert "n1" not in bench.inventories
+        put_inventory(bench.kube, "n1", status={"state": "Present"})
+        bench.inventories.put_object(bench.kube.objects[inventory_path("n1")])
+
+    bench.kube.fail("DELETE", "/n2$", meanwhile=returns)
+    await bench.resync.run()
+    assert await expiry(bench).run() == ["n2"]
+
+
 async def test_an_old_one_that_every_sink_has_is_deleted(bench: ResyncBench) -> None:
     departed(bench, "n1")
     assert await left(bench) == set()

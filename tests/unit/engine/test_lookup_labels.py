@@ -45,6 +45,13 @@ def new_gpu(writing: Writing) -> Any:
     return setting(gpus=[gpu.model_copy(update={"serial": "new"}) for gpu in gpus])
 
 
+def remove_labels(writing: Writing) -> None:
+    """Another client removes all labels, and the cache learns about it."""
+    path = inventory_path("n1")
+    writing.kube.change(path, lambda body: body["metadata"].update(labels={}))
+    writing.load("n1")
+
+
 async def test_labels_follow_a_written_status(kube: FakeKube, writing: Writing) -> None:
     await writing.status_writer.write("n1", new_gpu(writing))
     assert labels_of(kube) == {f"{PREFIX}new": "present", "team": "a"}
@@ -163,6 +170,34 @@ async def test_an_inventory_that_is_deleted_before_its_labels_is_removed_from_th
     requests = len(kube.requests)
     await writing.status_writer.retry_labels("n1")
     assert len(kube.requests) == requests
+
+
+async def test_a_change_that_is_found_during_a_write_is_repaired(
+    kube: FakeKube, writing: Writing
+) -> None:
+    kube.fail("PATCH", OBJECT, after=True, delay=2)
+    task = asyncio.create_task(writing.status_writer.write("n1", new_gpu(writing)))
+    await asyncio.sleep(1)  # the answer of the API server is late
+    remove_labels(writing)
+    writing.status_writer.labels_changed("n1")
+    await task
+    assert labels_of(kube) == {}
+    await writing.status_writer.retry_labels("n1")
+    assert labels_of(kube) == {f"{PREFIX}new": "present"}
+
+
+async def test_labels_that_somebody_removes_from_a_new_inventory_are_written(
+    kube: FakeKube,
+) -> None:
+    writing = Writing(kube)
+
+    kube.fail("POST", r"/gpuinventories$", after=True, delay=2)
+    gpus = setting(gpus=[GPU(serial="new")])
+    task = asyncio.create_task(writing.status_writer.write("n1", gpus, create=True))
+    await asyncio.sleep(1)
+    remove_labels(writing)
+    await task
+    assert labels_of(kube) == {f"{PREFIX}new": "present"}
 
 
 async def test_labels_that_somebody_changed_are_repaired(kube: FakeKube, writing: Writing) -> None:

@@ -41,6 +41,38 @@ async def test_a_batch_that_is_not_full_waits_once_for_others_to_join() -> None:
     assert harness.sent == [(1.0, ["a.1.0.0", "b.1.0.0"])]
 
 
+async def test_a_node_that_is_due_and_gone_at_once_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    harness = Harness({})
+    loop = asyncio.get_running_loop()
+
+    def comes_and_goes() -> None:
+        harness.join("a", [1])
+        harness.worker.forget("a")
+
+    loop.call_later(0.5, comes_and_goes)
+    loop.call_later(0.7, harness.join, "b", [1])
+    await harness.until(lambda: "b" in harness.cursors)
+    assert harness.taken == ["b.1.0.0"]
+    assert not caplog.records
+
+
+async def test_a_node_whose_entries_filled_a_batch_does_not_hasten_the_next_one() -> None:
+    harness = Harness({"a": [2]}, max_records=2)
+    send = harness.send
+
+    async def slow(records: Sequence[Record]) -> None:
+        await send(records)
+        if "b" not in harness.entries:
+            await asyncio.sleep(5)
+            harness.join("b", [1])
+
+    harness.send = slow  # type: ignore[method-assign]
+    await harness.until(lambda: len(harness.cursors) == 2)
+    assert harness.times == pytest.approx([0.0, 6.0])
+
+
 async def test_what_did_not_fit_does_not_wait_again() -> None:
     harness = Harness({"a": [2]}, max_records=3)
     loop = asyncio.get_running_loop()
