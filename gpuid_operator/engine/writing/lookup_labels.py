@@ -36,19 +36,19 @@ class LookupLabels:
 
     async def sync(self, name: str) -> None:
         """Write the labels that the status of an inventory asks for. Logs a failure."""
+        written = False
+        failure = "the inventory keeps changing"
         try:
             for _ in range(_ATTEMPTS):
                 # What `changed` finds from now on, this attempt may not know.
                 self._outdated.discard(name)
-                if await self._write(name):
+                if written := await self._write(name):
                     return
-            failure = "the inventory keeps changing"
         except KubeError as error:
             failure = error.message
-        except Exception:
-            self._outdated.add(name)
-            raise
-        self._outdated.add(name)
+        finally:
+            if not written:
+                self._outdated.add(name)
         _log.warning("failed to write look-up labels", node=name, error=failure)
 
     def changed(self, name: str) -> None:
