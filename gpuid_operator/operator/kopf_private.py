@@ -19,14 +19,23 @@ _LIBRARY: Final = "kubernetes_asyncio"
 if _LIBRARY not in sys.modules:
     sys.modules[_LIBRARY] = None  # type: ignore[assignment] # makes the import fail
     import kopf
+    from kopf._cogs.aiokits.aiotasks import guard
     from kopf._core.engines.peering import Identity
 
     del sys.modules[_LIBRARY]
 else:
     import kopf
+    from kopf._cogs.aiokits.aiotasks import guard
     from kopf._core.engines.peering import Identity
 
-__all__ = ["Identity", "configure_loggers", "is_late_generator", "kopf", "watchers"]
+__all__ = [
+    "Identity",
+    "configure_loggers",
+    "is_late_generator",
+    "is_logged_failure",
+    "kopf",
+    "watchers",
+]
 
 WATCHER_PREFIX: Final = "watcher for "
 """Begins the name of each task of Kopf that watches one kind."""
@@ -49,6 +58,15 @@ def is_late_generator(context: Mapping[str, Any]) -> bool:
     """Whether an event loop reports an asynchronous generator that did not close at once. Those of
     Kopf are closed when the watch ends, in the middle of an await."""
     return "asyncgen" in context
+
+
+def is_logged_failure(context: Mapping[str, Any]) -> bool:
+    """Whether an event loop reports a failed task that nobody awaited, and whose error Kopf has
+    logged. Kopf awaits none of its tasks any more if it is cancelled just then."""
+    task = context.get("future")
+    if not isinstance(task, asyncio.Task):
+        return False
+    return getattr(task.get_coro(), "cr_code", None) is guard.__code__
 
 
 def configure_loggers(*, debug: bool) -> None:

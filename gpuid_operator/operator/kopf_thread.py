@@ -16,7 +16,13 @@ from typing import Any, Final
 from gpuid_operator.engine.core.pod_selector import PodSelector
 from gpuid_operator.kube.credentials import Credentials
 from gpuid_operator.operator.handlers import EventReceiver, Memo, QuarantineReceiver, registry
-from gpuid_operator.operator.kopf_private import Identity, is_late_generator, kopf, watchers
+from gpuid_operator.operator.kopf_private import (
+    Identity,
+    is_late_generator,
+    is_logged_failure,
+    kopf,
+    watchers,
+)
 from gpuid_operator.operator.kopf_settings import kopf_settings
 from gpuid_operator.telemetry.log import get_logger
 
@@ -139,6 +145,8 @@ def log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
     """Log an error in Kopf's loop that no task awaits."""
     if is_late_generator(context):
         _log.debug("ignored generator that closed late", error=repr(context.get("exception")))
+    elif is_logged_failure(context):
+        _log.debug("ignored failure that Kopf logged", error=repr(context.get("exception")))
     else:
         loop.default_exception_handler(context)
 

@@ -109,6 +109,13 @@ async def test_each_watcher_is_a_task_with_the_known_name() -> None:
         )
 
 
+def test_each_task_that_kopf_guards_has_a_logger() -> None:
+    """So its error is logged, whether or not the task is awaited."""
+    source = inspect.getsource(importlib.import_module("kopf._core.reactor.running"))
+    guarded = source.split("create_guarded_task(")[1:]
+    assert guarded and all("logger=logger" in one.partition("coro=")[0] for one in guarded)
+
+
 def test_an_identity_is_a_string_that_the_operator_takes() -> None:
     assert Identity("x") == "x", "Kopf's Identity is no string any more"
     parameters = inspect.signature(kopf.operator).parameters

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from kopf._cogs.aiokits.aiotasks import create_guarded_task
 
 from gpuid_operator.api.meta import POLICY_PLURAL, QUARANTINE_PLURAL
 from gpuid_operator.engine.core.pod_selector import PodSelector
@@ -43,6 +44,35 @@ def test_a_generator_that_is_closed_at_the_end_is_no_error(
 
     asyncio.run(watch())
     assert errors(caplog) == []
+
+
+async def fails() -> None:
+    raise ValueError("no such kind")
+
+
+def report_unawaited(task_of: Callable[[], asyncio.Task[Any]]) -> None:
+    """Run a task that fails, and await it as little as Kopf does when it is cancelled."""
+
+    async def watch() -> None:
+        asyncio.get_running_loop().set_exception_handler(log_loop_error)
+        task = task_of()
+        await asyncio.wait([task])
+        del task
+        gc.collect()
+
+    asyncio.run(watch())
+
+
+def test_a_failure_that_kopf_logged_is_not_logged_again(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("kopf")
+    report_unawaited(lambda: create_guarded_task(fails(), "watcher of x", logger=logger))
+    assert errors(caplog) == ["Watcher of x has failed: no such kind"]
+
+
+def test_a_failure_of_another_task_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    report_unawaited(lambda: asyncio.create_task(fails()))
+    (message,) = errors(caplog)
+    assert message.startswith("Task exception was never retrieved")
 
 
 def test_other_errors_are_logged(caplog: pytest.LogCaptureFixture) -> None:
